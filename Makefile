@@ -1,0 +1,37 @@
+# make chat                  install OpenGLM and talk to nano        make chat PROMPT='你好'   one answer, then exit
+# make test                  install with the test tools and run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+export PROMPT
+# Build tools are pinned too.
+export PIP_CONSTRAINT := constraints.txt
+
+.PHONY: chat test clean
+
+chat: $(VENV)/.installed
+	@if [ -n "$$PROMPT" ]; then $(BIN)/glm chat nano --prompt "$$PROMPT"; else $(BIN)/glm chat nano; fi
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "OpenGLM needs Python 3.10 or newer, and '$(PYTHON)' is not here: install it or name yours, 'make PYTHON=/path/to/python3'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "OpenGLM needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name a newer one: 'make PYTHON=/path/to/python3'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python lacks the venv module: install it (Debian, Ubuntu: 'apt install python3-venv')" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing OpenGLM into $(VENV) (PyTorch is the large part; a few minutes on a first run) ..." >&2
+	@$(PIP) --editable . || { echo "the installation failed: see pip's message above; a network or a package mirror is needed once" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing the test tools ..." >&2
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,57 @@
+"""The command `glm`: finds the verb, runs it, and turns every error of a user into one line on standard error."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "chat": "talk to a model, or answer one prompt",
+    "fill": "fill the blanks of a text",
+    "data": "build a corpus of token shards from packages or from a folder of text",
+    "tokenizer": "train a tokenizer on text",
+    "pretrain": "train a model from scratch by blank infilling",
+    "sft": "tune a model on conversations",
+}
+
+
+def usage() -> str:
+    from openglm import __version__
+
+    verbs = "\n".join(f"  {name:<10} {text}" for name, text in VERBS.items())
+    return f"usage: glm VERB [options]\n\nOpenGLM {__version__}: from raw text to a ChatGLM-style assistant.\n\n{verbs}\n\n'glm VERB --help' lists the options of a verb."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0, 1 for an error, 2 for a wrong command, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "--version"):
+        print(usage())
+        return 0 if argv else 2
+    verb, *rest = argv
+    if verb not in VERBS:
+        print(f"glm: {verb!r} is not a verb; known: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"openglm.cli.{verb}").run(rest) or 0
+    except ValueError as error:
+        print(f"glm {verb}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"glm {verb}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"glm {verb}: the Python package {error.name!r} is missing; install it with: pip install 'openglm[{extra_of(error.name)}]'", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+
+
+def extra_of(module: str | None) -> str:
+    """The extra of this package that brings a module."""
+    return "data" if (module or "").split(".")[0] in ("datatrove", "opencc", "jieba", "pyarrow") else "train"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

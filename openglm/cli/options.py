@@ -1,0 +1,84 @@
+"""Options of a verb from flags and from `--config FILE.toml`; flags win. Errors are one line.
+
+The dataclass is the only list of options: tyro makes flags and help from its fields and docstrings, and a TOML file is turned into
+the same flags, so that both are checked in one place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import sys
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from openglm.config import require
+
+Options = TypeVar("Options")
+
+
+def parse(cls: type[Options], argv: list[str], prog: str, description: str, default: Options | None = None) -> Options:
+    """Read `argv` (and the file after `--config`) into `cls`. Raises ValueError of one line for a wrong option."""
+    import tyro
+
+    argv, file = take(argv, "--config")
+    from_file = toml_flags(cls, read_toml(Path(file))) if file else []
+    wants_help = "-h" in argv or "--help" in argv
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(sys.stderr if wants_help else captured):
+            return tyro.cli(cls, args=[*from_file, *argv], prog=prog, description=description + " --config FILE.toml sets any of these; flags override it.", default=default)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise ValueError(plain(captured.getvalue()) + (f" (with {file})" if file else "")) from None
+
+
+def take(argv: list[str], flag: str) -> tuple[list[str], str | None]:
+    """Remove `flag VALUE` or `flag=VALUE` from a command line; returns the rest and the value."""
+    for i, word in enumerate(argv):
+        if word == flag:
+            require(i + 1 < len(argv), flag, "", "needs a value after it")
+            return argv[:i] + argv[i + 2 :], argv[i + 1]
+        if word.startswith(flag + "="):
+            return argv[:i] + argv[i + 1 :], word.partition("=")[2]
+    return argv, None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary; ValueError that names the file when it is missing or malformed."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {path}: {error.strerror}; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: not valid TOML ({error})") from None
+
+
+def toml_flags(cls: type, table: dict[str, Any], prefix: str = "") -> list[str]:
+    """The flags that say what a TOML table says."""
+    hints, flags = get_type_hints(cls), []
+    for name, value in table.items():
+        flag, hint = f"--{prefix}{name}".replace("_", "-"), hints.get(name)
+        require(hint is not None, f"--config: {prefix}{name}", value, f"not an option; known here: {', '.join(hints)}")
+        if dataclasses.is_dataclass(hint):
+            require(isinstance(value, dict), f"--config: {prefix}{name}", value, "must be a table")
+            flags += toml_flags(hint, value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            flags += [flag, *(str(word) for pair in value.items() for word in pair)]
+        elif isinstance(value, bool):
+            flags.append(flag if value else f"--{prefix}no-{name}".replace("_", "-"))
+        else:
+            flags += [flag, *(str(v) for v in (value if isinstance(value, list) else [value]))]
+    return flags
+
+
+def plain(boxed: str) -> str:
+    """The text of a framed message as one line."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    return " ".join(line for line in lines if line)

@@ -1,0 +1,346 @@
+"""Everything a user can set, as dataclasses, and the named sizes of the family.
+
+The docstring under a field is its help text on the command line; there is no second list of options. Every wrong value is a
+`ValueError` that names the option, the value and what would be right. Nothing here imports more than the standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def require(condition: bool, option: str, value: object, remedy: str) -> None:
+    """Raise the one-line error that all of OpenGLM's options share. `remedy` says what would be accepted."""
+    if not condition:
+        raise ValueError(f"{option} = {value!r}: {remedy}")
+
+
+def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
+    """Build a (nested) config from plain JSON or TOML values; an unknown or missing field is an error that names it."""
+    hints, known = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    for name in values:
+        require(name in known, where + name, values[name], f"not an option; known: {', '.join(sorted(known))}")
+    for name, f in known.items():
+        optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        require(name in values or optional, where + name, None, "missing; it has no default")
+    built = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            require(isinstance(value, dict), where + name, value, "must be a table of options")
+            value = from_dict(hint, value, f"{where}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        else:
+            _check_type(hint, value, where + name)
+        built[name] = value
+    return cls(**built)
+
+
+def _check_type(hint: object, value: object, option: str) -> None:
+    if hint is bool:
+        require(isinstance(value, bool), option, value, "must be true or false")
+    elif hint is int:
+        require(isinstance(value, int) and not isinstance(value, bool), option, value, "must be a whole number")
+    elif hint is float:
+        require(isinstance(value, (int, float)) and not isinstance(value, bool), option, value, "must be a number")
+    elif hint is str:
+        require(isinstance(value, str), option, value, "must be text")
+
+
+def check_choices(config: object, prefix: str = "") -> None:
+    """Hold every `Literal` field of a dataclass to its choices."""
+    for name, hint in get_type_hints(type(config)).items():
+        if getattr(hint, "__origin__", None) is Literal:
+            choices, value = hint.__args__, getattr(config, name)
+            require(value in choices, prefix + name, value, f"choose one of {', '.join(map(str, choices))}")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that text can never produce; -1 where a family lacks one."""
+
+    pad: int = -1
+    """fills short rows"""
+    mask: int = -1
+    """[MASK]: a short span is missing here"""
+    gmask: int = -1
+    """[gMASK]: a long span is missing here, up to the end of the text"""
+    smask: int = -1
+    """[sMASK]: whole sentences are missing here"""
+    sop: int = -1
+    """<sop>: start of a generated piece"""
+    eop: int = -1
+    """<eop>: end of a generated piece"""
+    stop: tuple[int, ...] = ()
+    """ids that end a generated answer"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and options of the network. One set of options covers the family from GLM-10B to GLM-4-0414 (docs/architecture.md)."""
+
+    vocab_size: int
+    """rows of the embedding table"""
+    layers: int
+    """transformer blocks"""
+    hidden: int
+    """width of the residual stream"""
+    heads: int
+    """query heads"""
+    ffn_hidden: int
+    """inner width of the feed-forward network (of one branch where it is gated)"""
+    kv_heads: int = 0
+    """key/value heads shared by groups of query heads; 0: as many as heads"""
+    head_dim: int = 0
+    """width of one head; 0: hidden / heads"""
+    max_positions: int = 2048
+    """longest sequence"""
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    """normalisation"""
+    norm_eps: float = 1e-5
+    """added to the variance under the root"""
+    residual: Literal["pre", "deepnorm", "sandwich"] = "pre"
+    """pre: h + f(norm(h)); deepnorm: alpha*x + f(x) with x = norm(h); sandwich: h + norm(f(norm(h)))"""
+    deepnorm_alpha: float = 0.0
+    """residual weight of deepnorm; 0: sqrt(2 * layers)"""
+    activation: Literal["gelu", "gelu_tanh", "geglu", "swiglu"] = "swiglu"
+    """feed-forward activation; geglu is x1*gelu(x2), swiglu is silu(x1)*x2"""
+    positions: Literal["learned_2d", "rope", "rope_2d", "rope_half"] = "rope"
+    """learned_2d: two added tables; rope: whole head, halves rotated; rope_2d: half a head by position, half by block position; rope_half: first half of the head, interleaved pairs"""
+    rope_theta: float = 10000.0
+    """base of the rotary frequencies"""
+    rope_fp16_frequencies: bool = False
+    """round the rotary frequencies to half precision, as the published ChatGLM-6B and GLM-130B do"""
+    mask: Literal["prefix", "causal"] = "prefix"
+    """prefix: tokens before <sop> see each other both ways; causal: only the past"""
+    span_positions: Literal["running", "pinned", "pinned_mask"] = "pinned_mask"
+    """from <sop> on, positions run on, stay at the mask's, or stay only for [MASK] and [sMASK] (GLM-130B)"""
+    bias: Literal["all", "qkv", "none"] = "none"
+    """which linear layers carry a bias (the output layer never does)"""
+    tied: bool = True
+    """the output layer is the embedding table"""
+    qk_norm: bool = False
+    """RMSNorm on queries and keys, head by head (GLM-4.5)"""
+    qk_layer_scaling: bool = False
+    """scale scores down by the layer's number and up again in fp32 (GLM-130B)"""
+    embedding_gradient_shrink: float = 1.0
+    """share of the gradient that reaches the embedding table through the input (GLM-130B: 0.1); 1: all of it"""
+    tokens: SpecialTokens = field(default_factory=SpecialTokens)
+    """ids of the special tokens"""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model.")
+        for name in ("vocab_size", "layers", "hidden", "heads", "ffn_hidden", "max_positions"):
+            require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be a positive whole number")
+        if self.kv_heads == 0:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.head_dim == 0:
+            require(self.hidden % self.heads == 0, "model.hidden", self.hidden, f"must be a multiple of model.heads ({self.heads}) or set model.head_dim")
+            object.__setattr__(self, "head_dim", self.hidden // self.heads)
+        if self.residual == "deepnorm" and self.deepnorm_alpha == 0.0:
+            object.__setattr__(self, "deepnorm_alpha", math.sqrt(2 * self.layers))
+        require(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide model.heads ({self.heads})")
+        step = 4 if self.positions in ("rope_2d", "rope_half") else 2
+        require(self.head_dim % step == 0, "model.head_dim", self.head_dim, f"must be a multiple of {step} for {self.positions} positions")
+        require(0 < self.embedding_gradient_shrink <= 1, "model.embedding_gradient_shrink", self.embedding_gradient_shrink, "must lie in (0, 1]")
+
+    @property
+    def gated(self) -> bool:
+        return self.activation in ("geglu", "swiglu")
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the network, from the shape alone."""
+        h, kv, q = self.hidden, self.kv_heads * self.head_dim, self.heads * self.head_dim
+        up = self.ffn_hidden * (2 if self.gated else 1)
+        layer = h * (q + 2 * kv) + q * h + h * up + self.ffn_hidden * h
+        layer += (q + 2 * kv) * (self.bias != "none") + (h + up + h) * (self.bias == "all")
+        norm = h * (2 if self.norm == "layernorm" else 1)
+        layer += norm * (4 if self.residual == "sandwich" else 2) + 2 * self.head_dim * self.qk_norm
+        tables = self.vocab_size * h * (1 if self.tied else 2)
+        tables += 2 * (self.max_positions + 1) * h * (self.positions == "learned_2d")
+        return self.layers * layer + tables + norm
+
+
+@dataclass(frozen=True)
+class InfillingConfig:
+    """Autoregressive blank infilling: how spans are cut out of a text. Defaults: GLM-130B (arXiv 2210.02414, section 2.2)."""
+
+    mask_share: float = 0.3
+    """share of pieces with short [MASK] spans"""
+    sentence_share: float = 0.0
+    """share of pieces with whole sentences cut out, [sMASK]"""
+    gmask_share: float = 0.7
+    """share of pieces with one long [gMASK] span"""
+    mask_ratio: float = 0.15
+    """share of a piece's tokens cut out by [MASK] and [sMASK]"""
+    mean_span: float = 3.0
+    """mean of the Poisson distribution of [MASK] span lengths"""
+    max_span: int = 40
+    """[MASK] spans are shorter than this"""
+    single_span_share: float = 0.02
+    """share of [MASK] pieces with one span only"""
+    gmask_min_ratio: float = 0.2
+    """shortest [gMASK] span as a share of the piece; lengths are uniform from here to the whole piece"""
+    gmask_infill_share: float = 0.0
+    """share of [gMASK] pieces whose span lies inside the text rather than at its end"""
+    shuffle_spans: bool = True
+    """generate the spans in random order"""
+    dblock_probability: float = 0.0
+    """probability that an input token inside a [MASK] span is hidden by [MASK] (GLM-10B: 0.1, with its own token)"""
+
+    def __post_init__(self) -> None:
+        for name in ("mask_share", "sentence_share", "gmask_share", "mask_ratio", "single_span_share", "gmask_min_ratio", "gmask_infill_share", "dblock_probability"):
+            require(0 <= getattr(self, name) <= 1, f"infilling.{name}", getattr(self, name), "must lie between 0 and 1")
+        total = self.mask_share + self.sentence_share + self.gmask_share
+        require(abs(total - 1) < 1e-6, "infilling.gmask_share", self.gmask_share, f"the three shares must sum to 1, not {total:g}")
+        require(self.max_span > 1 and self.mean_span > 0, "infilling.max_span", self.max_span, "must be above 1, and mean_span above 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What training reads."""
+
+    path: str
+    """folder of token shards written by `glm data build`"""
+    weights: dict[str, float] = field(default_factory=dict)
+    """how often each source is drawn, by name; empty: in proportion to its tokens"""
+    seed: int = 1
+    """seed of the order of documents, of the mixture and of the spans"""
+    workers: int = 1
+    """processes that prepare batches ahead; 0: in the training process. The order of the data does not depend on it"""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW as GLM-130B, or Muon for the matrices of the blocks with AdamW for the rest as GLM-4.5."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """optimizer"""
+    lr: float = 1e-3
+    """peak learning rate"""
+    min_lr_ratio: float = 0.1
+    """the cosine ends at this share of lr"""
+    warmup_ratio: float = 0.02
+    """share of all steps over which lr rises linearly from 0"""
+    beta1: float = 0.9
+    """AdamW: decay of the first moment"""
+    beta2: float = 0.95
+    """AdamW: decay of the second moment"""
+    eps: float = 1e-8
+    """AdamW: added to the root of the second moment"""
+    weight_decay: float = 0.1
+    """decoupled weight decay, on matrices and embeddings only"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "optimizer.")
+        require(self.lr > 0, "optimizer.lr", self.lr, "must be positive")
+        require(self.clip > 0, "optimizer.clip", self.clip, "must be positive")
+        for name in ("min_lr_ratio", "warmup_ratio", "beta1", "beta2"):
+            require(0 <= getattr(self, name) <= 1, f"optimizer.{name}", getattr(self, name), "must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    out: str
+    """folder of the run: configuration, log, checkpoints, and the trained model in `model/`"""
+    steps: int
+    """optimizer steps"""
+    seq_len: int = 512
+    """tokens in a row"""
+    batch_rows: int = 32
+    """rows in one optimizer step"""
+    accumulation: int = 1
+    """forward/backward passes in one optimizer step; must divide batch_rows"""
+    seed: int = 1
+    """seed of the initial weights"""
+    device: str = "auto"
+    """auto, cpu, cuda, mps, ..."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """compute type of matrix products; auto: the faster one by a short probe. Weights and optimizer stay in float32"""
+    compile: bool = False
+    """fuse the network with torch.compile (needs a C++ compiler on a CPU)"""
+    activation_checkpointing: bool = False
+    """recompute the blocks in the backward pass: less memory, a third more work"""
+    ema: float = 0.0
+    """decay of the running average of the weights that becomes the trained model; 0: the last weights"""
+    save_every: int = 500
+    """steps between checkpoints"""
+    keep: int = 3
+    """checkpoints kept"""
+    log_every: int = 10
+    """steps between lines of the log"""
+    eval_every: int = 500
+    """steps between losses on held-out text"""
+    eval_rows: int = 64
+    """held-out rows per source"""
+    sample_every: int = 0
+    """steps between printed samples; 0: none"""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "train.")
+        for name in ("steps", "seq_len", "batch_rows", "accumulation", "save_every", "keep", "log_every", "eval_every", "eval_rows"):
+            require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be a positive whole number")
+        require(self.batch_rows % self.accumulation == 0, "train.accumulation", self.accumulation, f"must divide train.batch_rows ({self.batch_rows})")
+        require(0 <= self.ema < 1, "train.ema", self.ema, "must lie in [0, 1)")
+
+
+# The published sizes. Figures: configuration files and papers of each release (docs/architecture.md gives the table).
+_GLM10B = dict(max_positions=1024, vocab_size=50304, norm="layernorm", residual="pre", activation="gelu_tanh", positions="learned_2d", span_positions="pinned", bias="all", tied=True,
+               tokens=SpecialTokens(pad=50256, mask=50260, gmask=50263, smask=50264, sop=50257, eop=50258, stop=(50258, 50256)))
+_GLM130B = dict(vocab_size=150528, norm="layernorm", residual="deepnorm", activation="geglu", positions="rope", rope_fp16_frequencies=True, span_positions="pinned_mask", bias="all", tied=True,
+                qk_layer_scaling=True, embedding_gradient_shrink=0.1,
+                tokens=SpecialTokens(pad=0, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005, 20002)))
+_CHATGLM6B = dict(layers=28, hidden=4096, heads=32, ffn_hidden=16384, norm="layernorm", residual="deepnorm", activation="gelu_tanh", positions="rope_2d", rope_fp16_frequencies=True,
+                  bias="all", tied=False, qk_layer_scaling=True)
+_CHATGLM2 = dict(vocab_size=65024, layers=28, hidden=4096, heads=32, kv_heads=2, ffn_hidden=13696, max_positions=32768, positions="rope_half", mask="causal", span_positions="running", bias="qkv", tied=False,
+                 tokens=SpecialTokens(pad=0, mask=64789, gmask=64790, smask=64791, sop=64792, eop=64793, stop=(2,)))
+_GLM4_TOKENS = SpecialTokens(pad=151329, mask=151330, gmask=151331, smask=151332, sop=151333, eop=151334, stop=(151329, 151336, 151338))
+_GLM4 = dict(vocab_size=151552, layers=40, hidden=4096, heads=32, kv_heads=2, ffn_hidden=13696, max_positions=131072, positions="rope_half", rope_theta=5e6, mask="causal", span_positions="running",
+             norm_eps=1.5625e-07, bias="qkv", tied=False, tokens=_GLM4_TOKENS)
+_GLM4_0414 = {**_GLM4, "residual": "sandwich", "norm_eps": 1e-5, "rope_theta": 10000.0, "max_positions": 32768}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "glm-base": {**_GLM10B, "layers": 12, "hidden": 768, "heads": 12, "ffn_hidden": 3072, "max_positions": 512},
+    "glm-large": {**_GLM10B, "layers": 24, "hidden": 1024, "heads": 16, "ffn_hidden": 4096, "max_positions": 512},
+    "glm-2b": {**_GLM10B, "layers": 36, "hidden": 2048, "heads": 32, "ffn_hidden": 8192},
+    "glm-10b": {**_GLM10B, "layers": 48, "hidden": 4096, "heads": 64, "ffn_hidden": 16384},
+    "glm-130b": {**_GLM130B, "layers": 70, "hidden": 12288, "heads": 96, "ffn_hidden": 32768},
+    "chatglm-6b": {**_CHATGLM6B, "vocab_size": 130528, "span_positions": "pinned",
+                   "tokens": SpecialTokens(pad=3, mask=130000, gmask=130001, smask=130002, sop=130004, eop=130005, stop=(130005,))},
+    "chatglm-6b-first": {**_CHATGLM6B, "vocab_size": 150528, "span_positions": "pinned_mask",
+                         "tokens": SpecialTokens(pad=3, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005,))},
+    "chatglm2-6b": _CHATGLM2,
+    "chatglm3-6b": {**_CHATGLM2, "max_positions": 8192, "tokens": dataclasses.replace(_CHATGLM2["tokens"], stop=(2, 64795, 64797))},
+    "glm-4-9b": {**_GLM4, "max_positions": 8192, "rope_theta": 10000.0},
+    "glm-4-9b-chat": _GLM4,
+    "glm-4-9b-chat-1m": {**_GLM4, "kv_heads": 4, "rope_theta": 1e8, "max_positions": 1048576},
+    "glm-4-0414-9b": _GLM4_0414,
+    "glm-4-0414-32b": {**_GLM4_0414, "layers": 61, "hidden": 6144, "heads": 48, "head_dim": 128, "ffn_hidden": 23040, "bias": "none"},
+    # Benchmark shapes of the GLM-4 kind that fit a laptop.
+    "glm-4-0.4b": {**_GLM4, "vocab_size": 65024, "layers": 24, "hidden": 1024, "heads": 16, "ffn_hidden": 2816, "max_positions": 8192, "rope_theta": 10000.0, "tokens": _CHATGLM2["tokens"]},
+    "glm-4-1.5b": {**_GLM4, "vocab_size": 65024, "layers": 28, "hidden": 2048, "heads": 16, "ffn_hidden": 5632, "max_positions": 8192, "rope_theta": 10000.0, "tokens": _CHATGLM2["tokens"]},
+    # Trained by this repository: recipes/nano.
+    "nano": dict(vocab_size=8192, layers=8, hidden=256, heads=4, kv_heads=2, ffn_hidden=640, max_positions=512, qk_norm=True,
+                 tokens=SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5, stop=(5, 7, 9))),
+}
+
+
+def model_preset(name: str, **overrides: Any) -> ModelConfig:
+    """The configuration of a named size, with some options changed. Raises ValueError that lists the names."""
+    require(name in PRESETS, "model", name, f"unknown preset; known: {', '.join(PRESETS)}")
+    return from_dict(ModelConfig, {**_plain(PRESETS[name]), **overrides}, "model.")
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}

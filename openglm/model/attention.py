@@ -1,0 +1,54 @@
+"""Multi-head and grouped-query attention with the options of the family.
+
+Shapes: B batch, T tokens, S tokens seen, H hidden, N query heads, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openglm.config import ModelConfig
+from openglm.model.cache import KVCache
+from openglm.model.positions import Rotary
+
+
+class Attention(nn.Module):
+    """Softmax attention; the softmax runs in fp32 inside the fused kernels whatever the type of the products (GLM-130B, section 2.1)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.groups = config.heads // config.kv_heads
+        self.layer_scale = layer + 1 if config.qk_layer_scaling else 1
+        query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden, query, bias=config.bias != "none")
+        self.k_proj = nn.Linear(config.hidden, kv, bias=config.bias != "none")
+        self.v_proj = nn.Linear(config.hidden, kv, bias=config.bias != "none")
+        self.o_proj = nn.Linear(query, config.hidden, bias=config.bias == "all")
+        self.q_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(self, x_BTH: Tensor, rotary: Rotary | None, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        q = self.q_norm(self.q_proj(x_BTH).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)  # [B, N, T, D]
+        k = self.k_norm(self.k_proj(x_BTH).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
+        v = self.v_proj(x_BTH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if rotary is not None:
+            q, k = rotary(q, angles), rotary(k, angles)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        if self.groups > 1:
+            k, v = k.repeat_interleave(self.groups, dim=1), v.repeat_interleave(self.groups, dim=1)
+        # Query-key layer scaling: the product in half precision is kept small, and the kernel scales it up again in fp32.
+        scale = self.layer_scale / math.sqrt(self.head_dim)
+        out = F.scaled_dot_product_attention(q / self.layer_scale if self.layer_scale > 1 else q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, scale=scale)
+        return self.o_proj(out.transpose(1, 2).flatten(-2))
+
+
+def reference_attention(q_BNTD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, mask: Tensor) -> Tensor:
+    """The definition, for tests: softmax(q k / sqrt(D)) v in fp32, forbidden places at -inf."""
+    scores = q_BNTD.float() @ k_BNSD.float().transpose(-1, -2) / math.sqrt(q_BNTD.shape[-1])
+    return torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1) @ v_BNSD.float()

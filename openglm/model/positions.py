@@ -1,0 +1,108 @@
+"""Where each token stands and what it may see, derived from token ids by the rule of the family; and the rotary embedding.
+
+Shapes: B batch, T tokens, S tokens that are seen (T plus a cache), N heads, D head width.
+Positions are [B, 2, T]: row 0 the position in the text, row 1 the block position (0 in part A, 1.. inside a generated span).
+Masks are bool [B, 1, T, S], True where row t may look at column s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from openglm.config import ModelConfig
+
+
+def training_mask(segment_BT: Tensor, block_position_BT: Tensor) -> Tensor:
+    """Mask of a packed row: inside one sample (segment), part A is seen by all and part B by its own future (GLM, arXiv 2103.10360, figure 2)."""
+    index = torch.arange(segment_BT.shape[1], device=segment_BT.device)
+    same = segment_BT[:, :, None] == segment_BT[:, None, :]
+    seen = (block_position_BT == 0)[:, None, :] | (index[:, None] >= index[None, :])
+    return (same & seen)[:, None]
+
+
+def describe(ids_BT: Tensor, padding_mask_BT: Tensor | None, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Positions [B, 2, T] and mask [B, 1, T, T] of whole sequences (prompt and answer) by the rule of the family.
+
+    padding_mask_BT: True where a token is real; None: all are. Padded columns are seen by none but themselves, which keeps every
+    softmax finite. Raises ValueError where the rule needs a [MASK] or [gMASK] that the row lacks.
+    """
+    length = ids_BT.shape[1]
+    real = torch.ones_like(ids_BT, dtype=torch.bool) if padding_mask_BT is None else padding_mask_BT.bool()
+    index = torch.arange(length, device=ids_BT.device)
+    # GLM-10B's position table counts padding too; all others number the real tokens.
+    running = index.expand_as(ids_BT) if config.positions == "learned_2d" else (real.cumsum(1) - 1).clamp_min(0)
+    seen = (index[:, None] >= index[None, :])[None]
+    if config.mask == "prefix":
+        starts = (ids_BT == config.tokens.sop) & real
+        part_b = starts.cumsum(1) > 0
+        positions = torch.stack([_span_positions(ids_BT, real, running, starts, config), _count_from(starts, index)], dim=1)
+        seen = seen | ~part_b[:, None, :]
+    else:
+        positions = torch.stack([running, torch.zeros_like(running)], dim=1)
+    mask = (seen & real[:, None, :]) | torch.eye(length, dtype=torch.bool, device=ids_BT.device)
+    return positions, mask[:, None]
+
+
+def _count_from(starts_BT: Tensor, index_T: Tensor) -> Tensor:
+    """1, 2, 3 .. from every start on; 0 before the first."""
+    last = torch.where(starts_BT, index_T, -1).cummax(1).values
+    return torch.where(last >= 0, index_T - last + 1, 0)
+
+
+def _span_positions(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_BT: Tensor, config: ModelConfig) -> Tensor:
+    """Text positions: running in part A; in the k-th span those of the k-th mask token, where the family pins them."""
+    if config.span_positions == "running":
+        return running_BT
+    out, t = running_BT.clone(), config.tokens
+    blanks, long_blank = torch.tensor([t.mask, t.smask, t.gmask], device=ids_BT.device), (ids_BT == t.gmask) & real_BT
+    for row in range(ids_BT.shape[0]):
+        starts = starts_BT[row].nonzero()[:, 0]
+        if len(starts) == 0:
+            continue
+        context = real_BT[row] & (torch.arange(ids_BT.shape[1], device=ids_BT.device) < starts[0])
+        has_long = bool((long_blank[row] & context).any())
+        if has_long and config.span_positions == "pinned_mask":
+            continue
+        # GLM-10B takes the blanks in text order; ChatGLM-6B and GLM-130B take [gMASK] where there is one.
+        kinds = long_blank[row] if has_long and config.positions != "learned_2d" else torch.isin(ids_BT[row], blanks)
+        masks = (kinds & context).nonzero()[:, 0]
+        if len(masks) == 0:
+            raise ValueError(f"input_ids row {row}: <sop> without a [MASK], [sMASK] or [gMASK] before it; put one where text is missing, or [gMASK] at the end")
+        for k, (start, end) in enumerate(zip(starts, [*starts[1:], ids_BT.shape[1]], strict=True)):
+            out[row, start:end] = running_BT[row, masks[min(k, len(masks) - 1)]]
+    return out
+
+
+class Rotary(torch.nn.Module):
+    """Rotary position embedding (arXiv 2104.09864) in the three layouts of the family.
+
+    rope: the whole head, turned in halves. rope_2d: the first half of the head by position, the second by block position, each in
+    halves. rope_half: the first half of the head in interleaved pairs, the rest untouched.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layout, self.axes = config.positions, 2 if config.positions == "rope_2d" else 1
+        self.rotated = config.head_dim // (1 if config.positions == "rope" else 2)
+        self.theta, self.half = config.rope_theta, config.rope_fp16_frequencies
+
+    def angles(self, positions_B2T: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin, each [B, 1, T, axes, rotated / 2] in fp32, shared by all layers."""
+        # Made afresh: no buffer that a meta device, a conversion or a sharding could lose.
+        exponents = torch.arange(0, self.rotated, 2, device=positions_B2T.device, dtype=torch.float32) / self.rotated
+        frequencies = 1.0 / self.theta**exponents
+        frequencies = frequencies.half().float() if self.half else frequencies
+        angle = positions_B2T[:, : self.axes, :, None].float() * frequencies  # [B, axes, T, F]
+        angle = angle.transpose(1, 2)[:, None]
+        return angle.cos(), angle.sin()
+
+    def forward(self, x_BNTD: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        cos, sin = (a.to(x_BNTD.dtype) for a in angles)
+        if self.layout == "rope_half":
+            turned, rest = x_BNTD.chunk(2, dim=-1)
+            first, second = turned.unflatten(-1, (1, -1, 2)).unbind(-1)  # pairs lie side by side
+            turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
+            return torch.cat([turned.flatten(-3), rest], dim=-1)
+        first, second = x_BNTD.unflatten(-1, (self.axes, 2, -1)).unbind(-2)
+        return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-2).flatten(-3)

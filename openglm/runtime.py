@@ -1,0 +1,88 @@
+"""The machine: device and compute type, seeds, progress on standard error. The only reader of environment variables."""
+
+from __future__ import annotations
+
+import functools
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from openglm.config import require
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` takes the accelerator torch knows (CUDA, ROCm, MPS, XPU, ...) or the CPU. Raises ValueError for a device that is not here."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device = {name!r}: not usable here ({str(error).splitlines()[0]}); use auto or cpu") from None
+    return device
+
+
+def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:
+    a = torch.randn(512, 512, device=device, dtype=dtype)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+@functools.cache
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Compute type of matrix products: by name, or for `auto` the faster of float32 and bfloat16 by a probe of some milliseconds
+    (many processors emulate bfloat16 a hundred times slower)."""
+    require(name in ("auto", "float32", "bfloat16", "float16"), "dtype", name, "choose auto, float32, bfloat16 or float16")
+    if name != "auto":
+        return getattr(torch, name)
+    try:
+        return torch.bfloat16 if _product_seconds(device, torch.bfloat16) < _product_seconds(device, torch.float32) else torch.float32
+    except RuntimeError:  # a device without bfloat16
+        return torch.float32
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept between runs: $OPENGLM_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm")
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal; results go to standard output, this does not."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(description: str, total: float | None = None, unit: str = "", shown: bool = True):
+    """A rich progress bar on standard error with time left: `with progress(...) as advance: advance(amount, "extra text")`."""
+    return _Progress(description, total, unit, shown)
+
+
+class _Progress:
+    def __init__(self, description: str, total: float | None, unit: str, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[extra]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown, refresh_per_second=2)
+        self.task = self.bar.add_task(description, total=total, extra="")
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, amount: float = 1, extra: str = "") -> None:
+        self.bar.update(self.task, advance=amount, extra=extra)
+
+    def print(self, text: str) -> None:
+        """A line above the bar."""
+        self.bar.console.print(text, markup=False, highlight=False)
