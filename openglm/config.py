@@ -112,7 +112,7 @@ class ModelConfig:
     activation: Literal["gelu", "gelu_tanh", "geglu", "swiglu"] = "swiglu"
     """feed-forward activation; geglu is x1*gelu(x2), swiglu is silu(x1)*x2"""
     positions: Literal["learned_2d", "rope", "rope_2d", "rope_half"] = "rope"
-    """learned_2d: two added tables; rope: whole head, halves rotated; rope_2d: half a head by position, half by block position; rope_half: first half of the head, interleaved pairs"""
+    """learned_2d: two added tables; rope: whole head, in halves; rope_2d: half a head by position, half by block position; rope_half: first half of the head, interleaved pairs"""
     rope_theta: float = 10000.0
     """base of the rotary frequencies"""
     rope_fp16_frequencies: bool = False
@@ -295,45 +295,56 @@ class TrainConfig:
         require(0 <= self.ema < 1, "train.ema", self.ema, "must lie in [0, 1)")
 
 
-# The published sizes. Figures: configuration files and papers of each release (docs/architecture.md gives the table).
-_GLM10B = dict(max_positions=1024, vocab_size=50304, norm="layernorm", residual="pre", activation="gelu_tanh", positions="learned_2d", span_positions="pinned", bias="all", tied=True,
-               tokens=SpecialTokens(pad=50256, mask=50260, gmask=50263, smask=50264, sop=50257, eop=50258, stop=(50258, 50256)))
-_GLM130B = dict(vocab_size=150528, norm="layernorm", residual="deepnorm", activation="geglu", positions="rope", rope_fp16_frequencies=True, span_positions="pinned_mask", bias="all", tied=True,
-                qk_layer_scaling=True, embedding_gradient_shrink=0.1,
-                tokens=SpecialTokens(pad=0, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005, 20002)))
-_CHATGLM6B = dict(layers=28, hidden=4096, heads=32, ffn_hidden=16384, norm="layernorm", residual="deepnorm", activation="gelu_tanh", positions="rope_2d", rope_fp16_frequencies=True,
-                  bias="all", tied=False, qk_layer_scaling=True)
-_CHATGLM2 = dict(vocab_size=65024, layers=28, hidden=4096, heads=32, kv_heads=2, ffn_hidden=13696, max_positions=32768, positions="rope_half", mask="causal", span_positions="running", bias="qkv", tied=False,
-                 tokens=SpecialTokens(pad=0, mask=64789, gmask=64790, smask=64791, sop=64792, eop=64793, stop=(2,)))
-_GLM4_TOKENS = SpecialTokens(pad=151329, mask=151330, gmask=151331, smask=151332, sop=151333, eop=151334, stop=(151329, 151336, 151338))
-_GLM4 = dict(vocab_size=151552, layers=40, hidden=4096, heads=32, kv_heads=2, ffn_hidden=13696, max_positions=131072, positions="rope_half", rope_theta=5e6, mask="causal", span_positions="running",
-             norm_eps=1.5625e-07, bias="qkv", tied=False, tokens=_GLM4_TOKENS)
+# The published sizes. Figures: configuration files and papers of each release; docs/architecture.md has the table of options.
+_GLM10B: dict[str, Any] = {
+    "vocab_size": 50304, "max_positions": 1024, "norm": "layernorm", "activation": "gelu_tanh", "positions": "learned_2d", "span_positions": "pinned", "bias": "all",
+    "tokens": SpecialTokens(pad=50256, mask=50260, gmask=50263, smask=50264, sop=50257, eop=50258, stop=(50258, 50256)),
+}  # fmt: skip
+_DEEPNORM: dict[str, Any] = {"norm": "layernorm", "residual": "deepnorm", "rope_fp16_frequencies": True, "bias": "all", "qk_layer_scaling": True}
+_CHATGLM6B = {**_DEEPNORM, "layers": 28, "hidden": 4096, "heads": 32, "ffn_hidden": 16384, "activation": "gelu_tanh", "positions": "rope_2d", "tied": False}
+_CHATGLM2_TOKENS = SpecialTokens(pad=0, mask=64789, gmask=64790, smask=64791, sop=64792, eop=64793, stop=(2,))
+_CAUSAL: dict[str, Any] = {"positions": "rope_half", "mask": "causal", "span_positions": "running", "bias": "qkv", "tied": False, "kv_heads": 2}
+_CHATGLM2 = {**_CAUSAL, "vocab_size": 65024, "layers": 28, "hidden": 4096, "heads": 32, "ffn_hidden": 13696, "max_positions": 32768, "tokens": _CHATGLM2_TOKENS}
+_GLM4 = {
+    **_CAUSAL, "vocab_size": 151552, "layers": 40, "hidden": 4096, "heads": 32, "ffn_hidden": 13696, "max_positions": 131072, "rope_theta": 5e6, "norm_eps": 1.5625e-07,
+    "tokens": SpecialTokens(pad=151329, mask=151330, gmask=151331, smask=151332, sop=151333, eop=151334, stop=(151329, 151336, 151338)),
+}  # fmt: skip
 _GLM4_0414 = {**_GLM4, "residual": "sandwich", "norm_eps": 1e-5, "rope_theta": 10000.0, "max_positions": 32768}
+# Benchmark shapes of the GLM-4 kind that fit a laptop.
+_GLM4_SMALL = {**_GLM4, "vocab_size": 65024, "heads": 16, "max_positions": 8192, "rope_theta": 10000.0, "tokens": _CHATGLM2_TOKENS}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "glm-base": {**_GLM10B, "layers": 12, "hidden": 768, "heads": 12, "ffn_hidden": 3072, "max_positions": 512},
     "glm-large": {**_GLM10B, "layers": 24, "hidden": 1024, "heads": 16, "ffn_hidden": 4096, "max_positions": 512},
     "glm-2b": {**_GLM10B, "layers": 36, "hidden": 2048, "heads": 32, "ffn_hidden": 8192},
     "glm-10b": {**_GLM10B, "layers": 48, "hidden": 4096, "heads": 64, "ffn_hidden": 16384},
-    "glm-130b": {**_GLM130B, "layers": 70, "hidden": 12288, "heads": 96, "ffn_hidden": 32768},
-    "chatglm-6b": {**_CHATGLM6B, "vocab_size": 130528, "span_positions": "pinned",
-                   "tokens": SpecialTokens(pad=3, mask=130000, gmask=130001, smask=130002, sop=130004, eop=130005, stop=(130005,))},
-    "chatglm-6b-first": {**_CHATGLM6B, "vocab_size": 150528, "span_positions": "pinned_mask",
-                         "tokens": SpecialTokens(pad=3, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005,))},
+    "glm-130b": {
+        **_DEEPNORM, "vocab_size": 150528, "layers": 70, "hidden": 12288, "heads": 96, "ffn_hidden": 32768, "activation": "geglu", "embedding_gradient_shrink": 0.1,
+        "tokens": SpecialTokens(pad=0, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005, 20002)),
+    },
+    "chatglm-6b": {
+        **_CHATGLM6B, "vocab_size": 130528, "span_positions": "pinned",
+        "tokens": SpecialTokens(pad=3, mask=130000, gmask=130001, smask=130002, sop=130004, eop=130005, stop=(130005,)),
+    },
+    "chatglm-6b-first": {
+        **_CHATGLM6B, "vocab_size": 150528, "span_positions": "pinned_mask",
+        "tokens": SpecialTokens(pad=3, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005,)),
+    },
     "chatglm2-6b": _CHATGLM2,
-    "chatglm3-6b": {**_CHATGLM2, "max_positions": 8192, "tokens": dataclasses.replace(_CHATGLM2["tokens"], stop=(2, 64795, 64797))},
+    "chatglm3-6b": {**_CHATGLM2, "max_positions": 8192, "tokens": dataclasses.replace(_CHATGLM2_TOKENS, stop=(2, 64795, 64797))},
     "glm-4-9b": {**_GLM4, "max_positions": 8192, "rope_theta": 10000.0},
     "glm-4-9b-chat": _GLM4,
     "glm-4-9b-chat-1m": {**_GLM4, "kv_heads": 4, "rope_theta": 1e8, "max_positions": 1048576},
     "glm-4-0414-9b": _GLM4_0414,
     "glm-4-0414-32b": {**_GLM4_0414, "layers": 61, "hidden": 6144, "heads": 48, "head_dim": 128, "ffn_hidden": 23040, "bias": "none"},
-    # Benchmark shapes of the GLM-4 kind that fit a laptop.
-    "glm-4-0.4b": {**_GLM4, "vocab_size": 65024, "layers": 24, "hidden": 1024, "heads": 16, "ffn_hidden": 2816, "max_positions": 8192, "rope_theta": 10000.0, "tokens": _CHATGLM2["tokens"]},
-    "glm-4-1.5b": {**_GLM4, "vocab_size": 65024, "layers": 28, "hidden": 2048, "heads": 16, "ffn_hidden": 5632, "max_positions": 8192, "rope_theta": 10000.0, "tokens": _CHATGLM2["tokens"]},
+    "glm-4-0.4b": {**_GLM4_SMALL, "layers": 24, "hidden": 1024, "ffn_hidden": 2816},
+    "glm-4-1.5b": {**_GLM4_SMALL, "layers": 28, "hidden": 2048, "ffn_hidden": 5632},
     # Trained by this repository: recipes/nano.
-    "nano": dict(vocab_size=8192, layers=8, hidden=256, heads=4, kv_heads=2, ffn_hidden=640, max_positions=512, qk_norm=True,
-                 tokens=SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5, stop=(5, 7, 9))),
-}
+    "nano": {
+        "vocab_size": 8192, "layers": 8, "hidden": 256, "heads": 4, "kv_heads": 2, "ffn_hidden": 640, "max_positions": 512, "qk_norm": True,
+        "tokens": SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5, stop=(5, 7, 9)),
+    },
+}  # fmt: skip
 
 
 def model_preset(name: str, **overrides: Any) -> ModelConfig:

@@ -69,7 +69,8 @@ class _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[extra]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        fields = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[extra]}"))
+        columns = (*fields, TimeElapsedColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown, refresh_per_second=2)
         self.task = self.bar.add_task(description, total=total, extra="")
 

@@ -77,7 +77,8 @@ def answer(assistant, messages: list[dict], options: ChatOptions) -> str:
 
 def converse(assistant, history: list[dict], options: ChatOptions) -> int:
     """Turn after turn until /exit or the end of input."""
-    print(f"{options.model}: {assistant.model.config.parameters / 1e6:.1f} M parameters, context {assistant.model.config.max_positions} tokens. /clear starts anew, /exit ends.", file=sys.stderr)
+    config = assistant.model.config
+    print(f"{options.model}: {config.parameters / 1e6:.1f} M parameters, context {config.max_positions} tokens. /clear starts anew, /exit ends.", file=sys.stderr)
     start = len(history)
     while True:
         try:

@@ -31,11 +31,13 @@ def stream(
     check_ids(input_ids, model.config)
     total = input_ids.shape[1] + max_new_tokens
     require(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "must not be negative")
-    require(total <= model.config.max_positions, "max_new_tokens", max_new_tokens, f"with a prompt of {input_ids.shape[1]} tokens exceeds the model's context of {model.config.max_positions}")
+    context = model.config.max_positions
+    require(total <= context, "max_new_tokens", max_new_tokens, f"with a prompt of {input_ids.shape[1]} tokens exceeds the model's context of {context}")
     require(temperature >= 0, "temperature", temperature, "must not be negative; 0 takes the most likely token")
     require(0 < top_p <= 1, "top_p", top_p, "must lie in (0, 1]")
     if model.config.mask == "prefix":
-        require(bool((input_ids == model.config.tokens.sop).any(1).all()), "input_ids", "no <sop>", "this model reads its prompt both ways, so a prompt ends with [gMASK] <sop> or holds [MASK] and ends with <sop>")
+        started = bool((input_ids == model.config.tokens.sop).any(1).all())
+        require(started, "input_ids", "no <sop>", "this model reads its prompt both ways: end it with [gMASK] <sop>, or put [MASK] where text is missing and <sop> at the end")
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     ids = input_ids.to(model.device)
     real = torch.ones_like(ids, dtype=torch.bool) if padding_mask is None else padding_mask.to(model.device).bool()

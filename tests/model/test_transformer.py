@@ -20,7 +20,8 @@ KINDS = ["glm-10b", "glm-130b", "chatglm-6b", "chatglm-6b-first", "chatglm2-6b",
 
 def small(preset: str, **changes) -> ModelConfig:
     kv_heads = 2 if model_preset(preset).kv_heads < model_preset(preset).heads else 4
-    return model_preset(preset, **{**dict(vocab_size=64, layers=3, hidden=32, heads=4, kv_heads=kv_heads, head_dim=8, ffn_hidden=48, max_positions=64, tokens=TOKENS), **changes})
+    shape = dict(vocab_size=64, layers=3, hidden=32, heads=4, kv_heads=kv_heads, head_dim=8, ffn_hidden=48, max_positions=64, tokens=TOKENS)
+    return model_preset(preset, **{**shape, **changes})
 
 
 def network(config: ModelConfig, seed: int = 0) -> Transformer:
@@ -124,7 +125,7 @@ def test_gmask_positions_run_on_or_stay():
 
 
 def test_a_start_without_a_blank_is_refused():
-    with pytest.raises(ValueError, match="row 0.*MASK"):
+    with pytest.raises(ValueError, match=r"row 0.*MASK"):
         describe(torch.tensor([[10, 11, TOKENS["sop"], 12]]), None, small("nano"))
 
 
@@ -239,7 +240,10 @@ def test_sampling_follows_the_distribution():
 
 @pytest.mark.parametrize(
     "ids,new,message",
-    [([[1] * 60 + [4]], 8, "context of 64"), ([[99, 4]], 1, "vocabulary"), ([[-1, 4]], 1, "vocabulary"), ([[]], 1, "at least one"), ([[10, 11]], 1, "no <sop>"), ([[2, 4]], -1, "negative")],
+    [
+        ([[1] * 60 + [4]], 8, "context of 64"),
+        ([[99, 4]], 1, "vocabulary"), ([[-1, 4]], 1, "vocabulary"), ([[]], 1, "at least one"), ([[10, 11]], 1, "no <sop>"), ([[2, 4]], -1, "negative"),
+    ],
 )
 def test_bad_prompts_are_one_line_errors(ids, new, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -249,7 +253,8 @@ def test_bad_prompts_are_one_line_errors(ids, new, message):
 
 def test_wrong_options_name_the_option_and_the_way_out():
     base = dataclasses.asdict(small("nano"))
-    for change, word in [(dict(norm="batchnorm"), "layernorm"), (dict(kv_heads=3), "heads"), (dict(layers=0), "positive"), (dict(head_dim=6, positions="rope_2d"), "multiple of 4"), (dict(sise=1), "known")]:
+    wrong = [(dict(norm="batchnorm"), "layernorm"), (dict(kv_heads=3), "heads"), (dict(layers=0), "positive"), (dict(head_dim=6, positions="rope_2d"), "multiple of 4"), (dict(sise=1), "known")]
+    for change, word in wrong:
         with pytest.raises(ValueError, match=word):
             model_preset("nano", **{**base, **change})
     with pytest.raises(ValueError, match=r"glm-130b"):
