@@ -207,14 +207,20 @@ class InfillingConfig:
 class DataConfig:
     """What training reads."""
 
-    path: str
+    path: str = ""
     """folder of token shards written by `glm data build`"""
+    dialogues: dict[str, str] = field(default_factory=dict)
+    """conversations to mix in: a name and a .jsonl file, as often as wanted"""
     weights: dict[str, float] = field(default_factory=dict)
-    """how often each source is drawn, by name; empty: in proportion to its tokens"""
+    """how often each source is drawn, by name; empty: in proportion to its tokens. With weights, what they leave out is not drawn"""
     seed: int = 1
     """seed of the order of documents, of the mixture and of the spans"""
     workers: int = 1
     """processes that prepare batches ahead; 0: in the training process. The order of the data does not depend on it"""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "data.seed", self.seed, "must not be negative")
+        require(self.workers >= 0, "data.workers", self.workers, "must not be negative")
 
 
 @dataclass(frozen=True)

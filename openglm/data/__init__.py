@@ -1,0 +1,1 @@
+"""Text on its way into training: corpus building, token shards, blank infilling, conversations and the mixture of them all."""

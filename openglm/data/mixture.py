@@ -1,0 +1,211 @@
+"""Training rows: which text comes when, from which source, packed into rows of one length.
+
+A row is a pure function of its number and of the configuration. There is no state to save but a counter: any number of workers reads the
+same stream, and a resume needs one integer. Time goes into numpy calls on whole pieces; a row of 512 tokens takes a fraction of a millisecond.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from openglm.config import DataConfig, InfillingConfig, SpecialTokens, require
+from openglm.data.infilling import Ints, Sample, infill
+
+if TYPE_CHECKING:
+    from openglm.data.dialogue import DialogueSource
+    from openglm.data.shards import Corpus, Source
+
+BLOCK = 1000  # rows over which the weights hold exactly
+STREAM_VERSION = 1  # goes up whenever the same options would give other rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch: six arrays of length seq_len. Tokens see each other iff `segment` is equal and the seen one is in part A
+    (block_position 0) or not later than the seer. `targets[t]` is to be predicted at t. Padding: pad token, loss 0, segment -1."""
+
+    tokens: Ints
+    targets: Ints
+    loss_mask: NDArray[np.float32]
+    position: Ints
+    block_position: Ints
+    segment: Ints
+
+
+FIELDS = tuple(f.name for f in dataclasses.fields(Row))
+
+
+def pack(samples: Sequence[Sample], seq_len: int, pad: int) -> Row:
+    """Samples one after another in one row, each its own segment."""
+    row = Row(np.full(seq_len, pad), np.full(seq_len, pad), np.zeros(seq_len, np.float32), np.zeros(seq_len, np.int64), np.zeros(seq_len, np.int64), np.full(seq_len, -1))
+    at = 0
+    for number, sample in enumerate(samples):
+        end = at + len(sample)
+        assert end <= seq_len, (end, seq_len)
+        for name in FIELDS[:-1]:
+            getattr(row, name)[at:end] = getattr(sample, name)
+        row.segment[at:end] = number
+        at = end
+    return row
+
+
+class Stream(Protocol):
+    """What a mixture draws from: an endless sequence of rows' worth of samples, each a function of its number alone (and of `rng`, the row's own)."""
+
+    tokens: int
+    fingerprint: str
+
+    def samples(self, number: int, rng: np.random.Generator) -> list[Sample]: ...
+
+
+class TextStream:
+    """The windows of one source: its documents in a new random order each epoch, one epoch after another, cut every `seq_len` tokens."""
+
+    fingerprint = "text"  # its content is in the corpus's fingerprint
+
+    def __init__(self, source: Source, key: tuple[int, ...], infilling: InfillingConfig, special: SpecialTokens, seq_len: int, span_positions: str, sentence_ends: Ints):
+        self.source, self.key, self.seq_len, self.tokens = source, key, seq_len, source.tokens
+        self._infilling, self._special, self._span_positions, self._sentence_ends = infilling, special, span_positions, sentence_ends
+        self._epochs: dict[int, tuple[Ints, Ints]] = {}
+
+    def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
+        samples, room = [], self.seq_len
+        for tokens, complete in self.pieces(number):
+            sample = infill(rng, tokens, self._infilling, self._special, span_positions=self._span_positions, complete=complete, sentence_ends=self._sentence_ends, room=room)
+            if sample is None:
+                break
+            samples.append(sample)
+            room -= len(sample)
+        return samples
+
+    def pieces(self, number: int) -> Iterator[tuple[Ints, bool]]:
+        """Window `number`: the parts of documents in it, and whether each reaches the end of its document."""
+        at, stop = number * self.seq_len, (number + 1) * self.seq_len
+        while at < stop:
+            epoch, offset = divmod(at, self.tokens)
+            order, ends = self._epoch(epoch)
+            i = int(ends.searchsorted(offset, "right"))
+            document = self.source.document(int(order[i]))
+            begin = offset - (int(ends[i]) - len(document))
+            piece = np.asarray(document[begin:begin + stop - at], dtype=np.int64)
+            yield piece, begin + len(piece) == len(document)
+            at += len(piece)
+
+    def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
+        """Order of the documents in an epoch, and the running sum of their lengths in that order."""
+        if epoch not in self._epochs:
+            order = np.random.default_rng((*self.key, epoch)).permutation(len(self.source.lengths))
+            kept = {e: v for e, v in self._epochs.items() if e == epoch - 1}  # a window may lie across two epochs
+            self._epochs = {**kept, epoch: (order, np.cumsum(self.source.lengths[order], dtype=np.int64))}
+        return self._epochs[epoch]
+
+
+def shares(weights: Mapping[str, float]) -> Ints:
+    """Rows of each source in a block, in proportion to the weights (largest remainder); at least one of each."""
+    values = np.array(list(weights.values()), dtype=np.float64)
+    exact = values / values.sum() * BLOCK
+    rows = np.maximum(np.floor(exact).astype(np.int64), 1)
+    for i in np.argsort(rows - exact, kind="stable")[:max(0, BLOCK - int(rows.sum()))]:
+        rows[i] += 1
+    rows[np.argmax(rows)] -= int(rows.sum()) - BLOCK
+    return rows
+
+
+class Mixture:
+    """Every row is a pure function of (corpus, dialogues, options, row number). `data.weights` names text sources and dialogues alike.
+
+    corpus may be None and dialogues empty, not both. sentence_ends: ids that close a sentence, needed for [sMASK]. Raises ValueError naming the option.
+    `fingerprint` stands for everything that changes the stream; checkpoints keep it, and a resume with another one is refused.
+    """
+
+    def __init__(self, corpus: Corpus | None, config: DataConfig, infilling: InfillingConfig, special: SpecialTokens, seq_len: int, span_positions: str,
+                 sentence_ends: Iterable[int] = (), dialogues: Mapping[str, DialogueSource] | None = None):
+        ends = np.array(sorted(sentence_ends), np.int64)
+        require(infilling.sentence_share == 0 or len(ends) > 0, "infilling.sentence_share", infilling.sentence_share, "no token of this tokenizer ends a sentence; set it to 0")
+        streams: dict[str, Stream] = {} if corpus is None else {
+            name: TextStream(source, (config.seed, 2, zlib.crc32(name.encode())), infilling, special, seq_len, span_positions, ends) for name, source in corpus.sources.items()}
+        for name, source in (dialogues or {}).items():
+            require(name not in streams, "data.dialogues", name, "a text source has this name; choose another")
+            streams[name] = source
+        weights = _weights(config.weights, streams)
+        self.names, self.seq_len, self._seed, self._pad = tuple(weights), seq_len, config.seed, special.pad
+        self._streams, self._rows = [streams[name] for name in weights], shares(weights)
+        self._block: tuple[int, Ints] = (-1, self._rows)
+        self.fingerprint = _fingerprint(STREAM_VERSION, corpus and corpus.fingerprint, config.seed, weights, infilling, special, seq_len, span_positions, ends.tolist(),
+                                        [stream.fingerprint for stream in self._streams])
+
+    def source_of(self, index: int) -> tuple[int, int]:
+        """Which source row `index` comes from, and how many rows that source has given before."""
+        block, i = divmod(index, BLOCK)
+        if self._block[0] != block:
+            self._block = block, np.random.default_rng((self._seed, 0, block)).permutation(np.repeat(np.arange(len(self._rows)), self._rows))
+        order = self._block[1]
+        source = int(order[i])
+        return source, block * int(self._rows[source]) + int(np.count_nonzero(order[:i] == source))
+
+    def row(self, index: int) -> Row:
+        source, number = self.source_of(index)
+        rng = np.random.default_rng((self._seed, 1, index))
+        return pack(self._streams[source].samples(number, rng), self.seq_len, self._pad)
+
+
+def _weights(chosen: Mapping[str, float], streams: Mapping[str, Stream]) -> dict[str, float]:
+    require(bool(streams), "data.path", "", "no text and no dialogues to train on")
+    for name, weight in chosen.items():
+        require(name in streams, f"data.weights.{name}", weight, f"no such source; there are {', '.join(streams)}")
+        require(math.isfinite(weight) and weight >= 0, f"data.weights.{name}", weight, "must be 0 or more")
+    weights = {name: float(chosen.get(name, 0) if chosen else stream.tokens) for name, stream in streams.items()}
+    weights = {name: weight for name, weight in weights.items() if weight > 0}
+    require(0 < len(weights) <= BLOCK, "data.weights", dict(chosen), f"must leave between 1 and {BLOCK} sources that are drawn and hold text; there are {', '.join(streams)}")
+    for name in weights:
+        require(streams[name].tokens > 0, f"data.weights.{name}", weights[name], "this source holds no text")
+    return weights
+
+
+def _fingerprint(*parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, default=dataclasses.asdict)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Batch of the rows from `start` on; what a worker process holds."""
+
+    mixture: Any  # anything with .row(index)
+    rows: int
+
+    def __getitem__(self, start: int) -> dict[str, NDArray]:
+        rows = [self.mixture.row(start + i) for i in range(self.rows)]
+        return {name: np.stack([getattr(row, name) for row in rows]) for name in FIELDS}
+
+
+def _as_it_is(batch: dict[str, NDArray]) -> dict[str, NDArray]:
+    return batch
+
+
+def batches(mixture: Mixture, start_row: int, rows: int, workers: int) -> Iterator[dict[str, NDArray]]:
+    """Endless batches [rows, seq_len] of `mixture.row(start_row)` and the following, prepared ahead by `workers` processes (0: none), in order whatever their number.
+
+    A worker that raises or dies ends the iteration with an error, never with a wait.
+    """
+    starts: Any = itertools.count(start_row, rows)
+    loader: DataLoader = DataLoader(_Batches(mixture, rows), batch_size=None, sampler=starts, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        reason = str(error).splitlines()[0]
+        raise RuntimeError(f"data.workers = {workers}: a process that prepares batches died, perhaps for lack of memory ({reason}); data.workers = 0 does without") from error

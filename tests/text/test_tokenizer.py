@@ -1,0 +1,198 @@
+import json
+import pickle
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from text_samples import TEXTS, VOCAB_SIZE, any_text, fragments
+
+from openglm.text import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
+from openglm.text.tokenizer import FILE_NAME, Tokenizer
+
+
+@given(any_text | fragments)
+def test_every_text_comes_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text
+
+
+@pytest.mark.parametrize("text", [
+    "", " ", "\x00\x01\x1b[0m\x7f\x85\ufeff\u2028", "e\u0301 \u0301\u0301 क्षि", "👨‍👩‍👧‍👦 ❤️ 🇨🇳", "\r\n\r\n \t\n",
+    "　　段首。", "\U0010ffff\uffff\ufffd", "３½Ⅷ 〇一二",
+])
+def test_odd_texts_come_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_every_character_comes_back(tokenizer):
+    every = "".join(chr(c) for c in range(0x11000) if not 0xD800 <= c < 0xE000)
+    assert tokenizer.decode(tokenizer.encode(every)) == every
+
+
+@given(fragments | any_text)
+def test_no_text_yields_a_special_token(trained, text):
+    tokenizer, folder = trained
+    for own in (tokenizer, load_tokenizer(folder), pickle.loads(pickle.dumps(tokenizer))):
+        for ids in (own.encode(text), *own.encode_batch([text, text]), own.encode_parts([text])):
+            assert all(number >= len(SPECIAL_TOKENS) for number in ids)
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+def test_the_file_is_an_ordinary_one_that_matches_special_names(trained, name):
+    """The counter-check: what this class prevents does happen to who reads the same file in the usual way."""
+    tokenizer, folder = trained
+    assert tokenizers.Tokenizer.from_file(f"{folder}/{FILE_NAME}").encode(name).ids == [tokenizer.special[name]]
+    assert len(tokenizer.encode(name)) > 1
+
+
+def test_special_tokens_have_the_first_ids(tokenizer):
+    assert tokenizer.vocab_size == VOCAB_SIZE
+    assert tokenizer.special == {name: place for place, name in enumerate(SPECIAL_TOKENS)} and len(SPECIAL_TOKENS) == 10
+    assert tokenizer.decode(range(10), skip_special=False) == "".join(SPECIAL_TOKENS)
+    assert tokenizer.decode(range(10)) == ""
+
+
+@given(st.lists(fragments, max_size=4))
+def test_the_program_composes_prompts_from_texts_and_ids(tokenizer, texts):
+    mask = tokenizer.special["[MASK]"]
+    ids = tokenizer.encode_parts(part for text in texts for part in (text, mask))
+    assert ids.count(mask) == len(texts)
+    assert tokenizer.decode(ids) == "".join(texts)
+
+
+@given(st.lists(fragments | any_text, max_size=5))
+def test_a_batch_is_its_single_texts(tokenizer, texts):
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("text", [
+    "It|'s|,| 'salad| we|'ll", "GLM|模型是| good|。", "　　|从前| |1|9|年|，“|好|。”|\n\n|　", "):|\n|       | return| x|_|1| |  | |\n|\t|y", "a| |\n| |\r\n|b", "<|,user,|>[|MASK|]",
+])
+def test_texts_are_cut_where_the_pattern_says(trained, text):
+    """By example; "|" marks the cuts, or "," where the text has "|" itself."""
+    cut = "," if "<|" in text else "|"
+    library = tokenizers.Tokenizer.from_file(f"{trained[1]}/{FILE_NAME}").pre_tokenizer
+    whole = text.replace(cut, "")
+    assert [whole[a:b] for _, (a, b) in library.pre_tokenize_str(whole)] == text.split(cut)
+
+
+@given(any_text)
+def test_digits_lines_and_scripts_do_not_mix_in_a_token(tokenizer, text):
+    for number in tokenizer.encode(text + " 2024年第12章\n第3行GLM模型 v1.5"):
+        piece = tokenizer.decode_bytes([number]).decode(errors="ignore")
+        assert len(piece) == 1 or not any(c.isdecimal() for c in piece)
+        assert not set(piece) & {"\n", "\r"} or set(piece) <= {"\n", "\r"}
+        scripts = {"han" if unicodedata.name(c, "").startswith("CJK UNIFIED") else "other" for c in piece}
+        assert len(scripts) <= 1
+
+
+def test_merges_are_learnt_in_both_languages(tokenizer):
+    assert len(tokenizer.encode("今天天气很好")) < 6
+    assert len(tokenizer.encode(" weather is fine today")) < 10
+
+
+@pytest.mark.parametrize("unit", ["a", "你", " ", " x", ".", "\n", " \n", "\u0301", " \u3000", "'s", "[MASK]", "12", "今天 day, "])
+def test_long_texts_take_linearly_many_tokens(tokenizer, unit):
+    """A token more or less at the seam: no piece of the pattern runs away, and a megabyte is no special case."""
+    unit *= 1 + 1000 // len(unit)
+    one, many = len(tokenizer.encode(unit)), tokenizer.encode(unit * 100)
+    assert len(many) <= 100 * (one + 1)
+    assert tokenizer.decode(many) == unit * 100
+
+
+@pytest.mark.parametrize("text", ["\ud800", "好\udfff", "\udc00\ud800"])
+def test_half_a_surrogate_pair_is_a_clear_error(tokenizer, text, tmp_path):
+    for call in (tokenizer.encode, lambda t: tokenizer.encode_batch(["fine", t]), lambda t: tokenizer.encode_parts([t]), lambda t: train_tokenizer([t], 300, tmp_path)):
+        with pytest.raises(ValueError, match="surrogate") as error:
+            call(text)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [-1, VOCAB_SIZE])
+def test_an_id_outside_the_vocabulary_is_an_error(tokenizer, bad):
+    for call in (lambda: tokenizer.decode([bad]), lambda: tokenizer.encode_parts([bad])):
+        with pytest.raises(ValueError, match=f"token id = {bad}"):
+            call()
+
+
+@given(any_text)
+def test_sentence_ends_are_the_tokens_that_show_one(tokenizer, text):
+    text += "好。Yes? 走！go; 1: …\n"
+    marked = [tokenizer.decode([number]) for number in tokenizer.encode(text) if number in tokenizer.sentence_ends]
+    assert all(set(piece) & set(".?!;:。？！；：…\n") for piece in marked)
+    assert sum(piece.count("\n") for piece in marked) == text.count("\n")
+    assert sum(piece.count(".") for piece in marked) == text.count(".")
+    assert not tokenizer.sentence_ends & set(tokenizer.special.values())
+
+
+def test_the_common_sentence_ends_are_found(tokenizer):
+    assert all(any(number in tokenizer.sentence_ends for number in tokenizer.encode(mark)) for mark in "。？！.?!;:\n")
+
+
+@given(any_text)
+def test_bytes_of_tokens_join_to_the_text(tokenizer, text):
+    assert b"".join(tokenizer.decode_bytes([number]) for number in tokenizer.encode(text)) == text.encode()
+
+
+def test_the_same_texts_give_the_same_file_in_any_process(trained, tmp_path):
+    tokenizer, folder = trained
+    script = "import sys, json; from openglm.text import train_tokenizer; train_tokenizer(json.load(sys.stdin), int(sys.argv[1]), sys.argv[2])"
+    subprocess.run([sys.executable, "-c", script, str(VOCAB_SIZE), str(tmp_path)], input=json.dumps(TEXTS), text=True, check=True, cwd=Path(__file__).parents[2])
+    assert (tmp_path / FILE_NAME).read_bytes() == (Path(folder) / FILE_NAME).read_bytes()
+    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_loading_by_file_folder_and_name(trained, tmp_path, monkeypatch):
+    tokenizer, folder = trained
+    monkeypatch.setattr("openglm.text.tokenizer.ASSETS", tmp_path)
+    tokenizer.save(tmp_path / "tiny")
+    for place in (folder, Path(folder), f"{folder}/{FILE_NAME}", "tiny"):
+        assert load_tokenizer(place).fingerprint == tokenizer.fingerprint
+    for place in ("absent", tmp_path / "absent", "../tiny"):
+        with pytest.raises(ValueError, match="tokenizer = "):
+            load_tokenizer(place)
+
+
+def _damage(layout: dict, how: str) -> object:
+    model = layout["model"]
+    if how == "special renamed":
+        model["vocab"]["<user>"] = model["vocab"].pop("<|user|>")
+    elif how == "merge onto a special":
+        model["merges"].append(["<", "eop>"])
+    elif how == "unknown token":
+        model["unk_token"] = "[MASK]"
+    elif how == "byte missing":
+        model["vocab"]["Āx"] = model["vocab"].pop("Ā")
+    elif how == "not BPE":
+        model["type"] = "WordPiece"
+    elif how == "a list":
+        return [layout]
+    return layout
+
+
+@pytest.mark.parametrize("how", ["special renamed", "merge onto a special", "unknown token", "byte missing", "not BPE", "a list", "cut short"])
+def test_a_file_that_is_no_tokenizer_of_ours_is_refused(trained, tmp_path, how):
+    content = (Path(trained[1]) / FILE_NAME).read_text()
+    damaged = content[:1000] if how == "cut short" else json.dumps(_damage(json.loads(content), how))
+    (tmp_path / FILE_NAME).write_text(damaged)
+    with pytest.raises(ValueError, match="not a tokenizer of OpenGLM") as error:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path / FILE_NAME) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [0, 265, 100_000])
+def test_a_vocabulary_that_cannot_be_is_refused(tmp_path, size):
+    with pytest.raises(ValueError, match=f"vocab_size = {size}"):
+        train_tokenizer(TEXTS, size, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_token_is_longer_than_sixteen_bytes(tokenizer):
+    assert max(len(tokenizer.decode_bytes([number])) for number in range(tokenizer.vocab_size)) <= 16
+    assert isinstance(tokenizer, Tokenizer)
