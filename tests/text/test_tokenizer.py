@@ -70,15 +70,15 @@ def test_a_batch_is_its_single_texts(tokenizer, texts):
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
-@pytest.mark.parametrize("text", [
-    "It|'s|,| 'salad| we|'ll", "GLM|模型是| good|。", "　　|从前| |1|9|年|，“|好|。”|\n\n|　", "):|\n|       | return| x|_|1| |  | |\n|\t|y", "a| |\n| |\r\n|b", "<|,user,|>[|MASK|]",
+@pytest.mark.parametrize("pieces", [
+    ["It", "'s", ",", " '", "salad", " we", "'ll"],
+    ["GLM", "模型是", " good", "。\u201d", "\n\n", "　　", "从前", " ", "1", "9", "年"],
+    ["):", "\n", "       ", " return", " x", "_", "1", "   ", "\n", "\t", "y", " ", "\r\n", "b"],
+    ["<|", "user", "|>[", "MASK", "]"],
 ])
-def test_texts_are_cut_where_the_pattern_says(trained, text):
-    """By example; "|" marks the cuts, or "," where the text has "|" itself."""
-    cut = "," if "<|" in text else "|"
-    library = tokenizers.Tokenizer.from_file(f"{trained[1]}/{FILE_NAME}").pre_tokenizer
-    whole = text.replace(cut, "")
-    assert [whole[a:b] for _, (a, b) in library.pre_tokenize_str(whole)] == text.split(cut)
+def test_texts_are_cut_where_the_pattern_says(trained, pieces):
+    cutter, text = tokenizers.Tokenizer.from_file(f"{trained[1]}/{FILE_NAME}").pre_tokenizer, "".join(pieces)
+    assert [text[start:end] for _, (start, end) in cutter.pre_tokenize_str(text)] == pieces
 
 
 @given(any_text)
