@@ -18,12 +18,13 @@ from openglm.config import require
 Options = TypeVar("Options")
 
 
-def parse(cls: type[Options], argv: list[str], prog: str, description: str, default: Options | None = None) -> Options:
-    """Read `argv` (and the file after `--config`) into `cls`. Raises ValueError of one line for a wrong option."""
+def parse(cls: type[Options], argv: list[str], prog: str, description: str, default: Options | None = None, ignore: tuple[str, ...] = ()) -> Options:
+    """Read `argv` (and the file after `--config`, without its keys in `ignore`) into `cls`. Raises ValueError of one line for a wrong option."""
     import tyro
 
     argv, file = take(argv, "--config")
-    from_file = toml_flags(cls, read_toml(Path(file))) if file else []
+    table = read_toml(file) if file else {}
+    from_file = toml_flags(cls, {name: value for name, value in table.items() if name not in ignore})
     wants_help = "-h" in argv or "--help" in argv
     captured = io.StringIO()
     try:
@@ -46,14 +47,14 @@ def take(argv: list[str], flag: str) -> tuple[list[str], str | None]:
     return argv, None
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
     """A TOML file as a dictionary; ValueError that names the file when it is missing or malformed."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"--config {path}: {error.strerror}; give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,0 +1,33 @@
+"""`glm tokenizer`: train a byte-level BPE tokenizer on text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from openglm.cli.options import parse
+
+
+@dataclass
+class TokenizerOptions:
+    """Train a tokenizer on the .txt, .jsonl and .parquet files of a folder."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """folder of text files"""
+    out: str
+    """folder to write tokenizer.json into"""
+    vocab_size: int = 8192
+    """tokens, the special ones included"""
+
+
+def run(argv: list[str]) -> int:
+    options = parse(TokenizerOptions, argv, "glm tokenizer", TokenizerOptions.__doc__ or "")
+    from openglm.data.readers import OWN_READERS, own_files
+    from openglm.runtime import say
+    from openglm.text.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer((text for path in own_files(options.source) for text in OWN_READERS[path.suffix](path)), options.vocab_size, options.out)
+    say(f"{tokenizer.vocab_size} tokens in {options.out}")
+    return 0
