@@ -211,6 +211,8 @@ class DataConfig:
     """folder of token shards written by `glm data build`"""
     dialogues: dict[str, str] = field(default_factory=dict)
     """conversations to mix in: a name and a .jsonl file, as often as wanted"""
+    heldout_dialogues: dict[str, str] = field(default_factory=dict)
+    """conversations kept out of training, on which the loss is measured: a name and a .jsonl file each"""
     weights: dict[str, float] = field(default_factory=dict)
     """how often each source is drawn, by name; empty: in proportion to its tokens. With weights, what they leave out is not drawn"""
     seed: int = 1
@@ -299,6 +301,38 @@ class TrainConfig:
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be a positive whole number")
         require(self.batch_rows % self.accumulation == 0, "train.accumulation", self.accumulation, f"must divide train.batch_rows ({self.batch_rows})")
         require(0 <= self.ema < 1, "train.ema", self.ema, "must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A model from random weights by blank infilling."""
+
+    train: TrainConfig
+    """the run"""
+    data: DataConfig
+    """what it reads"""
+    model: ModelConfig
+    """shape of the network; its vocabulary and special tokens are set by the tokenizer of the corpus"""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """the update"""
+    infilling: InfillingConfig = field(default_factory=InfillingConfig)
+    """how blanks are made"""
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """A model tuned on conversations; with `data.path`, on plain text between them as well, against forgetting."""
+
+    init_from: str
+    """folder of the model to start from, or the name of a bundled one"""
+    train: TrainConfig
+    """the run"""
+    data: DataConfig
+    """what it reads"""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4))
+    """the update"""
+    infilling: InfillingConfig = field(default_factory=InfillingConfig)
+    """how blanks are made in plain text"""
 
 
 # The published sizes. Figures: configuration files and papers of each release; docs/architecture.md has the table of options.

@@ -1,0 +1,185 @@
+"""From texts to a corpus: read, clean, drop evaluation items and duplicates, train a tokenizer, write token shards.
+
+The work is a list of stages (`stages`), each a list of datatrove steps for a number of tasks. `build` runs them one after another in
+local processes; datatrove's Slurm and Ray executors take the same steps, one executor a stage, each depending on the one before, with
+`work` on a file system that all machines see. The result does not depend on how many tasks run at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+try:
+    import multiprocess
+    from datatrove.pipeline import dedup
+    from datatrove.pipeline.base import PipelineStep
+    from datatrove.pipeline.writers import JsonlWriter
+    from datatrove.utils.hashing import HashConfig
+    from loguru import logger
+
+    from openglm.data import steps
+    from openglm.data.steps import SourceInfo, Unit
+except ImportError as error:
+    raise ValueError(f"glm data build: {error.name} is not installed; run: pip install 'openglm[data]'") from None
+
+from openglm import runtime
+from openglm.config import require
+from openglm.data.readers import own_files
+from openglm.data.sources import part_files, read_recipe
+from openglm.text.tokenizer import load_tokenizer
+
+# Signatures of 14 x 8 hashes over runs of 5 words find pairs that share 80 % of these with a probability of 0.92: datatrove's own figures.
+_HASHES = HashConfig(hash_fc="sha1", precision=64)  # its default, xxhash, no longer takes text (xxhash 4)
+NEAR = dedup.MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=_HASHES)
+_OWN_UNITS = 64  # a user's files are dealt to this many tasks: MinHash opens one signature file a task at once
+
+
+EXACT = dedup.ExactDedupConfig(content_getter=steps.document_text, hash_config=_HASHES)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what the corpus will hold."""
+
+    sources: tuple[SourceInfo, ...]
+    units: tuple[Unit, ...]
+    evaluation: tuple[str, ...]
+    vocab_size: int
+    heldout: float
+    tokenizer: str
+
+    def key(self) -> str:
+        """Names the work folder: an interrupted build goes on only if neither options nor files have changed."""
+        files = [name for unit in self.units for name in unit.files] + list(self.evaluation)
+        stamps = [(name, os.stat(name).st_size, os.stat(name).st_mtime_ns) for name in files]
+        return hashlib.sha256(json.dumps([dataclasses.asdict(self), stamps]).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One datatrove executor's worth of work."""
+
+    name: str
+    steps: list[PipelineStep]
+    tasks: int = 1
+
+
+def stages(plan: Plan, work: str) -> list[Stage]:
+    """The whole build as datatrove pipelines over the folder `work`, in order. The corpus will be in work/corpus."""
+    for name in ("corpus", "entries", "split"):
+        os.makedirs(f"{work}/{name}", exist_ok=True)
+    index, units = f"{work}/evaluation.npy", len(plan.units)
+    cleaned, unique, text, exact, near = (f"{work}/{name}" for name in ("clean", "unique", "text", "exact", "near"))
+    out = [
+        Stage("indexing evaluation items", [steps.IndexEvaluation(plan.evaluation, index)]),
+        Stage("reading and cleaning", [
+            steps.ReadUnit(plan.units), steps.CleanText(), steps.DropContaminated(index), steps.KeepReadable(), JsonlWriter(cleaned, "${rank}.jsonl", compression=None),
+            dedup.ExactDedupSignature(f"{exact}/signatures", EXACT)], units),
+        Stage("finding duplicates", [dedup.ExactFindDedups(f"{exact}/signatures", f"{exact}/found", EXACT, lines_to_buffer=4096)]),
+        Stage("hashing for near duplicates", [
+            steps.ReadRank(cleaned, add_file_path=False), dedup.ExactDedupFilter(f"{exact}/found", EXACT), JsonlWriter(unique, "${rank}.jsonl", compression=None),
+            dedup.MinhashDedupSignature(f"{near}/signatures", NEAR, steps.JiebaWords())], units),
+        Stage("comparing hashes", [dedup.MinhashDedupBuckets(f"{near}/signatures", f"{near}/pairs", config=NEAR, lines_to_buffer=4096)], NEAR.num_buckets),
+        Stage("grouping near duplicates", [dedup.MinhashDedupCluster(f"{near}/pairs", f"{near}/removed", NEAR, lines_to_buffer=4096)]),
+        Stage("dropping near duplicates", [
+            steps.ReadRank(unique, add_file_path=False), dedup.MinhashDedupFilter(f"{near}/removed"), JsonlWriter(text, "${source}/${rank}.jsonl", compression=None)], units),
+    ]
+    if not plan.tokenizer:
+        out.append(Stage("training the tokenizer", [steps.TrainTokenizer(text, plan.sources, plan.vocab_size, plan.heldout, f"{work}/corpus")]))
+    out.append(Stage("writing tokens", [steps.WriteTokens(work, plan.sources, plan.heldout)], len(plan.sources)))
+    out.append(Stage("writing the manifest", [steps.WriteManifest(work)]))
+    return out
+
+
+def run_locally(stage: Stage, log: str, workers: int) -> None:
+    """Run one stage, `workers` tasks at a time. Tasks that an earlier, interrupted run has finished are not run again."""
+    logger.remove()
+    multiprocess.set_forkserver_preload([steps.__name__])  # the libraries are imported once, not by every process of every stage
+    steps.QuietExecutor(stage.steps, tasks=stage.tasks, workers=min(workers, stage.tasks), logging_dir=log).run()
+
+
+def _own_plan(folder: str | Path) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...]]:
+    """A user's folder: a source for each folder in it, and one, of its own name, for the files beside them."""
+    root, by_source = Path(folder), {}
+    for path in own_files(folder):
+        inner = path.relative_to(root).parts
+        by_source.setdefault(inner[0] if len(inner) > 1 else root.resolve().name, []).append(str(path.resolve()))
+    units = []
+    for name, files in sorted(by_source.items()):
+        count = min(_OWN_UNITS, len(files))
+        units += [Unit(name, tuple(files[i * len(files) // count : (i + 1) * len(files) // count])) for i in range(count)]
+    return tuple(SourceInfo(name, "", "") for name in sorted(by_source)), tuple(units)
+
+
+def _recipe_plan(path: str | Path, cache: Path, shown: bool) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...], list[str]]:
+    recipe = read_recipe(path)
+    units, evaluation = [], []
+    total = sum(len(source.parts) for source in recipe.sources) + len(recipe.evaluation)
+    with runtime.progress("fetching packages", total, shown=shown) as advance:
+        for source in recipe.sources:
+            for part in source.parts:
+                advance(0, part.package)
+                units.append(Unit(source.name, tuple(map(str, part_files(part, cache))), part.reader, part.simplify, part.cap_mb))
+                advance(1)
+        for part in recipe.evaluation:
+            advance(0, part.package)
+            evaluation += map(str, part_files(part, cache))
+            advance(1)
+    return tuple(SourceInfo(s.name, s.language, s.licence) for s in recipe.sources), tuple(units), evaluation
+
+
+def build(data: str | Path, out: str | Path, *, tokenizer: str = "", vocab_size: int = 8192, heldout: float = 0.01, evaluation: str | Path = "", cache: str | Path = "",
+          text: str | Path = "", workers: int = 1, shown: bool = True) -> dict[str, Any]:
+    """Build a corpus and return its manifest.
+
+    data: a sources file (.toml), or a folder of .txt, .jsonl ("text" field) and .parquet ("text" column) files.
+    out: folder of the corpus; must not exist. The work lies beside it in a folder that is removed at the end, and that an interrupted build goes on from.
+    tokenizer: folder or name of one to use; "": train one with `vocab_size` tokens.
+    heldout: share of documents kept out of training. evaluation: a folder of .txt, .json or .jsonl items (besides those of the sources file) whose text must not be in the corpus.
+    cache: where packages are kept. text: a folder for the cleaned texts too, SOURCE.jsonl and SOURCE-heldout.jsonl. workers: processes.
+    Raises ValueError with one line for everything a user can mend.
+    """
+    out = Path(out)
+    require(not out.exists(), "out", str(out), "exists already; name another folder or remove it")
+    require(vocab_size >= 512, "vocab_size", vocab_size, "must be at least 512")
+    require(0 <= heldout < 1, "heldout", heldout, "must lie in [0, 1)")
+    require(workers >= 1, "workers", workers, "must be at least 1")
+    given = load_tokenizer(tokenizer) if tokenizer else None
+    if str(data).endswith(".toml"):
+        sources, units, items_files = _recipe_plan(data, Path(cache or runtime.cache_folder() / "packages"), shown)
+    else:
+        (sources, units), items_files = _own_plan(data), []
+    if evaluation:
+        require(Path(evaluation).is_dir(), "evaluation", str(evaluation), "no such folder")
+        items_files += [str(path) for path in sorted(Path(evaluation).rglob("*")) if path.suffix in (".txt", ".json", ".jsonl")]
+    plan = Plan(sources, units, tuple(items_files), vocab_size, heldout, given.fingerprint if given else "")
+    work = out.with_name(f"{out.name}.work-{plan.key()}").absolute()
+    todo = stages(plan, str(work))
+    if given:
+        given.save(work / "corpus")
+    with runtime.progress("building the corpus", sum(stage.tasks for stage in todo), shown=shown) as advance:
+        for number, stage in enumerate(todo):
+            advance(0, stage.name)
+            run_locally(stage, str(work / "log" / f"{number:02d}"), workers)
+            advance(stage.tasks, stage.name)
+    manifest = json.loads((work / "corpus" / "manifest.json").read_text(encoding="utf-8"))
+    if text:
+        shutil.copytree(work / "split", text, dirs_exist_ok=True)
+    os.replace(work / "corpus", out)
+    shutil.rmtree(work)
+    return manifest
+
+
+def table(manifest: dict[str, Any]) -> str:
+    """The sizes of a corpus for a terminal: a line a source."""
+    head = f"{'source':<16} {'language':<8} {'documents':>9} {'MB':>7} {'tokens':>11} {'bytes/token':>11}"
+    rows = [f"{s['name']:<16} {s['language']:<8} {s['documents']:>9,} {s['bytes'] / 1e6:>7.2f} {s['tokens']:>11,} {s['bytes'] / s['tokens']:>11.2f}" for s in manifest["sources"]]
+    documents, size, tokens = (sum(s[key] for s in manifest["sources"]) for key in ("documents", "bytes", "tokens"))
+    return "\n".join([head, *rows, f"{'total':<16} {'':<8} {documents:>9,} {size / 1e6:>7.2f} {tokens:>11,} {size / tokens:>11.2f}"])

@@ -1,0 +1,146 @@
+"""Plain text out of markup: HTML pages, manual pages (roff), Perl documentation (pod), wiki text, hard-wrapped paragraphs.
+
+Good enough for training text, not for rendering: unknown markup is dropped rather than explained.
+"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+_BLOCKS = {"p", "div", "li", "h1", "h2", "h3", "h4", "h5", "h6", "tr", "br", "pre", "dt", "dd", "table", "ul", "ol", "dl", "section", "blockquote"}
+_SKIPPED = {"script", "style", "nav", "footer", "head", "noscript", "button", "select"}
+_VOID = {"br", "hr", "img", "input", "meta", "link", "area", "base", "col", "embed", "source", "track", "wbr"}
+
+
+class _Page(HTMLParser):
+    def __init__(self, inside: str, without: frozenset[str]) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self._inside, self._without = inside, without
+        self._open: list[tuple[str, bool, bool]] = []  # tag, skipped, inside the wanted element
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _BLOCKS:
+            self.parts.append("\n")
+        if tag in _VOID:
+            return
+        values = dict(attrs)
+        skipped, inside = self._open[-1][1:] if self._open else (False, not self._inside)
+        skipped = skipped or tag in _SKIPPED or bool(self._without & set((values.get("class") or "").split()))
+        self._open.append((tag, skipped, inside or values.get("id") == self._inside))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _BLOCKS:
+            self.parts.append("\n")
+        depth = next((i for i in range(len(self._open) - 1, -1, -1) if self._open[i][0] == tag), None)
+        if depth is not None:
+            del self._open[depth:]
+
+    def handle_data(self, data: str) -> None:
+        skipped, inside = self._open[-1][1:] if self._open else (False, not self._inside)
+        if inside and not skipped:
+            self.parts.append(data.replace("\n", " "))
+
+
+def html_text(page: str, inside: str = "", without: frozenset[str] = frozenset()) -> str:
+    """The text of a page, a line per block. `inside`: only the element of this id; `without`: drop elements of these classes."""
+    parser = _Page(inside, without)
+    parser.feed(page)
+    lines = (re.sub(r"\s+", " ", line).strip() for line in "".join(parser.parts).split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def is_han(character: str) -> bool:
+    return "\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or "\uff00" <= character <= "\uff64"
+
+
+def unwrap(text: str, indented: bool = True) -> str:
+    """Join the lines of hard-wrapped paragraphs; blank lines and a change of indentation end a paragraph. `indented=False` leaves lines that start with a space alone."""
+    out: list[str] = []
+    fresh, depth = True, 0
+    for line in text.split("\n"):
+        body = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if not body or fresh or indent != depth or (indent and not indented):
+            out.append(body if indented else line.rstrip())
+        else:
+            glue = "" if is_han(out[-1][-1]) and is_han(body[0]) else " "
+            out[-1] += glue + body
+        fresh, depth = not body, indent
+    return "\n".join(out)
+
+
+_ROFF_FONT = re.compile(r"\\f(?:\[[^\]]*\]|\(..|.)|\\s[+-]?\d+|\\[&|^,/%)!]|\\m\[[^\]]*\]|\\v'[^']*'|\\h'[^']*'")
+_ROFF_CHARACTERS = {
+    "(aq": "'", "(dq": '"', "(lq": "“", "(rq": "”", "(oq": "‘", "(cq": "’", "(bu": "•", "(em": "—", "(en": "–", "(hy": "-", "(mu": "×", "(ha": "^", "(ti": "~", "(co": "©",
+    "(rg": "®", "(rs": "\\", "e": "\\", "-": "-", " ": " ", "~": " ", "0": " ", "'": "'", "`": "`", ".": ".",
+}  # fmt: skip
+_ROFF_ESCAPE = re.compile(r"\\(\(..|\[[^\]]*\]|.)")
+_ROFF_TEXT_MACROS = frozenset(["B", "I", "BR", "BI", "RB", "IB", "IR", "RI", "SM", "SB", "Nm", "Fl", "Ar", "Pa", "Xr", "Cm", "Op", "Dv", "Ev", "Li", "Em", "Sy", "Nd", "UR", "URL"])
+
+
+def _roff_line(text: str) -> str:
+    text = _ROFF_ESCAPE.sub(lambda m: _ROFF_CHARACTERS.get(m[1], ""), _ROFF_FONT.sub("", text))
+    return text.replace("\n", " ")
+
+
+def roff_text(source: str) -> str:
+    """The text of a manual page. Tables and equations are dropped."""
+    out: list[str] = []
+    skipping = False
+    for line in source.replace("\\\n", "").split("\n"):
+        match = re.match(r"[.'][ \t]*(\w+|\\\")?[ \t]*(.*)", line)
+        if not match:
+            if not skipping:
+                out.append(_roff_line(line))
+            continue
+        macro, rest = match[1] or "", match[2]
+        if macro in ("TS", "EQ", "de", "ig", "PS"):
+            skipping = True
+        elif macro in ("TE", "EN", "PE") or line.strip() == "..":
+            skipping = False
+        elif macro in ("SH", "SS", "Sh", "Ss"):
+            out += ["", _roff_line(rest.replace('"', "")), ""]
+        elif macro in ("PP", "P", "LP", "TP", "IP", "br", "sp", "It", "Pp", "TQ"):
+            out += ["", _roff_line(re.sub(r'"([^"]*)".*|(\S+).*', r"\1\2", rest))] if macro == "IP" and rest else [""]
+        elif macro in _ROFF_TEXT_MACROS and not skipping:
+            spaced = macro in ("B", "I", "SM", "SB")
+            parts = [a or b for a, b in re.findall(r'"([^"]*)"|(\S+)', rest)]
+            out.append(_roff_line((" " if spaced else "").join(parts)))
+    paragraphs = re.split(r"\n\s*\n", "\n".join(out))
+    return "\n\n".join(unwrap(p).strip() for p in paragraphs if p.strip())
+
+
+_POD_CODE = re.compile(r"[A-Z]<((?:[^<>]|<[^<>]*>)*)>")
+
+
+def pod_text(source: str) -> str:
+    """The text of Perl's plain old documentation, examples included."""
+    out = []
+    for paragraph in re.split(r"\n\s*\n", source):
+        if paragraph.startswith("="):
+            command, _, paragraph = paragraph.partition(" ")
+            if not command.startswith(("=head", "=item")):
+                continue
+        if not paragraph.startswith((" ", "\t")):
+            for _ in range(3):
+                paragraph = _POD_CODE.sub(lambda m: m[1].strip("<> ").split("|")[0], paragraph)
+            paragraph = re.sub(r"\s*\n\s*", " ", paragraph)
+        out.append(paragraph)
+    return "\n\n".join(out)
+
+
+_WIKI_REST = re.compile(r"<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->|<[^>]+>|'{2,}|^[*#:;]+ *|\[https?:\S+ ?|__\w+__", re.S | re.M)
+_WIKI_INNER = re.compile(r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\|).)*?\|\}|\[\[(?:File|Image|Category|[a-z-]{2,10}):[^\[\]]*\]\]", re.S)
+_WIKI_LINK = re.compile(r"\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]")
+
+
+def wiki_text(source: str) -> str:
+    """The prose of a Wikipedia article, up to its references."""
+    source = re.sub(r"<math.*?</math>|<gallery.*?</gallery>|<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->", "", source, flags=re.S)
+    for _ in range(6):  # innermost first: templates, tables and links nest
+        source = _WIKI_LINK.sub(r"\1", _WIKI_INNER.sub("", source))
+    source = re.split(r"^==\s*(?:References|Notes|See also|External links|Further reading|Bibliography)\s*==", source, flags=re.M)[0]
+    text = re.sub(r"^=+\s*(.*?)\s*=+\s*$", r"\1", _WIKI_REST.sub("", source), flags=re.M).replace("&nbsp;", " ").replace("]", "")
+    return "\n".join(line for line in text.split("\n") if not line.startswith(("|", "!", "{", "}")))

