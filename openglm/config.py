@@ -381,7 +381,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "glm-4-1.5b": {**_GLM4_SMALL, "layers": 28, "hidden": 2048, "ffn_hidden": 5632},
     # Trained by this repository: recipes/nano.
     "nano": {
-        "vocab_size": 8192, "layers": 8, "hidden": 256, "heads": 4, "kv_heads": 2, "ffn_hidden": 640, "max_positions": 512, "qk_norm": True,
+        "vocab_size": 8192, "layers": 6, "hidden": 256, "heads": 4, "kv_heads": 2, "ffn_hidden": 640, "max_positions": 512, "qk_norm": True,
         "tokens": SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5, stop=(5, 7, 9)),
     },
 }  # fmt: skip

@@ -16,6 +16,13 @@ from openglm.model.cache import KVCache
 from openglm.model.positions import Rotary
 
 
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2) + eps) * weight. The weight takes the type of x, which under autocast keeps the fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Softmax attention; the softmax runs in fp32 inside the fused kernels whatever the type of the products (GLM-130B, section 2.1)."""
 
@@ -29,8 +36,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden, kv, bias=config.bias != "none")
         self.v_proj = nn.Linear(config.hidden, kv, bias=config.bias != "none")
         self.o_proj = nn.Linear(query, config.hidden, bias=config.bias == "all")
-        self.q_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x_BTH: Tensor, rotary: Rotary | None, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         q = self.q_norm(self.q_proj(x_BTH).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)  # [B, N, T, D]

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openglm.config import ModelConfig, require
-from openglm.model.attention import Attention
+from openglm.model.attention import Attention, RMSNorm
 from openglm.model.cache import KVCache
 from openglm.model.positions import Rotary, describe
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    kind = nn.LayerNorm if config.norm == "layernorm" else nn.RMSNorm
+    kind = nn.LayerNorm if config.norm == "layernorm" else RMSNorm
     return kind(config.hidden, config.norm_eps)
 
 

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# nano from raw text to chat: recipes/nano/run.sh. Hours on two cores; stopped and started again, it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+make --no-print-directory .venv/.installed-test
+export PATH="$PWD/.venv/bin:$PATH"
+[ -d runs/nano/corpus ] || glm data build recipes/nano/sources.toml --out runs/nano/corpus --text runs/nano/text --workers 2
+[ -d runs/nano/chat ] || python recipes/nano/chat_data.py --out runs/nano/chat
+glm pretrain --config recipes/nano/pretrain.toml
+glm sft --config recipes/nano/sft.toml
+python recipes/nano/publish.py
+python recipes/nano/chat_probe.py nano
