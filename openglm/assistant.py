@@ -33,8 +33,8 @@ class Assistant:
     """`Assistant("nano").reply([{"role": "user", "content": "你好"}]).text`"""
 
     def __init__(self, path_or_name: str | PathLike[str] = "nano", *, device: str | None = None) -> None:
+        self.model = load_model(path_or_name, device=device)
         self.tokenizer = load_tokenizer(path_or_name)
-        self.model = load_model(path_or_name, device=device).eval()
 
     def reply(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> Reply:
         """The whole answer; options as for `stream`."""

@@ -1,0 +1,89 @@
+"""The command line: answers on standard output, one-line errors on standard error, files and flags that agree."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from openglm.cli.main import VERBS, main
+from openglm.cli.options import parse
+from openglm.config import DataConfig, PretrainConfig, TrainConfig, model_preset
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    code = main(list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_help_names_every_verb_and_loads_neither_torch_nor_tyro():
+    code = "import sys; from openglm.cli.main import main; main(['--help']); assert not {'torch', 'tyro', 'rich'} & set(sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(f"\n  {verb} " in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_a_line_of_help(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "--config" in out and "None)" not in out.replace("(default: None)", "")
+
+
+@pytest.mark.parametrize(
+    "argv,code,words",
+    [
+        (["dance"], 2, ["dance", "chat"]),
+        (["chat", "no/such/model", "--prompt", "x"], 1, ["no/such/model"]),
+        (["chat", "--tempratur", "1"], 1, ["tempratur"]),
+        (["chat", "--config"], 1, ["--config", "value"]),
+        (["chat", "--config", "missing.toml"], 1, ["missing.toml"]),
+        (["chat", "TOY", "--device", "abacus", "--prompt", "x"], 1, ["abacus", "cpu"]),
+        (["pretrain", "--preset", "glm-4-9", "--train.out", "x", "--train.steps", "1"], 1, ["glm-4-9", "glm-130b"]),
+        (["pretrain", "--data.path", "nowhere", "--train.out", "x", "--train.steps", "1"], 1, ["nowhere"]),
+        (["pretrain", "--model.norm", "batchnorm"], 1, ["batchnorm", "layernorm"]),
+        (["sft", "--init-from", "nothing", "--train.out", "x", "--train.steps", "1", "--data.dialogues", "a", "b.jsonl"], 1, ["nothing"]),
+        (["data", "scrape"], 1, ["scrape", "build"]),
+        (["tokenizer", "nowhere", "--out", "x"], 1, ["nowhere"]),
+        (["fill", "no blank here", "--model", "TOY"], 1, ["blank", "___"]),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(argv, code, words, toy, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    got, out, err = run(capsys, *[str(toy) if word == "TOY" else word for word in argv])
+    assert (got, out) == (code, "")
+    assert err.count("\n") == 1 and all(word in err for word in words), err
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_prompt_json_and_pipe_give_the_same_answer(toy, capsys, monkeypatch):
+    options = ["--temperature", "0", "--max-tokens", "8"]
+    code, out, _ = run(capsys, "chat", str(toy), "--prompt", "你好", "--json", *options)
+    answer = json.loads(out)
+    assert code == 0 and answer.keys() == {"text", "tool_calls", "citations", "usage"}
+    monkeypatch.setattr(sys, "stdin", io.StringIO("你好\n"))
+    assert run(capsys, "chat", str(toy), *options)[1].strip("\n") == answer["text"].strip("\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
+    code, _, err = run(capsys, "chat", str(toy))
+    assert code == 1 and "empty" in err
+
+
+def test_fill_puts_the_words_into_the_text(toy, capsys):
+    _, out, _ = run(capsys, "fill", "床前___光", "--model", str(toy), "--json", "--max-tokens", "3")
+    answer = json.loads(out)
+    assert answer["text"] == f"床前{answer['fillings'][0]}光"
+
+
+def test_a_file_sets_options_and_flags_override_it(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('[train]\nout = "here"\nsteps = 7\ncompile = true\n[data]\npath = "corpus"\n[data.weights]\na = 2\nb = 1.5\n[model]\nlayers = 3\n', encoding="utf-8")
+    default = PretrainConfig(model=model_preset("nano"), data=DataConfig(), train=TrainConfig(out="x", steps=1))
+    config = parse(PretrainConfig, ["--config", str(file), "--train.steps", "9"], "glm pretrain", "about", default)
+    assert (config.train.out, config.train.steps, config.train.compile, config.model.layers) == ("here", 9, True, 3)
+    assert config.data.weights == {"a": 2.0, "b": 1.5}
+    file.write_text("[train]\nstep = 7\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"train\.step.*steps"):
+        parse(PretrainConfig, ["--config", str(file)], "glm pretrain", "about", default)

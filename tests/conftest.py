@@ -1,0 +1,21 @@
+"""A toy model and tokenizer that any test may use."""
+
+import pytest
+import torch
+
+from openglm.checkpoints.native import save_model
+from openglm.config import model_preset
+from openglm.model.transformer import Transformer
+from openglm.text.tokenizer import train_tokenizer
+
+LINES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡。", "The cat sat on the mat, and the dog lay by the door.", "你好！我是一个很小的模型。", "How are you today? I am fine, thank you."]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """Folder of a random model with a vocabulary of 340 and a context of 96 tokens, in our own format."""
+    place = tmp_path_factory.mktemp("toy")
+    tokenizer = train_tokenizer(LINES * 4, 340, place / "tokenizer")
+    model = Transformer(model_preset("nano", vocab_size=340, layers=2, hidden=32, heads=2, kv_heads=1, head_dim=16, ffn_hidden=48, max_positions=96))
+    model.initialize(torch.Generator().manual_seed(3))
+    return save_model(place / "model", model, tokenizer)
