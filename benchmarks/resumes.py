@@ -1,0 +1,103 @@
+"""Kill a training run at random instants and resume it, again and again, and compare it with one that was left alone.
+
+    python benchmarks/resumes.py [--resumes 50] [--optimizer muon] [--seed 0]
+
+Compared bit for bit: weights, running average, optimizer, random number generators, rows consumed, the loss of every step (also of steps that
+were done twice), and log.jsonl without its clock. One JSON object on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from kill_saves import child
+
+from openglm.checkpoints.native import read_tensors
+from openglm.config import OptimizerConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "train"))
+from tiny_runs import log_lines, run
+
+SAVE_EVERY = 3
+
+
+def train_on(out: Path, steps: int, optimizer: str, workers: int, write: int) -> None:
+    torch.set_num_threads(1)
+    report = lambda step, record: os.write(write, f"{step} {record['loss'].hex()} {record['grad_norm'].hex()}\n".encode())  # noqa: E731
+    run(out, OptimizerConfig(optimizer, lr=1e-2), on_step=report, workers=workers, steps=steps, ema=0.9, save_every=SAVE_EVERY, log_every=2, eval_every=7)
+
+
+def last_state(out: Path, steps: int):
+    folder = out / "checkpoints" / f"step-{steps:08d}"
+    record = json.loads((folder / "state.json").read_text())
+    record["settings"].pop("train.out")
+    return record, {f"{file.name}/{name}": tensor for file in folder.glob("*.safetensors") for name, tensor in read_tensors(file).items()}
+
+
+def broken_run(out: Path, steps: int, options: argparse.Namespace, expected: dict[str, str]) -> tuple[int, int]:
+    """Kill and resume until the end; returns (resumes, steps whose figures differ)."""
+    chance, resumes, differing = random.Random(options.seed), -1, 0
+    while True:
+        resumes += 1
+        number, read = child(partial(train_on, out, steps, options.optimizer, resumes % 2))
+        left = chance.randint(1, 2 * SAVE_EVERY - 1) if resumes < options.resumes else steps + 1
+        with os.fdopen(read) as lines:
+            for line in lines:
+                step, *figures = line.split()
+                differing += expected[step] != " ".join(figures)
+                left -= 1
+                if left == 0:
+                    time.sleep(chance.uniform(0, 0.05))
+                    os.kill(number, signal.SIGKILL)
+                    break
+            else:
+                os.waitpid(number, 0)
+                return resumes, differing
+            for line in lines:
+                if line.endswith("\n"):
+                    step, *figures = line.split()
+                    differing += expected[step] != " ".join(figures)
+        os.waitpid(number, 0)
+        if resumes % 10 == 0:
+            print(f"{resumes} resumes, step {step}", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--resumes", type=int, default=50, help="kills of the broken run")
+    parser.add_argument("--optimizer", default="muon", choices=("adamw", "muon"), help="optimizer of both runs")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    options = parser.parse_args()
+    importlib.import_module("torch.utils.tensorboard")  # once here, not in every child
+    steps, folder, started = options.resumes * 2 * SAVE_EVERY, Path(tempfile.mkdtemp(prefix="resumes-")), time.perf_counter()
+    try:
+        number, read = child(partial(train_on, folder / "whole", steps, options.optimizer, 0))
+        with os.fdopen(read) as lines:
+            expected = {step: " ".join(figures) for step, *figures in map(str.split, lines)}
+        os.waitpid(number, 0)
+        resumes, differing = broken_run(folder / "broken", steps, options, expected)
+        (whole, tensors), (broken, others) = last_state(folder / "whole", steps), last_state(folder / "broken", steps)
+        unequal = [name for name in tensors.keys() | others.keys() if name not in others or name not in tensors or not torch.equal(tensors[name], others[name])]
+        found = {
+            "resumes": resumes, "steps": steps, "tensors": len(tensors), "tensors_that_differ": len(unequal), "state_equal": whole == broken,
+            "steps_that_differ": differing, "log_equal": log_lines(folder / "whole") == log_lines(folder / "broken"), "seconds": round(time.perf_counter() - started, 1),
+        }  # fmt: skip
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

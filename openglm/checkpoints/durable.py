@@ -1,0 +1,184 @@
+"""Folders that are either whole or absent, whatever kills the process that writes them.
+
+A folder is filled under another name beside its place, every file is forced to the disk, `manifest.json` gets the size and the
+SHA-256 of each, and only then does the folder take its name. Reading verifies the manifest and names the file that is wrong.
+This file knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+_TEMPORARY, _REPLACED = ".tmp-", ".old-"
+_LARGEST_MANIFEST = 64 << 20  # bytes; a longer one is not ours
+
+
+def write_folder(parent: Path | str, name: str, writer: Callable[[Path], None]) -> Path:
+    """Make the folder parent/name with what `writer` puts into the empty folder it is given; an earlier one of ours is replaced.
+
+    Returns the folder's path. Raises ValueError (one line) when the disk is full, the place is read-only and the like: nothing is
+    left behind then, and what was there before is untouched.
+    """
+    target = Path(parent) / name
+    temporary = target.parent / f"{_TEMPORARY}{name}-{os.getpid()}"
+    try:
+        if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+            raise ValueError(f"{target} holds files that are not ours to replace; choose another folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        writer(temporary)
+        _seal(temporary)
+        _take_name(temporary, target)
+        sync_folder(target.parent)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = _disk_trouble(error)
+        if reason is None:
+            raise
+        raise ValueError(f"cannot write {target}: {reason}; nothing was changed there. Free space or choose another folder") from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def write_file(path: Path | str, text: str) -> None:
+    """Replace a small text file in one go: after a crash it holds the old text or the new one."""
+    path = Path(path)
+    temporary = path.parent / f"{_TEMPORARY}{path.name}-{os.getpid()}"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync_file(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ValueError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error
+
+
+def verify_folder(folder: Path | str) -> None:
+    """Hold every file to the manifest. Raises ValueError that names the first file that is missing, cut short or changed.
+
+    Files that the manifest does not list are not looked at.
+    """
+    folder = Path(folder)
+    for name, expected in read_manifest(folder).items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path}: missing, though {MANIFEST} lists it; use another copy of this folder")
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            raise ValueError(f"{path}: {size} bytes where {MANIFEST} says {expected['bytes']}; use another copy of this folder")
+        if _sha256(path) != expected["sha256"]:
+            raise ValueError(f"{path}: contents differ from the SHA-256 in {MANIFEST} (a changed or swapped file); use another copy of this folder")
+
+
+def read_manifest(folder: Path) -> dict[str, dict]:
+    """{file name: {"bytes", "sha256"}}. Raises ValueError unless every byte of the manifest is as we write it."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{path}: missing, so this folder was never finished or is not ours; use another copy of it")
+    if path.stat().st_size > _LARGEST_MANIFEST:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes; not one of our manifests")
+    raw = path.read_bytes()
+    try:
+        files = json.loads(raw)["files"]
+        intact = raw == _render(files) and all(_inside(folder, name) and set(entry) == {"bytes", "sha256"} for name, entry in files.items())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        intact = False
+    if not intact:
+        raise ValueError(f"{path}: damaged; use another copy of this folder")
+    return files
+
+
+def clear_stale(parent: Path | str) -> None:
+    """Remove what killed writers left behind. Only for the process that alone may write here (it holds the run's lock)."""
+    parent = Path(parent)
+    for old in parent.glob(f"{_REPLACED}*"):
+        target = parent / old.name.removeprefix(_REPLACED)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:  # killed between the two renames of a replacement
+            old.rename(target)
+    for path in parent.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that a half-deleted one is never taken for a whole one."""
+    doomed = folder.parent / f"{_TEMPORARY}{folder.name}-{os.getpid()}"
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _seal(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {}
+    for path in files:
+        _sync_file(path)
+        manifest[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    (folder / MANIFEST).write_bytes(_render(manifest))
+    _sync_file(folder / MANIFEST)
+    for path in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        sync_folder(path)
+
+
+def _take_name(temporary: Path, target: Path) -> None:
+    """Rename; a folder cannot replace a filled one in one call, so the old one steps aside first (see clear_stale)."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    aside = target.parent / f"{_REPLACED}{target.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    target.rename(aside)
+    temporary.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _render(files: dict[str, dict]) -> bytes:
+    """The manifest's bytes. It carries its own hash, so that a flipped bit inside it is seen too."""
+    body = json.dumps(files, sort_keys=True, separators=(",", ":"))
+    return json.dumps({"version": 1, "sha256": hashlib.sha256(body.encode()).hexdigest(), "files": files}, indent=1, sort_keys=True).encode()
+
+
+def _inside(folder: Path, name: str) -> bool:
+    return (folder / name).resolve().is_relative_to(folder.resolve())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """What the system said, also where safetensors wraps it in an error of its own."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = str(error)
+    return text.splitlines()[0] if "os error" in text or "I/O error" in text else None

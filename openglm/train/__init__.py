@@ -1,0 +1,1 @@
+"""One training loop, its optimizers, its checkpoints, and the recipes that feed it."""

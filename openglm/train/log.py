@@ -1,0 +1,74 @@
+"""The record of a run: `log.jsonl` (compared line for line between runs), TensorBoard curves, and the bar on standard error."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from openglm.checkpoints.durable import write_file
+from openglm.runtime import say
+
+
+class Log:
+    """Lines of log.jsonl: `{"step", "loss", ...}` every log_every steps and `{"step", "heldout": {source: loss}}`.
+
+    What depends on the clock sits under the key `wall`; all else is the same in a run that was broken and in one that was not.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        """Opens the log of a run that stands at `step`; lines of steps that were lost are dropped."""
+        self.path = out / "log.jsonl"
+        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _belongs(line, step)] if self.path.is_file() else []
+        write_file(self.path, "".join(line + "\n" for line in kept))
+        self.curves = _tensorboard(out, step)
+        self.started = time.perf_counter()
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in _scalars(record):
+            if self.curves is not None:
+                self.curves.add_scalar(name, value, record["step"])
+
+    def text(self, step: int, name: str, text: str) -> None:
+        if self.curves is not None:
+            self.curves.add_text(name, text, step)
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        before, self.started = self.started, time.perf_counter()
+        return self.started - before
+
+    def close(self) -> None:
+        if self.curves is not None:
+            self.curves.close()
+
+
+def _belongs(line: str, step: int) -> bool:
+    """Whether a line belongs to a run that stands at `step`. Held-out losses of that step are measured again, as they follow its checkpoint."""
+    try:
+        record = json.loads(line)
+        return record["step"] < step or (record["step"] == step and "heldout" not in record)
+    except (ValueError, KeyError, TypeError):  # the line that a kill cut short
+        return False
+
+
+def _tensorboard(out: Path, step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        say("no curves: TensorBoard is not installed (pip install tensorboard); log.jsonl has every figure")
+        return None
+    return SummaryWriter(str(out), purge_step=step + 1)
+
+
+def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found += _scalars(value, f"{prefix}{name}/")
+        elif name != "step":
+            found.append((prefix + name, float(value)))
+    return found

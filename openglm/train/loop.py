@@ -1,0 +1,272 @@
+"""The one training loop: pre-training and fine-tuning differ only in the rows and the starting weights that they hand to it.
+
+A step: rows of a whole batch -> forward and backward in `accumulation` parts -> clip -> optimizer -> running average. What a step
+does depends on (configuration, weights, step number) alone, so a run that was killed goes on bit for bit from its last checkpoint.
+It does not know about text, and nothing here is meant to be inherited from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openglm.checkpoints.durable import write_file
+from openglm.checkpoints.native import load_model, save_model
+from openglm.config import ModelConfig, OptimizerConfig, TrainConfig, require
+from openglm.data.mixture import Row, batches
+from openglm.model.generate import generate
+from openglm.model.transformer import Transformer
+from openglm.runtime import choose_device, choose_dtype, progress, say
+from openglm.text.tokenizer import Tokenizer
+from openglm.train.interrupt import StopRequest, stop_requests
+from openglm.train.log import Log
+from openglm.train.loss import accumulate_gradient, evaluate_batch, step_flops
+from openglm.train.optimizer import Optimizers, learning_rate
+from openglm.train.state import State, check_settings, find_checkpoint, locked, read_record, restore, save_checkpoint
+
+Batch = dict[str, np.ndarray]
+
+
+class Rows(Protocol):
+    """Where rows come from: `data.mixture.Mixture`, or anything like it."""
+
+    fingerprint: str
+
+    def row(self, index: int) -> Row: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a run stands when `train` returns."""
+
+    step: int
+    finished: bool
+    """False: asked to stop; the same call goes on from here"""
+    heldout: dict[str, float]
+    """last held-out loss of each source, in nats a token"""
+    model: Path | None
+    """folder of the finished model"""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays fixed while a run trains."""
+
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    rows: Rows
+    heldout: dict[str, Rows]
+    tokenizer: Tokenizer | None
+    settings: dict[str, Any]
+    workers: int
+    stop: StopRequest
+    log: Log
+    on_step: Callable[[int, dict[str, Any]], None] | None
+
+    @property
+    def out(self) -> Path:
+        return Path(self.train.out)
+
+    @property
+    def micro_rows(self) -> int:
+        return self.train.batch_rows // self.train.accumulation
+
+
+def train(
+    model_config: ModelConfig | None, train: TrainConfig, optimizer: OptimizerConfig, rows: Rows, heldout: dict[str, Rows], tokenizer: Tokenizer | None = None,
+    init_from: str | None = None, settings: dict[str, Any] | None = None, workers: int = 0, on_step: Callable[[int, dict[str, Any]], None] | None = None,
+) -> Result:
+    """Train in the folder `train.out` until `train.steps`, or until a signal or a stop file; called again, it goes on from the last whole checkpoint.
+
+    model_config: None takes that of `init_from`, a model's folder to start from. settings: further options that the caller made rows
+    from; they are kept and held to at a resume. workers: processes that prepare rows. on_step(step, record) sees every step.
+    Raises ValueError in one line for options that do not fit, a folder in use or not writable, and a loss that is not finite.
+    """
+    start = load_model(init_from, device="cpu") if init_from else None
+    model_config = model_config or (start.config if start else None)
+    require(model_config is not None, "model", None, "give a shape, or a model to start from (init_from)")
+    require(start is None or start.config == model_config, "init_from", init_from, "has another shape than model.*; leave those options out")
+    require(train.seq_len <= model_config.max_positions, "train.seq_len", train.seq_len, f"longer than model.max_positions ({model_config.max_positions})")
+    device = choose_device(train.device)
+    settings = {"model": model_config, "train": train, "optimizer": optimizer, "init_from": init_from, **(settings or {}), "rows": rows.fingerprint}
+    out = Path(train.out)
+    with locked(out), stop_requests(out) as stop:
+        found = find_checkpoint(out)
+        record = read_record(found) if found else None
+        if record:
+            check_settings(record, settings)
+        write_file(out / "config.json", json.dumps({name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in settings.items()}, indent=1) + "\n")
+        state = _fresh_state(model_config, train, optimizer, device, start, record)
+        if found and record:
+            restore(found, state, record)
+        log = Log(out, state.step)
+        with closing(log):
+            return _drive(_Run(train, optimizer, rows, heldout, tokenizer, settings, workers, stop, log, on_step), state)
+
+
+def _fresh_state(config: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, device: torch.device, start: Transformer | None, record: dict[str, Any] | None) -> State:
+    # A probe's answer may differ between two calls; the first one holds for the whole run.
+    dtype = choose_dtype(record["dtype"] if record and train.dtype == "auto" else train.dtype, device)
+    torch.manual_seed(train.seed)
+    model = start or Transformer(config)
+    if start is None:
+        model.initialize()
+    model = model.float().to(device).requires_grad_(True).train()
+    model.activation_checkpointing = train.activation_checkpointing
+    ema = {name: parameter.detach().clone() for name, parameter in model.named_parameters()} if train.ema else None
+    return State(model, Optimizers(model, optimizer, dtype), ema, dtype)
+
+
+def _drive(run: _Run, state: State) -> Result:
+    steps, saved, rows = run.train.steps, state.step, run.train.batch_rows
+    forward = torch.compile(state.model) if run.train.compile else state.model
+    if state.step:
+        say(f"resuming at step {state.step} of {steps} in {run.out}")
+    with progress("train", total=steps - state.step, unit="steps") as bar, closing(_stream(run.rows, state.step * rows, rows, run.workers)) as stream:
+        heldout = _between_steps(run, state, bar)
+        while state.step < steps and not run.stop.requested:
+            record = _step(run, state, forward, stream)
+            _report(run, state, record, bar)
+            if state.step % run.train.save_every == 0 or state.step == steps:
+                saved = _save(run, state)
+            heldout = _between_steps(run, state, bar) or heldout
+        if saved != state.step:
+            _save(run, state)
+    if state.step < steps:
+        say(f"stopped by {run.stop.requested} at step {state.step} of {steps}; saved in {run.out}. The same command goes on from there")
+        return Result(state.step, False, heldout, None)
+    return Result(state.step, True, heldout, save_model(run.out / "model", state.model, run.tokenizer, weights=state.ema))
+
+
+def _stream(rows: Rows, start: int, size: int, workers: int) -> Iterator[Batch]:
+    """Batches in order. The loader draws a seed when it starts; training's own random numbers must not notice."""
+    with closing(batches(rows, start, size, workers)) as stream:
+        with torch.random.fork_rng(devices=[]):
+            first = next(stream)
+        yield first
+        yield from stream
+
+
+def _step(run: _Run, state: State, forward: Callable[..., Tensor], stream: Iterator[Batch]) -> dict[str, Any]:
+    """One optimizer step; returns its record. Raises ValueError before the weights are touched if the loss or the gradient is not finite."""
+    started = time.perf_counter()
+    batch = next(stream)
+    total = float(batch["loss_mask"].sum(dtype=np.float64))
+    loss = torch.zeros((), device=state.device)
+    for at in range(0, run.train.batch_rows, run.micro_rows):
+        part = {name: array[at : at + run.micro_rows] for name, array in batch.items()}
+        loss += accumulate_gradient(forward, state.model, part, max(total, 1.0), state.dtype)
+    norm, loss_sum = float(state.optimizers.clip()), float(loss)
+    if not (math.isfinite(norm) and math.isfinite(loss_sum)):
+        raise ValueError(
+            f"step {state.step + 1}: loss {loss_sum / max(total, 1.0):g}, gradient norm {norm:g}; nothing of this step was kept and the last checkpoint in {run.out} is good. "
+            f"Lower optimizer.lr ({run.optimizer.lr:g}), or look at rows {state.step * run.train.batch_rows} and following"
+        )
+    rate = learning_rate(state.step + 1, run.train.steps, run.optimizer)
+    state.optimizers.step(rate)
+    state.step += 1
+    _average(state, run.train.ema)
+    state.window["loss"] += loss_sum
+    state.window["trained"] += total
+    return {"step": state.step, "loss": loss_sum / max(total, 1.0), "lr": rate, "grad_norm": norm, "trained": total, "seconds": time.perf_counter() - started}
+
+
+def _average(state: State, decay: float) -> None:
+    """Running average of the weights; the decay grows to its value so that the random start is soon forgotten."""
+    if state.ema is None:
+        return
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
+
+
+def _report(run: _Run, state: State, record: dict[str, Any], bar: Any) -> None:
+    tokens = run.train.batch_rows * run.train.seq_len
+    flops = step_flops(state.model.config, run.train.seq_len, tokens, int(record["trained"]))
+    speed = {"tokens_per_s": tokens / record["seconds"], "gflops": flops / record["seconds"] / 1e9}
+    bar(1, f"loss {record['loss']:.3f}  {speed['tokens_per_s']:,.0f} tokens/s  {speed['gflops']:,.0f} GFLOP/s")
+    if run.on_step is not None:
+        run.on_step(state.step, {**record, **speed})
+    if state.step % run.train.log_every == 0 or state.step == run.train.steps:
+        mean = state.window["loss"] / max(state.window["trained"], 1.0)
+        line = {"step": state.step, "loss": mean, "lr": record["lr"], "grad_norm": record["grad_norm"], "tokens": state.step * tokens}
+        run.log.write({**line, "wall": {**speed, "seconds": run.log.lap()}})
+        state.window = {"loss": 0.0, "trained": 0.0}
+
+
+def _save(run: _Run, state: State) -> int:
+    save_checkpoint(run.out, state, state.step * run.train.batch_rows, run.settings, run.train.keep)
+    return state.step
+
+
+def _between_steps(run: _Run, state: State, bar: Any) -> dict[str, float]:
+    """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it is resumed."""
+    if state.step == 0:
+        return {}
+    last, heldout = state.step == run.train.steps, {}
+    with _averaged(state):
+        if run.heldout and (last or state.step % run.train.eval_every == 0):
+            heldout = {name: loss for name, rows in run.heldout.items() if (loss := _heldout_loss(run, state, rows)) is not None}
+        if not run.stop.requested and heldout:
+            run.log.write({"step": state.step, "heldout": heldout})
+            bar.print(f"step {state.step}  held-out loss  " + "  ".join(f"{name} {loss:.4f}" for name, loss in heldout.items()))
+        if run.tokenizer is not None and run.train.sample_every and state.step % run.train.sample_every == 0:
+            for name, rows in run.heldout.items():
+                text = _sample(state, run.tokenizer, rows)
+                bar.print(f"step {state.step}  {name}: {text}")
+                run.log.text(state.step, f"sample/{name}", text)
+    return heldout
+
+
+@contextmanager
+def _averaged(state: State) -> Iterator[None]:
+    """Inside the block the model has the averaged weights (if any are kept) and is in evaluation mode."""
+    parameters = dict(state.model.named_parameters())
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    state.model.eval()
+    try:
+        for name, average in (state.ema or {}).items():
+            parameters[name].data = average
+        yield
+    finally:
+        for name, weights in own.items():
+            parameters[name].data = weights
+        state.model.train()
+
+
+def _heldout_loss(run: _Run, state: State, rows: Rows) -> float | None:
+    """Mean loss of the first eval_rows rows; None when a stop is asked for meanwhile."""
+    loss, trained, size = 0.0, 0.0, min(run.micro_rows, run.train.eval_rows)
+    with closing(_stream(rows, 0, size, 0)) as stream:
+        for batch in itertools.islice(stream, math.ceil(run.train.eval_rows / size)):
+            if run.stop.requested:
+                return None
+            loss += float(evaluate_batch(state.model, batch, state.dtype))
+            trained += float(batch["loss_mask"].sum(dtype=np.float64))
+    return loss / max(trained, 1.0)
+
+
+def _sample(state: State, tokenizer: Tokenizer, rows: Rows) -> str:
+    """What the model puts where the first held-out row has its first blank or answer, shown after the end of its context."""
+    row = rows.row(0)
+    trained = row.loss_mask.nonzero()[0]
+    if len(trained) == 0:
+        return "(a row without a blank)"
+    prompt = torch.from_numpy(row.tokens[: trained[0] + 1])[None]
+    room = min(48, state.model.config.max_positions - prompt.shape[1])
+    ids = generate(state.model, prompt, room, temperature=0.8, seed=state.step, stop_ids=state.model.config.tokens.stop)
+    context, answer = tokenizer.decode(prompt[0, -48:].tolist(), skip_special=False), tokenizer.decode(ids[0, prompt.shape[1] :].tolist(), skip_special=False)
+    return f"… {context} ⟨{answer}⟩".replace("\n", " ")
+
+

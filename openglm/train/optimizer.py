@@ -1,0 +1,130 @@
+"""Optimizers, learning-rate schedule and clipping. AdamW for everything (GLM-130B, arXiv 2210.02414, section 2.3) or Muon for the
+matrices of the blocks and AdamW for the rest (GLM-4.5, arXiv 2508.06471, section 2.4)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+from openglm.config import OptimizerConfig, require
+
+# Quintic Newton-Schulz coefficients of Keller Jordan's Muon; GLM-4.5: 5 iterations, momentum .95, update RMS .2.
+_NEWTON_SCHULZ, _ITERATIONS, _MOMENTUM, _UPDATE_RMS = (3.4445, -4.7750, 2.0315), 5, 0.95, 0.2
+
+
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Rate of step 1..steps: linear rise from 0, then a cosine down to min_lr_ratio * lr at the last step. A pure function of the step."""
+    warmup = round(config.warmup_ratio * steps)
+    if step <= warmup:
+        return config.lr * step / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    floor = config.lr * config.min_lr_ratio
+    return floor + (config.lr - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is orthogonalised (arXiv 2502.16982), in the form that shares AdamW's learning rate and weight decay.
+
+    The same numbers as `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, which computes in bfloat16 only: a hundred times slower
+    on a processor that emulates it. Here `dtype` says, and matrices of one shape go through the products together.
+    """
+
+    def __init__(self, groups: list[dict], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for shape, parameters in _by_shape(group["params"]).items():
+                update = torch.stack([self._momentum(p) for p in parameters])
+                update = orthogonalize(update.to(self.dtype)).to(parameters[0].dtype)
+                scale = _UPDATE_RMS * math.sqrt(max(shape))
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, list(update.unbind()), alpha=-group["lr"] * scale)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
+        return parameter.grad.lerp(state["momentum"], _MOMENTUM)  # Nesterov
+
+
+def orthogonalize(matrices_NRC: Tensor) -> Tensor:
+    """About the nearest (semi-)orthogonal matrix of each: Newton-Schulz drives every singular value into 0.7 .. 1.2."""
+    a, b, c = _NEWTON_SCHULZ
+    tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
+    x = matrices_NRC.mT if tall else matrices_NRC
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def _by_shape(parameters: list[Tensor]) -> dict[torch.Size, list[Tensor]]:
+    shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            shapes[parameter.shape].append(parameter)
+    return shapes
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Every trained parameter in exactly one group: `muon` (matrices of the blocks, unless the optimizer is AdamW), `decay` (other
+    matrices and embeddings, AdamW with weight decay), `plain` (norms and biases, AdamW without)."""
+    groups: dict[str, list[tuple[str, nn.Parameter]]] = {"muon": [], "decay": [], "plain": []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inside = name.startswith("blocks.") and parameter.ndim == 2
+        kind = "plain" if parameter.ndim < 2 else "muon" if inside and config.name == "muon" else "decay"
+        groups[kind].append((name, parameter))
+    return groups
+
+
+class Optimizers:
+    """The optimizers of one model, stepped together; their state is read and written as named tensors."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, dtype: torch.dtype) -> None:
+        """dtype: compute type of the model's products; Muon's follow it."""
+        groups = parameter_groups(model, config)
+        self.config, self.names = config, {p: name for group in groups.values() for name, p in group}
+        adamw = [{"params": [p for _, p in groups["decay"]], "weight_decay": config.weight_decay}, {"params": [p for _, p in groups["plain"]], "weight_decay": 0.0}]
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.names)
+        adamw = torch.optim.AdamW([g for g in adamw if g["params"]], lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
+        self.all: list[torch.optim.Optimizer] = [adamw]
+        if groups["muon"]:
+            self.all.append(Muon([{"params": [p for _, p in groups["muon"]]}], config.lr, config.weight_decay, dtype))
+
+    def step(self, lr: float) -> None:
+        """One update at this learning rate; the gradients are freed."""
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def clip(self) -> Tensor:
+        """Scale the gradients down to the norm `clip`; returns the norm before."""
+        return nn.utils.clip_grad_norm_(list(self.names), self.config.clip)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every moment as `parameter name|moment`."""
+        return {f"{self.names[p]}|{key}": value for optimizer in self.all for p, moments in optimizer.state.items() for key, value in moments.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`. Raises ValueError when a moment belongs to no parameter of this model or has the wrong shape."""
+        parameters = {name: p for p, name in self.names.items()}
+        owners = {id(p): optimizer for optimizer in self.all for group in optimizer.param_groups for p in group["params"]}
+        for key, value in tensors.items():
+            name, _, moment = key.rpartition("|")
+            require(name in parameters, "optimizer state", key, "belongs to no parameter of this model; resume with the configuration of the run")
+            parameter = parameters[name]
+            expected = torch.Size([]) if moment == "step" else parameter.shape
+            require(value.shape == expected, "optimizer state", key, f"has shape {list(value.shape)}, not {list(expected)}")
+            owners[id(parameter)].state[parameter][moment] = value.to(parameter.device, copy=True)

@@ -1,0 +1,55 @@
+"""Pre-training by blank infilling: puts corpus, tokenizer and rows together and hands them to the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, SpecialTokens, require
+from openglm.data.dialogue import DialogueSource
+from openglm.data.mixture import Mixture
+from openglm.data.shards import Corpus
+from openglm.text.tokenizer import Tokenizer, load_tokenizer
+from openglm.train import loop
+
+
+def pretrain(config: PretrainConfig, on_step: Callable[[int, dict[str, Any]], None] | None = None) -> loop.Result:
+    """Train from random weights in `config.train.out`; the same call resumes. Raises ValueError in one line."""
+    require(bool(config.data.path), "data.path", config.data.path, "give the folder of a corpus; `glm data build` makes one")
+    tokenizer = load_tokenizer(config.data.path)
+    model = fit_to_tokenizer(config.model, tokenizer)
+    rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
+    settings = {"data": config.data, "infilling": config.infilling}
+    return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, settings=settings, workers=config.data.workers, on_step=on_step)
+
+
+def fit_to_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The same shape with the tokenizer's vocabulary and special tokens."""
+    ids = tokenizer.special
+    tokens = SpecialTokens(
+        pad=ids["<pad>"], mask=ids["[MASK]"], gmask=ids["[gMASK]"], smask=ids["[sMASK]"], sop=ids["<sop>"], eop=ids["<eop>"],
+        stop=(ids["<eop>"], ids["<|user|>"], ids["<|observation|>"]),
+    )  # fmt: skip
+    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, tokens=tokens)
+
+
+def make_rows(data: DataConfig, infilling: InfillingConfig, model: ModelConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[Mixture, dict[str, Mixture]]:
+    """The training rows, and the held-out rows of each source that has some."""
+    def mixture(corpus: Corpus | None, dialogues: dict[str, DialogueSource], weights: dict[str, float]) -> Mixture:
+        chosen = dataclasses.replace(data, weights=weights)
+        return Mixture(corpus, chosen, infilling, model.tokens, seq_len, model.span_positions, tokenizer.sentence_ends, dialogues)
+
+    def read(files: dict[str, str]) -> dict[str, DialogueSource]:
+        return {name: DialogueSource(path, tokenizer, model.tokens, seq_len, model.span_positions, data.seed) for name, path in files.items()}
+
+    corpus = Corpus(data.path) if data.path else None
+    if corpus is not None:
+        expected = corpus.manifest["tokenizer"]
+        require(expected == tokenizer.fingerprint, "data.path", data.path, "its tokens were made with another tokenizer than the model's; build it again with that one")
+    rows = mixture(corpus, read(data.dialogues), data.weights)
+    heldout = {name: mixture(None, {name: source}, {name: 1.0}) for name, source in read(data.heldout_dialogues).items()}
+    if corpus is not None and any(entry["heldout"]["documents"] for entry in corpus.manifest["sources"]):
+        kept = Corpus(data.path, "heldout")
+        heldout |= {name: mixture(kept, {}, {name: 1.0}) for name in kept.sources if name in rows.names}
+    return rows, heldout

@@ -1,0 +1,176 @@
+"""What a training run keeps on disk, so that it can be killed at any instant and go on bit for bit.
+
+OUT/checkpoints/step-00000500/{model,optimizer,ema}.safetensors and state.json, written through `checkpoints.durable`; OUT/latest; OUT/lock.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from openglm.checkpoints.durable import clear_stale, remove_folder, verify_folder, write_file, write_folder
+from openglm.checkpoints.native import fill_parameters, read_tensors
+from openglm.config import require
+from openglm.model.transformer import Transformer
+from openglm.runtime import say
+from openglm.train.optimizer import Optimizers
+
+# Options that may differ between the two halves of a run: they change where and how fast, not what is trained.
+_FREE = ("train.out", "train.device", "train.dtype", "train.compile", "train.activation_checkpointing", "train.accumulation", "train.save_every", "train.keep", "train.log_every",
+         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from")
+
+
+@dataclass
+class State:
+    """Everything that a step changes."""
+
+    model: Transformer
+    optimizers: Optimizers
+    ema: dict[str, Tensor] | None
+    dtype: torch.dtype
+    step: int = 0
+    window: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "trained": 0.0})
+    """sums since the last line of the log"""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the run's folder. Raises ValueError when another process does. The lock ends with the process, however it ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / "lock").open("a+")
+    except OSError as error:
+        raise ValueError(f"train.out = {str(out)!r}: {error.strerror}; choose a folder that can be written") from None
+    with file:
+        try:  # lockf, not flock: a forked data worker that outlives its parent must not inherit the lock
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(f"train.out = {str(out)!r}: process {file.read().strip() or 'unknown'} is training here; wait for it or choose another folder") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def save_checkpoint(out: Path, state: State, rows: int, settings: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep`."""
+    def fill(place: Path) -> None:
+        save_file(_on_cpu(dict(state.model.named_parameters())), place / "model.safetensors")
+        save_file(_on_cpu(state.optimizers.state()), place / "optimizer.safetensors")
+        if state.ema is not None:
+            save_file(_on_cpu(state.ema), place / "ema.safetensors")
+        record = {"step": state.step, "rows": rows, "window": state.window, "dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.device)}
+        record["settings"] = flatten(settings)
+        (place / "state.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    checkpoints, name = out / "checkpoints", f"step-{state.step:08d}"
+    if (checkpoints / name).exists():  # a damaged one that the resume passed over
+        remove_folder(checkpoints / name)
+    folder = write_folder(checkpoints, name, fill)
+    write_file(out / "latest", name + "\n")
+    for old in _checkpoints(out)[keep:]:
+        remove_folder(old)
+    return folder
+
+
+def find_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint that is whole; a damaged one is named and passed over. None: nothing was saved yet."""
+    clear_stale(out)
+    if (out / "checkpoints").is_dir():
+        clear_stale(out / "checkpoints")
+    candidates = _checkpoints(out)
+    for folder in candidates:
+        try:
+            verify_folder(folder)
+            read_record(folder)
+            return folder
+        except ValueError as error:
+            say(f"checkpoint refused: {error}")
+    require(not candidates, "train.out", str(out), "none of its checkpoints is whole; choose another folder to start again")
+    return None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint, held to the folder's name."""
+    try:
+        record = json.loads((folder / "state.json").read_bytes())
+        whole = f"step-{record['step']:08d}" == folder.name and record.keys() >= {"rows", "window", "dtype", "rng", "settings"}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{folder / 'state.json'}: not the state of {folder.name}; use another copy of this folder")
+    return record
+
+
+def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse to go on with options other than those of the first half. Raises ValueError that names the option."""
+    remedy = "set it back, or choose another train.out (init_from carries the weights over)"
+    before, now = record["settings"], json.loads(json.dumps(flatten(settings)))
+    for name in sorted(before.keys() | now.keys()):
+        if not name.startswith((*_FREE, "rows")):
+            require(before.get(name) == now.get(name), name, now.get(name), f"the checkpoints in train.out were made with {before.get(name)!r}; {remedy}")
+    require(before["rows"] == now["rows"], "data", now.get("data.path"), f"its texts or conversations are not those that the checkpoints in train.out were trained on; {remedy}")
+
+
+def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
+    """Load a verified checkpoint into a freshly built state, random number generators included."""
+    fill_parameters(state.model, read_tensors(folder / "model.safetensors", state.model.config.parameters), folder / "model.safetensors")
+    state.optimizers.load_state(read_tensors(folder / "optimizer.safetensors"))
+    if state.ema is not None:
+        averages = read_tensors(folder / "ema.safetensors")
+        for name, average in state.ema.items():
+            require(name in averages and averages[name].shape == average.shape, "train.ema", str(folder), f"holds no average of {name}; start again in another folder")
+            average.copy_(averages[name])
+    state.step, state.window = record["step"], record["window"]
+    _set_rng_state(record["rng"], state.device)
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as `{"train.steps": 100}`; an unordered table of numbers, such as data.weights, becomes one name each."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((p for p in (out / "checkpoints").glob("step-*") if p.is_dir()), reverse=True)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def _rng_state(device: torch.device) -> dict[str, str]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
+    return {name: base64.b64encode(state.numpy().tobytes()).decode() for name, state in states.items()}
+
+
+def _set_rng_state(states: dict[str, str], device: torch.device) -> None:
+    for name, text in states.items():
+        state = torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+        if name == "cpu":
+            torch.set_rng_state(state)
+        elif name == device.type:
+            torch.get_device_module(device).set_rng_state(state)

@@ -1,0 +1,283 @@
+"""A run that was broken and one that was not are the same run, bit for bit; whatever lies in its folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_runs import MODEL, Rows, log_lines, run
+
+from openglm.checkpoints.durable import verify_folder
+from openglm.checkpoints.native import load_model, read_tensors
+from openglm.config import OptimizerConfig
+from openglm.train.interrupt import StopRequest, stop_requests
+from openglm.train.state import find_checkpoint, locked, read_record
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(*steps):
+    def on_step(step, record):
+        if step in steps:
+            raise Crash
+    return on_step
+
+
+def everything(out):
+    """All that a later step could depend on, and the log."""
+    folder = out / "checkpoints" / "step-00000012"
+    tensors = {file.name: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
+    record = json.loads((folder / "state.json").read_text())
+    record["settings"].pop("train.out")
+    return tensors, record, log_lines(out)
+
+
+def assert_same(one, other):
+    (tensors, *rest), (other_tensors, *other_rest) = everything(one), everything(other)
+    assert rest == other_rest
+    assert tensors.keys() == other_tensors.keys()
+    for file, named in tensors.items():
+        assert named.keys() == other_tensors[file].keys()
+        for name, tensor in named.items():
+            assert torch.equal(tensor, other_tensors[file][name]), (file, name)
+
+
+@pytest.mark.parametrize("optimizer, changes, workers", [
+    (OptimizerConfig("adamw", lr=1e-2), {"ema": 0.9}, 0), (OptimizerConfig("muon", lr=1e-2), {"dtype": "bfloat16"}, 0),
+    (OptimizerConfig("muon", lr=1e-2), {"activation_checkpointing": True, "ema": 0.5}, 1),
+], ids=["adamw-ema", "muon-bfloat16", "muon-worker"])  # fmt: skip
+def test_a_broken_run_equals_an_unbroken_one(tmp_path, optimizer, changes, workers):
+    assert run(tmp_path / "whole", optimizer, **changes).finished
+    broken = tmp_path / "broken"
+    for step in (2, 7, 8, 11):  # before the first checkpoint, between two, right after one, near the end
+        with pytest.raises(Crash):
+            run(broken, optimizer, on_step=crash_at(step), workers=workers, **changes)
+        with (broken / "log.jsonl").open("a") as log:
+            log.write('{"step": 3, "lo')  # a line that the kill cut short
+    result = run(broken, optimizer, workers=workers, **changes)
+    assert result.finished and result.step == 12
+    assert_same(tmp_path / "whole", broken)
+    ours, theirs = load_model(tmp_path / "whole" / "model"), load_model(result.model)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_rows_are_read_in_order_and_none_is_skipped_by_a_resume(tmp_path):
+    first, second = Rows(), Rows()
+    with pytest.raises(Crash):
+        run(tmp_path, rows=first, on_step=crash_at(6))
+    run(tmp_path, rows=second)
+    assert first.asked == list(range(6 * 8))
+    assert second.asked == list(range(4 * 8, 12 * 8))
+    assert read_record(tmp_path / "checkpoints" / "step-00000012")["rows"] == 12 * 8
+
+
+def test_training_leaves_the_random_numbers_alone(tmp_path):
+    """Loaders, held-out losses and samples draw none, so that nothing depends on how often they ran."""
+    run(tmp_path / "a", eval_every=12)
+    run(tmp_path / "b", eval_every=1, workers=1)
+    states = [read_record(tmp_path / name / "checkpoints" / "step-00000012")["rng"] for name in "ab"]
+    assert states[0] == states[1]
+
+
+def test_the_running_average_becomes_the_model(tmp_path):
+    result = run(tmp_path, ema=0.9)
+    average = read_tensors(tmp_path / "checkpoints" / "step-00000012" / "ema.safetensors")
+    last = read_tensors(tmp_path / "checkpoints" / "step-00000012" / "model.safetensors")
+    model = dict(load_model(result.model).named_parameters())
+    assert all(torch.equal(model[name], average[name]) for name in model)
+    assert not torch.equal(average["embedding.weight"], last["embedding.weight"])
+
+
+def damage(path, how):
+    if how == "flip":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif how == "cut":
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "missing":
+        path.unlink()
+    else:  # swapped with that of an earlier checkpoint
+        shutil.copy(path.parent.parent / "step-00000004" / path.name, path)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "missing", "swap"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_named_and_an_older_one_used(tmp_path_factory, capfd, how, name):
+    base = tmp_path_factory.getbasetemp() / "finished"
+    if not base.exists():
+        run(base)
+    out = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(base / "checkpoints", out / "checkpoints")
+    damage(out / "checkpoints" / "step-00000012" / name, how)
+    capfd.readouterr()
+    assert find_checkpoint(out).name == "step-00000008"
+    said = capfd.readouterr().err
+    assert len(said.splitlines()) == 1 and f"step-00000012/{'' if how == 'swap' and name == 'manifest.json' else name}" in said
+
+
+def test_the_run_goes_on_from_the_older_checkpoint_to_the_same_end(tmp_path):
+    run(tmp_path / "whole")
+    with pytest.raises(Crash):
+        run(tmp_path / "broken", on_step=crash_at(10))
+    damage(tmp_path / "broken" / "checkpoints" / "step-00000008" / "manifest.json", "missing")
+    run(tmp_path / "broken")
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
+    run(tmp_path, keep=1)
+    damage(tmp_path / "checkpoints" / "step-00000012" / "model.safetensors", "flip")
+    with pytest.raises(ValueError, match="none of its checkpoints is whole"):
+        run(tmp_path, keep=1)
+
+
+def test_a_checkpoint_under_another_name_is_refused(tmp_path):
+    run(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000012").rename(tmp_path / "checkpoints" / "step-00000099")
+    assert find_checkpoint(tmp_path).name == "step-00000008"
+
+
+def test_old_checkpoints_go_and_latest_names_the_newest(tmp_path):
+    run(tmp_path, save_every=2, keep=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000010", "step-00000012"]
+    assert (tmp_path / "latest").read_text() == "step-00000012\n"
+
+
+@pytest.mark.parametrize("named, changes", [
+    ("optimizer.lr", {"optimizer": OptimizerConfig(lr=2e-2)}), ("train.batch_rows", {"batch_rows": 16}), ("train.seed", {"seed": 2}), ("train.steps", {"steps": 13}),
+    ("model.layers", {"model": type(MODEL)(**{**MODEL.__dict__, "layers": 3})}),
+])  # fmt: skip
+def test_a_resume_with_other_options_is_refused_by_name(tmp_path, named, changes):
+    with pytest.raises(Crash):
+        run(tmp_path, on_step=crash_at(5))
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")}
+    with pytest.raises(ValueError, match=f"^{named} = .*made with"):
+        run(tmp_path, **changes)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")}
+
+
+def test_a_resume_on_other_texts_is_refused(tmp_path):
+    with pytest.raises(Crash):
+        run(tmp_path, on_step=crash_at(5))
+    rows = Rows()
+    rows.fingerprint = "other"
+    with pytest.raises(ValueError, match=r"^data = .*texts or conversations are not those"):
+        run(tmp_path, rows=rows)
+
+
+def test_options_that_change_only_speed_may_change(tmp_path):
+    with pytest.raises(Crash):
+        run(tmp_path, on_step=crash_at(5))
+    assert run(tmp_path, accumulation=4, log_every=1, workers=1).finished
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    run(tmp_path)
+    rows = Rows()
+    assert run(tmp_path, rows=rows).step == 12
+    assert log_lines(tmp_path)[-1]["step"] == 12 and len(rows.asked) <= 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
+    before = signal.getsignal(number)
+    result = run(tmp_path / "broken", on_step=lambda step, _: os.kill(os.getpid(), number) if step == 5 else None)
+    assert (result.step, result.finished) == (5, False)
+    verify_folder(tmp_path / "broken" / "checkpoints" / "step-00000005")
+    assert signal.getsignal(number) == before
+    run(tmp_path / "broken")
+    run(tmp_path / "whole")
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_stop_file_finishes_the_step_and_saves(tmp_path):
+    result = run(tmp_path, on_step=lambda step, _: (tmp_path / "stop").touch() if step == 7 else None)
+    assert (result.step, result.finished) == (7, False)
+    assert not (tmp_path / "stop").exists()
+    assert find_checkpoint(tmp_path).name == "step-00000007"
+
+
+def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    with stop_requests(tmp_path) as request:
+        request.handle(signal.SIGTERM, None)
+        assert request.requested == "SIGTERM" and not left
+        request.handle(signal.SIGTERM, None)
+    assert left == [143]
+    other = StopRequest(tmp_path)
+    other.process += 1
+    other.handle(signal.SIGINT, None)  # in a data worker
+    assert not other.requested
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import torch
+from tiny_runs import run
+torch.set_num_threads(1)
+result = run(Path(sys.argv[1]), steps=100000, save_every=50, eval_every=100000, on_step=lambda step, record: print(step, flush=True))
+print(result.step, result.finished, flush=True)
+"""
+
+
+def test_a_second_process_is_kept_out_and_sigterm_ends_the_first(tmp_path):
+    here = os.path.dirname(__file__)
+    process = subprocess.Popen([sys.executable, "-c", CHILD.format(here=here), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "1\n"
+        with pytest.raises(ValueError, match=f"process {process.pid} is training here"):
+            run(tmp_path)
+        process.terminate()
+        out, err = process.communicate()
+        assert process.returncode == 0 and "SIGTERM" in err
+        step, finished = out.splitlines()[-1].split()
+        assert finished == "False" and find_checkpoint(tmp_path).name == f"step-{int(step):08d}"
+    finally:
+        process.kill()
+        process.wait()
+    with locked(tmp_path):  # the lock went with the process
+        pass
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_whole(tmp_path):
+    optimizer = OptimizerConfig(lr=1e30, warmup_ratio=0)
+    with pytest.raises(ValueError, match=r"step \d+: loss .*Lower optimizer.lr") as error:
+        run(tmp_path, optimizer, save_every=1)
+    assert "\n" not in str(error.value)
+    found = find_checkpoint(tmp_path)
+    assert all(bool(t.isfinite().all()) for t in read_tensors(found / "model.safetensors").values())
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"train.out = .*choose a folder"):
+        run(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    from openglm.train import state
+
+    original = state.save_file
+
+    def full(tensors, path):
+        if "step-00000008" in str(path) and path.name == "optimizer.safetensors":
+            raise OSError(28, os.strerror(28))
+        original(tensors, path)
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(ValueError, match=r"cannot write .*step-00000008: No space left on device"):
+        run(tmp_path)
+    assert find_checkpoint(tmp_path).name == "step-00000004"
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    assert run(tmp_path).finished

@@ -1,0 +1,48 @@
+"""The smallest training run that has everything: rows of uneven length with an order to them, and a network of two blocks."""
+
+import json
+
+import numpy as np
+
+from openglm.config import ModelConfig, OptimizerConfig, TrainConfig
+from openglm.data.mixture import Row
+from openglm.train.loop import train
+
+SEQ, VOCAB = 24, 40
+MODEL = ModelConfig(vocab_size=VOCAB, layers=2, hidden=16, heads=2, kv_heads=1, ffn_hidden=32, max_positions=SEQ, qk_norm=True)
+
+
+class Rows:
+    """Row i: a context, then its repetition to be predicted; the rest is padding. A function of (seed, i) alone."""
+
+    fingerprint = "tiny"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed, self.asked = seed, []
+
+    def row(self, i: int) -> Row:
+        self.asked.append(i)
+        rng = np.random.default_rng((self.seed, i))
+        n = int(rng.integers(4, SEQ // 2 + 1))
+        context = rng.integers(10, VOCAB, n)
+        text = np.concatenate([context, context, np.zeros(SEQ - 2 * n + 1, np.int64)])
+        at = np.arange(SEQ)
+        inside = at < 2 * n
+        part_b = inside & (at >= n)
+        loss = (part_b & (at < 2 * n - 1)).astype(np.float32)
+        return Row(text[:-1].copy(), text[1:].copy(), loss, np.where(inside, at, 0), np.where(part_b, at - n + 1, 0), np.where(inside, 0, -1))
+
+
+def options(out, **changes) -> TrainConfig:
+    usual = {"steps": 12, "seq_len": SEQ, "batch_rows": 8, "accumulation": 2, "save_every": 4, "log_every": 3, "eval_every": 6, "eval_rows": 4}
+    return TrainConfig(**{"out": str(out), **usual, "device": "cpu", "dtype": "float32", **changes})
+
+
+def run(out, optimizer=None, rows=None, on_step=None, workers=0, model=MODEL, init_from=None, **changes):
+    return train(model, options(out, **changes), optimizer or OptimizerConfig(lr=1e-2), rows or Rows(), {"heldout": Rows(9)}, init_from=init_from, workers=workers, on_step=on_step)
+
+
+def log_lines(out) -> list[dict]:
+    """The log without what depends on the clock."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "wall"} for line in lines]
