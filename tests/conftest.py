@@ -8,7 +8,8 @@ from openglm.config import model_preset
 from openglm.model.transformer import Transformer
 from openglm.text.tokenizer import train_tokenizer
 
-LINES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡。", "The cat sat on the mat, and the dog lay by the door.", "你好！我是一个很小的模型。", "How are you today? I am fine, thank you."]
+LINES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡。", "你好！我是一个很小的模型。"]
+LINES += ["The cat sat on the mat, and the dog lay by the door.", "How are you today? I am fine, thank you."]
 
 
 @pytest.fixture(scope="session")

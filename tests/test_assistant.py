@@ -37,7 +37,7 @@ def test_old_messages_are_left_out_and_counted_and_the_system_message_stays(toy)
 
 
 def test_a_message_longer_than_the_context_is_one_line(toy):
-    with pytest.raises(ValueError, match="context 96.*shorten") as error:
+    with pytest.raises(ValueError, match=r"context 96.*shorten") as error:
         Assistant(toy).reply([{"role": "user", "content": "很长" * 500}])
     assert "\n" not in str(error.value)
 

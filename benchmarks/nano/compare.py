@@ -47,7 +47,7 @@ def configuration(args: argparse.Namespace, changes: dict[str, Any], seed: int, 
     """The base with a variant's changes, one seed, and as many steps as the tokens allow."""
     values = merged(read_toml(Path(args.config)), changes)
     values["model"] = dataclasses.asdict(model_preset(values.pop("preset", "nano"), **values.get("model", {})))
-    train = values.setdefault("train", {}) | {"out": str(out), "seed": seed, "device": args.device, "keep": 1}
+    train = values.setdefault("train", {}) | {"out": str(out), "seed": seed, "device": args.device, "keep": 1, "sample_every": 0}
     per_step = train.get("seq_len", 512) * train.get("batch_rows", 32)
     train["steps"] = train["save_every"] = train["eval_every"] = max(1, round(args.tokens / per_step))
     values["train"], values["data"] = train, {**values.get("data", {}), "path": args.corpus, "seed": seed}

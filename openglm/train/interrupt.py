@@ -16,20 +16,29 @@ class StopRequest:
     """`requested` is the reason once somebody asked; the loop looks between steps."""
 
     def __init__(self, out: Path) -> None:
-        self.file, self.signal_name, self.process = out / "stop", "", os.getpid()
+        self.file, self.signal_name = out / "stop", ""
 
     @property
     def requested(self) -> str:
         return self.signal_name or ("stop file" if self.file.exists() else "")
 
     def handle(self, number: int, _: object) -> None:
-        if os.getpid() != self.process:  # a data worker: Ctrl-C reaches it too, and its batches are still needed
-            return
         if self.signal_name:
             os.write(2, b"second signal: leaving now; the last checkpoint stays\n")
             os._exit(128 + number)
         self.signal_name = signal.Signals(number).name
         say(f"{self.signal_name}: finishing the step and saving; once more leaves now")
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold SIGTERM and SIGINT back inside the block. Processes started there hold them back for good: a signal to the whole group
+    (Ctrl-C, a batch system's end) must not take the data workers away from the step that is being finished."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from openglm.model.generate import generate
 from openglm.model.transformer import Transformer
 from openglm.runtime import choose_device, choose_dtype, progress, say
 from openglm.text.tokenizer import Tokenizer
-from openglm.train.interrupt import StopRequest, stop_requests
+from openglm.train.interrupt import StopRequest, signals_held, stop_requests
 from openglm.train.log import Log
 from openglm.train.loss import accumulate_gradient, evaluate_batch, step_flops
 from openglm.train.optimizer import Optimizers, learning_rate
@@ -112,8 +112,15 @@ def train(
         if found and record:
             restore(found, state, record)
         log = Log(out, state.step)
-        with closing(log):
+        try:
             return _drive(_Run(train, optimizer, rows, heldout, tokenizer, settings, workers, stop, log, on_step), state)
+        except RuntimeError as error:  # torch raises this wherever the main process happens to be when a worker dies
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"data.workers = {workers}: a process that prepares rows died ({reason}); the same command goes on from the last checkpoint") from error
+        finally:
+            log.close()
 
 
 def _fresh_state(config: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, device: torch.device, start: Transformer | None, record: dict[str, Any] | None) -> State:
@@ -153,7 +160,7 @@ def _drive(run: _Run, state: State) -> Result:
 def _stream(rows: Rows, start: int, size: int, workers: int) -> Iterator[Batch]:
     """Batches in order. The loader draws a seed when it starts; training's own random numbers must not notice."""
     with closing(batches(rows, start, size, workers)) as stream:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), signals_held():
             first = next(stream)
         yield first
         yield from stream

@@ -40,6 +40,18 @@ def test_what_was_written_is_read_back(folder):
     assert os.listdir(folder.parent) == ["step-1"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux")
+def test_every_file_is_on_the_disk_before_the_folder_has_its_name(tmp_path, monkeypatch):
+    calls, fsync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name), fsync(descriptor)))
+    monkeypatch.setattr(Path, "rename", lambda self, target: (calls.append("rename"), rename(self, target))[1])
+    write_folder(tmp_path / "runs", "step-1", fill)
+    before, after = calls[: calls.index("rename")], calls[calls.index("rename") :]
+    assert {"model.bin", "other.bin", "state.json", "deep", MANIFEST} < set(before) and before[-1].startswith(".tmp-")
+    assert before.index(MANIFEST) > max(before.index(Path(name).name) for name in FILES)
+    assert after == ["rename", "runs"]
+
+
 def test_a_file_of_someone_else_is_no_damage(folder):
     (folder / "notes.txt").write_text("mine")
     verify_folder(folder)

@@ -1,6 +1,7 @@
 """A run that was broken and one that was not are the same run, bit for bit; whatever lies in its folder."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from tiny_runs import MODEL, Rows, log_lines, run
 from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.native import load_model, read_tensors
 from openglm.config import OptimizerConfig
-from openglm.train.interrupt import StopRequest, stop_requests
+from openglm.train.interrupt import stop_requests
 from openglm.train.state import find_checkpoint, locked, read_record
 
 
@@ -212,10 +213,18 @@ def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
         assert request.requested == "SIGTERM" and not left
         request.handle(signal.SIGTERM, None)
     assert left == [143]
-    other = StopRequest(tmp_path)
-    other.process += 1
-    other.handle(signal.SIGINT, None)  # in a data worker
-    assert not other.requested
+
+
+def test_the_death_of_a_data_worker_is_one_line(tmp_path):
+    def kill_worker(step, _):
+        if step == 5:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(ValueError, match=r"^data.workers = 1: .*Killed.*goes on from the last checkpoint") as error:
+        run(tmp_path, workers=1, steps=1000, on_step=kill_worker)
+    assert "\n" not in str(error.value)
+    assert find_checkpoint(tmp_path) is not None
 
 
 CHILD = """
@@ -225,19 +234,19 @@ sys.path.insert(0, {here!r})
 import torch
 from tiny_runs import run
 torch.set_num_threads(1)
-result = run(Path(sys.argv[1]), steps=100000, save_every=50, eval_every=100000, on_step=lambda step, record: print(step, flush=True))
+result = run(Path(sys.argv[1]), workers=1, steps=100000, save_every=50, eval_every=100000, on_step=lambda step, record: print(step, flush=True))
 print(result.step, result.finished, flush=True)
 """
 
 
-def test_a_second_process_is_kept_out_and_sigterm_ends_the_first(tmp_path):
-    here = os.path.dirname(__file__)
-    process = subprocess.Popen([sys.executable, "-c", CHILD.format(here=here), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_second_process_is_kept_out_and_sigterm_to_the_group_ends_the_first(tmp_path):
+    command = [sys.executable, "-c", CHILD.format(here=os.path.dirname(__file__)), str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout.readline() == "1\n"
         with pytest.raises(ValueError, match=f"process {process.pid} is training here"):
             run(tmp_path)
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # the data worker gets it too
         out, err = process.communicate()
         assert process.returncode == 0 and "SIGTERM" in err
         step, finished = out.splitlines()[-1].split()
