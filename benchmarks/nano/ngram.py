@@ -16,8 +16,15 @@ import resource
 import time
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+
+from openglm.config import DataConfig, InfillingConfig, ModelConfig, from_dict
+from openglm.data.mixture import TextStream
+from openglm.data.shards import Corpus
+from openglm.text.tokenizer import load_tokenizer
+from openglm.train.pretrain import make_rows
 
 
 @dataclass
@@ -139,12 +146,26 @@ class KneserNey:
         return np.log(p[predicted])
 
 
-def fit_corpus(folder: str, end_id: int, order: int = 5) -> KneserNey:
-    """The model of all training documents of a corpus folder, each counted once whatever a mixture's weights."""
-    from openglm.data.shards import Corpus
+def documents_read(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """Source -> numbers of the documents that a training run had read after some steps (by default all of its steps), each counted once."""
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    data, train = from_dict(DataConfig, settings["data"]), settings["train"]
+    model, infilling = from_dict(ModelConfig, settings["model"]), from_dict(InfillingConfig, settings["infilling"])
+    rows, _ = make_rows(data, infilling, model, load_tokenizer(data.path), train["seq_len"])
+    drawn = np.bincount([rows.source_of(i)[0] for i in range((step or train["steps"]) * train["batch_rows"])], minlength=len(rows.names))
+    read = {}
+    for name, stream, count in zip(rows.names, rows.streams, drawn.tolist(), strict=True):
+        if isinstance(stream, TextStream):
+            order, ends = stream.epoch_order(0)
+            read[name] = order[: int(ends.searchsorted(count * train["seq_len"])) + 1]
+    return read
 
-    corpus = Corpus(folder, split="train")
-    documents = [source.document(i) for source in corpus.sources.values() for i in range(len(source))]
+
+def fit_corpus(folder: str, end_id: int, order: int = 5, read: dict[str, np.ndarray] | None = None) -> KneserNey:
+    """A model of a corpus's training split, or of the documents that a run had read."""
+    corpus = Corpus(folder)
+    chosen = read or {name: np.arange(len(source)) for name, source in corpus.sources.items()}
+    documents = [corpus.sources[name].document(int(i)) for name, numbers in chosen.items() for i in numbers]
     return KneserNey(corpus.vocab_size, end_id, order).fit(np.concatenate(documents), np.cumsum([len(d) for d in documents]))
 
 
@@ -164,9 +185,7 @@ def main() -> None:
 
     import left_to_right
 
-    import openglm
-
-    tokenizer = openglm.load_tokenizer(args.corpus)
+    tokenizer = load_tokenizer(args.corpus)
     start = time.perf_counter()
     model = fit_corpus(args.corpus, tokenizer.special["<eop>"], args.order)
     seconds = time.perf_counter() - start

@@ -24,7 +24,10 @@ import openglm
 from openglm.data.shards import Corpus
 from openglm.runtime import say
 
-COLOURS = {"KN-5": "#999999", "GPT": "#d98c3f", "GPT, re-ranked": "#b35c00", "GLM, left only": "#8fb3d9", "GLM": "#2a6fb0", "GLM, prefix": "#2a6fb0", "most frequent": "#999999"}
+COLOURS = {
+    "KN-5": "#999999", "KN-5, same tokens": "#cccccc", "GPT": "#d98c3f", "GPT, re-ranked": "#b35c00", "GLM, left only": "#8fb3d9", "GLM": "#2a6fb0", "GLM, prefix": "#2a6fb0",
+    "most frequent": "#999999",
+}  # fmt: skip
 
 
 def reading(args: argparse.Namespace, models: dict, tokenizer, held: list[l2r.HeldOut]) -> dict:
@@ -35,10 +38,14 @@ def reading(args: argparse.Namespace, models: dict, tokenizer, held: list[l2r.He
             nats["GLM, left only" if (name, way) == ("GLM", "uni") else "GLM, prefix" if name == "GLM" else name] = [
                 l2r.document_nats(model, h, way, batch_tokens=args.batch_tokens) for h in held]
     say("fitting the 5-gram model")
-    kneser_ney = ngram.fit_corpus(args.corpus, tokenizer.special["<eop>"])
-    nats["KN-5"] = [ngram.document_nats(kneser_ney, h.documents) for h in held]
+    texts = {"KN-5": None}  # None: the whole training split
+    if args.run:
+        texts["KN-5, same tokens"] = ngram.documents_read(Path(args.run), args.step)
+    for name, read in texts.items():
+        kneser_ney = ngram.fit_corpus(args.corpus, tokenizer.special["<eop>"], read=read)
+        nats[name] = [ngram.document_nats(kneser_ney, h.documents) for h in held]
     tables = {name: l2r.table(n, held) for name, n in nats.items()}
-    pairs = [(a, b) for a in ("GLM, left only", "GLM, prefix") for b in ("GPT", "KN-5") if b in nats]
+    pairs = [(a, b) for a in ("GLM, left only", "GLM, prefix") for b in ("GPT", "KN-5", "KN-5, same tokens") if b in nats]
     differences = {
         f"{a} - {b}": {g: l2r.difference(*(np.concatenate([nats[x][i] for i in members]) for x in (a, b)), [held[i] for i in members]) for g, members in l2r.groups(held).items()}
         for a, b in pairs
@@ -140,6 +147,8 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="GLM: folder or bundled name")
     parser.add_argument("--gpt", help="folder of a causal model with the same tokenizer")
     parser.add_argument("--corpus", required=True, help="folder made by `glm data build`")
+    parser.add_argument("--run", help="folder of the GLM's training run: adds a 5-gram model of just the documents that it had read")
+    parser.add_argument("--step", type=int, help="steps of that run that the GLM has behind it, where it is not finished")
     parser.add_argument("--max-tokens", type=int, default=4000, help="held-out tokens per source, whole documents")
     parser.add_argument("--items", type=int, default=300, help="holes per language and kind")
     parser.add_argument("--rerank-items", type=int, default=60, help="holes per language that the causal model re-ranks (fifty times the work)")

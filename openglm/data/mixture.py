@@ -95,7 +95,7 @@ class TextStream:
         at, stop = number * self.seq_len, (number + 1) * self.seq_len
         while at < stop:
             epoch, offset = divmod(at, self.tokens)
-            order, ends = self._epoch(epoch)
+            order, ends = self.epoch_order(epoch)
             i = int(ends.searchsorted(offset, "right"))
             document = self.source.document(int(order[i]))
             begin = offset - (int(ends[i]) - len(document))
@@ -103,7 +103,7 @@ class TextStream:
             yield piece, begin + len(piece) == len(document)
             at += len(piece)
 
-    def _epoch(self, epoch: int) -> tuple[Ints, Ints]:
+    def epoch_order(self, epoch: int) -> tuple[Ints, Ints]:
         """Order of the documents in an epoch, and the running sum of their lengths in that order."""
         if epoch not in self._epochs:
             order = np.random.default_rng((*self.key, epoch)).permutation(len(self.source.lengths))
@@ -141,10 +141,10 @@ class Mixture:
             streams[name] = source
         weights = _weights(config.weights, streams)
         self.names, self.seq_len, self._seed, self._pad = tuple(weights), seq_len, config.seed, special.pad
-        self._streams, self._rows = [streams[name] for name in weights], shares(weights)
+        self.streams, self._rows = [streams[name] for name in weights], shares(weights)
         self._block: tuple[int, Ints] = (-1, self._rows)
         self.fingerprint = _fingerprint(STREAM_VERSION, corpus and corpus.fingerprint, config.seed, weights, infilling, special, seq_len, span_positions, ends.tolist(),
-                                        [stream.fingerprint for stream in self._streams])
+                                        [stream.fingerprint for stream in self.streams])
 
     def source_of(self, index: int) -> tuple[int, int]:
         """Which source row `index` comes from, and how many rows that source has given before."""
@@ -158,7 +158,7 @@ class Mixture:
     def row(self, index: int) -> Row:
         source, number = self.source_of(index)
         rng = np.random.default_rng((self._seed, 1, index))
-        return pack(self._streams[source].samples(number, rng), self.seq_len, self._pad)
+        return pack(self.streams[source].samples(number, rng), self.seq_len, self._pad)
 
 
 def _weights(chosen: Mapping[str, float], streams: Mapping[str, Stream]) -> dict[str, float]:
