@@ -208,4 +208,4 @@ def batches(mixture: Mixture, start_row: int, rows: int, workers: int) -> Iterat
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         reason = str(error).splitlines()[0]
-        raise RuntimeError(f"data.workers = {workers}: a process that prepares batches died, perhaps for lack of memory ({reason}); data.workers = 0 does without") from error
+        raise ValueError(f"data.workers = {workers}: a process that prepares rows died, perhaps for lack of memory ({reason}); data.workers = 0 does without") from error

@@ -114,7 +114,7 @@ def train(
         log = Log(out, state.step)
         try:
             return _drive(_Run(train, optimizer, rows, heldout, tokenizer, settings, workers, stop, log, on_step), state)
-        except RuntimeError as error:  # torch raises this wherever the main process happens to be when a worker dies
+        except RuntimeError as error:  # torch raises this wherever the main process happens to be when a worker dies, and not only while it waits for rows
             if "DataLoader worker" not in str(error):
                 raise
             reason = str(error).splitlines()[0]

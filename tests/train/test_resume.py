@@ -221,7 +221,7 @@ def test_the_death_of_a_data_worker_is_one_line(tmp_path):
             for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
 
-    with pytest.raises(ValueError, match=r"^data.workers = 1: .*Killed.*goes on from the last checkpoint") as error:
+    with pytest.raises(ValueError, match=r"^data.workers = 1: a process that prepares rows died") as error:
         run(tmp_path, workers=1, steps=1000, on_step=kill_worker)
     assert "\n" not in str(error.value)
     assert find_checkpoint(tmp_path) is not None
