@@ -85,7 +85,12 @@ class Transformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.weight.device
+        return self.final_norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the activations; matrices may be stored in fewer bits."""
+        return self.final_norm.weight.dtype
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Random weights. N(0, .02), output projections smaller by sqrt(2 layers) (GLM); with DeepNorm, Xavier with gain
@@ -123,7 +128,7 @@ class Transformer(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H]."""
-        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self.embedding.weight.to(hidden.dtype)) if self.head is None else self.head(hidden)
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
