@@ -1,0 +1,13 @@
+// The threads that share a step. The caller is thread 0; the others spin between the operations of a step and sleep between steps.
+#pragma once
+
+struct Pool {
+  static int threads();
+  static void start(int threads);
+  // Runs body(argument, thread) on all threads; returns when all are through. One call at a time.
+  static void run(void (*body)(void*, int), void* argument);
+  // Inside a body: waits for all threads; afterwards a new round of `take` begins.
+  static void barrier();
+  // The next piece of [0, total) that nobody has; pieces shrink towards the end, so that a thread that was held up holds up nobody.
+  static bool take(int total, int* first, int* last);
+};
