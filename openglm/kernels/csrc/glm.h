@@ -89,6 +89,7 @@ int64_t glm_packed_bytes(int kind, int rows, int columns, int block);
 void glm_pack(int kind, int rows, int columns, int block, const void* codes, const uint16_t* scales, int group, uint8_t* out, int first_row, int interleaved, int half);
 void glm_huge_pages(void* data, int64_t bytes);
 void glm_run(const GlmProgram* program, const GlmStep* step);
+uint64_t glm_read(const void* data, int64_t bytes);  // sums memory on all threads: what reading can reach at best
 #ifdef __cplusplus
 }
 #endif

@@ -101,7 +101,11 @@ INLINE f8 finish(Sum sum) { return to_float((i8)sum); }
 // A pair of products is at most 2 * 15 * 127, and a block of 64 with its correction at most 32 * 8 * 127 = 32512 a lane: int16 is wide enough
 // (sums may wrap on the way, addition is modulo 2^16), so that the accumulator is widened only once a block.
 INLINE Sum start(int32_t correction) { return _mm256_set1_epi32(correction); }
-INLINE Sum add_small(Sum sum, Weights w, const int8_t* x) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, four(x))); }
+INLINE Sum add_small(Sum sum, Weights w, const int8_t* x) {
+  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, four(x)));
+  asm("" : "+x"(sum));  // keeps the compiler from adding products to each other first, which takes more registers than there are
+  return sum;
+}
 INLINE f8 finish(Sum sum) { return to_float((i8)_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
 INLINE i8 add_wide(i8 sum, Wide w, const int8_t* x) {
   __m256i pairs = _mm256_maddubs_epi16(w.size, _mm256_sign_epi8(four(x), w.sign));  // 2 * 128 * 127 fits
