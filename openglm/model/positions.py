@@ -30,18 +30,23 @@ def describe(ids_BT: Tensor, padding_mask_BT: Tensor | None, config: ModelConfig
     length = ids_BT.shape[1]
     real = torch.ones_like(ids_BT, dtype=torch.bool) if padding_mask_BT is None else padding_mask_BT.bool()
     index = torch.arange(length, device=ids_BT.device)
-    # GLM-10B's position table counts padding too; all others number the real tokens.
-    running = index.expand_as(ids_BT) if config.positions == "learned_2d" else (real.cumsum(1) - 1).clamp_min(0)
     seen = (index[:, None] >= index[None, :])[None]
     if config.mask == "prefix":
-        starts = (ids_BT == config.tokens.sop) & real
-        part_b = starts.cumsum(1) > 0
-        positions = torch.stack([_span_positions(ids_BT, real, running, starts, config), _count_from(starts, index)], dim=1)
+        part_b = ((ids_BT == config.tokens.sop) & real).cumsum(1) > 0
         seen = seen | ~part_b[:, None, :]
-    else:
-        positions = torch.stack([running, torch.zeros_like(running)], dim=1)
     mask = (seen & real[:, None, :]) | torch.eye(length, dtype=torch.bool, device=ids_BT.device)
-    return positions, mask[:, None]
+    return place(ids_BT, real, config), mask[:, None]
+
+
+def place(ids_BT: Tensor, real_BT: Tensor, config: ModelConfig) -> Tensor:
+    """Positions [B, 2, T] alone, in time linear in T."""
+    index = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    # GLM-10B's position table counts padding too; all others number the real tokens.
+    running = index.expand_as(ids_BT) if config.positions == "learned_2d" else (real_BT.cumsum(1) - 1).clamp_min(0)
+    if config.mask == "causal":
+        return torch.stack([running, torch.zeros_like(running)], dim=1)
+    starts = (ids_BT == config.tokens.sop) & real_BT
+    return torch.stack([_span_positions(ids_BT, real_BT, running, starts, config), _count_from(starts, index)], dim=1)
 
 
 def _count_from(starts_BT: Tensor, index_T: Tensor) -> Tensor:
