@@ -13,13 +13,17 @@ from torch import Tensor
 from openglm.config import require
 from openglm.engine.params import SamplingParams
 
+_LAYOUT = {"whitespace_pattern": " ?"}  # between parts of JSON; any amount of it, and small models never stop writing it
+
 
 class Vocabulary:
     """The tokens' bytes in the form in which llguidance reads them, made once an engine."""
 
     def __init__(self, tokenizer: Any, stop_ids: tuple[int, ...]) -> None:
-        from llguidance import LLTokenizer, TokenizerWrapper
-
+        try:
+            from llguidance import LLTokenizer, TokenizerWrapper
+        except ModuleNotFoundError:
+            raise ValueError("schema, regex: need the package llguidance; install it with: pip install 'openglm[serve]'") from None
         require(len(stop_ids) > 0, "schema", "no stop token", "this model has no token that ends an answer; name one in stop_ids")
         self.eos_token_id, self.bos_token_id, self.encode = stop_ids[0], None, tokenizer.encode
         self.tokens = [tokenizer.decode_bytes([number]) for number in range(tokenizer.vocab_size)]
@@ -44,7 +48,7 @@ class Constraint:
             grammar = LLMatcher.grammar_from_regex(source)
         else:
             try:
-                grammar = LLMatcher.grammar_from_json_schema(source if isinstance(source, str) else json.dumps(source))
+                grammar = LLMatcher.grammar_from_json_schema(source if isinstance(source, str) else json.dumps(source), overrides=_LAYOUT)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"schema: {_first_line(error)}; give a JSON schema as an object or as text") from None
         self.matcher = LLMatcher(vocabulary.prepared, grammar, log_level=0)
