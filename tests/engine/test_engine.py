@@ -152,6 +152,8 @@ def test_any_schedule_gives_the_same_tokens_and_loses_no_block(models_cached, da
                     ended[event.id] = event.result
             if not engine.busy and len(ended) == len(asked):
                 break
+        running, waiting = ([s.id for s in line] for line in (engine.scheduler.running, engine.scheduler.waiting))
+        assert running + waiting == sorted(running + waiting), "the older ones are served first"
         held = {b for s in engine.scheduler.running for b in s.blocks}
         assert min(engine.pool.counts) >= 0 and engine.pool.available == engine.pool.blocks - len(held)
     for number, ids in asked.items():
