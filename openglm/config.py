@@ -343,8 +343,8 @@ class EngineConfig:
     """tokens whose keys and values fit the cache, over all requests; 0: max_sequences whole contexts, but at most 1 GiB"""
     block_size: int = 16
     """tokens in one block of the cache; whole blocks are shared between requests that begin alike"""
-    kv_dtype: Literal["auto", "int8"] = "auto"
-    """storage of keys and values; auto: that of the computation; int8: half or a quarter of it, with a scale for each token and head"""
+    kv_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    """storage of keys and values; auto: that of the computation; int8: with a scale for each token and head"""
     max_sequences: int = 32
     """requests computed at once; more wait their turn"""
     step_tokens: int = 512

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from openglm.config import EngineConfig, ModelConfig, require
+from openglm.config import EngineConfig, require
 from openglm.engine.blocks import BlockPool
 from openglm.engine.constrain import Constraint, Vocabulary
 from openglm.engine.params import Event, Result, SamplingParams
@@ -37,10 +38,10 @@ class Engine:
 
     def __init__(self, model: Transformer, config: EngineConfig | None = None, *, tokenizer: Any = None) -> None:
         self.model, self.config, self.tokenizer = model, config or EngineConfig(), tokenizer
-        blocks = -(-(self.config.kv_tokens or room(model.config, self.config, model.final_norm.weight.element_size())) // self.config.block_size)
+        blocks = -(-(self.config.kv_tokens or room(model, self.config)) // self.config.block_size)
         self.pool = BlockPool(blocks, self.config.block_size)
         self.scheduler = Scheduler(self.pool, self.config)
-        self.runner: Runner = TorchRunner(model, blocks, self.config.block_size, self.config.kv_dtype == "int8", self.config.compile)
+        self.runner: Runner = TorchRunner(model, self.config, blocks)
         self._requests: dict[int, Request] = {}
         self._next_id = 0
         self._vocabularies: dict[tuple[int, ...], Vocabulary] = {}
@@ -238,7 +239,8 @@ def _rows(request: Request, count: int) -> int:
     return len(request.draft) + 1 if request.cached + count == len(request.ids) + len(request.draft) else 0
 
 
-def room(shape: ModelConfig, config: EngineConfig, element_bytes: int) -> int:
+def room(model: Transformer, config: EngineConfig) -> int:
     """Tokens of cache where the user names no number: for all sequences at once if 1 GiB holds them, but for one long one in any case."""
-    token_bytes = 2 * shape.layers * shape.kv_heads * (shape.head_dim * element_bytes if config.kv_dtype == "auto" else shape.head_dim + 4)
+    shape, stored = model.config, model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
+    token_bytes = 2 * shape.layers * shape.kv_heads * (shape.head_dim * stored.itemsize + (4 if stored == torch.int8 else 0))
     return max(min(config.max_sequences * shape.max_positions, _LARGEST_CACHE // token_bytes), min(shape.max_positions, 8192))

@@ -36,12 +36,12 @@ class Group:
 class PagedCache:
     """Fulfils the interface of model/cache.py for the sequences of one `Step` at a time."""
 
-    def __init__(self, config: ModelConfig, blocks: int, block_size: int, device: torch.device, dtype: torch.dtype, int8: bool) -> None:
+    def __init__(self, config: ModelConfig, blocks: int, block_size: int, device: torch.device, dtype: torch.dtype, stored: torch.dtype) -> None:
         shape = (config.layers, blocks, block_size, config.kv_heads, config.head_dim)
         self.block_size, self.dtype = block_size, dtype
-        self.keys = torch.empty(shape, device=device, dtype=torch.int8 if int8 else dtype)
+        self.keys = torch.empty(shape, device=device, dtype=stored)
         self.values = torch.empty_like(self.keys)
-        # int8: one scale for each token and head, as large values come in single tokens.
+        int8 = stored == torch.int8  # one scale for each token and head, as large values come in single tokens
         self.key_scales = torch.empty((*shape[:-1], 1), device=device, dtype=torch.float32) if int8 else None
         self.value_scales = torch.empty_like(self.key_scales) if int8 else None
         self.groups: list[Group] = []
@@ -93,6 +93,7 @@ class PagedCache:
         """[b, M, S, D] of a group."""
         found = store[layer][group.tables_bL].flatten(1, 2)[:, : group.length].transpose(1, 2)
         if scales is not None:
-            found = found.to(self.dtype) * scales[layer][group.tables_bL].flatten(1, 2)[:, : group.length].transpose(1, 2).to(self.dtype)
+            found = found * scales[layer][group.tables_bL].flatten(1, 2)[:, : group.length].transpose(1, 2)
+        found = found.to(self.dtype)
         # A weight of zero times a NaN is a NaN: what other requests left in a block must not be read, not even to be ignored.
         return found if group.beyond is None else found.masked_fill(group.beyond, 0.0)

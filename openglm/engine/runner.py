@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openglm.config import EngineConfig
 from openglm.engine.paged import PagedCache
 from openglm.model.transformer import Transformer
 
@@ -56,10 +57,11 @@ class Runner(Protocol):
 class TorchRunner:
     """Runs `model/transformer.py` itself, on whatever device its weights lie: all new tokens as one row, attention sequence by sequence."""
 
-    def __init__(self, model: Transformer, blocks: int, block_size: int, int8_cache: bool = False, compile: bool = False) -> None:
+    def __init__(self, model: Transformer, config: EngineConfig, blocks: int) -> None:
         self.model = model
-        self.cache = PagedCache(model.config, blocks, block_size, model.device, model.final_norm.weight.dtype, int8_cache)
-        self.forward = torch.compile(model, dynamic=True) if compile else model
+        stored = model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
+        self.cache = PagedCache(model.config, blocks, config.block_size, model.device, model.dtype, stored)
+        self.forward = torch.compile(model, dynamic=True) if config.compile else model
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
