@@ -64,31 +64,32 @@ class Chooser:
 
 def draw(logits_V: Tensor, params: SamplingParams, uniform: float) -> int:
     """The token at which the cumulated probability reaches a number from [0, 1), after temperature, min-p, top-k and top-p in this order."""
-    scaled = (logits_V - logits_V.max()) / params.temperature
-    if params.min_p:
-        scaled = scaled.masked_fill(scaled < math.log(params.min_p), -math.inf)
     order = None
-    if 0 < params.top_k < len(scaled):
-        scaled, order = scaled.topk(params.top_k)
-    probabilities = torch.softmax(scaled.double(), -1)
+    if 0 < params.top_k < len(logits_V):
+        logits_V, order = logits_V.topk(params.top_k)
+    weights = ((logits_V - logits_V.max()) / params.temperature).exp_()  # the likeliest has 1
+    if params.min_p:
+        weights.masked_fill_(weights < params.min_p, 0.0)
     if params.top_p < 1:
-        probabilities, places = _nucleus(probabilities, params.top_p)
+        weights, places = _nucleus(weights, params.top_p)
         order = places if order is None else order[places]
-    cumulated = probabilities.cumsum(-1)
+    cumulated = weights.cumsum(-1, dtype=torch.float64)
     # From (0, total], so that no token of probability zero is ever reached.
     index = int(torch.searchsorted(cumulated, (1 - uniform) * cumulated[-1]))
     return index if order is None else int(order[index])
 
 
-def _nucleus(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens that together reach `share`, largest first, and their places. Sorting whole vocabularies is what this avoids."""
-    count = 256
-    while True:
-        top, places = probabilities.topk(min(count, len(probabilities)))
-        before = top.cumsum(-1) - top
-        if len(top) == len(probabilities) or before[-1] + top[-1] >= share:
-            return top[before < share], places[before < share]
-        count *= 8
+def _nucleus(weights: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The heaviest that together have `share` of all weight, largest first, and their places. Only those near the heaviest, which has 1, are sorted."""
+    total = weights.sum(dtype=torch.float64)
+    for lightest in (1e-2, 1e-4, 0.0):
+        places = (weights > lightest).nonzero()[:, 0]
+        near = weights[places]
+        if lightest == 0 or near.sum(dtype=torch.float64) >= share * total:
+            break
+    near, order = near.sort(descending=True)
+    kept = near.cumsum(-1, dtype=torch.float64) - near < share * total
+    return near[kept], places[order[kept]]
 
 
 def logprob(logits_V: Tensor, token: int, count: int) -> TokenLogprob:
