@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from openglm.checkpoints import native
 from openglm.checkpoints.durable import write_folder
-from openglm.checkpoints.native import load_model, save_model
+from openglm.checkpoints.load import load_model
+from openglm.checkpoints.native import save_model
 from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
 
