@@ -107,18 +107,22 @@ class Transformer(nn.Module):
             else:
                 nn.init.normal_(weight, 0.0, 0.02 / depth if leaf in ("o_proj", "down_proj") else 0.02, generator)
 
-    def forward(self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """Hidden states [B, T, H] after the final norm.
-
-        mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new tokens only.
-        """
+    def embed(self, ids_BT: Tensor, positions_B2T: Tensor) -> Tensor:
+        """What enters the first block, [B, T, H]."""
         h = self.embedding(ids_BT)
         shrink = self.config.embedding_gradient_shrink
         if shrink < 1 and torch.is_grad_enabled():
             h = h * shrink + h.detach() * (1 - shrink)
         if self.rotary is None:
             h = h + self.position_embedding(positions_B2T[:, 0]) + self.block_position_embedding(positions_B2T[:, 1])
-        angles = None if self.rotary is None else self.rotary.angles(positions_B2T)
+        return h
+
+    def forward(self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Hidden states [B, T, H] after the final norm.
+
+        mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new tokens only.
+        """
+        h, angles = self.embed(ids_BT, positions_B2T), None if self.rotary is None else self.rotary.angles(positions_B2T)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 h = checkpoint(block, h, self.rotary, angles, mask, cache, use_reentrant=False)

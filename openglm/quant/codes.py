@@ -54,11 +54,11 @@ def _search(part_OGN: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     best = torch.full_like(full, torch.inf)
     codes, scales = torch.zeros_like(part_OGN, dtype=torch.int8), full.half()
     for share in _SHARES[bits]:
-        code = _round(part_OGN, (full * share).half(), bits)
+        code = nearest_codes(part_OGN, (full * share).half(), bits)
         if bits == 4:  # the scale that serves these codes best, then the codes that serve it best
             norm = code.float().square().sum(2)
             scale = torch.where(norm > 0, (part_OGN * code).sum(2) / norm.clamp_min(1), full).half()
-            code = _round(part_OGN, scale, bits)
+            code = nearest_codes(part_OGN, scale, bits)
         else:
             scale = (full * share).half()
         error = (part_OGN - code.float() * scale.float()[..., None]).square().sum(2)
@@ -68,9 +68,10 @@ def _search(part_OGN: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return codes, torch.where(torch.isfinite(part_OGN).all(2), scales, torch.nan)
 
 
-def _round(part_OGN: Tensor, scale_OG: Tensor, bits: int) -> Tensor:
-    divisor = scale_OG.float()[..., None]
-    quotient = torch.where(divisor == 0, 0.0, part_OGN / divisor)
+def nearest_codes(part: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """int8 codes of weights [..., N] at scales [...]."""
+    divisor = scale.float()[..., None]
+    quotient = torch.where(divisor == 0, 0.0, part / divisor)
     return quotient.round().clamp(LOWEST[bits], HIGHEST[bits]).nan_to_num().to(torch.int8)
 
 
