@@ -91,8 +91,11 @@ def find_layout(names: Iterable[str]) -> Layout:
 
 def empty_network(config: ModelConfig) -> Transformer:
     """The modules without memory for their weights."""
-    with torch.device("meta"):
-        return Transformer(config)
+    try:
+        with torch.device("meta"):
+            return Transformer(config)
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(f"model: {config.hidden} wide with {config.ffn_hidden} inside and {config.vocab_size} tokens cannot be ({str(error).splitlines()[0]})") from None
 
 
 def own_modules(network: Transformer) -> dict[str, dict[str, torch.Size]]:

@@ -44,6 +44,7 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
+        """Of its files."""
         return sum(rank.nbytes for rank in self.source.ranks)
 
 
@@ -58,13 +59,11 @@ def load_model(
     missing, damaged, of another shape or not served.
     """
     require(quantize in (None, *_BITS), "quantize", quantize, f"choose {' or '.join(_BITS)}")
-    checkpoint, target = open_checkpoint(path_or_name, config), choose_device(device or "auto")
+    checkpoint, target = open_checkpoint(path_or_name, config, verify=True), choose_device(device or "auto")
     stored, had = checkpoint.source.dtype, checkpoint.source.bits
     bits = _BITS.get(quantize or "", 0)
     require(not (bits and had) or bits == had, "quantize", quantize, f"these weights are int{had} already; leave the option out")
     kind = choose_type(checkpoint.config, stored, target, dtype)
-    if checkpoint.family == "openglm":
-        verify_folder(checkpoint.folder)
     network = empty_network(checkpoint.config)
     with progress("reading", len(checkpoint.source.ours), "matrices", checkpoint.nbytes > _SHOWN) as advance:
         for path, leaves in checkpoint.source.modules():
@@ -76,14 +75,16 @@ def load_model(
     return network.eval().requires_grad_(False)
 
 
-def open_checkpoint(path_or_name: Path | str, config: str | None = None) -> Checkpoint:
-    """Read the configuration and the headers of a folder; see `load_model` for `config`."""
+def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify: bool = False) -> Checkpoint:
+    """Read the configuration and the headers of a folder; see `load_model` for `config`. verify: hold a folder of ours to its manifest first."""
     folder = resolve(path_or_name)
     shards = rank_files(folder)
     files = [[path] for path in shards]
     values = None if shards or config else read_config(folder)
     if values and values.get("format") == "openglm":
         shape = own_config(values, folder / CONFIG)
+        if verify:
+            verify_folder(folder)
         return Checkpoint(folder, values.get("family") or "openglm", shape, Source(folder, shape, [Tensors(find_weights(folder))], None))
     require(bool(config or values), "config", config, f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a JSON file")
     family, shape = named_config(config, bool(shards)) if config else published.recognise(values)
@@ -127,7 +128,7 @@ def rank_files(folder: Path) -> list[Path]:
         folder = folder / name
     found = {int(match[1]): path for path in folder.glob("mp_rank_*_model_states.pt") if (match := _RANK.fullmatch(path.name))}
     for rank in range(max(found, default=-1) + 1):
-        require(rank in found, "model", str(folder / f"mp_rank_{rank:02}_model_states.pt"), f"missing, though there is a shard {max(found)}; use a complete copy of this checkpoint")
+        require(rank in found, "model", str(folder / f"mp_rank_{rank:02}_model_states.pt"), f"missing, though there are {len(found)} others; use a complete copy")
     return [found[rank] for rank in sorted(found)]
 
 
@@ -180,5 +181,6 @@ def read_prefix(folder: Path, config: ModelConfig) -> Prefix:
             table = nn.functional.linear(inner, parts["trans.2.weight"], parts["trans.2.bias"])
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"adapter = {str(folder)!r}: its layers do not fit together ({str(error).splitlines()[0]})") from None
-    require(table.dim() == 2 and table.shape[1] == wanted, "adapter", str(folder), f"makes rows of {table.shape[-1]} numbers where this model takes {wanted}; it belongs to another model")
+    fits = table.dim() == 2 and table.shape[1] == wanted
+    require(fits, "adapter", str(folder), f"belongs to another model: it makes rows of {table.shape[-1]} numbers where this one takes {wanted}")
     return Prefix.of(table, config)

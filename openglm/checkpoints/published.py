@@ -30,7 +30,12 @@ _GLM10B_PLACES = {
     "glm-10b": {"pad": 0, "sop": 1, "eop": 2, "mask": 4, "gmask": 7, "smask": 8}, "glm-10b-chinese": {"pad": 0, "mask": 3, "sop": 6, "eop": 7, "smask": 8, "gmask": 9},
 }  # fmt: skip
 # What transformers' classes glm and glm4 run, by our options.
-_HF = {"norm": ("rmsnorm",), "activation": ("swiglu",), "positions": ("rope_half",), "mask": ("causal",), "bias": ("qkv", "none"), "residual": ("pre", "sandwich"), "qk_norm": (False,)}
+_HF = {
+    "norm": ("rmsnorm",), "activation": ("swiglu",), "positions": ("rope_half",), "mask": ("causal",), "bias": ("qkv", "none"), "residual": ("pre", "sandwich"),
+    "qk_norm": (False,),
+}  # fmt: skip
+_HF_KNOWS = "transformers runs ChatGLM2, ChatGLM3, GLM-4-9B (glm) and GLM-4-0414 (glm4) without their own code, no others; convert to openglm instead"
+_SAT_TOKENS = {"MASK": "mask", "gMASK": "gmask", "sMASK": "smask", "sop": "sop", "eop": "eop"}
 
 
 def recognise(values: dict[str, Any], sharded: bool = False) -> tuple[str, ModelConfig]:
@@ -103,7 +108,7 @@ def _tokens(name: str, values: dict[str, Any]) -> SpecialTokens:
         found = {ours: first + place for ours, place in _GLM10B_PLACES[name].items()}
         ends = (found["eop"], first)
     elif isinstance(values.get("special"), dict):
-        found = {ours: values["special"][theirs] for theirs, ours in (("MASK", "mask"), ("gMASK", "gmask"), ("sMASK", "smask"), ("sop", "sop"), ("eop", "eop")) if theirs in values["special"]}
+        found = {ours: values["special"][theirs] for theirs, ours in _SAT_TOKENS.items() if theirs in values["special"]}
     return dataclasses.replace(published, **found, stop=tuple(dict.fromkeys((*ends, *published.stop))))
 
 
@@ -123,7 +128,7 @@ def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """The `config.json` with which transformers' GlmForCausalLM or Glm4ForCausalLM (and vLLM) run this network. Raises ValueError where neither can."""
     for option, can in _HF.items():
         value = getattr(config, option)
-        require(value in can, f"model.{option}", value, "transformers runs only ChatGLM2, ChatGLM3, GLM-4-9B (glm) and GLM-4-0414 (glm4) without their code; convert to openglm instead")
+        require(value in can, f"model.{option}", value, _HF_KNOWS)
     kind = "glm4" if config.residual == "sandwich" else "glm"
     tokens = {"eos_token_id": list(config.tokens.stop) or None, "pad_token_id": config.tokens.pad if config.tokens.pad >= 0 else None}
     return {

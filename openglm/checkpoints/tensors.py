@@ -20,6 +20,7 @@ from torch import Tensor
 from openglm.config import require
 
 INDEX = ".index.json"
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 _LARGEST_JSON = 64 << 20  # bytes of an index or a configuration; a longer one is not meant to be read
 _RESIDENT = 256 << 20  # bytes read through one mapping before it is renewed
 _SAFETENSORS_TYPES = {
@@ -79,10 +80,10 @@ def find_weights(folder: Path) -> list[Path]:
     for index in (folder / f"{stem}{INDEX}" for stem in ("model.safetensors", "pytorch_model.bin")):
         if index.is_file():
             return _indexed(index)
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+    for pattern in _WEIGHTS:
         if files := sorted(folder.glob(pattern)):
             return files
-    raise ValueError(f"model = {str(folder)!r}: holds no weights; looked for *.safetensors and pytorch_model*.bin")
+    raise ValueError(f"model = {str(folder)!r}: holds no weights; looked for {', '.join(_WEIGHTS)}")
 
 
 def _indexed(index: Path) -> list[Path]:
