@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
-from openglm.checkpoints.native import load_model
+from openglm.checkpoints.load import load_model
 from openglm.config import require
 from openglm.engine.engine import Engine
 from openglm.engine.params import Event, SamplingParams
