@@ -6,16 +6,21 @@ import torch
 from torch import Tensor
 
 from openglm.config import ModelConfig
+from openglm.model.adapters import Prefix
+from openglm.model.attention import attend
 
 
 class KVCache:
-    """Room for `capacity` tokens. `append` returns all keys and values so far, [B, kv_heads, S, D]."""
+    """Room for `capacity` tokens behind those of a prefix. `append` returns all keys and values so far, [B, kv_heads, S, D]."""
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.layers, batch, config.kv_heads, capacity, config.head_dim)
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype, prefix: Prefix | None = None) -> None:
+        self.length = prefix.length if prefix else 0
+        shape = (config.layers, batch, config.kv_heads, self.length + capacity, config.head_dim)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.length = 0
+        if prefix:
+            self.keys[:, :, :, : self.length] = prefix.keys[:, None]
+            self.values[:, :, :, : self.length] = prefix.values[:, None]
 
     def append(self, layer: int, key_BNTD: Tensor, value_BNTD: Tensor) -> tuple[Tensor, Tensor]:
         end = self.length + key_BNTD.shape[2]
@@ -23,6 +28,10 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = key_BNTD
         self.values[layer, :, :, self.length : end] = value_BNTD
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def attend(self, layer: int, query_BNTD: Tensor, key_BNTD: Tensor, value_BNTD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Remember the new keys and values, and let the queries look at all of them."""
+        return attend(query_BNTD, *self.append(layer, key_BNTD, value_BNTD), mask, scale)
 
     def advance(self, tokens: int) -> None:
         """Called once a forward pass, after all layers have appended."""

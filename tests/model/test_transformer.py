@@ -6,35 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from families import KINDS, TOKENS, network, prompt, small
 
-from openglm.config import PRESETS, ModelConfig, model_preset
+from openglm.config import PRESETS, model_preset
 from openglm.model.attention import reference_attention
 from openglm.model.generate import generate
 from openglm.model.positions import Rotary, describe, training_mask
 from openglm.model.transformer import Transformer
-
-TOKENS = dict(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5)
-# One small network of every kind in the family, by the preset whose options it takes.
-KINDS = ["glm-10b", "glm-130b", "chatglm-6b", "chatglm-6b-first", "chatglm2-6b", "glm-4-9b-chat", "glm-4-0414-9b", "glm-4-0414-32b", "nano"]
-
-
-def small(preset: str, **changes) -> ModelConfig:
-    kv_heads = 2 if model_preset(preset).kv_heads < model_preset(preset).heads else 4
-    shape = dict(vocab_size=64, layers=3, hidden=32, heads=4, kv_heads=kv_heads, head_dim=8, ffn_hidden=48, max_positions=64, tokens=TOKENS)
-    return model_preset(preset, **{**shape, **changes})
-
-
-def network(config: ModelConfig, seed: int = 0) -> Transformer:
-    model, generator = Transformer(config), torch.Generator().manual_seed(seed)
-    for weight in model.parameters():  # larger than at the start of training, so that every option shows in the numbers
-        torch.nn.init.normal_(weight, 0.5 if weight.dim() == 1 else 0.0, 0.3, generator)
-    return model.eval()
-
-
-def prompt(config: ModelConfig, length: int, seed: int) -> list[int]:
-    """Random text with [gMASK] <sop> at the end, as every generation of the family can read it."""
-    ids = torch.randint(8, config.vocab_size, (length - 2,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [*ids, TOKENS["gmask"], TOKENS["sop"]]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -107,15 +85,32 @@ def test_packed_samples_do_not_see_each_other():
 def test_training_mask_equals_the_family_rule():
     """The mask a packed row is trained with is the one its ids are given at inference."""
     config = small("nano")
-    ids = torch.tensor([[10, 11, TOKENS["mask"], 12, TOKENS["sop"], 13, 14, TOKENS["sop"], 15]])
+    ids = torch.tensor([[TOKENS["mask"], 11, TOKENS["mask"], 12, TOKENS["sop"], 13, 14, TOKENS["sop"], 15]])
     positions, mask = describe(ids, None, config)
-    assert positions[0].tolist() == [[0, 1, 2, 3, 2, 2, 2, 2, 2], [0, 0, 0, 0, 1, 2, 3, 1, 2]]
+    assert positions[0].tolist() == [[0, 1, 2, 3, 0, 0, 0, 2, 2], [0, 0, 0, 0, 1, 2, 3, 1, 2]]
     assert torch.equal(mask, training_mask(torch.zeros_like(ids), positions[:, 1]))
 
 
 def test_the_kth_span_stands_at_the_kth_blank():
     ids = torch.tensor([[TOKENS["mask"], 11, TOKENS["smask"], 12, TOKENS["sop"], 13, TOKENS["sop"], 15]])
     assert describe(ids, None, small("nano"))[0][0, 0].tolist() == [0, 1, 2, 3, 0, 0, 2, 2]
+
+
+def test_beyond_the_last_blank_a_start_is_a_token_like_any_other():
+    ids = torch.tensor([[TOKENS["mask"], 11, TOKENS["sop"], 12, TOKENS["sop"], 13]])
+    assert describe(ids, None, small("chatglm-6b"))[0][0].tolist() == [[0, 1, 0, 0, 0, 0], [0, 0, 1, 2, 3, 4]]
+
+
+def test_each_family_has_its_own_order_of_blanks():
+    """Positions of <sop> and the token after it, for [gMASK] alone and for [gMASK] before and behind [MASK]."""
+    cases = ([TOKENS["gmask"], 11, 11], [TOKENS["gmask"], 11, TOKENS["mask"]], [TOKENS["mask"], 11, TOKENS["gmask"]])
+    expected = {
+        "glm-10b": [[0, 0], [0, 0], [0, 0]], "glm-130b": [[3, 4], [2, 2], [0, 0]],
+        "chatglm-6b": [[0, 0], [0, 0], [2, 2]], "chatglm-6b-first": [[3, 0], [2, 2], [0, 0]],
+    }  # fmt: skip
+    for kind, positions in expected.items():
+        found = [describe(torch.tensor([[*case, TOKENS["sop"], 12]]), None, small(kind))[0][0, 0, 3:].tolist() for case in cases]
+        assert found == positions, kind
 
 
 def test_gmask_positions_run_on_or_stay():

@@ -1,0 +1,101 @@
+"""One request on its way through the engine: its tokens, their positions, its blocks, and how its next token is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+import torch
+
+from openglm.config import ModelConfig, require
+from openglm.engine.params import SamplingParams, TokenLogprob
+from openglm.engine.sampling import Chooser
+from openglm.engine.speculate import Lookup
+from openglm.engine.text import TextStream
+from openglm.model.positions import place
+
+_ORDINARY = -2  # stands for any token that the rule of positions treats like all others
+
+
+class Places:
+    """Positions of a growing sequence, in constant time per token.
+
+    Between two <sop> positions go on in a straight line, whatever the family. Two tokens put behind the known ones show where the line
+    starts and how steep it is; a new <sop> asks the rule again.
+    """
+
+    def __init__(self, ids: list[int], config: ModelConfig) -> None:
+        self.config = config
+        self.text: list[int] = []
+        self.block: list[int] = []
+        self.ask(ids)
+
+    def ask(self, ids: list[int]) -> None:
+        """Derive all positions afresh. Raises ValueError where the rule needs a [MASK] or [gMASK] that is not there."""
+        probe = torch.tensor([[*ids, _ORDINARY, _ORDINARY]])
+        text, block = place(probe, torch.ones_like(probe, dtype=torch.bool), self.config)[0].tolist()
+        self.step = text[-1] - text[-2], block[-1] - block[-2]
+        self.text, self.block = text[:-1], block[:-1]
+
+    def upto(self, length: int) -> None:
+        """Lengthen the line until `length` tokens have their place."""
+        while len(self.text) < length:
+            self.text.append(self.text[-1] + self.step[0])
+            self.block.append(self.block[-1] + self.step[1])
+
+
+class Sequence:
+    """`ids` holds prompt and answer; `cached` of them have their keys and values in `blocks`."""
+
+    def __init__(self, number: int, prompt: list[int], params: SamplingParams, config: ModelConfig, adapter: int = 0) -> None:
+        self.id, self.params, self.adapter = number, params, adapter
+        self.ids, self.prompt_length = list(prompt), len(prompt)
+        self.stop_ids = frozenset(params.stop_ids + (() if params.ignore_eos else config.tokens.stop))
+        self.sop = config.tokens.sop if config.mask == "prefix" else None
+        require(self.sop is None or self.sop in prompt, "prompt", "no <sop>", "this model reads its prompt both ways: end it with [gMASK] <sop>")
+        # The length of part A, whose tokens see each other both ways.
+        self.visible = 0 if self.sop is None else prompt.index(self.sop)
+        self.places = Places(self.ids, config)
+        # What a beginning may be shared for: where tokens see what follows, only for the same whole part A.
+        self.root: Hashable = (adapter, tuple(prompt[: self.visible]))
+        self.logprobs: list[TokenLogprob] = []
+        self.chooser: Chooser
+        self.text: TextStream | None = None
+        self.lookup: Lookup | None = None
+        self.hits: int | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is computed: at the start, and after its blocks were given up."""
+        self.blocks: list[int] = []
+        self._table = np.zeros(0, np.int32)
+        self._filled = 0
+        self.cached, self.shared = 0, 0
+        self.node: Hashable = self.root
+        self.draft: list[int] = []
+
+    @property
+    def table(self) -> np.ndarray:
+        """The blocks as an array; only those added since the last time are converted."""
+        count = len(self.blocks)
+        if count > len(self._table):
+            self._table = np.concatenate([self._table, np.zeros(max(count, 8), np.int32)])
+        self._table[self._filled : count] = self.blocks[self._filled :]
+        self._filled = count
+        return self._table[:count]
+
+    @property
+    def answer(self) -> list[int]:
+        return self.ids[self.prompt_length :]
+
+    @property
+    def left(self) -> int:
+        """Tokens that are known but not computed: 1 while the answer grows, more while the prompt is read."""
+        return len(self.ids) - self.cached
+
+    def append(self, token: int) -> None:
+        self.ids.append(token)
+        if token == self.sop:
+            self.places.ask(self.ids)
+        else:
+            self.places.upto(len(self.ids))
