@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -30,10 +31,13 @@ struct State {
   Counter arrived, round, next, job, generation;
   void (*body)(void*, int) = nullptr;
   void* argument = nullptr;
+  uint64_t released = 0;
   std::mutex sleep, one_at_a_time;
   std::condition_variable wake;
 };
 State* current = new State;  // never destroyed: threads may outlive static destructors
+
+uint64_t now() { return (uint64_t)std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 template <class Done> void wait_until(Done done) {
   for (int spin = 0; !done(); spin++) spin < SPINS ? relax() : std::this_thread::yield();
@@ -64,6 +68,8 @@ void publish(State& state) {
 
 }  // namespace
 
+bool Pool::timed = false;
+uint64_t Pool::released() { return current->released; }
 int Pool::threads() { return current->threads; }
 
 void Pool::start(int threads) {
@@ -83,6 +89,7 @@ void Pool::run(void (*body)(void*, int), void* argument) {
   std::lock_guard<std::mutex> lock(state.one_at_a_time);
   state.next.value.store(0, std::memory_order_relaxed);
   state.body = body, state.argument = argument;
+  if (timed) state.released = now();
   if (state.threads > 1) publish(state);
   body(argument, 0);
   barrier();
@@ -94,6 +101,7 @@ void Pool::barrier() {
   if (state.arrived.value.fetch_add(1, std::memory_order_acq_rel) + 1 == state.threads) {
     state.arrived.value.store(0, std::memory_order_relaxed);
     state.next.value.store(0, std::memory_order_relaxed);
+    if (timed) state.released = now();
     state.round.value.store(round + 1, std::memory_order_release);
   } else {
     wait_until([&] { return state.round.value.load(std::memory_order_acquire) != round; });

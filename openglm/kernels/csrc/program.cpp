@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 
 #include <atomic>
-#include <chrono>
 #include <string>
 
 #include "kernels.h"
@@ -99,9 +98,9 @@ struct Run {
     int tokens = step->tokens;
     for (int i = 0; i < p.op_count; i++) {
       if (p.ops[i].kind == GLM_GATHER) tokens = step->outputs;  // from here on only the rows that were asked for
-      const auto before = std::chrono::steady_clock::now();
+      const uint64_t before = Pool::released();
       execute(p.ops[i], tokens);
-      if (p.nanoseconds && thread == 0) p.nanoseconds[i] += (uint64_t)std::chrono::nanoseconds(std::chrono::steady_clock::now() - before).count();
+      if (p.nanoseconds && thread == 0) p.nanoseconds[i] += Pool::released() - before;
     }
   }
 };
@@ -162,6 +161,7 @@ void glm_huge_pages(void* data, int64_t bytes) {
 
 void glm_run(const GlmProgram* program, const GlmStep* step) {
   Run run = {program, step};
+  Pool::timed = program->nanoseconds != nullptr;
   Pool::run([](void* argument, int thread) { ((Run*)argument)->walk(thread); }, &run);
 }
 
