@@ -89,7 +89,7 @@ def main() -> None:
         what = f"prompt of {new}" if new > 1 else f"{sequences} requests at {cached}"
         print(f"{what:22s} {rate / median:7.1f} tokens/s (best {rate / best:7.1f}), {1e3 * median:8.2f} ms, weights at {size / median / 1e9:5.2f} GB/s", flush=True)
         if o.profile:
-            total = {k: 0.0 for k in KINDS}
+            total = dict.fromkeys(KINDS, 0.0)
             for op, ns in zip(runner.program._ops, operations, strict=True):
                 total[KINDS[op.kind]] += ns / 1e6
             print(f"   undisturbed {sum(total.values()):.2f} ms: " + ", ".join(f"{k} {v:.2f}" for k, v in total.items()), flush=True)
