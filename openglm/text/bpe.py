@@ -31,10 +31,13 @@ class BpeTokenizer(Tokenizer):
 
     def __init__(self, files: Mapping[str, bytes], bpe: tokenizers.Tokenizer, tokens: Mapping[str, int], special: Mapping[str, int], format: Format, strips: bool = False):
         """tokens: ids of the vocabulary by the names that byte-level BPE gives them."""
-        byte_of = byte_of_character()
         table = [b""] * (1 + max([*tokens.values(), *special.values()]))
+        byte_of = {ord(character): byte for character, byte in byte_of_character().items()}
         for name, number in tokens.items():
-            table[number] = bytes(byte_of[c] for c in name) if byte_of.keys() >= set(name) else name.encode()
+            try:
+                table[number] = name.translate(byte_of).encode("latin-1")
+            except UnicodeEncodeError:  # a name that is written as it is, for the file's author added it by hand
+                table[number] = name.encode()
         for name, number in special.items():
             table[number] = name.encode()
         super().__init__(files, table, special, format, strips)
@@ -64,12 +67,11 @@ def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict
     Not tiktoken itself, for its regular expressions end the process on a million spaces.
     """
     character_of = {byte: character for character, byte in byte_of_character().items()}
-    names = {token: "".join(map(character_of.__getitem__, token)) for token in ranks}
+    vocabulary = {token.decode("latin-1").translate(character_of): number for token, number in sorted(ranks.items(), key=lambda item: item[1])}
     merges = []
-    for token in sorted(ranks, key=ranks.__getitem__):
-        splits = [(token[:place], token[place:]) for place in range(1, len(token)) if token[:place] in ranks and token[place:] in ranks]
-        merges += [(names[left], names[right]) for left, right in sorted(splits, key=lambda split: (ranks[split[0]], ranks[split[1]]))]
-    vocabulary = {names[token]: number for token, number in ranks.items()}
+    for name in vocabulary:
+        splits = [(name[:place], name[place:]) for place in range(1, len(name)) if name[:place] in vocabulary and name[place:] in vocabulary]
+        merges += sorted(splits, key=lambda split: (vocabulary[split[0]], vocabulary[split[1]])) if len(splits) > 1 else splits
     bpe = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     bpe.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_GLM4_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])

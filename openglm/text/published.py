@@ -51,8 +51,9 @@ def _chinese(path: Path, content: bytes) -> Tokenizer:
     from openglm.text.sentencepiece import SentencePieceTokenizer
 
     places = {"<|endoftext|>": 0, "[SEP]": 1, "[CLS]": 2, "[MASK]": 3, "[UNK]": 4, "<|startofpiece|>": 6, "<|endofpiece|>": 7, "[sMASK]": 8}
-    places |= {"[gMASK]": 9, "[dBLOCK]": 10} if _json(path, "config.json") else {"[gMASK]": 7}
-    format, files = _format(path, "glm-10b")
+    native = _json(path, _SETTINGS).get("native", not path.with_name("config.json").is_file())
+    places |= {"[gMASK]": 7} if native else {"[gMASK]": 9, "[dBLOCK]": 10}
+    format, files = _format(path, "glm-10b", native=native)
     return SentencePieceTokenizer({path.name: content} | files, content, places, format, str(path), strips=True)
 
 
@@ -60,8 +61,8 @@ def _gpt2(path: Path, content: bytes) -> Tokenizer:
     """GLM-10B and its smaller kin; special tokens that the files lack follow the vocabulary in their order."""
     from openglm.text.bpe import GLM_SPECIAL, BpeTokenizer, bpe_of_gpt2
 
-    other = path.with_name("merges.txt" if path.name == "vocab.json" else "vocab.json")
-    require(other.is_file(), "tokenizer", str(other), f"no such file; it belongs to {path.name}")
+    merges = path.with_name("merges.txt")
+    require(merges.is_file(), "tokenizer", str(merges), f"no such file; it belongs to {path.name}")
     files = {name: path.with_name(name).read_bytes() for name in ("vocab.json", "merges.txt", "added_tokens.json") if path.with_name(name).is_file()}
     vocabulary = _json(path, "vocab.json")
     special = {name: number for name, number in {**vocabulary, **_json(path, "added_tokens.json")}.items() if name in GLM_SPECIAL}

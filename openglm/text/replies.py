@@ -125,7 +125,8 @@ def read_python_call(name: str, body: str) -> dict[str, Any] | None:
     if not (text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing)):
         return None
     code = text[len(opening) : -len(closing)]
-    return arguments_of({"code": code}) if name == "interpreter" else _literal_call(code)
+    arguments = _literal_call(code)
+    return arguments_of({"code": code}) if arguments is None and name == "interpreter" else arguments
 
 
 def _literal_call(code: str) -> dict[str, Any] | None:

@@ -1,9 +1,12 @@
-"""One small bilingual tokenizer for this room's tests."""
+"""One small bilingual tokenizer of ours, and one of every published kind, for this room's tests."""
+
+from pathlib import Path
 
 import pytest
+from family import make_folders
 from text_samples import TEXTS, VOCAB_SIZE
 
-from openglm.text import Tokenizer, train_tokenizer
+from openglm.text import Tokenizer, load_tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,13 @@ def trained(tmp_path_factory) -> tuple[Tokenizer, str]:
 @pytest.fixture(scope="session")
 def tokenizer(trained) -> Tokenizer:
     return trained[0]
+
+
+@pytest.fixture(scope="session")
+def folders(tokenizer, tmp_path_factory) -> dict[str, Path]:
+    return make_folders(tmp_path_factory.mktemp("family"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def family(folders, tokenizer) -> dict[str, Tokenizer]:
+    return {"openglm": tokenizer} | {kind: load_tokenizer(folder) for kind, folder in folders.items()}
