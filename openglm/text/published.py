@@ -88,10 +88,14 @@ def _tokenizer_model(path: Path, content: bytes) -> Tokenizer:
 
 
 def _is_chatglm2(path: Path) -> bool:
-    """The two generations differ in the role tokens alone, which ChatGLM3's settings and code name; a folder that shows neither may have a telling name."""
-    clues = [path.with_name(name) for name in (_SETTINGS, "config.json", "tokenization_chatglm.py")]
-    text = " ".join([str(path.parent.resolve()), *(clue.read_text(encoding="utf-8", errors="replace") for clue in clues if clue.is_file())])
-    return "<|assistant|>" not in text and "chatglm3" not in text and bool(re.search("chatglm2|codegeex2|ChatGLMTokenizer", text))
+    """The two generations differ in the role tokens alone. ChatGLM3's code has them; settings name the model, and so may the folder or the one around it."""
+    files = [place for name in (_SETTINGS, "config.json", "tokenization_chatglm.py") if (place := path.with_name(name)).is_file()]
+    for clue in (" ".join(place.read_text(encoding="utf-8", errors="replace") for place in files), "/".join(path.resolve().parts[-3:-1])):
+        if "<|assistant|>" in clue or "chatglm3" in clue.lower():
+            return False
+        if re.search("chatglm2|codegeex2", clue.lower()):
+            return True
+    return any(place.suffix == ".py" for place in files)
 
 
 def _tokenizer_json(path: Path, content: bytes) -> Tokenizer:

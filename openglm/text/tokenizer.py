@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openglm.config import require
+from openglm.config import SpecialTokens, require
 
 if TYPE_CHECKING:
     from openglm.text.formats import Format
@@ -122,6 +122,17 @@ class Tokenizer:
     def _checked_id(self, number: int) -> int:
         require(0 <= number < self.vocab_size, "token id", number, f"must lie in 0..{self.vocab_size - 1}")
         return int(number)
+
+    @property
+    def tokens(self) -> SpecialTokens:
+        """The ids that a network and its training rows need, whatever the family calls them; -1 where it has none."""
+        def first(*names: str) -> int:
+            return next((self.special[name] for name in names if name in self.special), -1)
+
+        return SpecialTokens(
+            pad=first("<pad>", "<|endoftext|>", "<unk>"), mask=first("[MASK]"), gmask=first("[gMASK]"), smask=first("[sMASK]"),
+            sop=first("<sop>", "sop", "<|startofpiece|>"), eop=first("<eop>", "eop", "<|endofpiece|>"), stop=self.stop,
+        )  # fmt: skip
 
     @property
     def stop(self) -> tuple[int, ...]:

@@ -87,7 +87,8 @@ def test_chatglm3_tools_stand_in_the_system_message(family):
 def test_glm4_by_hand(family, kind):
     persona = "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n"
     function, head, answered = TOOLS[0]["function"], ("[gMASK]", "<sop>", "<|system|>"), ("<|user|>", "\n问 one", "<|assistant|>", ["\n答 two", "<|user|>"])
-    listed = f"\n{persona if kind == 'glm-4' else ''}# 可用工具\n\n## {function['name']}\n\n{json.dumps(function, ensure_ascii=False, indent=4)}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
+    schema = json.dumps(function, ensure_ascii=False, indent=4)
+    listed = f"\n{persona if kind == 'glm-4' else ''}# 可用工具\n\n## {function['name']}\n\n{schema}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
     check(family[kind], [SYSTEM, Q, A, Q2, CALL, RESULT], *head, listed, "<|system|>", "\nbe brief", *answered, "\nthree?",
           "<|assistant|>", ['get_weather\n{"city": "北京"}', "<|observation|>"], "\n晴", "<|assistant|>", tools=TOOLS, generation_prompt=True)  # fmt: skip
     check(family[kind], [{"role": "system", "content": "", "tools": TOOLS}, Q, A], *head, listed, *answered)

@@ -1,5 +1,6 @@
 """The published tokenizers: ids as the originals give them, text back, special tokens out of reach of text, bad files named."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 from text_samples import any_text, fragments
 
+from openglm.config import model_preset
 from openglm.text import TextStream, load_tokenizer
 from openglm.text.bpe import _GLM4_PIECES, GLM4_SPECIAL
 from openglm.text.formats import FORMATS
@@ -87,6 +89,10 @@ def test_chatglm3_ids(family, case):
 def test_chatglm3_conversations_and_special(family):
     tokenizer, golden = family["chatglm3-6b"], SENTENCEPIECE["chatglm3_6b"]
     assert tokenizer.vocab_size == golden["vocab_size"] and golden["special"].items() <= tokenizer.special.items()
+    published = dataclasses.asdict(model_preset("chatglm3-6b").tokens)
+    shift = 64789 - golden["special"]["[MASK]"]  # the special tokens follow the vocabulary, which is smaller here
+    assert {name: number + shift * (number > 2) for name, number in dataclasses.asdict(tokenizer.tokens).items() if name != "stop"} | {"stop": published["stop"]} == published
+    assert tuple(number + shift * (number > 2) for number in tokenizer.stop) == published["stop"]
     for case in golden["chat"]:
         assert [tokenizer.render([*case["history"], {"role": case["role"], "content": case["query"]}], generation_prompt=True)[0]] == case["ids"]
 
@@ -100,7 +106,7 @@ def glm4():
 
 def test_glm4_ids(glm4):
     assert glm4.special == GLM4["special"] and glm4.vocab_size == GLM4["vocab_size"] + len(GLM4["special"]) and GLM4["pattern"] == _GLM4_PIECES
-    assert glm4.stop == (151329, 151336, 151338)
+    assert glm4.tokens == model_preset("glm-4-9b-chat").tokens
     for case, framed in zip(GLM4["encode_no_special"], GLM4["encode_with_prefix"], strict=True):
         parts = cut(glm4, case["text"], GLM4["special"])
         assert glm4.encode(case["text"]) == case["ids"] and glm4.decode(case["ids"]) == case["decoded"]
@@ -315,6 +321,23 @@ def test_long_texts_are_encoded(family, kind, unit):
 
 def test_hundreds_of_thousands_of_spaces_do_not_end_the_process(family):
     assert family["glm-4"].decode(family["glm-4"].encode(" " * 300_000)) == " " * 300_000
+
+
+@pytest.mark.parametrize("folder, name, text, kind", [
+    ("chatglm2-6b", "", "", "chatglm2-6b"), ("ChatGLM3-6B-32k", "", "", "chatglm3-6b"), ("m", "", "", "chatglm3-6b"),
+    ("m", "config.json", '{"_name_or_path": "THUDM/chatglm2-6b"}', "chatglm2-6b"),
+    ("chatglm2-6b", "config.json", '{"_name_or_path": "THUDM/chatglm3-6b"}', "chatglm3-6b"),
+    ("m", "tokenizer_config.json", '{"name_or_path": "THUDM/codegeex2-6b"}', "chatglm2-6b"),
+    ("m", "tokenization_chatglm.py", "special = ['[MASK]', 'sop']", "chatglm2-6b"),
+    ("m", "tokenization_chatglm.py", "raise SystemExit  # <|assistant|>", "chatglm3-6b"),
+])
+def test_generations_that_share_a_file_are_told_apart(folders, tmp_path, folder, name, text, kind):
+    (tmp_path / folder).mkdir()
+    shutil.copy(folders["chatglm3-6b"] / "tokenizer.model", tmp_path / folder)
+    if name:
+        (tmp_path / folder / name).write_text(text)
+    tokenizer = load_tokenizer(tmp_path / folder)
+    assert tokenizer.format.name == kind and ("<|user|>" in tokenizer.special) == (kind == "chatglm3-6b")
 
 
 def test_settings_of_the_folder_decide(folders, tmp_path):
