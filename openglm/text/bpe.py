@@ -31,7 +31,10 @@ class BpeTokenizer(Tokenizer):
 
     def __init__(self, files: Mapping[str, bytes], bpe: tokenizers.Tokenizer, tokens: Mapping[str, int], special: Mapping[str, int], format: Format, strips: bool = False):
         """tokens: ids of the vocabulary by the names that byte-level BPE gives them."""
-        table = [b""] * (1 + max([*tokens.values(), *special.values()]))
+        numbers = [*tokens.values(), *special.values()]
+        if not (min(numbers) >= 0 and max(numbers) < 2 * len(numbers)):
+            raise ValueError(f"ids run from {min(numbers)} to {max(numbers)}, for {len(numbers)} tokens")
+        table = [b""] * (1 + max(numbers))
         byte_of = {ord(character): byte for character, byte in byte_of_character().items()}
         for name, number in tokens.items():
             try:
@@ -90,9 +93,9 @@ def bpe_of_gpt2(vocabulary: Mapping[str, int], merge_lines: Iterable[str], speci
 
 def without_special(layout: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     """A `tokenizer.json` whose special tokens match no text, and their ids."""
-    special = {token["content"]: token["id"] for token in layout["added_tokens"] if token["special"]}
+    special = {token["content"]: token["id"] for token in layout["added_tokens"] if token["special"] or token["content"] in GLM4_SPECIAL}
     vocab = {name: number for name, number in layout["model"]["vocab"].items() if name not in special}
-    added = [token for token in layout["added_tokens"] if not token["special"]]
+    added = [token for token in layout["added_tokens"] if token["content"] not in special]
     return {**layout, "added_tokens": added, "post_processor": None, "model": {**layout["model"], "vocab": vocab}}, special
 
 

@@ -61,16 +61,19 @@ def _gpt2(path: Path, content: bytes) -> Tokenizer:
     """GLM-10B and its smaller kin; special tokens that the files lack follow the vocabulary in their order."""
     from openglm.text.bpe import GLM_SPECIAL, BpeTokenizer, bpe_of_gpt2
 
-    merges = path.with_name("merges.txt")
-    require(merges.is_file(), "tokenizer", str(merges), f"no such file; it belongs to {path.name}")
-    files = {name: path.with_name(name).read_bytes() for name in ("vocab.json", "merges.txt", "added_tokens.json") if path.with_name(name).is_file()}
-    vocabulary = _json(path, "vocab.json")
-    special = {name: number for name, number in {**vocabulary, **_json(path, "added_tokens.json")}.items() if name in GLM_SPECIAL}
-    for name in GLM_SPECIAL:
-        special.setdefault(name, 1 + max([*vocabulary.values(), *special.values()]))
-    bpe, tokens = _build(path, lambda: bpe_of_gpt2(vocabulary, files["merges.txt"].decode().splitlines(), special))
+    names = ("vocab.json", "merges.txt", "added_tokens.json")
+    files = {name: path.with_name(name).read_bytes() for name in names if path.with_name(name).is_file()}
+    require("merges.txt" in files, "tokenizer", str(path.with_name("merges.txt")), f"no such file; it belongs to {path.name}")
+    vocabulary, added = _json(path, "vocab.json"), _json(path, "added_tokens.json")
     format, settings = _format(path, "glm-10b")
-    return BpeTokenizer(files | settings, bpe, tokens, special, format, strips=True)
+
+    def build() -> Tokenizer:
+        special = {name: number for name, number in {**vocabulary, **added}.items() if name in GLM_SPECIAL}
+        for name in GLM_SPECIAL:
+            special.setdefault(name, 1 + max([*vocabulary.values(), *special.values()]))
+        return BpeTokenizer(files | settings, *bpe_of_gpt2(vocabulary, files["merges.txt"].decode().splitlines(), special), special, format, strips=True)
+
+    return _build(path, build)
 
 
 def _tokenizer_model(path: Path, content: bytes) -> Tokenizer:
@@ -79,8 +82,8 @@ def _tokenizer_model(path: Path, content: bytes) -> Tokenizer:
     from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
 
     if _TIKTOKEN_LINE.match(content):
-        bpe, tokens = _build(path, lambda: bpe_of_ranks(read_ranks(content)))
         format, files = _format(path, "glm-4")
+        bpe, tokens = _build(path, lambda: bpe_of_ranks(read_ranks(content)))
         return BpeTokenizer({path.name: content} | files, bpe, tokens, {name: len(tokens) + i for i, name in enumerate(GLM4_SPECIAL)}, format)
     format, files = _format(path, "chatglm2-6b" if _is_chatglm2(path) else "chatglm3-6b")
     names = CHATGLM_SPECIAL if format.name == "chatglm3-6b" else CHATGLM_SPECIAL[:5]
@@ -111,9 +114,9 @@ def _tokenizer_json(path: Path, content: bytes) -> Tokenizer:
         layout, special = {}, {}
     if not {"<|endoftext|>", "[gMASK]", "<sop>", "<|assistant|>"} <= special.keys():
         return own_tokenizer(content, str(path))
-    bpe = _build(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(layout)))
     format, files = _format(path, _hugging_face_format(path))
-    return BpeTokenizer({path.name: content} | files, bpe, bpe.get_vocab(), special, format)
+    bpe = _build(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(layout)))
+    return _build(path, lambda: BpeTokenizer({path.name: content} | files, bpe, bpe.get_vocab(), special, format))
 
 
 def _hugging_face_format(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 Training, the terminal and the server all pass through `render`, so what a model saw in training is what it is asked with. The words and
 special tokens come from the format of the tokenizer's generation (formats.py). In those with role tokens all stands behind <sop> and
-texts are encoded one by one, hence the ids of a longer conversation begin with those of a shorter one: a KV cache holds over turns.
+texts are encoded one by one, hence the prompt of a later turn begins with that of an earlier one: a KV cache holds over turns. Not so in
+GLM-Z1, which forgets its thoughts, nor in the rounds of ChatGLM-6B and ChatGLM2, which are one text.
 """
 
 from __future__ import annotations

@@ -363,6 +363,8 @@ def bad_files(folders, tokenizer) -> dict[str, tuple[dict[str, bytes], str]]:
         "ranks cut": ({"tokenizer.model": tiktoken_file(ranks)[:-3]}, "tokenizer.model"),
         "half of a pair": ({"vocab.json": b"{}"}, "merges.txt"),
         "merges of nothing": ({"vocab.json": b'{"a": 0}', "merges.txt": b"x y\n"}, "vocab.json"),
+        "ids too far": ({"tokenizer.json": layout.replace(b'"id": 563', b'"id": 999999999')}, "999999999"),
+        "ids that are no numbers": ({"vocab.json": b'{"a": "x"}', "merges.txt": b""}, "vocab.json"),
         "json cut": ({"tokenizer.json": layout[:-300]}, "tokenizer.json"),
         "unknown format": ({"tokenizer.json": layout, "tokenizer_config.json": b'{"openglm_format": "gpt"}'}, "openglm_format = 'gpt'"),
         "settings": ({"tokenizer.json": layout, "tokenizer_config.json": b"["}, "tokenizer_config.json"),
@@ -370,7 +372,8 @@ def bad_files(folders, tokenizer) -> dict[str, tuple[dict[str, bytes], str]]:
     }
 
 
-HOW = ["empty", "no model", "empty model", "cut short", "text", "ranks with a gap", "ranks without bytes", "ranks cut", "half of a pair", "merges of nothing", "json cut"]
+HOW = ["empty", "no model", "empty model", "cut short", "text", "ranks with a gap", "ranks without bytes", "ranks cut", "half of a pair", "merges of nothing", "json cut",
+       "ids too far", "ids that are no numbers"]
 
 
 @pytest.mark.parametrize("how", [*HOW, "unknown format", "settings", "image tokens"])
