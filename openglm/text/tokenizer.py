@@ -7,10 +7,9 @@ who needs one in a prompt passes its id, see `Tokenizer.encode_parts`. Chat form
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,14 +109,17 @@ class Tokenizer:
         return [*head, *ids[max(len(ids) - room, 0) :], *tail]
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
-        """Bytes of tokens, joined; a space that opens a text stays (see `decode`)."""
+        """Bytes of tokens, joined, each as it is inside a text; `decoder` is for the tokens of one text as they come."""
         skipped = self._special_ids if skip_special else ()
         return b"".join(self._tokens[number] for number in map(self._checked_id, ids) if number not in skipped)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of tokens; bytes that are no UTF-8 become U+FFFD. `skip_special=False` writes special tokens by their names."""
-        stream = TextStream(self, skip_special)
-        return "".join([*map(stream.push, ids), stream.end()])
+        return b"".join(map(self.decoder(skip_special), ids)).decode("utf-8", errors="replace")
+
+    def decoder(self, skip_special: bool = True) -> Callable[[int], bytes]:
+        """A function to give the tokens of one text to as they come: its bytes join to the text. A character may span several tokens."""
+        return _Decoder(self, skip_special)
 
     def _checked_id(self, number: int) -> int:
         require(0 <= number < self.vocab_size, "token id", number, f"must lie in 0..{self.vocab_size - 1}")
@@ -152,26 +154,21 @@ class Tokenizer:
         return render(self, messages, tools, generation_prompt=generation_prompt)
 
 
-class TextStream:
-    """Text of tokens as they come: `push` each id, then `end`. Gives whole characters only; the pieces join to `Tokenizer.decode`."""
+class _Decoder:
+    """`decode_bytes` that knows whether a text has begun, for spaces that open one may vanish."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
-        self._tokenizer, self._skip_special = tokenizer, skip_special
-        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
-        self._opening = True
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer, self._skip_special, self._opening = tokenizer, skip_special, True
 
-    def push(self, number: int) -> str:
-        piece = self._tokenizer.decode_bytes([number], self._skip_special)
-        if number in self._tokenizer._special_ids:
-            self._opening = self._tokenizer.opens_anew or (self._opening and not piece)
+    def __call__(self, number: int) -> bytes:
+        tokenizer, piece = self._tokenizer, self._tokenizer.decode_bytes([number], self._skip_special)
+        if number in tokenizer._special_ids:
+            self._opening = tokenizer.opens_anew or (self._opening and not piece)
         elif self._opening:
-            dropped = number in self._tokenizer.opening_spaces
+            dropped = number in tokenizer.opening_spaces
             piece = piece[dropped:]
-            self._opening = dropped and not piece and self._tokenizer.drops_all_spaces
-        return self._characters.decode(piece)
-
-    def end(self) -> str:
-        return self._characters.decode(b"", final=True)
+            self._opening = dropped and not piece and tokenizer.drops_all_spaces
+        return piece
 
 
 def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
