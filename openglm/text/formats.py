@@ -117,7 +117,8 @@ class RoleTurns:
         if self.thinks and message["role"] == "assistant":
             content = content.rpartition("</think>")[2].strip()
         if not message.get("tool_calls"):
-            yield message.get("metadata", ""), content
+            header = message.get("metadata", "")
+            yield ("", f"{header}\n{content}") if header and self.inline else (header, content)
             return
         function = message["tool_calls"][0]["function"]
         name, call = function["name"], self.write_call(function["name"], arguments_of(function["arguments"]) or {})

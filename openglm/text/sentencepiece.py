@@ -1,8 +1,8 @@
 """SentencePiece vocabularies: ChatGLM-6B's `ice_text.model`, `tokenizer.model` of ChatGLM2 and 3, and GLM-10B-Chinese's `cog-pretrain.model`.
 
-What does not come back from ids is the originals' doing, and no more than this. All: "▁" (U+2581) stands for a space. `ice_text.model` besides:
-text is normalised (NFKC, most control characters vanish), a single space at either end is dropped, and the names "<n>", "<|tab|>" and "<|blank_2|>" to
-"<|blank_80|>" in a text mean the white space that they stand for. Decoding is the one of tokenizer.py.
+What does not come back from ids is the originals' doing, and no more than this. In all, "▁" (U+2581) stands for a space. With `ice_text.model`
+text is normalised (NFKC; most control characters vanish), a single space at either end is dropped, and "<n>", "<|tab|>" and "<|blank_2|>" to
+"<|blank_80|>" in a text mean the white space that they stand for. `cog-pretrain.model` normalises as the file says, line ends included.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, files: Mapping[str, bytes], model: bytes, special: Mapping[str, int], format: Format, where: str, offset: int = 0, strips: bool = False) -> None:
         """model: the SentencePiece file. special: places behind its vocabulary. offset: added to its ids. where: the file's name, for errors."""
         self._pieces, self._offset = _processor(model, where), offset
-        size = self._pieces.get_piece_size()
-        table = [b""] * (offset + size + 1 + max(special.values(), default=-1))
-        names = {}
-        for number, name in enumerate(self._pieces.id_to_piece(list(range(size)))):
-            table[offset + number] = bytes([int(name[3:5], 16)]) if self._pieces.is_byte(number) else self._text_of(name).encode()
-            if self._pieces.is_unknown(number) or self._pieces.is_control(number):
-                names[name] = offset + number
-        for name, place in special.items():
-            names[name] = offset + size + place
-            table[names[name]] = name.encode()
+        numbers = list(range(self._pieces.get_piece_size()))
+        pieces = self._pieces.id_to_piece(numbers)
+        table = [b""] * offset + [self._text_of(piece).encode() for piece in pieces] + [b""] * (1 + max(special.values(), default=-1))
+        for number, is_byte in enumerate(self._pieces.is_byte(numbers)):
+            if is_byte:
+                table[offset + number] = bytes([int(pieces[number][3:5], 16)])  # <0x41>
+        kinds = zip(pieces, self._pieces.is_control(numbers), self._pieces.is_unknown(numbers), strict=True)
+        names = {piece: offset + number for number, (piece, *kind) in enumerate(kinds) if any(kind)}
+        names |= {name: offset + len(pieces) + place for name, place in special.items()}
+        for name, number in names.items():
+            table[number] = name.encode()
         super().__init__(files, table, names, format, strips)
-        opening = (offset + number for number in range(size) if self._pieces.id_to_piece(number).startswith(_SPACE))
-        self.opening_spaces, self.drops_all_spaces = frozenset(opening), not self._pieces.encode(" ")
+        self.opening_spaces = frozenset(offset + number for number, piece in enumerate(pieces) if piece.startswith(_SPACE))
+        self.drops_all_spaces = not self._pieces.encode(" ")
 
     def _text_of(self, name: str) -> str:
         return name.replace(_SPACE, " ")

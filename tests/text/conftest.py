@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 from family import make_folders
+from hypothesis import settings
 from text_samples import TEXTS, VOCAB_SIZE
 
 from openglm.text import Tokenizer, load_tokenizer, train_tokenizer
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

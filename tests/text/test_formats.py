@@ -228,6 +228,12 @@ def test_metadata_belongs_to_answers(family, message):
         family["glm-4"].render([Q, message])
 
 
+@pytest.mark.parametrize("kind", ["openglm", "glm-4", "glm-4-0414"])
+def test_a_header_line_and_a_call_are_the_same(family, kind):
+    header = {"role": "assistant", "metadata": "get_weather", "content": '{"city": "北京"}'}
+    assert family[kind].render([Q, header, RESULT]) == family[kind].render([Q, CALL, RESULT])
+
+
 def test_every_format_names_tokens_that_its_tokenizer_has(family):
     for kind, tokenizer in family.items():
         assert tokenizer.stop and set(tokenizer.format.stop) <= tokenizer.special.keys()
