@@ -7,7 +7,7 @@ rule cuts queries, keys and values that lie head by head (outer = heads), in thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,19 +137,22 @@ class Source:
 
     def modules(self) -> Iterator[tuple[str, Leaves]]:
         """(path of a module of ours, its tensors). Raises ValueError that names a tensor which is missing, unknown or of another shape."""
-        self._check_names()
+        self.check_names()
         for foreign, targets in self.table.items():
-            if not targets:
-                continue
-            whole = {leaf: self._whole(name, leaf, targets) for leaf, name in self._leaf_names(foreign).items()}
-            if targets == ("embedding",) and self.repeat_row and "weight" in whole:
-                whole["weight"] = whole["weight"].clone()
-                whole["weight"][self.repeat_row[1]] = whole["weight"][self.repeat_row[0]]
-            sizes = [self.ours[path]["weight"][0] for path in targets]
-            outer = self.config.heads if self.layout and self.layout.per_head and len(targets) == 3 else len(self.ranks)
-            cut = {leaf: split_rows(tensor, sizes, outer) for leaf, tensor in whole.items()}
-            for i, path in enumerate(targets):
-                yield path, {leaf: parts[i] for leaf, parts in cut.items()}
+            if targets:
+                yield from self.cut(foreign)
+
+    def cut(self, foreign: str) -> Iterator[tuple[str, Leaves]]:
+        """Our modules in one of the checkpoint's."""
+        targets = self.table[foreign]
+        whole = {leaf: self._whole(name, leaf, targets) for leaf, name in self._leaf_names(foreign).items()}
+        if targets == ("embedding",) and self.repeat_row and "weight" in whole:
+            whole["weight"] = whole["weight"].clone()
+            whole["weight"][self.repeat_row[1]] = whole["weight"][self.repeat_row[0]]
+        sizes = [self.ours[path]["weight"][0] for path in targets]
+        outer = self.config.heads if self.layout and self.layout.per_head and len(targets) == 3 else len(self.ranks)
+        parts = {leaf: split_rows(tensor, sizes, outer) for leaf, tensor in whole.items()}
+        yield from ((path, {leaf: pieces[i] for leaf, pieces in parts.items()}) for i, path in enumerate(targets))
 
     def _leaf_names(self, foreign: str) -> dict[str, str]:
         """Our leaf: the tensor that holds it. A quantised matrix is known by its scales."""
@@ -161,7 +164,7 @@ class Source:
                 return {"codes": f"{foreign}.{codes}", "scales": f"{foreign}.{scales}", **names}
         return names
 
-    def _check_names(self) -> None:
+    def check_names(self) -> None:
         known = {name for foreign in self.table for name in self._leaf_names(foreign).values()}
         absent = tuple(f"{foreign}." for foreign, targets in self.table.items() if not targets)  # such as the copy of a tied head
         for rank in self.ranks:
@@ -205,6 +208,24 @@ class Source:
             raise ValueError(f"{rank.path(name)}: tensor {name!r} has shape {list(found)}, the configuration says {list(shape)}{shards}")
         fits = dtype in (torch.int8, torch.uint8) if leaf == "codes" else dtype.is_floating_point
         require(fits, f"{rank.path(name)}: tensor {name!r} of type", dtype, "codes are int8 or uint8, all else floating-point numbers; use another copy")
+
+
+class Weights(Mapping[str, Tensor]):
+    """The weights of a source by our parameters' names, each read when asked for."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.home = {path: foreign for foreign, targets in source.table.items() for path in targets}
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, _, leaf = name.rpartition(".")
+        return dict(self.source.cut(self.home[path]))[path][leaf]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{path}.{leaf}" for path, leaves in self.source.ours.items() for leaf in leaves)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.source.ours.values()))
 
 
 def _cut_dimension(targets: tuple[str, ...]) -> int | None:
