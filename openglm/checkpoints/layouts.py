@@ -221,6 +221,9 @@ class Weights(Mapping[str, Tensor]):
         path, _, leaf = name.rpartition(".")
         return dict(self.source.cut(self.home[path]))[path][leaf]
 
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
     def __iter__(self) -> Iterator[str]:
         return (f"{path}.{leaf}" for path, leaves in self.source.ours.items() for leaf in leaves)
 
