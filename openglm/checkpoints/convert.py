@@ -82,5 +82,4 @@ def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:
     from openglm.text.tokenizer import load_tokenizer
 
     _require_whole(checkpoint, "gguf")
-    checkpoint.source.check_names()
     return write_gguf(out, Weights(checkpoint.source), checkpoint.config, load_tokenizer(checkpoint.folder), kind)

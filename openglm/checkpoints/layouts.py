@@ -108,7 +108,10 @@ class Source:
     """A checkpoint seen as our network. `modules()` reads and cuts one matrix after another; nothing is kept."""
 
     def __init__(self, folder: Path, config: ModelConfig, ranks: list[Tensors], layout: Layout | None, repeat_row: tuple[int, int] | None = None) -> None:
-        """ranks: the shares of a tensor-parallel run, or the one whole. layout: None where names are ours. repeat_row: copy row a of the word embedding to row b."""
+        """ranks: the shares of a tensor-parallel run, or the one whole. layout: None where names are ours. repeat_row: copy row a of the word embedding to row b.
+
+        Raises ValueError that names a tensor which is missing or unknown.
+        """
         self.folder, self.config, self.ranks, self.layout, self.repeat_row = folder, config, ranks, layout, repeat_row
         # A network of more blocks than there are tensors is a lie that would take memory.
         require(config.layers <= len(ranks[0]), "model.layers", config.layers, f"{folder} holds {len(ranks[0])} tensors; the configuration describes another network")
@@ -117,6 +120,7 @@ class Source:
         first = next(iter(table)) + "."
         stem = next((stem for stem in _STEMS if any(name.startswith(stem + first) for name in ranks[0])), "")
         self.table = {stem + name: tuple(path for path in targets if path in self.ours) for name, targets in table.items()}
+        self._check_names()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -136,8 +140,7 @@ class Source:
         return 0
 
     def modules(self) -> Iterator[tuple[str, Leaves]]:
-        """(path of a module of ours, its tensors). Raises ValueError that names a tensor which is missing, unknown or of another shape."""
-        self.check_names()
+        """(path of a module of ours, its tensors). Raises ValueError that names a tensor of another shape or type."""
         for foreign, targets in self.table.items():
             if targets:
                 yield from self.cut(foreign)
@@ -159,12 +162,12 @@ class Source:
         shapes = self.ours[self.table[foreign][0]] if self.table[foreign] else {}
         names = {leaf: f"{foreign}.{leaf}" for leaf in shapes}
         for codes, scales in (("weight", "weight_scale"), ("codes", "scales")):
-            if len(shapes.get("weight", ())) == 2 and f"{foreign}.{scales}" in self.ranks[0]:
+            if len(shapes.get("weight", ())) == 2 and {f"{foreign}.{codes}", f"{foreign}.{scales}"} <= self.ranks[0].keys():
                 del names["weight"]
                 return {"codes": f"{foreign}.{codes}", "scales": f"{foreign}.{scales}", **names}
         return names
 
-    def check_names(self) -> None:
+    def _check_names(self) -> None:
         known = {name for foreign in self.table for name in self._leaf_names(foreign).values()}
         absent = tuple(f"{foreign}." for foreign, targets in self.table.items() if not targets)  # such as the copy of a tied head
         for rank in self.ranks:
@@ -175,7 +178,7 @@ class Source:
                 require(ignored, f"{rank.path(name)}: tensor", name, "unknown; the configuration describes another network")
 
     def _code_bits(self, name: str, targets: tuple[str, ...]) -> int:
-        columns = self.ranks[0].shapes[name][-1] * (len(self.ranks) if _cut_dimension(targets) == 1 else 1)
+        columns = (0, *self.ranks[0].shapes[name])[-1] * (len(self.ranks) if _cut_dimension(targets) == 1 else 1)
         return 8 if columns == self.ours[targets[0]]["weight"][-1] else 4
 
     def _whole(self, name: str, leaf: str, targets: tuple[str, ...]) -> Tensor:

@@ -54,7 +54,10 @@ def test_what_transformers_saves_we_open(kind, shape, tmp_path):
     assert torch.equal(generate(ours, ids, 8, real)[:, 12:], answer[:, 12:])
 
 
-@pytest.mark.parametrize(("preset", "tied", "bias"), [("glm-4-9b-chat", False, "qkv"), ("glm-4-0414-9b", False, "none"), ("glm-4-0414-9b", True, "qkv"), ("chatglm3-6b", False, "qkv")])
+WRITTEN = [("glm-4-9b-chat", False, "qkv"), ("glm-4-0414-9b", False, "none"), ("glm-4-0414-9b", True, "qkv"), ("chatglm3-6b", False, "qkv")]
+
+
+@pytest.mark.parametrize(("preset", "tied", "bias"), WRITTEN)
 def test_what_we_write_transformers_opens(preset, tied, bias, tmp_path):
     config = model_preset(preset, vocab_size=96, layers=2, hidden=48, heads=6, kv_heads=3, head_dim=8, ffn_hidden=40, max_positions=64, tied=tied, bias=bias, tokens={"pad": 3})
     model, generator = Transformer(config), torch.Generator().manual_seed(3)
