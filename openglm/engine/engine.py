@@ -18,8 +18,9 @@ from torch import Tensor
 from openglm.config import EngineConfig, require
 from openglm.engine.blocks import BlockPool
 from openglm.engine.constrain import Constraint, Vocabulary
+from openglm.engine.native import choose_runner
 from openglm.engine.params import Event, Result, SamplingParams
-from openglm.engine.runner import Runner, Step, TorchRunner
+from openglm.engine.runner import Step
 from openglm.engine.sampling import Chooser, logprob
 from openglm.engine.scheduler import Scheduler
 from openglm.engine.sequence import Sequence as Request
@@ -41,7 +42,7 @@ class Engine:
         blocks = -(-(self.config.kv_tokens or room(model, self.config)) // self.config.block_size)
         self.pool = BlockPool(blocks, self.config.block_size)
         self.scheduler = Scheduler(self.pool, self.config)
-        self.runner: Runner = TorchRunner(model, self.config, blocks)
+        self.runner = choose_runner(model, self.config, blocks)
         self._requests: dict[int, Request] = {}
         self._next_id = 0
         self._vocabularies: dict[tuple[int, ...], Vocabulary] = {}
