@@ -98,13 +98,15 @@ class Rotary(torch.nn.Module):
         self.rotated = config.head_dim // (1 if config.positions == "rope" else 2)
         self.theta, self.half = config.rope_theta, config.rope_fp16_frequencies
 
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Angle of one step of each pair, [rotated / 2]. Made afresh: no buffer that a meta device, a conversion or a sharding could lose."""
+        exponents = torch.arange(0, self.rotated, 2, device=device, dtype=torch.float32) / self.rotated
+        frequencies = 1.0 / self.theta**exponents
+        return frequencies.half().float() if self.half else frequencies
+
     def angles(self, positions_B2T: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, each [B, 1, T, axes, rotated / 2] in fp32, shared by all layers."""
-        # Made afresh: no buffer that a meta device, a conversion or a sharding could lose.
-        exponents = torch.arange(0, self.rotated, 2, device=positions_B2T.device, dtype=torch.float32) / self.rotated
-        frequencies = 1.0 / self.theta**exponents
-        frequencies = frequencies.half().float() if self.half else frequencies
-        angle = positions_B2T[:, : self.axes, :, None].float() * frequencies  # [B, axes, T, F]
+        angle = positions_B2T[:, : self.axes, :, None].float() * self.frequencies(positions_B2T.device)  # [B, axes, T, F]
         angle = angle.transpose(1, 2)[:, None]
         return angle.cos(), angle.sin()
 
