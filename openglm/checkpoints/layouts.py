@@ -7,7 +7,7 @@ rule cuts queries, keys and values that lie head by head (outer = heads), in thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +108,10 @@ class Source:
     """A checkpoint seen as our network. `modules()` reads and cuts one matrix after another; nothing is kept."""
 
     def __init__(self, folder: Path, config: ModelConfig, ranks: list[Tensors], layout: Layout | None, repeat_row: tuple[int, int] | None = None) -> None:
-        """ranks: the shares of a tensor-parallel run, or the one whole. layout: None where names are ours. repeat_row: copy row a of the word embedding to row b."""
+        """ranks: the shares of a tensor-parallel run, or the one whole. layout: None where names are ours. repeat_row: copy row a of the word embedding to row b.
+
+        Raises ValueError that names a tensor which is missing or unknown.
+        """
         self.folder, self.config, self.ranks, self.layout, self.repeat_row = folder, config, ranks, layout, repeat_row
         # A network of more blocks than there are tensors is a lie that would take memory.
         require(config.layers <= len(ranks[0]), "model.layers", config.layers, f"{folder} holds {len(ranks[0])} tensors; the configuration describes another network")
@@ -117,6 +120,7 @@ class Source:
         first = next(iter(table)) + "."
         stem = next((stem for stem in _STEMS if any(name.startswith(stem + first) for name in ranks[0])), "")
         self.table = {stem + name: tuple(path for path in targets if path in self.ours) for name, targets in table.items()}
+        self._check_names()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -136,27 +140,29 @@ class Source:
         return 0
 
     def modules(self) -> Iterator[tuple[str, Leaves]]:
-        """(path of a module of ours, its tensors). Raises ValueError that names a tensor which is missing, unknown or of another shape."""
-        self._check_names()
+        """(path of a module of ours, its tensors). Raises ValueError that names a tensor of another shape or type."""
         for foreign, targets in self.table.items():
-            if not targets:
-                continue
-            whole = {leaf: self._whole(name, leaf, targets) for leaf, name in self._leaf_names(foreign).items()}
-            if targets == ("embedding",) and self.repeat_row and "weight" in whole:
-                whole["weight"] = whole["weight"].clone()
-                whole["weight"][self.repeat_row[1]] = whole["weight"][self.repeat_row[0]]
-            sizes = [self.ours[path]["weight"][0] for path in targets]
-            outer = self.config.heads if self.layout and self.layout.per_head and len(targets) == 3 else len(self.ranks)
-            cut = {leaf: split_rows(tensor, sizes, outer) for leaf, tensor in whole.items()}
-            for i, path in enumerate(targets):
-                yield path, {leaf: parts[i] for leaf, parts in cut.items()}
+            if targets:
+                yield from self.cut(foreign)
+
+    def cut(self, foreign: str) -> Iterator[tuple[str, Leaves]]:
+        """Our modules in one of the checkpoint's."""
+        targets = self.table[foreign]
+        whole = {leaf: self._whole(name, leaf, targets) for leaf, name in self._leaf_names(foreign).items()}
+        if targets == ("embedding",) and self.repeat_row and "weight" in whole:
+            whole["weight"] = whole["weight"].clone()
+            whole["weight"][self.repeat_row[1]] = whole["weight"][self.repeat_row[0]]
+        sizes = [self.ours[path]["weight"][0] for path in targets]
+        outer = self.config.heads if self.layout and self.layout.per_head and len(targets) == 3 else len(self.ranks)
+        parts = {leaf: split_rows(tensor, sizes, outer) for leaf, tensor in whole.items()}
+        yield from ((path, {leaf: pieces[i] for leaf, pieces in parts.items()}) for i, path in enumerate(targets))
 
     def _leaf_names(self, foreign: str) -> dict[str, str]:
         """Our leaf: the tensor that holds it. A quantised matrix is known by its scales."""
         shapes = self.ours[self.table[foreign][0]] if self.table[foreign] else {}
         names = {leaf: f"{foreign}.{leaf}" for leaf in shapes}
         for codes, scales in (("weight", "weight_scale"), ("codes", "scales")):
-            if len(shapes.get("weight", ())) == 2 and f"{foreign}.{scales}" in self.ranks[0]:
+            if len(shapes.get("weight", ())) == 2 and {f"{foreign}.{codes}", f"{foreign}.{scales}"} <= self.ranks[0].keys():
                 del names["weight"]
                 return {"codes": f"{foreign}.{codes}", "scales": f"{foreign}.{scales}", **names}
         return names
@@ -172,7 +178,7 @@ class Source:
                 require(ignored, f"{rank.path(name)}: tensor", name, "unknown; the configuration describes another network")
 
     def _code_bits(self, name: str, targets: tuple[str, ...]) -> int:
-        columns = self.ranks[0].shapes[name][-1] * (len(self.ranks) if _cut_dimension(targets) == 1 else 1)
+        columns = (0, *self.ranks[0].shapes[name])[-1] * (len(self.ranks) if _cut_dimension(targets) == 1 else 1)
         return 8 if columns == self.ours[targets[0]]["weight"][-1] else 4
 
     def _whole(self, name: str, leaf: str, targets: tuple[str, ...]) -> Tensor:
@@ -205,6 +211,27 @@ class Source:
             raise ValueError(f"{rank.path(name)}: tensor {name!r} has shape {list(found)}, the configuration says {list(shape)}{shards}")
         fits = dtype in (torch.int8, torch.uint8) if leaf == "codes" else dtype.is_floating_point
         require(fits, f"{rank.path(name)}: tensor {name!r} of type", dtype, "codes are int8 or uint8, all else floating-point numbers; use another copy")
+
+
+class Weights(Mapping[str, Tensor]):
+    """The weights of a source by our parameters' names, each read when asked for."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.home = {path: foreign for foreign, targets in source.table.items() for path in targets}
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, _, leaf = name.rpartition(".")
+        return dict(self.source.cut(self.home[path]))[path][leaf]
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{path}.{leaf}" for path, leaves in self.source.ours.items() for leaf in leaves)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.source.ours.values()))
 
 
 def _cut_dimension(targets: tuple[str, ...]) -> int | None:

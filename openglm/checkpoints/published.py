@@ -96,6 +96,7 @@ def _tokens(name: str, values: dict[str, Any]) -> SpecialTokens:
     """Special tokens. Ids that a configuration leaves out are known for the published vocabulary only."""
     ends = values.get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+    require(all(isinstance(end, int) for end in ends), "config.eos_token_id", values.get("eos_token_id"), "must be an id or a list of ids")
     published = PRESETS[name]["tokens"] if values.get("padded_vocab_size", values.get("vocab_size")) == PRESETS[name]["vocab_size"] else SpecialTokens()
     found = {ours: values[theirs] for theirs, ours in (("pad_token_id", "pad"), ("mask_token_id", "mask"), ("gmask_token_id", "gmask")) if values.get(theirs) is not None}
     if name.startswith("chatglm-6b"):

@@ -61,6 +61,9 @@ class Tensors(Mapping[str, Tensor]):
         self._read += tensor.nbytes
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._home  # what Mapping offers would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._home)
 

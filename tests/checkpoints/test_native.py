@@ -77,10 +77,10 @@ def test_bundled_names_are_found_and_listed(tmp_path, monkeypatch):
         load_model("giant")
 
 
-@pytest.mark.parametrize("option", ["config", "adapter", "quantize"])
-def test_options_of_later_versions_are_named(folder, option):
-    with pytest.raises(ValueError, match=f"{option} = 'int8'"):
-        load_model(folder, **{option: "int8"})
+@pytest.mark.parametrize("option", ["config", "adapter", "quantize", "dtype", "device"])
+def test_wrong_options_are_named(folder, option):
+    with pytest.raises(ValueError, match=f"{option} = 'int9'"):
+        load_model(folder, **{option: "int9"})
 
 
 def header(change) -> bytes:
