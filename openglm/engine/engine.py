@@ -17,6 +17,7 @@ from torch import Tensor
 from openglm.config import EngineConfig, require
 from openglm.engine.blocks import BlockPool
 from openglm.engine.constrain import Constraint, Vocabulary
+from openglm.engine.native import NativeRunner, obstacle
 from openglm.engine.params import Event, Result, SamplingParams, check_request
 from openglm.engine.runner import Runner, Step, TorchRunner
 from openglm.engine.sampling import Chooser, logprob
@@ -45,7 +46,7 @@ class Engine:
         self.adapters = {None: model.prefix, **(adapters or {})}
         for name, adapter in (adapters or {}).items():
             adapter.check(model, name)
-        self.runner: Runner = TorchRunner(model, self.config, blocks, list(self.adapters.values()))
+        self.runner: Runner = choose_runner(model, self.config, blocks, list(self.adapters.values()))
         self._requests: dict[int, Request] = {}
         self._next_id = 0
         self._vocabularies: dict[tuple[int, ...], Vocabulary] = {}
@@ -228,6 +229,13 @@ class Engine:
 def _rows(request: Request, count: int) -> int:
     """Rows of logits that a request wants of its next `count` tokens: none before its last known token, then one, and one for each guess."""
     return len(request.draft) + 1 if request.cached + count == len(request.ids) + len(request.draft) else 0
+
+
+def choose_runner(model: Transformer, config: EngineConfig, blocks: int, adapters: list[Prefix | Lora | None]) -> Runner:
+    """The kernels where they can run this model and are not declined, else torch."""
+    why = "adapters are served" if any(adapters) else obstacle(model, config) if config.runner != "torch" else "torch was asked for"
+    require(why is None or config.runner != "native", "engine.runner", "native", f"{why}; choose auto or torch")
+    return TorchRunner(model, config, blocks, adapters) if why else NativeRunner(model, config, blocks, config.keep_weights)
 
 
 def room(model: Transformer, config: EngineConfig) -> int:

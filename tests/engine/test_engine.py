@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from families import KINDS, TOKENS, prompt, small
+from families import KINDS, TOKENS, network, prompt, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm import Engine, SamplingParams
+from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
+from openglm.engine.native import obstacle
 
 
 def greedy(count: int, **options) -> SamplingParams:
@@ -47,6 +48,25 @@ def test_tokens_are_those_of_the_plain_loop(models, plain, hold, kind, options):
     for ids, result in zip(prompts, results, strict=True):
         hold(models(kind), ids, result, plain(kind, ids, 9))
     assert {r.finish_reason for r in results} == {"length"} and bool(put_off) == ("kv_tokens" in options)
+    assert_all_free(engine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernels_serve_alike(hold, kind):
+    """The same scheduler over the other runner: batched, chunked, preempted, shared and guessed ahead at once."""
+    model = network(small(kind, layers=2, head_dim=16))
+    config = EngineConfig(runner="native", max_sequences=4, step_tokens=24, kv_tokens=80, draft_tokens=3, kv_dtype="float32")
+    if obstacle(model, config):
+        pytest.skip(obstacle(model, config))
+    engine = Engine(model, config)
+    prompts = prompts_of(kind, [5, 40, 17, 3, 33])
+    expected = [generate(model, torch.tensor([ids]), 9)[0, len(ids) :].tolist() for ids in prompts]
+    for ids, answer, result in zip(prompts, expected, engine.generate(prompts, greedy(9)), strict=True):
+        hold(model, ids, result, answer)
+    for _ in range(2):
+        again = engine.generate([prompts[4]], greedy(9))[0]
+        hold(model, prompts[4], again, expected[4])
+    assert again.cached_tokens == 32
     assert_all_free(engine)
 
 
