@@ -353,8 +353,12 @@ class EngineConfig:
     """keep the blocks of finished requests for later ones that begin alike"""
     draft_tokens: int = 0
     """guess up to so many tokens ahead from repetitions in the text and check them in one step; the answer stays the same"""
+    runner: Literal["auto", "native", "torch"] = "auto"
+    """native: the CPU kernels; torch: any device; auto: the kernels where they can run the model"""
     compile: bool = False
-    """fuse the network with torch.compile (needs a C++ compiler on a CPU)"""
+    """torch runner: fuse the network with torch.compile (needs a C++ compiler on a CPU)"""
+    keep_weights: bool = True
+    """native runner: leave the model usable beside the engine, which takes the memory of its weights twice"""
 
     def __post_init__(self) -> None:
         check_choices(self, "engine.")

@@ -10,6 +10,7 @@ VERBS = {
     "fill": "fill the blanks of a text",
     "inspect": "say what a checkpoint holds and what it needs, from its headers",
     "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
+    "bench": "measure how fast a model or a shape reads and writes here",
     "data": "build a corpus of token shards from packages or from a folder of text",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",

@@ -6,9 +6,8 @@ and touches no other.
 
 from __future__ import annotations
 
-import operator
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,15 @@ from torch import Tensor
 from openglm.config import EngineConfig, require
 from openglm.engine.blocks import BlockPool
 from openglm.engine.constrain import Constraint, Vocabulary
-from openglm.engine.native import choose_runner
-from openglm.engine.params import Event, Result, SamplingParams
-from openglm.engine.runner import Step
+from openglm.engine.native import NativeRunner, obstacle
+from openglm.engine.params import Event, Result, SamplingParams, check_request
+from openglm.engine.runner import Runner, Step, TorchRunner
 from openglm.engine.sampling import Chooser, logprob
 from openglm.engine.scheduler import Scheduler
 from openglm.engine.sequence import Sequence as Request
 from openglm.engine.speculate import Lookup
 from openglm.engine.text import TextStream
+from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
 
 _LARGEST_CACHE = 1 << 30  # bytes, where the user names no size
@@ -35,14 +35,18 @@ class Engine:
     """`Engine(model).generate([[2, 4]], SamplingParams(max_tokens=8))[0].ids`
 
     tokenizer: only for stop strings, constrained answers and text in results; needs `decode_bytes(ids)`, `encode(text)` and `vocab_size`.
+    adapters: LoRAs and prefixes by the names by which requests choose one; without one, a request gets the model as it is.
     """
 
-    def __init__(self, model: Transformer, config: EngineConfig | None = None, *, tokenizer: Any = None) -> None:
+    def __init__(self, model: Transformer, config: EngineConfig | None = None, *, tokenizer: Any = None, adapters: Mapping[str, Prefix | Lora] | None = None) -> None:
         self.model, self.config, self.tokenizer = model, config or EngineConfig(), tokenizer
         blocks = -(-(self.config.kv_tokens or room(model, self.config)) // self.config.block_size)
         self.pool = BlockPool(blocks, self.config.block_size)
         self.scheduler = Scheduler(self.pool, self.config)
-        self.runner = choose_runner(model, self.config, blocks)
+        self.adapters = {None: model.prefix, **(adapters or {})}
+        for name, adapter in (adapters or {}).items():
+            adapter.check(model, name)
+        self.runner: Runner = choose_runner(model, self.config, blocks, list(self.adapters.values()))
         self._requests: dict[int, Request] = {}
         self._next_id = 0
         self._vocabularies: dict[tuple[int, ...], Vocabulary] = {}
@@ -73,12 +77,15 @@ class Engine:
 
     def add_request(self, prompt: Iterable[int], params: SamplingParams, adapter: str | None = None) -> int:
         """Put a request in line; returns its id. Raises ValueError of one line where it can never be served."""
-        ids = self._checked(prompt, params, adapter)
-        request = Request(self._next_id, ids, params, self.model.config)
+        require(adapter in self.adapters, "adapter", adapter, f"unknown; this engine has {', '.join(filter(None, self.adapters)) or 'none'}")
+        chosen, shape = self.adapters[adapter], self.model.config
+        prefix = chosen if isinstance(chosen, Prefix) else self.model.prefix
+        ids = check_request(prompt, params, shape, self.pool.blocks * self.pool.block_size - (prefix.length if prefix else 0), self.tokenizer is not None)
+        request = Request(self._next_id, ids, params, shape, list(self.adapters).index(adapter), prefix)
         constraint = Constraint(self._vocabulary(tuple(sorted(request.stop_ids))), params) if params.schema is not None or params.regex is not None else None
-        request.chooser = Chooser(params, ids, self.model.config.vocab_size, constraint)
+        request.chooser = Chooser(params, ids, shape.vocab_size, constraint)
         request.text = TextStream(self.tokenizer.decode_bytes, params.stop) if self.tokenizer else None
-        request.lookup = Lookup(ids, self.config.draft_tokens) if self.config.draft_tokens else None
+        request.lookup = Lookup(request.ids, self.config.draft_tokens) if self.config.draft_tokens else None
         self._requests[self._next_id] = request
         self._next_id += 1
         self.scheduler.waiting.append(request)
@@ -119,18 +126,21 @@ class Engine:
     def _guess(self) -> None:
         for request in self.scheduler.running if self.config.draft_tokens else ():
             if request.left == 1:
-                most = request.params.max_tokens - (len(request.ids) - request.prompt_length) - 1
+                most = request.params.max_tokens - request.answered - 1
                 request.draft = request.lookup.propose(request.ids, most, request.sop)
 
     def _lay_out(self, plan: list[tuple[Request, int]]) -> Step:
         """The plan as arrays. Work is in proportion to the new tokens, not to the length of the sequences."""
         ids, text, block, wanted, tables = [], [], [], [], []
         for request, count in plan:
+            if request.stored < request.virtual:
+                self.runner.store(request.prefix, request.table, request.stored)
+                request.stored = request.virtual
             start, end = request.cached, request.cached + count
-            request.places.upto(end)
             ids += request.ids[start:end] + request.draft
-            text += request.places.text[start:end]
-            block += request.places.block[start:end]
+            places = request.positions(start, end)
+            text += places[0]
+            block += places[1]
             wanted += range(len(ids) - _rows(request, count), len(ids))
             tables.append(request.table)
         table = np.zeros((len(plan), max(map(len, tables))), np.int32)
@@ -172,7 +182,7 @@ class Engine:
         constraint = request.chooser.constraint
         if stopped or (constraint is not None and constraint.finished):
             return "stop", piece
-        if len(request.ids) - request.prompt_length < request.params.max_tokens:
+        if request.answered < request.params.max_tokens:
             return None, piece
         return "length", piece + (request.text.end() if request.text else "")
 
@@ -181,7 +191,8 @@ class Engine:
         del self._requests[request.id]
         self.scheduler.remove(request)
         text = "".join([*request.text.pieces, request.text.end()]) if request.text else ""
-        return Result(request.answer, reason, text, error, request.logprobs, request.prompt_length, request.hits or 0)
+        hits = max(0, (request.hits or 0) - request.virtual)
+        return Result(request.answer, reason, text, error, request.logprobs, request.start - request.virtual, hits)
 
     def _open(self, prompt: Iterable[int], params: SamplingParams, adapter: str | None) -> int | Result:
         try:
@@ -209,26 +220,6 @@ class Engine:
                     self._inboxes[event.id].append(event)
         return self._inboxes[number].popleft()
 
-    def _checked(self, prompt: Iterable[int], params: SamplingParams, adapter: str | None) -> list[int]:
-        """The prompt's ids, once all is known to fit: a request that could never be served must not wait for ever."""
-        try:
-            ids = [operator.index(token) for token in prompt]
-        except TypeError:
-            raise ValueError("prompt: must be a list of token ids") from None
-        shape = self.model.config
-        require(len(ids) > 0, "prompt", ids, "must have at least one token")
-        for option, tokens in (("prompt", ids), ("stop_ids", params.stop_ids), ("logit_bias", params.logit_bias)):
-            wrong = next((t for t in tokens if not isinstance(t, int) or not 0 <= t < shape.vocab_size), None)
-            require(wrong is None, option, wrong, f"outside the vocabulary of {shape.vocab_size} tokens")
-        total = len(ids) + params.max_tokens
-        require(total <= shape.max_positions, "max_tokens", params.max_tokens, f"with a prompt of {len(ids)} tokens exceeds the model's context of {shape.max_positions}")
-        places = self.pool.blocks * self.pool.block_size
-        require(total <= places, "max_tokens", params.max_tokens, f"with a prompt of {len(ids)} tokens exceeds the cache of {places} tokens; raise engine.kv_tokens")
-        require(adapter is None, "adapter", adapter, "unknown; this engine has none")
-        for option in ("stop", "schema", "regex"):
-            require(self.tokenizer is not None or not getattr(params, option), option, getattr(params, option), "needs the text of tokens; give the engine a tokenizer")
-        return ids
-
     def _vocabulary(self, stop_ids: tuple[int, ...]) -> Vocabulary:
         if stop_ids not in self._vocabularies:
             self._vocabularies[stop_ids] = Vocabulary(self.tokenizer, stop_ids)
@@ -238,6 +229,13 @@ class Engine:
 def _rows(request: Request, count: int) -> int:
     """Rows of logits that a request wants of its next `count` tokens: none before its last known token, then one, and one for each guess."""
     return len(request.draft) + 1 if request.cached + count == len(request.ids) + len(request.draft) else 0
+
+
+def choose_runner(model: Transformer, config: EngineConfig, blocks: int, adapters: list[Prefix | Lora | None]) -> Runner:
+    """The kernels where they can run this model and are not declined, else torch."""
+    why = "adapters are served" if any(adapters) else obstacle(model, config) if config.runner != "torch" else "torch was asked for"
+    require(why is None or config.runner != "native", "engine.runner", "native", f"{why}; choose auto or torch")
+    return TorchRunner(model, config, blocks, adapters) if why else NativeRunner(model, config, blocks, config.keep_weights)
 
 
 def room(model: Transformer, config: EngineConfig) -> int:

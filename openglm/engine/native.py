@@ -13,25 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from openglm.config import EngineConfig
-from openglm.engine.runner import Runner, Step, TorchRunner
+from openglm.engine.runner import Step
 from openglm.kernels import library as lib
 from openglm.kernels.program import PagedStore, Panels, Program, Weight, make_step
 from openglm.model.attention import Attention
 from openglm.model.transformer import Block, FeedForward, Transformer
 from openglm.quant.layers import QuantizedLinear, QuantizedWeight
-from openglm.runtime import say
 
 _MODES = {"gelu": lib.GELU, "gelu_tanh": lib.GELU_TANH, "geglu": lib.GEGLU, "swiglu": lib.SWIGLU}
-
-
-def choose_runner(model: Transformer, config: EngineConfig, blocks: int) -> Runner:
-    """The kernels where they can run this model; else torch, with a line that says why when the model is quantised and somebody waits for speed."""
-    reason = obstacle(model, config)
-    if reason is None:
-        return NativeRunner(model, config, blocks)
-    if model.device.type == "cpu" and isinstance(model.embedding, QuantizedWeight) and lib.load() is not None:
-        say(f"note: {reason}; running on PyTorch alone, several times slower")
-    return TorchRunner(model, config, blocks)
 
 
 def obstacle(model: Transformer, config: EngineConfig) -> str | None:

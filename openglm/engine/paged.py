@@ -69,8 +69,8 @@ class PagedCache:
 
     def attend(self, layer: int, query_1NTD: Tensor, key_1MTD: Tensor, value_1MTD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """Store the new keys and values, and let every sequence's queries look at its own."""
-        self._write(self.keys, self.key_scales, layer, key_1MTD)
-        self._write(self.values, self.value_scales, layer, value_1MTD)
+        self._write(self.keys, self.key_scales, layer, self.slots, key_1MTD[0])
+        self._write(self.values, self.value_scales, layer, self.slots, value_1MTD[0])
         out = torch.empty_like(query_1NTD)
         for group in self.groups:
             key, value = self._read(self.keys, self.key_scales, layer, group), self._read(self.values, self.value_scales, layer, group)
@@ -81,13 +81,22 @@ class PagedCache:
     def advance(self, tokens: int) -> None:
         """The lengths are the scheduler's."""
 
-    def _write(self, store: Tensor, scales: Tensor | None, layer: int, new_1MTD: Tensor) -> None:
-        rows = new_1MTD[0].transpose(0, 1)
+    def store(self, keys_LMPD: Tensor, values_LMPD: Tensor, table: np.ndarray, start: int) -> None:
+        """Keep the keys and values of P virtual tokens as those of a sequence from its place `start` on."""
+        index = np.arange(start, start + keys_LMPD.shape[2])
+        slots = torch.from_numpy(table[index // self.block_size].astype(np.int64) * self.block_size + index % self.block_size).to(self.keys.device)
+        for layer in range(len(keys_LMPD)):
+            self._write(self.keys, self.key_scales, layer, slots, keys_LMPD[layer])
+            self._write(self.values, self.value_scales, layer, slots, values_LMPD[layer])
+
+    @staticmethod
+    def _write(store: Tensor, scales: Tensor | None, layer: int, slots: Tensor, new_MTD: Tensor) -> None:
+        rows = new_MTD.transpose(0, 1)
         if scales is not None:
             scale = rows.abs().amax(-1, keepdim=True).float().clamp_min(1e-8) / 127
-            scales[layer].flatten(0, 1)[self.slots] = scale
+            scales[layer].flatten(0, 1)[slots] = scale
             rows = (rows / scale).round().to(torch.int8)
-        store[layer].flatten(0, 1)[self.slots] = rows.to(store.dtype)
+        store[layer].flatten(0, 1)[slots] = rows.to(store.dtype)
 
     def _read(self, store: Tensor, scales: Tensor | None, layer: int, group: Group) -> Tensor:
         """[b, M, S, D] of a group."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from openglm.config import require
+from openglm.config import ModelConfig, require
 
 # name: smallest, largest. The upper ends only keep absurd requests from costing memory.
 _WHOLE = {"max_tokens": (1, 1 << 31), "top_k": (0, 1 << 31), "seed": (0, (1 << 64) - 1), "logprobs": (0, 64)}
@@ -72,6 +74,24 @@ class SamplingParams:
 
 def _real(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_request(prompt: Iterable[int], params: SamplingParams, shape: ModelConfig, places: int, has_text: bool) -> list[int]:
+    """The prompt's ids, once all is known to fit: a request that could never be served must not wait for ever. `places`: tokens that the cache holds."""
+    try:
+        ids = [operator.index(token) for token in prompt]
+    except TypeError:
+        raise ValueError("prompt: must be a list of token ids") from None
+    require(len(ids) > 0, "prompt", ids, "must have at least one token")
+    for option, tokens in (("prompt", ids), ("stop_ids", params.stop_ids), ("logit_bias", params.logit_bias)):
+        wrong = next((t for t in tokens if not isinstance(t, int) or not 0 <= t < shape.vocab_size), None)
+        require(wrong is None, option, wrong, f"outside the vocabulary of {shape.vocab_size} tokens")
+    total, which = len(ids) + params.max_tokens, f"with a prompt of {len(ids)} tokens exceeds"
+    require(total <= shape.max_positions, "max_tokens", params.max_tokens, f"{which} the model's context of {shape.max_positions}")
+    require(total <= places, "max_tokens", params.max_tokens, f"{which} the cache of {places} tokens; raise engine.kv_tokens")
+    for option in ("stop", "schema", "regex"):
+        require(has_text or not getattr(params, option), option, getattr(params, option), "needs the text of tokens; give the engine a tokenizer")
+    return ids
 
 
 @dataclass

@@ -6,15 +6,19 @@ in which blocks and for whom is all in the `Step`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from openglm.config import EngineConfig
 from openglm.engine.paged import PagedCache
+from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
 
 
@@ -43,7 +47,7 @@ class Step:
     wanted: np.ndarray
     """[R] places in `ids` whose logits are wanted"""
     adapters: np.ndarray
-    """[B] adapter of each sequence; 0: none"""
+    """[B] number of each sequence's LoRA in the list that the runner was given; 0: none"""
 
 
 class Runner(Protocol):
@@ -53,19 +57,45 @@ class Runner(Protocol):
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
         ...
 
+    def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
+        """Put the virtual tokens from `start` on at the head of a sequence whose blocks are `table`."""
+        ...
+
 
 class TorchRunner:
     """Runs `model/transformer.py` itself, on whatever device its weights lie: all new tokens as one row, attention sequence by sequence."""
 
-    def __init__(self, model: Transformer, config: EngineConfig, blocks: int) -> None:
-        self.model = model
+    def __init__(self, model: Transformer, config: EngineConfig, blocks: int, adapters: Sequence[Prefix | Lora | None] = (None,)) -> None:
+        self.model, self.adapters = model, adapters
         stored = model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
         self.cache = PagedCache(model.config, blocks, config.block_size, model.device, model.dtype, stored)
         self.forward = torch.compile(model, dynamic=True) if config.compile else model
+        self.active: list[tuple[Lora, Tensor]] = []  # the adapters of the step that runs, and the tokens they are for
+        changed = {name for adapter in adapters if isinstance(adapter, Lora) for name in adapter.names}
+        for name, layer in model.named_modules():
+            if name in changed:
+                layer.register_forward_hook(partial(self._add, name))
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
         ids, positions, wanted = (torch.from_numpy(a).to(self.model.device) for a in (step.ids, step.positions, step.wanted))
         self.cache.prepare(step)
-        hidden = self.forward(ids[None], positions[None], None, self.cache)
+        owner = np.repeat(step.adapters, step.new)
+        self.active = [(self.adapters[n], torch.from_numpy(np.flatnonzero(owner == n)).to(ids.device)) for n in np.unique(step.adapters) if isinstance(self.adapters[n], Lora)]
+        try:
+            hidden = self.forward(ids[None], positions[None], None, self.cache)
+        finally:
+            self.active = []
         return self.model.project(hidden[0, wanted]).float()
+
+    @torch.inference_mode()
+    def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
+        self.cache.store(prefix.keys[:, :, start:], prefix.values[:, :, start:], table, start)
+
+    def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor], output_1TO: Tensor) -> Tensor:
+        """What the adapters of this step add to one layer's output."""
+        for lora, rows in self.active:
+            if name in lora.names:
+                down, up = lora.pair(name)
+                output_1TO[:, rows] += F.linear(F.linear(inputs[0][:, rows], down), up)
+        return output_1TO

@@ -53,7 +53,8 @@ class Scheduler:
         most = (len(sequence.ids) - 1) // size if self.config.share_prefixes else 0  # one token at least is computed, for its logits
         blocks, node = self.pool.match(sequence.root, sequence.ids, most)
         missing = -(-len(sequence.ids) // size) - len(blocks)
-        sequence.cached = len(blocks) * size
+        sequence.stored = len(blocks) * size
+        sequence.cached = max(sequence.stored, sequence.virtual)  # virtual tokens are put in place, not computed
         count = self._chunk(sequence) if missing + len(self.running) <= self.pool.available else 0
         if count == 0:
             self.pool.release(blocks)
@@ -61,7 +62,7 @@ class Scheduler:
             return False
         sequence.blocks = blocks + [self.pool.take() for _ in range(missing)]
         sequence.node, sequence.shared = node, len(blocks)
-        sequence.hits = sequence.cached if sequence.hits is None else sequence.hits
+        sequence.hits = sequence.stored if sequence.hits is None else sequence.hits
         self.running.append(self.waiting.popleft())
         self._take(sequence, count)
         return True

@@ -12,6 +12,7 @@ from openglm.engine.params import SamplingParams, TokenLogprob
 from openglm.engine.sampling import Chooser
 from openglm.engine.speculate import Lookup
 from openglm.engine.text import TextStream
+from openglm.model.adapters import Prefix
 from openglm.model.positions import place
 
 _ORDINARY = -2  # stands for any token that the rule of positions treats like all others
@@ -45,19 +46,21 @@ class Places:
 
 
 class Sequence:
-    """`ids` holds prompt and answer; `cached` of them have their keys and values in `blocks`."""
+    """`ids` holds virtual tokens (-1), prompt and answer; `cached` of them have their keys and values in `blocks`."""
 
-    def __init__(self, number: int, prompt: list[int], params: SamplingParams, config: ModelConfig, adapter: int = 0) -> None:
-        self.id, self.params, self.adapter = number, params, adapter
-        self.ids, self.prompt_length = list(prompt), len(prompt)
+    def __init__(self, number: int, prompt: list[int], params: SamplingParams, config: ModelConfig, adapter: int = 0, prefix: Prefix | None = None) -> None:
+        self.id, self.params, self.adapter, self.prefix = number, params, adapter, prefix
+        self.virtual = prefix.length if prefix else 0
+        self.ids, self.start = [-1] * self.virtual + prompt, self.virtual + len(prompt)
         self.stop_ids = frozenset(params.stop_ids + (() if params.ignore_eos else config.tokens.stop))
         self.sop = config.tokens.sop if config.mask == "prefix" else None
         require(self.sop is None or self.sop in prompt, "prompt", "no <sop>", "this model reads its prompt both ways: end it with [gMASK] <sop>")
-        # The length of part A, whose tokens see each other both ways.
-        self.visible = 0 if self.sop is None else prompt.index(self.sop)
-        self.places = Places(self.ids, config)
+        # Part A, whose tokens see each other both ways.
+        context = [] if self.sop is None else prompt[: prompt.index(self.sop)]
+        self.visible = self.virtual + len(context) if context else 0
+        self.places = Places(prompt, config)
         # What a beginning may be shared for: where tokens see what follows, only for the same whole part A.
-        self.root: Hashable = (adapter, tuple(prompt[: self.visible]))
+        self.root: Hashable = (adapter, tuple(context))
         self.logprobs: list[TokenLogprob] = []
         self.chooser: Chooser
         self.text: TextStream | None = None
@@ -70,7 +73,7 @@ class Sequence:
         self.blocks: list[int] = []
         self._table = np.zeros(0, np.int32)
         self._filled = 0
-        self.cached, self.shared = 0, 0
+        self.cached, self.shared, self.stored = 0, 0, 0
         self.node: Hashable = self.root
         self.draft: list[int] = []
 
@@ -86,7 +89,11 @@ class Sequence:
 
     @property
     def answer(self) -> list[int]:
-        return self.ids[self.prompt_length :]
+        return self.ids[self.start :]
+
+    @property
+    def answered(self) -> int:
+        return len(self.ids) - self.start
 
     @property
     def left(self) -> int:
@@ -96,6 +103,10 @@ class Sequence:
     def append(self, token: int) -> None:
         self.ids.append(token)
         if token == self.sop:
-            self.places.ask(self.ids)
-        else:
-            self.places.upto(len(self.ids))
+            self.places.ask(self.ids[self.virtual :])
+
+    def positions(self, start: int, end: int) -> tuple[list[int], list[int]]:
+        """Places of the tokens with these indices, known or guessed."""
+        start, end = start - self.virtual, end - self.virtual
+        self.places.upto(end)
+        return self.places.text[start:end], self.places.block[start:end]

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from families import KINDS, TOKENS, prompt, small
+from families import KINDS, TOKENS, network, prompt, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm import Engine, SamplingParams
+from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
+from openglm.engine.native import obstacle
 
 
 def greedy(count: int, **options) -> SamplingParams:
-    return SamplingParams(max_tokens=count, ignore_eos=True, **options)
+    return SamplingParams(**{"max_tokens": count, "ignore_eos": True, "logprobs": 0, **options})
 
 
 def prompts_of(kind: str, lengths: list[int]) -> list[list[int]]:
@@ -33,33 +34,56 @@ def assert_all_free(engine: Engine) -> None:
     [
         pytest.param({}, id="batched"),
         pytest.param({"step_tokens": 8}, id="chunked"),
-        pytest.param({"kv_tokens": 48, "share_prefixes": False}, id="preempted"),
+        pytest.param({"kv_tokens": 40, "block_size": 2, "share_prefixes": False}, id="preempted"),
         pytest.param({"draft_tokens": 4}, id="speculating"),
-        pytest.param({"step_tokens": 8, "kv_tokens": 44, "draft_tokens": 3}, id="all of it"),
+        pytest.param({"step_tokens": 8, "kv_tokens": 40, "draft_tokens": 3, "block_size": 1}, id="all of it"),
     ],
 )
-def test_tokens_are_those_of_the_plain_loop(models, plain, kind, options):
-    prompts = prompts_of(kind, [5, 21, 9, 14, 3, 30])
-    engine = engine_of(models, kind, **options)
-    results = engine.generate(prompts, greedy(12))
-    assert [r.ids for r in results] == [plain(kind, p, 12) for p in prompts]
-    assert {r.finish_reason for r in results} == {"length"}
+def test_tokens_are_those_of_the_plain_loop(models, plain, hold, kind, options):
+    prompts = prompts_of(kind, [5, 21, 9, 3, 30])
+    engine, put_off = engine_of(models, kind, **options), []
+    give_up = engine.scheduler._put_off
+    engine.scheduler._put_off = lambda sequence: put_off.append(sequence.id) or give_up(sequence)
+    results = engine.generate(prompts, greedy(9))
+    for ids, result in zip(prompts, results, strict=True):
+        hold(models(kind), ids, result, plain(kind, ids, 9))
+    assert {r.finish_reason for r in results} == {"length"} and bool(put_off) == ("kv_tokens" in options)
     assert_all_free(engine)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("length", [3, 4, 5, 7, 8, 9, 12])
-def test_a_full_prefix_hit_changes_nothing(models, plain, kind, length):
+def test_the_kernels_serve_alike(hold, kind):
+    """The same scheduler over the other runner: batched, chunked, preempted, shared and guessed ahead at once."""
+    model = network(small(kind, layers=2, head_dim=16))
+    config = EngineConfig(runner="native", max_sequences=4, step_tokens=24, kv_tokens=80, draft_tokens=3, kv_dtype="float32")
+    if obstacle(model, config):
+        pytest.skip(obstacle(model, config))
+    engine = Engine(model, config)
+    prompts = prompts_of(kind, [5, 40, 17, 3, 33])
+    expected = [generate(model, torch.tensor([ids]), 9)[0, len(ids) :].tolist() for ids in prompts]
+    for ids, answer, result in zip(prompts, expected, engine.generate(prompts, greedy(9)), strict=True):
+        hold(model, ids, result, answer)
+    for _ in range(2):
+        again = engine.generate([prompts[4]], greedy(9))[0]
+        hold(model, prompts[4], again, expected[4])
+    assert again.cached_tokens == 32
+    assert_all_free(engine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [3, 4, 5, 8, 9])
+def test_a_full_prefix_hit_changes_nothing(models, plain, hold, kind, length):
     """Lengths of exactly one block or two, one more and one less; the second time all full blocks but the last token's are shared."""
     engine, (text,) = engine_of(models, kind), prompts_of(kind, [length])
-    first, second = (engine.generate([text], greedy(9))[0] for _ in range(2))
-    assert first.ids == second.ids == plain(kind, text, 9)
+    first, second = (engine.generate([text], greedy(6))[0] for _ in range(2))
+    for result in (first, second):
+        hold(models(kind), text, result, plain(kind, text, 6))
     assert (first.cached_tokens, second.cached_tokens) == (0, (length - 1) // 4 * 4)
     assert_all_free(engine)
 
 
 @pytest.mark.parametrize("kind", ["glm-4-9b-chat", "chatglm-6b", "nano"])
-def test_a_beginning_is_shared_only_where_its_keys_are_the_same(models, plain, kind):
+def test_a_beginning_is_shared_only_where_its_keys_are_the_same(models, plain, hold, kind):
     """Two prompts that begin alike share blocks in a causal model; where part A is read both ways, they must be alike to its end."""
     engine, (text,) = engine_of(models, kind), prompts_of(kind, [18])
     other = [*text[:12], 60, *text[13:]]
@@ -67,7 +91,7 @@ def test_a_beginning_is_shared_only_where_its_keys_are_the_same(models, plain, k
     found = {}
     for name, ids in (("text", text), ("other", other), ("longer", longer)):
         result = engine.generate([ids], greedy(6))[0]
-        assert result.ids == plain(kind, ids, 6)
+        hold(models(kind), ids, result, plain(kind, ids, 6))
         found[name] = result.cached_tokens
     causal = models(kind).config.mask == "causal"
     assert found == {"text": 0, "other": 12 if causal else 0, "longer": 20}  # 18 of the prompt and 5 of the answer were kept
@@ -84,17 +108,17 @@ def test_adapters_do_not_share_beginnings():
 @pytest.mark.parametrize("kind", ["glm-10b", "glm-130b", "chatglm-6b", "chatglm-6b-first", "nano"])
 @pytest.mark.parametrize("context", [
     [10, TOKENS["mask"], 12, 13, 14, 15, TOKENS["smask"], 17], [TOKENS["gmask"]], [10, TOKENS["mask"], TOKENS["gmask"]], [TOKENS["mask"], *range(10, 20)]])  # fmt: skip
-def test_blanks_in_the_middle_and_several_spans(models, plain, kind, context):
+def test_blanks_in_the_middle_and_several_spans(models, plain, hold, kind, context):
     """A prompt that already holds spans, and an answer that opens new ones: positions are those of the whole text."""
     spans = [*context, TOKENS["sop"], 20, 21, 22, TOKENS["sop"], 23]
     prompts = [[*context, TOKENS["sop"]], spans]
     opens = greedy(7, logit_bias={TOKENS["sop"]: 1e4})  # every new token opens a span
     engine = engine_of(models, kind, draft_tokens=2, step_tokens=8)
     for ids in prompts:
-        assert engine.generate([ids], greedy(10))[0].ids == plain(kind, ids, 10)
+        hold(models(kind), ids, engine.generate([ids], greedy(10))[0], plain(kind, ids, 10))
         forced = [*ids, *engine.generate([ids], opens)[0].ids]
         assert forced[len(ids) :] == [TOKENS["sop"]] * 7
-        assert engine.generate([forced], greedy(5))[0].ids == plain(kind, forced, 5)
+        hold(models(kind), forced, engine.generate([forced], greedy(5))[0], plain(kind, forced, 5))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from torch import nn
 
 from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
-from openglm.engine.native import NativeRunner, choose_runner, obstacle
+from openglm.engine.native import NativeRunner, obstacle
 from openglm.engine.runner import Step, TorchRunner
 from openglm.kernels import library as lib
 from openglm.kernels import reference
@@ -168,20 +168,12 @@ def with_mixed_formats(model):
     (with_adapter, {}, "LowRank"), (with_prefix, {}, "prefix"), (with_mixed_formats, {}, "different ways"),
     (lambda m: quantize_model(m, 4, 16), {}, "multiples of 32"), (None, {"block_size": 8}, "block_size is 8"), (None, {"kv_dtype": "bfloat16"}, "bfloat16"),
 ])  # fmt: skip
-def test_what_cannot_be_lowered_runs_on_torch_and_says_why(capsys, change, options, reason):
+def test_what_cannot_be_lowered_is_said(change, options, reason):
     model, config = network(wide("glm-4-9b-chat", hidden=64, ffn_hidden=96)), EngineConfig(**options)
-    model = change(model) if change else model
-    assert reason in obstacle(model, config)
-    assert isinstance(choose_runner(model, config, 4), TorchRunner)
+    assert reason in obstacle(change(model) if change else model, config)
 
 
 def test_narrow_heads_run_on_torch():
     model = network(small("nano"))
     assert "8 wide" in obstacle(model, CACHE)
-
-
-def test_the_line_is_printed_for_quantised_models_alone(capsys):
-    choose_runner(network(small("nano")), CACHE, 4)
-    assert capsys.readouterr().err == ""
-    choose_runner(quantize_model(network(small("nano")), 4, 0), CACHE, 4)
-    assert "8 wide" in capsys.readouterr().err
+    assert isinstance(Engine(model).runner, TorchRunner)
