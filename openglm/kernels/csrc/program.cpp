@@ -2,6 +2,10 @@
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include <atomic>
 #include <string>
@@ -20,9 +24,11 @@ bool runs_here(const char* path) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (!strcmp(path, "avx2")) return avx2;
   if (!strcmp(path, "vnni")) return avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+  if (!strcmp(path, "neon")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;  // built with byte products; the portable path of ARM has the rest of NEON
 #endif
   (void)path;
-  return true;  // portable, and NEON, which every 64-bit ARM has
+  return true;
 }
 
 const Kernels* find(const char* path) {
