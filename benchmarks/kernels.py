@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from openglm.kernels import library as lib
-from openglm.kernels.program import Panels, Program, Weight, make_step
+from openglm.kernels.program import Arena, Panels, Program, Weight, make_step
 
 SHAPES = ((1280, 1024), (1024, 1024), (5632, 1024), (1024, 2816), (65024, 1024), (2560, 2048), (2048, 2048), (11264, 2048), (2048, 5632))
 CACHES = 256 << 20  # bytes
@@ -40,18 +40,15 @@ def best_seconds(run, rounds: int) -> float:
 
 def chain(library, rows: int, columns: int, bits: int, tokens: int) -> tuple[Program, int, int]:
     """A program of as many products as it takes to leave the caches (of one, for many tokens), their number and their bytes."""
-    panels = Panels(library, [random_weight(rows, columns, bits, torch.Generator().manual_seed(1))])
-    count = max(1, CACHES // panels.data.numel()) if tokens == 1 else 1
+    arena, weight = Arena(library), random_weight(rows, columns, bits, torch.Generator().manual_seed(1))
+    panels = [Panels(arena, [weight])]
+    while tokens == 1 and len(panels) * panels[0].data.numel() < CACHES:
+        panels.append(Panels(arena, [weight]))
     program = Program(library)
-    source, target = program.buffer(columns), program.buffer(rows)
-    for i in range(count):
-        if i:
-            data = panels.data.clone()
-            library.glm_huge_pages(data.data_ptr(), data.numel())
-            panels = Panels.__new__(Panels)
-            panels.data, panels.struct = data, lib.Matrix(data.data_ptr(), None, rows, columns, lib.Q4 if bits == 4 else lib.Q8, 64)
-        program.add(lib.LINEAR, source, target, matrix=panels)
-    return program, count, count * panels.data.numel()
+    source, target, result = program.buffer(columns), program.buffer(rows), program.buffer(rows)
+    for each in panels:
+        program.add(lib.LINEAR, source, result if each is panels[-1] else target, matrix=each)
+    return program, len(panels), len(panels) * panels[0].data.numel()
 
 
 def main() -> None:
@@ -62,8 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     library = lib.load()
-    memory = torch.ones(512 << 20, dtype=torch.uint8)
-    library.glm_huge_pages(memory.data_ptr(), memory.numel())
+    memory = Arena(library).take(512 << 20)
     read = memory.numel() / best_seconds(lambda: library.glm_read(memory.data_ptr(), memory.numel()), 5)
     print(f"reading memory: {read / 1e9:.1f} GB/s")
     for tokens in options.tokens:

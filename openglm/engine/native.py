@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from openglm.config import EngineConfig
 from openglm.engine.runner import Step
 from openglm.kernels import library as lib
-from openglm.kernels.program import PagedStore, Panels, Program, Weight, make_step
+from openglm.kernels.program import Arena, PagedStore, Panels, Program, Weight, make_step
 from openglm.model.attention import Attention
 from openglm.model.transformer import Block, FeedForward, Transformer
 from openglm.quant.layers import QuantizedLinear, QuantizedWeight
@@ -86,7 +86,7 @@ class NativeRunner:
         kind = ("float32" if plain else "float16") if config.kv_dtype == "auto" else config.kv_dtype
         self.store = PagedStore(kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim)
         frequencies = None if model.rotary is None else model.rotary.frequencies(torch.device("cpu"))
-        self.program = Program(lib.load(), self.store, shape.positions, frequencies)
+        self.program, self.arena = Program(lib.load(), self.store, shape.positions, frequencies), Arena(lib.load())
         with torch.no_grad():
             self._lower(model)
 
@@ -97,7 +97,7 @@ class NativeRunner:
         return self.program.run(make_step(step.ids, step.positions, step.new, step.cached, step.visible, tables, step.wanted))
 
     def _panels(self, modules: list[nn.Module], gated: bool = False) -> Panels:
-        panels = Panels(self.program.library, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated)
+        panels = Panels(self.arena, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated)
         for module in modules if not self.keep_weights else ():
             _release(module)
         return panels

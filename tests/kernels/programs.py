@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openglm.kernels import library as lib
 from openglm.kernels import reference
-from openglm.kernels.program import PagedStore, Panels, Program, Weight, make_step
+from openglm.kernels.program import Arena, PagedStore, Panels, Program, Weight, make_step
 from openglm.quant.codes import dequantize, quantize
 
 LIBRARY = lib.load()
@@ -44,7 +44,7 @@ def product(library):
     generator = torch.Generator().manual_seed(1)
     weight, _ = random_weight(96, 128, (4, 64), generator)
     x = torch.randn(64, 128, generator=generator)
-    return run(library, [x], [128, 96], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(library, [weight]))
+    return run(library, [x], [128, 96], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(Arena(library), [weight]))
 
 
 def as_stored(x: Tensor, kind: str) -> Tensor:

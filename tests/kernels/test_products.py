@@ -8,7 +8,7 @@ from programs import random_weight, run
 
 from openglm.kernels import library as lib
 from openglm.kernels import reference
-from openglm.kernels.program import Panels, Weight
+from openglm.kernels.program import Arena, Panels, Weight
 from openglm.quant.codes import dequantize
 
 EVERY_PATH = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -33,7 +33,7 @@ def test_products_of_any_shape(library, kind, tokens, rows, groups, seed, size):
     columns = groups * kind[1] if kind != "float" and kind[1] else 2 * (groups * 29 + seed % 7)
     weight, matrix = random_weight(rows, columns, kind, generator)
     x, bias = torch.randn(tokens, columns, generator=generator) * size, torch.randn(rows, generator=generator)
-    ours = run(library, [x], [columns, rows], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(library, [weight], [bias]))
+    ours = run(library, [x], [columns, rows], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(Arena(library), [weight], [bias]))
     assert_near(ours, reference.product(rounded(x, weight), matrix, bias))
 
 
@@ -42,7 +42,7 @@ def test_more_tokens_than_one_chunk_holds(library, kind):
     generator = torch.Generator().manual_seed(1)
     weight, matrix = random_weight(40, 4096, kind, generator)
     x = torch.randn(101, 4096, generator=generator)
-    ours = run(library, [x], [4096, 40], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(library, [weight]))
+    ours = run(library, [x], [4096, 40], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(Arena(library), [weight]))
     assert_near(ours, reference.product(rounded(x, weight), matrix))
 
 
@@ -54,7 +54,7 @@ def test_what_follows_a_product(library, kind, mode):
     stored = [random_weight(27, 128, kind, generator, 0.4) for _ in range(1 + gated)]
     biases = [torch.randn(27, generator=generator) for _ in stored]
     x, residual = torch.randn(5, 128, generator=generator), torch.randn(5, 27, generator=generator)
-    panels = Panels(library, [w for w, _ in stored], biases, gated)
+    panels = Panels(Arena(library), [w for w, _ in stored], biases, gated)
     ours = run(library, [x, residual], [128, 27, 27], kind=lib.LINEAR, in_=0, out=2, other=1, mode=mode, scale=1.7, matrix=panels)
     theirs = reference.product(rounded(x, stored[0][0]), torch.cat([m for _, m in stored]), torch.cat(biases), mode, residual, 1.7)
     assert_near(ours, theirs)
@@ -64,7 +64,7 @@ def test_several_matrices_below_each_other_and_single_biases(library):
     generator = torch.Generator().manual_seed(2)
     stored = [random_weight(rows, 64, (4, 32), generator) for rows in (13, 5, 30)]
     x, bias = torch.randn(3, 64, generator=generator), torch.randn(5, generator=generator)
-    ours = run(library, [x], [64, 48], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(library, [w for w, _ in stored], [None, bias, None]))
+    ours = run(library, [x], [64, 48], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(Arena(library), [w for w, _ in stored], [None, bias, None]))
     assert_near(ours, reference.product(reference.round_activations(x, 32), torch.cat([m for _, m in stored]), torch.cat([torch.zeros(13), bias, torch.zeros(30)])))
 
 
@@ -75,7 +75,7 @@ def test_a_bad_number_stays_in_its_token(library, kind, bad):
     weight, matrix = random_weight(20, 192, kind, generator)
     x = torch.randn(6, 192, generator=generator)
     x[4, 100] = bad
-    ours = run(library, [x], [192, 20], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(library, [weight]))
+    ours = run(library, [x], [192, 20], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(Arena(library), [weight]))
     assert not bool(torch.isfinite(ours[4]).any())
     others = [0, 1, 2, 3, 5]
     assert_near(ours[others], reference.product(rounded(x, weight), matrix)[others])
@@ -89,7 +89,7 @@ def test_extremes_of_codes_and_activations(library, kind):
     codes[::2] = 0x77 if kind[0] == 4 else 127
     weight = Weight(codes, torch.ones(rows, columns // 64, dtype=torch.float16))
     for x in (torch.ones(1, columns), -torch.ones(1, columns), torch.zeros(1, columns), torch.tensor([[1e-38] * columns]), torch.tensor([[1e30] * columns])):
-        ours = run(library, [x], [columns, rows], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(library, [weight]))
+        ours = run(library, [x], [columns, rows], kind=lib.LINEAR, in_=0, out=1, matrix=Panels(Arena(library), [weight]))
         assert_near(ours, reference.product(reference.round_activations(x, 64), dequantize(codes, weight.scales)))
 
 
@@ -97,7 +97,7 @@ def test_extremes_of_codes_and_activations(library, kind):
 def test_a_token_does_not_depend_on_its_company(library, kind):
     generator = torch.Generator().manual_seed(4)
     weight, _ = random_weight(33, 128, kind, generator)
-    panels, x = Panels(library, [weight]), torch.randn(11, 128, generator=generator)
+    panels, x = Panels(Arena(library), [weight]), torch.randn(11, 128, generator=generator)
     together = run(library, [x], [128, 33], kind=lib.LINEAR, in_=0, out=1, matrix=panels)
     for i in range(11):
         assert torch.equal(together[i : i + 1], run(library, [x[i : i + 1]], [128, 33], kind=lib.LINEAR, in_=0, out=1, matrix=panels))
