@@ -154,7 +154,7 @@ def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device
         module = quantized.holding(module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True))
     elif bits and quantized:
         columns = leaves["weight"].shape[1]
-        module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), 8 if columns % 2 else bits, 0 if columns % GROUP else GROUP))
+        module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), 8 if columns % 2 else bits, 0 if columns % GROUP else GROUP, search=False))
     else:
         module.weight = _parameter(leaves["weight"], device, dtype)
     if isinstance(module, QuantizedEmbedding):
