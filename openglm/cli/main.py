@@ -12,6 +12,7 @@ VERBS = {
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",
     "sft": "tune a model on conversations",
+    "plan": "memory, time, cost and best layout of a large run",
 }
 
 
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def extra_of(module: str | None) -> str:
     """The extra of this package that brings a module."""
-    return "data" if (module or "").split(".")[0] in ("datatrove", "opencc", "jieba", "pyarrow") else "train"
+    extras = {"datatrove": "data", "opencc": "data", "jieba": "data", "pyarrow": "data", "matplotlib": "bench"}
+    return extras.get((module or "").split(".")[0], "train")
 
 
 if __name__ == "__main__":
