@@ -12,7 +12,8 @@ from openglm.config import ModelConfig, model_preset, require
 
 SEARCHED = ("data", "tensor", "pipeline", "micro_batch", "zero", "recompute", "schedule", "chunks")
 # What a layout given in full means where it says no more: the large runs of 2021 and 2022 (GLM-130B, Megatron-LM, BLOOM, OPT).
-CLASSIC = {"zero": 1, "recompute": "full", "schedule": "1f1b"}
+CLASSIC = {"recompute": "full", "schedule": "1f1b"}
+CLASSIC_PIPELINE = {"zero": 1, "micro_batch": 1}
 
 
 @dataclass
@@ -50,7 +51,7 @@ class PlanOptions:
     tensor: int = 0
     """devices that share each layer"""
     pipeline: int = 0
-    """stages that the layers are cut into. Data, tensor and pipeline all given: the rest is ZeRO-1, full recomputation, 1F1B and plain attention unless said otherwise"""
+    """stages of layers; with data, tensor and pipeline given, the rest is full recomputation, plain attention, ZeRO-1, 1F1B and single rows unless said otherwise"""
     micro_batch: int = 0
     """rows that pass through the network at once"""
     zero: Literal["auto", "0", "1", "2", "3"] = "auto"
@@ -133,7 +134,8 @@ def fixed_options(options: PlanOptions) -> dict[str, Any]:
     if "zero" in fixed:
         fixed["zero"] = int(fixed["zero"])
     if {"data", "tensor", "pipeline"} <= fixed.keys():
-        fixed = {**CLASSIC, **({"schedule": "interleaved"} if "chunks" in fixed else {}), **fixed}
+        chunked = {"schedule": "interleaved"} if "chunks" in fixed else {}
+        fixed = {**CLASSIC, **(CLASSIC_PIPELINE if options.pipeline > 1 else {}), **chunked, **fixed}
     return fixed | {"sequence_parallel": options.sequence_parallel, "split_boundary": options.split_boundary}
 
 
@@ -202,4 +204,5 @@ def show(plan, report: dict[str, Any]) -> None:
         console.print(f"{report['steps']:,.0f} steps, {report['days']:.1f} days" + (f", cost {report['cost']:,.0f}" if "cost" in report else ""))
     for line in report["why"]:
         console.print(line, highlight=False)
-    console.print(f"Times of {device.name} were held against {device.checked}." if device.checked else f"No published run of a known layout on {device.name}: times are a guess from its data sheet.")
+    guess = f"No published run of a known layout on {device.name}: times are a guess from its data sheet."
+    console.print(f"Times of {device.name} were held against {device.checked}." if device.checked else guess)

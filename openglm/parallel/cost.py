@@ -110,7 +110,7 @@ def head(job: Job, layout: Layout) -> float:
 
 def micro_batch(job: Job, layout: Layout) -> dict[str, float]:
     """Seconds of one micro-batch on the slowest pipeline stage."""
-    first, inner, last = layout.stage_layers(job)
+    _, inner, last = layout.stage_layers(job)
     per_layer = layer(job, layout)
     extra = head(job, layout)
     layers, extra = max((inner, 0.0), (last, extra), key=lambda stage: stage[0] * sum(per_layer.values()) + stage[1])

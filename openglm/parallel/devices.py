@@ -6,6 +6,7 @@ Does not look at the machine it runs on: these are the machines one plans for. R
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from openglm.config import require
 
@@ -40,13 +41,15 @@ class Device:
 
 # `products` and `half` are the only fitted figures: one pair for the A100 (both sizes are the same chip) and one for the H100 (benchmarks/planner.py).
 # Devices without published runs of known layout take the A100's `half` and a share that their vendors' or users' reports of dense training suggest.
-_A100 = {"peak": 312 * TERA, "node": 8, "link": 300 * GB, "network": 200 * GB, "products": 0.79, "half": 200}
+_A100: dict[str, Any] = {
+    "peak": 312 * TERA, "node": 8, "link": 300 * GB, "network": 200 * GB, "products": 0.75, "half": 150, "source": "NVIDIA A100 data sheet; DGX A100: 8 x HDR 200 Gb/s",
+}  # fmt: skip
 DEVICES = {
     device.name: device
     for device in (
-        Device("a100-40g", memory=40 * GIB, bandwidth=1555 * GB, checked="GLM-130B, GPT-NeoX-20B, MPT", source="NVIDIA A100 data sheet; DGX A100: 8 x HDR 200 Gb/s", **_A100),
-        Device("a100-80g", memory=80 * GIB, bandwidth=2039 * GB, checked="Megatron-LM, BLOOM, OPT, MT-NLG, MPT", source="NVIDIA A100 data sheet; DGX A100: 8 x HDR 200 Gb/s", **_A100),
-        Device("h100", 989 * TERA, 80 * GIB, 3350 * GB, 8, 450 * GB, 400 * GB, 0.72, 400, "Llama 3 405B, MPT", "NVIDIA H100 SXM data sheet; DGX H100: 8 x NDR 400 Gb/s"),
+        Device("a100-40g", memory=40 * GIB, bandwidth=1555 * GB, checked="GLM-130B, GPT-NeoX-20B, MPT", **_A100),
+        Device("a100-80g", memory=80 * GIB, bandwidth=2039 * GB, checked="Megatron-LM, BLOOM, OPT, MT-NLG, MPT", **_A100),
+        Device("h100", 989 * TERA, 80 * GIB, 3350 * GB, 8, 450 * GB, 400 * GB, 0.77, 500, "Llama 3 405B, MPT", "NVIDIA H100 SXM data sheet; DGX H100: 8 x NDR 400 Gb/s"),
         Device("v100", 125 * TERA, 32 * GIB, 900 * GB, 8, 150 * GB, 50 * GB, 0.7, 190, "", "NVIDIA V100 SXM2 data sheet; DGX-2H class nodes: 4 x EDR 100 Gb/s"),
         Device("3090", 71 * TERA, 24 * GIB, 936 * GB, 8, 16 * GB, 12.5 * GB, 0.8, 190, "", "NVIDIA GA102 white paper (fp16, fp32 accumulation); PCIe 4.0 at half rate, 100 Gb/s"),
         Device("ascend-910", 256 * TERA, 32 * GIB, 1200 * GB, 8, 30 * GB, 100 * GB, 0.6, 190, "", "Huawei, Hot Chips 31: HCCS 240 Gb/s, 100 Gb/s RoCE a device"),

@@ -26,7 +26,8 @@ def draw_schedule(axis, plan: Plan) -> None:
     shown = {span.work.kind for span in spans}
     axis.legend([axis.barh([0], [0], color=KINDS[kind][1]) for kind in KINDS if kind in shown], [KINDS[kind][0] for kind in KINDS if kind in shown], fontsize=7, loc="lower center")
     axis.invert_yaxis()
-    title = f"{layout.schedule}: {micros} of {layout.micro_batches(plan.job)} micro-batches shown, {100 * idle_share(spans):.1f} % idle here, {100 * plan.bubble:.1f} % in the whole step"
+    idle = f"{100 * idle_share(spans):.1f} % idle here, {100 * plan.bubble:.1f} % in the whole step"
+    title = f"{layout.schedule}: {micros} of {layout.micro_batches(plan.job)} micro-batches shown, {idle}"
     axis.set(title=title, xlabel="time, in forward passes of a stage", ylabel="pipeline stage")
 
 

@@ -76,22 +76,23 @@ def check(job: Job, layout: Layout) -> None:
     require(d * t * p == job.devices, "devices", job.devices, f"data x tensor x pipeline is {d} x {t} x {p} = {d * t * p}")
     require(t <= job.device.node, "tensor", t, f"must fit in one node of {job.device.node} devices")
     fits = [n for n in divisors(model.kv_heads) if n <= job.device.node]
-    require(t in fits, "tensor", t, f"must divide the key/value heads ({model.kv_heads}); these would: {_some(fits)}")
+    require(t in fits, "tensor", t, f"must divide the key/value heads ({model.kv_heads}); these would: {_near(fits, t)}")
     require(model.ffn_hidden % t == 0, "tensor", t, f"must divide the feed-forward width ({model.ffn_hidden})")
     stages = sorted({*divisors(model.layers), *(n for n in divisors(model.layers + 2) if n > 2)})
-    require(p in stages, "pipeline", p, f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {_some(stages)}")
+    require(p in stages, "pipeline", p, f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {_near(stages, p)}")
     rows = job.batch // d
-    require(job.batch % d == 0, "data", d, f"must divide the batch ({job.batch}); these would: {_some(divisors(job.batch))}")
-    require(rows % layout.micro_batch == 0, "micro_batch", layout.micro_batch, f"must divide the {rows} rows of a replica; these would: {_some(divisors(rows))}")
-    require(layout.zero < 2 or p == 1, "zero", layout.zero, "stages 2 and 3 share gradients out after every micro-batch, which a pipeline cannot wait for: use 0 or 1, or pipeline 1")
+    require(job.batch % d == 0, "data", d, f"must divide the batch ({job.batch}); these would: {_near(divisors(job.batch), d)}")
+    require(rows % layout.micro_batch == 0, "micro_batch", layout.micro_batch, f"must divide a replica's {rows} rows; these would: {_near(divisors(rows), layout.micro_batch)}")
+    require(layout.zero < 2 or p == 1, "zero", layout.zero, "2 and 3 share gradients out after every micro-batch, which a pipeline cannot wait for: use 0 or 1, or pipeline 1")
     if layout.schedule == "interleaved":
         pieces = [n for n in divisors(layout.stage_layers(job)[1]) if n > 1]
-        require(p > 1 and layout.chunks in pieces, "chunks", layout.chunks, f"must divide the layers of a stage and be above 1; these would: {_some(pieces)}")
+        require(p > 1 and layout.chunks in pieces, "chunks", layout.chunks, f"must divide the layers of a stage and be above 1; these would: {_near(pieces, layout.chunks)}")
         m = layout.micro_batches(job)
         require(m % p == 0, "schedule", "interleaved", f"needs a number of micro-batches ({m}) that is a multiple of the stages ({p})")
     else:
         require(layout.chunks == 1, "chunks", layout.chunks, f"is for the interleaved schedule, not {layout.schedule}")
 
 
-def _some(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:12])) + (", ..." if len(numbers) > 12 else "") if numbers else "none"
+def _near(numbers: list[int], wanted: int) -> str:
+    """The eight allowed numbers nearest to the one that is not."""
+    return ", ".join(map(str, sorted(sorted(numbers, key=lambda n: abs(n - wanted))[:8]))) or "none"

@@ -11,7 +11,7 @@ from openglm.parallel.layout import Job, Layout
 
 CONTEXT = 5e9  # driver context, communication library and workspaces of one process, as nvidia-smi counts them
 BUCKET = 5e8  # elements of the two communication buckets (DeepSpeed's default)
-FRAGMENTATION = 0.25  # of all other bytes that come and go during a step
+FRAGMENTATION = 0.25  # of what comes and goes during a step of a pipeline, where blocks of many lifetimes mix (fitted to BigScience's sweep)
 
 
 def layer_weights(model: ModelConfig) -> int:
@@ -51,8 +51,8 @@ def stage_memory(job: Job, layout: Layout, stage: int) -> dict[str, float]:
     activations = in_flight(job, layout, stage) * (layers * layer_activations(job, layout, layout.recompute) + boundary)
     if layout.recompute != "none":
         activations += layer_activations(job, layout, "none")  # the layer that is being recomputed
-    if stage == p - 1:  # logits: 16 bits, their 32-bit copy and its gradient
-        activations += 10 * job.seq * layout.micro_batch * model.vocab_size / t
+    if stage == p - 1:  # logits and their gradient in 16 bits, probabilities in 32
+        activations += 8 * job.seq * layout.micro_batch * model.vocab_size / t
     parts = {
         "weights": 2 * weights / shard[0],
         "gradients": job.gradient_bytes * weights / shard[1],
@@ -63,7 +63,7 @@ def stage_memory(job: Job, layout: Layout, stage: int) -> dict[str, float]:
     moving = (2 * 2 * BUCKET if d > 1 else 0) + (4 * weights / shard[2] if job.gradient_bytes == 2 else 0)  # buckets; the 32-bit copy that Adam reads
     if layout.zero == 3:
         moving += 2 * 2 * layer_weights(model) / t  # the layer at work and the one fetched ahead
-    parts["buffers"] = CONTEXT + moving + FRAGMENTATION * (moving + activations)
+    parts["buffers"] = CONTEXT + moving + (FRAGMENTATION * (moving + activations) if p > 1 else 0)
     return parts
 
 

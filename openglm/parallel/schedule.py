@@ -93,7 +93,8 @@ def idle_share(spans: list[Span]) -> float:
 def most_waiting(spans: list[Span], stage: int, chunks: int = 1) -> float:
     """Micro-batches whose activations a stage holds at its fullest: from their forward pass to the last pass that needs them."""
     last = "W" if any(span.work.kind == "W" for span in spans) else "B"
-    changes = sorted((span.start if span.work.kind == "F" else span.end, 1 if span.work.kind == "F" else -1) for span in spans if span.stage == stage and span.work.kind in ("F", last))
+    own = [span for span in spans if span.stage == stage]
+    changes = sorted([(span.start, 1) for span in own if span.work.kind == "F"] + [(span.end, -1) for span in own if span.work.kind == last])
     held = most = 0
     for _, change in changes:
         held += change
