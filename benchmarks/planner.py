@@ -143,7 +143,7 @@ def draw(runs: list[Run], out: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 7))
     pairs = [[(r.group, r.seconds, r.plan.seconds["total"]) for r in runs if not r.outside], [(r.group, r.memory / GB, r.plan.memory["total"] / GB) for r in runs if r.memory]]
     for axis, points, bar, unit in ((left, pairs[0], 0.15, "seconds a step"), (right, pairs[1], 0.10, "GB a device")):
         for i, name in enumerate(dict.fromkeys(point[0] for point in points)):
@@ -153,7 +153,7 @@ def draw(runs: list[Run], out: str) -> None:
         axis.fill_between(ends, [e * (1 - bar) for e in ends], [e * (1 + bar) for e in ends], color="#999999", alpha=0.2, label=f"within {100 * bar:.0f} %")
         axis.set(xscale="log", yscale="log", xlabel=f"published {unit}", ylabel=f"planned {unit}")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     figure.tight_layout()
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)

@@ -120,18 +120,18 @@ def micro_batch(job: Job, layout: Layout) -> dict[str, float]:
         parts["element"] += stream(job.device, layers * layer_weights(job.model) / layout.tensor * (2 + 2 * job.gradient_bytes))
     if layout.pipeline > 1:  # sent both ways; both directions of the wire work at once
         boundary = 2 * job.seq * layout.micro_batch * job.model.hidden / (layout.tensor if layout.split_boundary or layout.sequence_parallel else 1)
-        parts["pipeline"] = 2 * layout.chunks * (boundary / (pipeline_rate(job, layout) * WIRE) + LATENCY)
+        parts["pipeline"] = 2 * layout.chunks * (boundary / (pipeline_rate(job) * WIRE) + LATENCY)
     return parts
 
 
-def pipeline_rate(job: Job, layout: Layout) -> float:
+def pipeline_rate(job: Job) -> float:
     return job.device.link if job.devices <= job.device.node else job.device.network / job.device.node
 
 
 def data_rate(job: Job, layout: Layout) -> float:
     """Bytes/s of a data-parallel ring: as many rings leave a node as there are tensor-parallel ranks in it."""
     inside = layout.tensor * layout.data <= job.device.node
-    return job.device.link if inside else min(job.device.link, job.device.network / min(layout.tensor, job.device.node))
+    return job.device.link if inside else min(job.device.link, job.device.network / layout.tensor)
 
 
 def exposed(exchange: float, work: float) -> float:

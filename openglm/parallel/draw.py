@@ -24,7 +24,9 @@ def draw_schedule(axis, plan: Plan) -> None:
         if layout.pipeline * micros * layout.chunks <= 160:
             axis.text((span.start + span.end) / 2, span.stage, str(span.work.micro), ha="center", va="center", fontsize=6, color="white")
     shown = {span.work.kind for span in spans}
-    axis.legend([axis.barh([0], [0], color=KINDS[kind][1]) for kind in KINDS if kind in shown], [KINDS[kind][0] for kind in KINDS if kind in shown], fontsize=7, loc="lower center")
+    for kind in sorted(shown):
+        axis.barh([0], [0], color=KINDS[kind][1], label=KINDS[kind][0])
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     axis.invert_yaxis()
     idle = f"{100 * idle_share(spans):.1f} % idle here, {100 * plan.bubble:.1f} % in the whole step"
     title = f"{layout.schedule}: {micros} of {layout.micro_batches(plan.job)} micro-batches shown, {idle}"
@@ -37,13 +39,14 @@ def draw_scaling(axis, plan: Plan, plans: list[Plan]) -> None:
         axis.set(title="no number of devices fits this batch")
         return
     counts, rates = [p.job.devices for p in plans], [p.tokens_per_second for p in plans]
-    axis.loglog(counts, rates, "o-", base=2, color="#4c78a8", label="best layout of each size")
-    axis.loglog(counts, [rates[0] * count / counts[0] for count in counts], ":", base=2, color="#999999", label="in proportion")
+    axis.loglog(counts, rates, "o-", color="#4c78a8", label="best layout of each size")
+    axis.loglog(counts, [rates[0] * count / counts[0] for count in counts], ":", color="#999999", label="in proportion")
     for p in plans:
         text = f"{100 * p.model_rate / p.job.device.peak:.0f} %"
         axis.annotate(text, (p.job.devices, p.tokens_per_second), textcoords="offset points", xytext=(4, -11), fontsize=7)
     axis.set(title=f"{plan.job.batch} rows of {plan.job.seq} tokens on {plan.job.device.name} (share of peak in model FLOPs)", xlabel="devices", ylabel="tokens/s")
     axis.set_xticks(counts, [str(count) for count in counts])
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 

@@ -71,7 +71,7 @@ def divisors(number: int) -> list[int]:
 
 
 def check(job: Job, layout: Layout) -> None:
-    """Raise the one-line error of the first thing that does not divide, with the numbers that would."""
+    """Raise the one-line error of the first thing that does not divide, with the numbers that would. The vocabulary is padded, as Megatron-LM does."""
     model, t, p, d = job.model, layout.tensor, layout.pipeline, layout.data
     require(d * t * p == job.devices, "devices", job.devices, f"data x tensor x pipeline is {d} x {t} x {p} = {d * t * p}")
     require(t <= job.device.node, "tensor", t, f"must fit in one node of {job.device.node} devices")

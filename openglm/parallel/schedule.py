@@ -63,9 +63,8 @@ def needs(work: Pass, stage: int, stages: int, chunks: int) -> tuple[int, Pass] 
 
 
 def simulate(schedule: str, stages: int, micros: int, chunks: int = 1, forward: float = 1.0, backward: float = 2.0) -> list[Span]:
-    """All passes with their times; `forward` and `backward` are those of a micro-batch on a whole stage."""
-    split = schedule == "zero-bubble"
-    length = {"F": forward / chunks, "B": backward / chunks / (2 if split else 1), "W": backward / 2}
+    """All passes with their times; `forward` and `backward` are those of a micro-batch on a whole stage. Gradients of weights take as long as a forward pass."""
+    length = {"F": forward / chunks, "B": (backward - forward if schedule == "zero-bubble" else backward) / chunks, "W": forward}
     todo = [order(schedule, stage, stages, micros, chunks) for stage in range(stages)]
     free, at, done, spans = [0.0] * stages, [0] * stages, {}, []
     while any(at[s] < len(todo[s]) for s in range(stages)):
