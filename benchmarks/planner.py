@@ -34,6 +34,7 @@ class Run:
 
     group: str
     outside: str
+    held_out: bool
     plan: Plan
     seconds: float
     memory: float | None
@@ -61,7 +62,8 @@ def read_row(group: dict[str, Any], row: dict[str, Any]) -> Run:
     if options.get("chunks", 1) > 1:
         options["schedule"] = "interleaved"
     layout = Layout(data=job.devices // (options["tensor"] * options["pipeline"]), **options)
-    return Run(group["name"], group.get("outside", ""), Plan(job, layout), published_seconds(job, layout, row), row["memory"] * MIB_THOUSAND if "memory" in row else None)
+    memory = row["memory"] * MIB_THOUSAND if "memory" in row else None
+    return Run(group["name"], group.get("outside", ""), group.get("held_out", False), Plan(job, layout), published_seconds(job, layout, row), memory)
 
 
 def gpt(shape: dict[str, Any]) -> ModelConfig:
@@ -87,7 +89,7 @@ def table(runs: list[Run]) -> str:
         layout, planned = run.plan.layout, run.plan.memory["total"] / GB
         memory = f"{run.memory / GB:.1f} | {planned:.1f} | {100 * run.memory_error:+.1f} %" if run.memory else f"- | {planned:.1f} | -"
         shape = f"{layout.data} x {layout.tensor} x {layout.pipeline}, micro-batch {layout.micro_batch}"
-        name = run.group + (" (outside)" if run.outside else "")
+        name = run.group + (" (outside)" if run.outside else " (held out)" if run.held_out else "")
         weights = f"{run.plan.job.model.parameters / 1e9:.1f} B"
         lines.append(f"| {name} | {weights} | {run.plan.job.devices} | {shape} | {run.seconds:.2f} | {run.plan.seconds['total']:.2f} | {100 * run.time_error:+.1f} % | {memory} |")
     return "\n".join(lines)
@@ -104,6 +106,8 @@ def summary(runs: list[Run]) -> dict[str, Any]:
         "time_within_15_percent": sum(abs(e) <= 0.15 for e in times),
         "time_mean_error": sum(times) / len(times),
         "time_root_mean_square": math.sqrt(sum(e * e for e in times) / len(times)),
+        "held_out_runs": sum(run.held_out for run in runs),
+        "held_out_time_within_15_percent": sum(abs(run.time_error) <= 0.15 for run in runs if run.held_out),
         "memory_runs": len(memories),
         "memory_within_10_percent": sum(abs(e) <= 0.10 for e in memories),
         "memory_largest_error": max(memories, key=abs),
@@ -113,7 +117,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
 
 def fit(runs: list[Run], kind: str) -> list[str]:
     """The pair (products, half) with the least squared log error of a device kind, and each group's error under the pair that the others choose."""
-    runs = [run for run in runs if run.plan.job.device.name.startswith(kind) and not run.outside]
+    runs = [run for run in runs if run.plan.job.device.name.startswith(kind) and not (run.outside or run.held_out)]
     grid = list(itertools.product([p / 100 for p in range(60, 91)], (100, 150, 200, 250, 300, 350, 400, 450, 500)))
     errors = {pair: group_errors(runs, *pair) for pair in grid}
     names = list(errors[grid[0]])

@@ -60,5 +60,5 @@ DEVICES = {
 
 
 def device(name: str) -> Device:
-    require(name in DEVICES, "device", name, f"unknown; known: {', '.join(DEVICES)}")
-    return DEVICES[name]
+    require(name.lower() in DEVICES, "device", name, f"unknown; known: {', '.join(DEVICES)}")
+    return DEVICES[name.lower()]

@@ -117,7 +117,8 @@ def search(job: Job, **fixed: Any) -> Search:
     check_choices(Layout(**{"data": 1, "tensor": 1, "pipeline": 1, **fixed}))
     pinned = {"data", "tensor", "pipeline"} <= fixed.keys()
     if pinned:  # the error of a layout that cannot be is better than a count
-        check(job, Layout(**{"zero": 0, **fixed}))
+        searched = () if "chunks" in fixed else ("schedule",)
+        check(job, Layout(**{"zero": 0, **{name: value for name, value in fixed.items() if name not in searched}}))
     ruled_out: Counter[str] = Counter()
     plans = sorted((Plan(job, layout) for layout in candidates(job, fixed, ruled_out)), key=lambda plan: (plan.seconds["total"], plan.memory["total"]))
     reasons = ", ".join(f"{count} by {name}" for name, count in ruled_out.most_common())

@@ -27,7 +27,7 @@ def test_time_of_the_named_runs(run):
 
 def test_time_of_all_runs():
     counted = [run for run in RUNS if not run.outside]
-    assert sum(abs(run.time_error) <= 0.15 for run in counted) >= 0.9 * len(counted)
+    assert sum(abs(run.time_error) <= 0.15 for run in counted) >= 0.85 * len(counted)
     assert abs(sum(run.time_error for run in counted)) / len(counted) <= 0.02  # no leaning to one side
 
 

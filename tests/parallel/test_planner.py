@@ -40,6 +40,7 @@ def test_fixed_options_stay():
     found = search(GLM, tensor=4, pipeline=8, recompute="full", micro_batch=1)
     layout = found.best.layout
     assert (layout.data, layout.tensor, layout.pipeline, layout.recompute, layout.micro_batch) == (24, 4, 8, "full", 1)
+    assert search(GLM, data=24, tensor=4, pipeline=8, schedule="interleaved").best.layout.chunks in (3, 9)
     assert search(GLM, schedule="gpipe", pipeline=2, tensor=8, data=48).best.layout.schedule == "gpipe"
 
 
