@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openglm.config import ModelConfig, require
+from openglm.model.adapters import Prefix
 from openglm.model.attention import Attention, RMSNorm
 from openglm.model.cache import KVCache
 from openglm.model.positions import Rotary, describe
@@ -81,6 +82,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = make_norm(config)
         self.head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
+        self.prefix: Prefix | None = None
         self.activation_checkpointing = False
 
     @property
@@ -142,7 +144,11 @@ class Transformer(nn.Module):
         """
         check_ids(input_ids, self.config)
         positions, mask = describe(input_ids, padding_mask, self.config)
-        return self.project(self(input_ids, positions, mask)).float()
+        cache = None
+        if self.prefix is not None:
+            cache = KVCache(self.config, *input_ids.shape, self.device, self.dtype, self.prefix)
+            mask = self.prefix.widen(mask)
+        return self.project(self(input_ids, positions, mask, cache)).float()
 
 
 def check_ids(input_ids: Tensor, config: ModelConfig) -> None:

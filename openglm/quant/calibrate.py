@@ -67,7 +67,8 @@ def calibrate_blocks(
         moments = _input_moments(block, run, hidden)
         for name, layer in [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear)]:
             parent, _, leaf = name.rpartition(".")
-            setattr(block.get_submodule(parent), leaf, _calibrated(layer, moments[_SAME_INPUT.get(leaf, leaf)], bits, group))
+            codes, scales = quantize_calibrated(layer.weight.detach(), moments[_SAME_INPUT.get(leaf, leaf)], bits, group)
+            setattr(block.get_submodule(parent), leaf, QuantizedLinear.holding(layer, codes, scales))
         hidden = run(hidden)
         advance()
 
@@ -95,10 +96,3 @@ def _input_moments(block: nn.Module, run: Callable[[Tensor], Tensor], hidden: Te
     for hook in hooks:
         hook.remove()
     return sums
-
-
-def _calibrated(linear: nn.Linear, moments: Tensor, bits: int, group: int) -> QuantizedLinear:
-    layer = QuantizedLinear(linear.out_features, linear.in_features, bits, group, bias=False, device="meta")
-    layer.assign(*quantize_calibrated(linear.weight.detach(), moments, bits, group))
-    layer.bias = linear.bias
-    return layer

@@ -29,6 +29,23 @@ class QuantizedWeight(nn.Module):
                 raise ValueError(f"{name}: {theirs.dtype} {list(theirs.shape)} where {ours.dtype} {list(ours.shape)} is expected")
         self.codes, self.scales = codes, scales
 
+    @classmethod
+    def holding(cls, layer: nn.Linear | nn.Embedding, codes: Tensor, scales: Tensor) -> QuantizedWeight:
+        """In the place of `layer`, with codes and scales for its weight; everything else is that of `layer`."""
+        (rows, columns), groups = layer.weight.shape, scales.shape[1]
+        new = cls(rows, columns, 4 if codes.dtype == torch.uint8 else 8, 0 if groups == 1 else columns // groups, device="meta")
+        new.assign(codes, scales)
+        new._take(layer)
+        return new
+
+    @classmethod
+    def of(cls, layer: nn.Linear | nn.Embedding, bits: int, group: int) -> QuantizedWeight:
+        """Quantise a layer; its bias is shared, not copied."""
+        return cls.holding(layer, *quantize(layer.weight.detach(), bits, group))
+
+    def _take(self, layer: nn.Module) -> None:
+        """What `holding` takes over besides the weight."""
+
     @property
     def weight(self) -> Tensor:
         """The matrix in fp32, made anew at each use."""
@@ -49,17 +66,12 @@ class QuantizedWeight(nn.Module):
 class QuantizedLinear(QuantizedWeight):
     """y = x W^T + b with quantised W [out, in]; the bias keeps its type."""
 
-    def __init__(self, rows: int, columns: int, bits: int, group: int, bias: bool, device: torch.device | str | None = None) -> None:
+    def __init__(self, rows: int, columns: int, bits: int, group: int, device: torch.device | str | None = None) -> None:
         super().__init__(rows, columns, bits, group, device)
-        self.bias = nn.Parameter(torch.empty(rows, device=device)) if bias else None
+        self.register_parameter("bias", None)
 
-    @classmethod
-    def of(cls, linear: nn.Linear, bits: int, group: int) -> QuantizedLinear:
-        """Quantise a layer; its bias is shared, not copied."""
-        layer = cls(linear.out_features, linear.in_features, bits, group, bias=False, device="meta")
-        layer.assign(*quantize(linear.weight.detach(), bits, group))
-        layer.bias = linear.bias
-        return layer
+    def _take(self, layer: nn.Module) -> None:
+        self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, dequantize(self.codes, self.scales, x.dtype), self.bias)
@@ -68,15 +80,10 @@ class QuantizedLinear(QuantizedWeight):
 class QuantizedEmbedding(QuantizedWeight):
     """Rows of a quantised table. `dtype`: type of the rows it gives."""
 
-    def __init__(self, rows: int, columns: int, bits: int, group: int, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:
-        super().__init__(rows, columns, bits, group, device)
-        self.dtype = dtype
+    dtype = torch.float32
 
-    @classmethod
-    def of(cls, embedding: nn.Embedding, bits: int, group: int) -> QuantizedEmbedding:
-        layer = cls(*embedding.weight.shape, bits, group, embedding.weight.dtype, device="meta")
-        layer.assign(*quantize(embedding.weight.detach(), bits, group))
-        return layer
+    def _take(self, layer: nn.Module) -> None:
+        self.dtype = layer.weight.dtype
 
     def forward(self, ids: Tensor) -> Tensor:
         flat = ids.flatten()
