@@ -9,6 +9,7 @@ VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
     "inspect": "say what a checkpoint holds and what it needs, from its headers",
+    "quantize": "rewrite a checkpoint with int8 or int4 weights",
     "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
     "data": "build a corpus of token shards from packages or from a folder of text",
     "tokenizer": "train a tokenizer on text",
