@@ -26,6 +26,7 @@ from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import choose_device, choose_dtype, progress
 
 GROUP = 64  # columns that share a scale when `quantize` makes codes
+TABLE_BITS = 8  # of embedding and output layer, whatever the blocks have: docs/results.md
 _BITS = {"int8": 8, "int4": 4}
 _QUANTIZED: dict[type, type[QuantizedLinear] | type[QuantizedEmbedding]] = {nn.Linear: QuantizedLinear, nn.Embedding: QuantizedEmbedding}
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -153,14 +154,20 @@ def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device
     if "codes" in leaves:
         module = quantized.holding(module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True))
     elif bits and quantized:
-        columns = leaves["weight"].shape[1]
-        module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), 8 if columns % 2 else bits, 0 if columns % GROUP else GROUP, search=False))
+        kind = matrix_format(path, leaves["weight"].shape[1], bits, GROUP)
+        module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), *kind, search=False))
     else:
         module.weight = _parameter(leaves["weight"], device, dtype)
     if isinstance(module, QuantizedEmbedding):
         module.dtype = dtype
     parent, _, name = path.rpartition(".")
     setattr(network.get_submodule(parent), name, module)
+
+
+def matrix_format(path: str, columns: int, bits: int, group: int) -> tuple[int, int]:
+    """Bits and group of one matrix of a network that is quantised."""
+    bits = TABLE_BITS if path in ("embedding", "head") or columns % 2 else bits
+    return bits, group if group and columns % group == 0 else 0
 
 
 def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from openglm.checkpoints.durable import write_folder
-from openglm.checkpoints.load import Checkpoint, load_model, open_checkpoint
+from openglm.checkpoints.load import Checkpoint, load_model, matrix_format, open_checkpoint
 from openglm.checkpoints.native import write_config, write_tensors
 from openglm.config import ModelConfig, require
 from openglm.model.positions import describe
@@ -23,7 +23,6 @@ from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import progress
 from openglm.text.tokenizer import Tokenizer, load_tokenizer
 
-TABLE_BITS = 8  # of embedding and output layer, whatever the blocks have: docs/results.md
 _ROW, _MOST_ROWS = 512, 64  # tokens of a calibration row, and rows
 
 
@@ -53,15 +52,9 @@ def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str,
             weight = leaves["weight"]
             if weight.dim() == 2 and not path.endswith("position_embedding"):
                 del leaves["weight"]
-                leaves["codes"], leaves["scales"] = quantize(weight, *_format(path, weight.shape[1], bits, group))
+                leaves["codes"], leaves["scales"] = quantize(weight, *matrix_format(path, weight.shape[1], bits, group))
             yield from ((f"{path}.{leaf}", tensor.contiguous()) for leaf, tensor in leaves.items())
             advance()
-
-
-def _format(path: str, columns: int, bits: int, group: int) -> tuple[int, int]:
-    """Bits and group of one matrix."""
-    bits = TABLE_BITS if path in ("embedding", "head") or columns % 2 else bits
-    return bits, group if group and columns % group == 0 else 0
 
 
 def _calibrated(source: Path | str, config: str | None, bits: int, group: int, tokenizer: Tokenizer, text: Path) -> Iterator[tuple[str, Tensor]]:
@@ -73,7 +66,7 @@ def _calibrated(source: Path | str, config: str | None, bits: int, group: int, t
     for name, kind in layers.items():
         layer = getattr(network, name)
         if isinstance(layer, nn.Module):
-            setattr(network, name, kind.of(layer, *_format(name, layer.weight.shape[1], bits, group)))
+            setattr(network, name, kind.of(layer, *matrix_format(name, layer.weight.shape[1], bits, group)))
     yield from network.state_dict().items()
 
 

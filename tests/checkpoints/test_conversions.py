@@ -16,7 +16,7 @@ from openglm.checkpoints.load import load_model, open_checkpoint
 from openglm.checkpoints.report import memory, report
 from openglm.config import PRESETS, model_preset
 from openglm.model.transformer import Transformer
-from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, quantize_model
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -136,10 +136,10 @@ def test_the_report_needs_no_weights_and_counts_as_the_network_does(name, monkey
 
 
 @pytest.mark.parametrize(("bits", "preset"), [(8, "glm-4-9b-chat"), (4, "glm-4-9b-chat"), (4, "chatglm-6b"), (8, "glm-10b")])
-def test_memory_of_codes_is_that_of_the_quantised_network(bits, preset):
+def test_memory_of_codes_is_that_of_the_quantised_network(bits, preset, tmp_path):
     kv_heads = 2 if "kv_heads" in PRESETS[preset] else 4
     config = model_preset(preset, vocab_size=128, layers=2, hidden=128, heads=4, kv_heads=kv_heads, head_dim=32, ffn_hidden=256, max_positions=64)
-    model = quantize_model(Transformer(config).half(), bits, 64)
+    model = load_model(native.save_model(tmp_path / "m", Transformer(config), None), device="cpu", dtype="float16", quantize=f"int{bits}")
     assert memory(config)["inference"][f"int{bits}"] == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
