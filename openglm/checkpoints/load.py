@@ -81,6 +81,8 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
     folder = resolve(path_or_name)
     shards = rank_files(folder)
     files = [[path] for path in shards]
+    if shards and not config and (folder / CONFIG).is_file():
+        config = str(folder / CONFIG)
     values = None if shards or config else read_config(folder)
     if values and values.get("format") == "openglm":
         shape = own_config(values, folder / CONFIG)
@@ -121,12 +123,13 @@ def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
 
 
 def rank_files(folder: Path) -> list[Path]:
-    """Files of the ranks of a tensor-parallel run, in order: in the folder, or in the one that its `latest` names. Empty: there are none."""
-    latest = folder / "latest"
-    if latest.is_file() and latest.stat().st_size < 256:
-        name = latest.read_text(encoding="utf-8", errors="replace").strip()
-        require(Path(name).name == name, "model", str(latest), "must name a folder beside it")
-        folder = folder / name
+    """Files of the ranks of a tensor-parallel run, in order: in the folder, or in the one that it names as its latest. Empty: there are none."""
+    for latest in (folder / "latest", folder / "latest_checkpointed_iteration.txt"):
+        if latest.is_file() and latest.stat().st_size < 256:
+            name = latest.read_text(encoding="utf-8", errors="replace").strip()
+            require(Path(name).name == name, "model", str(latest), "must name a folder beside it")
+            folder = folder / name
+            break
     found = {int(match[1]): path for path in folder.glob("mp_rank_*_model_states.pt") if (match := _RANK.fullmatch(path.name))}
     for rank in range(max(found, default=-1) + 1):
         require(rank in found, "model", str(folder / f"mp_rank_{rank:02}_model_states.pt"), f"missing, though there are {len(found)} others; use a complete copy")
