@@ -1,0 +1,271 @@
+"""A written GGUF holds our numbers under llama.cpp's names, and llama.cpp continues a prompt as we do."""
+
+import base64
+import json
+import os
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, models, pre_tokenizers
+
+from openglm.checkpoints.gguf import write_gguf
+from openglm.checkpoints.gguf_vocabulary import merges
+from openglm.config import model_preset
+from openglm.model.transformer import Transformer
+from openglm.text.tokenizer import load_tokenizer
+
+SHAPE = dict(vocab_size=340, layers=3, hidden=96, heads=6, kv_heads=2, ffn_hidden=160, max_positions=128)
+NETWORKS = {
+    "chatglm": ("chatglm", "glm-4-9b", dict(rope_theta=5e6, norm_eps=1.5625e-7)),
+    "chatglm tied": ("chatglm", "chatglm3-6b", dict(tied=True, kv_heads=6)),
+    "glm4": ("glm4", "glm-4-0414-9b", dict(kv_heads=3)),
+    "glm4 without bias": ("glm4", "glm-4-0414-32b", dict(head_dim=32)),
+}  # fmt: skip
+TOKENS = dict(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5, stop=(5, 7, 9))
+STEP = {"Q8_0": 127, "Q4_0": 8}  # steps between zero and a block's largest number
+
+
+def random_model(preset: str, **changes) -> Transformer:
+    model = Transformer(model_preset(preset, **{**SHAPE, "head_dim": 0, "tokens": TOKENS, **changes})).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(5)
+    for name, weight in model.named_parameters():  # biases and norms too, so that none can be swapped or lost unseen
+        weight.normal_(1.0 if "norm" in name else 0.0, 0.1 if weight.dim() == 1 else weight.shape[1] ** -0.5, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    architecture, preset, changes = NETWORKS[request.param]
+    return architecture, random_model(preset, **changes)
+
+
+def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters())
+
+
+def read(path: Path):
+    reader = gguf.GGUFReader(path)
+    return {name: field.contents() for name, field in reader.fields.items()}, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def expected(model: Transformer) -> dict[str, torch.Tensor]:
+    """llama.cpp's tensors, spelt out from its loader: rows of q, k, v and of gate, up one under another."""
+    ours, out = weights_of(model), {}
+    out["token_embd.weight"], out["output_norm.weight"] = ours["embedding.weight"], ours["final_norm.weight"]
+    if not model.config.tied:
+        out["output.weight"] = ours["head.weight"]
+    for i in range(model.config.layers):
+        def part(name, i=i):
+            return ours[f"blocks.{i}.{name}"]
+
+        out[f"blk.{i}.attn_qkv.weight"] = torch.cat([part(f"attention.{n}_proj.weight") for n in "qkv"])
+        if model.config.bias == "qkv":
+            out[f"blk.{i}.attn_qkv.bias"] = torch.cat([part(f"attention.{n}_proj.bias") for n in "qkv"])
+        out[f"blk.{i}.ffn_up.weight"] = torch.cat([part("ffn.gate_proj.weight"), part("ffn.up_proj.weight")])
+        plain = {"attn_norm": "attention_norm", "attn_output": "attention.o_proj", "ffn_norm": "ffn_norm", "ffn_down": "ffn.down_proj"}
+        if model.config.residual == "sandwich":
+            plain |= {"post_attention_norm": "attention_post_norm", "post_ffw_norm": "ffn_post_norm"}
+        out |= {f"blk.{i}.{theirs}.weight": part(f"{name}.weight") for theirs, name in plain.items()}
+    return out
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
+def test_the_tensors_are_ours(network, tmp_path, kind):
+    _, model = network
+    wanted, (_, found) = expected(model), read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind=kind))
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        ours, stored = wanted[name].numpy(), tensor.tensor_type.name
+        assert tensor.shape.tolist() == list(ours.shape)[::-1], name
+        if stored in ("F32", "F16"):
+            assert np.array_equal(tensor.data, ours.astype(tensor.data.dtype)), name
+            assert (stored == "F32") == (ours.ndim == 1) and (stored == "F32" or kind == "f16"), name
+            continue
+        blocks = ours.reshape(-1, 32)
+        peak = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
+        step = np.abs(peak) / STEP[stored]
+        # Half a step, and the rounding of the step itself to fp16. Q4_0 has no +8: a number as large as the peak, of the other sign, falls one step short.
+        beyond = np.abs(blocks) - 7.5 * step if stored == "Q4_0" else 0
+        bound = np.maximum(step / 2, np.where(np.sign(blocks) != np.sign(peak), beyond + step / 2, 0)) + 2**-11 * np.abs(peak) + 1e-7
+        assert (np.abs(gguf.dequantize(tensor.data, tensor.tensor_type).reshape(-1, 32) - blocks) <= bound).all(), name
+
+
+def test_four_bits_but_eight_for_the_logits(network, tmp_path):
+    _, model = network
+    _, tensors = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind="q4_0"))
+    types = {name: tensor.tensor_type.name for name, tensor in tensors.items() if len(tensor.shape) == 2}
+    eight = "token_embd.weight" if model.config.tied else "output.weight"
+    assert types.pop(eight) == "Q8_0" and set(types.values()) == {"Q4_0"}
+
+
+def test_rows_that_no_block_divides_stay_f16(tmp_path):
+    model = random_model("glm-4-9b", hidden=80, heads=4, ffn_hidden=96)
+    _, tensors = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind="q8_0"))
+    assert tensors["blk.0.ffn_up.weight"].tensor_type.name == "F16" and tensors["blk.0.ffn_down.weight"].tensor_type.name == "Q8_0"
+
+
+def test_the_header_describes_the_network(network, tmp_path):
+    architecture, model = network
+    config, (header, _) = model.config, read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind="q8_0"))
+    shape = {
+        "vocab_size": config.vocab_size, "context_length": config.max_positions, "embedding_length": config.hidden, "feed_forward_length": config.ffn_hidden,
+        "block_count": config.layers, "attention.head_count": config.heads, "attention.head_count_kv": config.kv_heads, "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim // 2,
+    }  # fmt: skip
+    assert header["general.architecture"] == architecture and header["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q8_0
+    assert {name: header[f"{architecture}.{name}"] for name in shape} == shape
+    assert header[f"{architecture}.rope.freq_base"] == pytest.approx(config.rope_theta)
+    assert header[f"{architecture}.attention.layer_norm_rms_epsilon"] == pytest.approx(config.norm_eps)
+
+
+class OnDisk(Mapping):
+    """Tensors that are made when asked for; counts how many are alive at once."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.tensors, self.alive, self.most, self.reads = tensors, weakref.WeakSet(), 0, []
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self.tensors[name].clone()
+        self.alive.add(tensor.untyped_storage())
+        self.most, self.reads = max(self.most, len(self.alive)), [*self.reads, name]
+        return tensor
+
+    def __iter__(self):
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def test_one_tensor_is_held_at_a_time(network, tmp_path):
+    _, model = network
+    lazy = OnDisk(weights_of(model))
+    whole = write_gguf(tmp_path / "a.gguf", weights_of(model), model.config).read_bytes()
+    assert write_gguf(tmp_path / "b.gguf", lazy, model.config).read_bytes() == whole
+    assert lazy.most == 1 and sorted(lazy.reads) == sorted(lazy.tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_any_float_type(tmp_path, dtype):
+    model = random_model("glm-4-9b")
+    half = {name: weight.to(dtype) for name, weight in weights_of(model).items()}
+    _, tensors = read(write_gguf(tmp_path / "m.gguf", half, model.config))
+    assert np.array_equal(tensors["blk.1.ffn_down.weight"].data, half["blocks.1.ffn.down_proj.weight"].half().numpy())
+
+
+@pytest.mark.parametrize("preset", ["glm-base", "glm-130b", "chatglm-6b", "nano"])
+def test_other_networks_are_refused(tmp_path, preset):
+    config = model_preset(preset)
+    with pytest.raises(ValueError, match=r"model\.\w+ = .*ChatGLM2, ChatGLM3, GLM-4-9B and GLM-4-0414") as error:
+        write_gguf(tmp_path / "m.gguf", {}, config)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", [dict(qk_norm=True), dict(mask="prefix"), dict(norm="layernorm"), dict(bias="all"), dict(activation="geglu"), dict(positions="rope"),
+                                     dict(head_dim=32), dict(rope_fp16_frequencies=True)], ids=str)  # fmt: skip
+def test_one_foreign_part_is_enough(tmp_path, changes):
+    model = random_model("glm-4-9b", **changes)
+    with pytest.raises(ValueError, match=f"model.{next(iter(changes))} = "):
+        write_gguf(tmp_path / "m.gguf", weights_of(model), model.config)
+
+
+@pytest.mark.parametrize(("fault", "message"), [
+    (lambda w: w.pop("head.weight"), "'head.weight' is missing"),
+    (lambda w: w.update(extra=torch.zeros(2)), "'extra' is unknown"),
+    (lambda w: w.update({"head.weight": torch.zeros(340, 95)}), r"shape \[340, 95\].*\[340, 96\]"),
+    (lambda w: w.update({"head.weight": torch.zeros(340, 96, dtype=torch.int8)}), "int8"),
+    (lambda w: w["head.weight"].__setitem__((3, 4), float("nan")), "'head.weight' = nan"),
+    (lambda w: w["head.weight"].__setitem__((3, 4), 65600.0), "65600.0: .*beyond F16"),
+])  # fmt: skip
+def test_bad_weights_leave_the_old_file(tmp_path, fault, message):
+    model = random_model("glm-4-9b")
+    weights = {name: weight.clone() for name, weight in weights_of(model).items()}
+    fault(weights)
+    (tmp_path / "m.gguf").write_bytes(b"before")
+    with pytest.raises(ValueError, match=message) as error:
+        write_gguf(tmp_path / "m.gguf", weights, model.config)
+    assert "\n" not in str(error.value) and [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.gguf", b"before")]
+
+
+def test_bad_places_and_kinds(tmp_path):
+    model = random_model("glm-4-9b")
+    with pytest.raises(ValueError, match=r"kind = 'q5_0': choose one of f16, q8_0, q4_0"):
+        write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind="q5_0")
+    with pytest.raises(ValueError, match=r"cannot write .*No such file"):
+        write_gguf(tmp_path / "absent" / "m.gguf", weights_of(model), model.config)
+
+
+class TiktokenFile:
+    """GLM-4's published tokenizer file, as far as GGUF needs it."""
+
+    def __init__(self, path: Path) -> None:
+        self.tokens = [base64.b64decode(line.split()[0]) for line in path.read_bytes().splitlines()]
+        names = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+        self.special = {name: len(self.tokens) + place for place, name in enumerate(names)}
+        self.vocab_size = len(self.tokens) + len(names)
+
+    def decode_bytes(self, ids, skip_special=True) -> bytes:
+        return b"".join(self.tokens[number] for number in ids)
+
+
+@pytest.fixture(scope="module")
+def glm4_tokenizer():
+    path = Path(os.environ.get("OPENGLM_GLM4_TOKENIZER", Path(__file__).parents[3] / "shared/tokenizer_glm4/tokenizer.model"))
+    if not path.is_file():
+        pytest.skip("GLM-4's tokenizer.model is not here; OPENGLM_GLM4_TOKENIZER names it")
+    return TiktokenFile(path)
+
+
+def test_our_vocabulary_comes_back(tmp_path):
+    """Tokens, kinds and stop ids; the merges are those of tokenizer.json, found from the tokens alone."""
+    tokenizer = load_tokenizer("nano")
+    model = random_model("glm-4-9b", vocab_size=8200)
+    header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
+    file = json.loads(tokenizer._file_bytes)["model"]
+    assert header["tokenizer.ggml.tokens"] == [*sorted(file["vocab"], key=file["vocab"].get), *(f"[PAD{n}]" for n in range(8192, 8200))]
+    assert header["tokenizer.ggml.merges"] == [" ".join(pair) for pair in file["merges"]]
+    kinds = gguf.TokenType
+    assert header["tokenizer.ggml.token_type"] == [kinds.CONTROL] * 10 + [kinds.NORMAL] * 8182 + [kinds.UNUSED] * 8
+    assert [header[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom", "padding")] == [5, 7, 9, 0]
+    assert header["tokenizer.ggml.model"] == "gpt2" and header["tokenizer.ggml.add_bos_token"] is False
+
+
+GLM4_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@pytest.fixture(scope="module")
+def two_bpes(glm4_tokenizer):
+    """tiktoken's, and one with the merges that the file gets, which takes whole pieces first as llama.cpp does for `glm4`."""
+    tiktoken = pytest.importorskip("tiktoken")
+    ranks = {token: rank for rank, token in enumerate(glm4_tokenizer.tokens)}
+    pairs = [(spell(a), spell(b)) for a, b in merges(glm4_tokenizer.tokens)]
+    bpe = models.BPE({spell(token): rank for token, rank in ranks.items()}, pairs, ignore_merges=True)
+    return tiktoken.Encoding("glm-4", pat_str=GLM4_PIECES, mergeable_ranks=ranks, special_tokens={}), bpe
+
+
+def spell(token: bytes) -> str:
+    return "".join(chr(0x2800 + byte) for byte in token)  # any 256 characters do
+
+
+FRAGMENTS = ["你好", "，我们", " the", " lan", "guage", "ing", "'ll", "12345", "  ", "\n", "🚀", "def ", "(x)"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=("Cs",))) | st.lists(st.sampled_from(FRAGMENTS)).map("".join))
+def test_glm4s_merges_tokenise_as_tiktoken(two_bpes, text):
+    theirs, bpe = two_bpes
+    pieces = [text[a:b] for _, (a, b) in pre_tokenizers.Split(Regex(GLM4_PIECES), "isolated").pre_tokenize_str(text)]
+    assert [token.id for piece in pieces for token in bpe.tokenize(spell(piece.encode()))] == theirs.encode(text)
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
+    model = random_model("glm-4-9b")
+    with pytest.raises(ValueError, match="tokenizer = '8192 tokens': more than the model's vocabulary of 340"):
+        write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, load_tokenizer("nano"))
