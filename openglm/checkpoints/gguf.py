@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ _BLOCK = {
     "post_ffw_norm": ("ffn_post_norm",),
 }  # fmt: skip
 _STRANGERS = "the weights and the configuration do not belong together"
-_CHUNK = 1 << 24  # numbers turned into their stored form at a time
+_CHUNK = 1 << 20  # numbers turned into their stored form at a time
 
 
 def write_gguf(path: Path | str, weights: Mapping[str, Tensor], config: ModelConfig, tokenizer: Any = None, kind: str = "f16") -> Path:
@@ -67,20 +67,20 @@ def write_gguf(path: Path | str, weights: Mapping[str, Tensor], config: ModelCon
         shapes = {name: tuple(weight.shape) for name, weight in Transformer(config).named_parameters()}
     for name in sorted(shapes.keys() ^ weights.keys()):
         raise ValueError(f"tensor {name!r} is {'missing' if name in shapes else 'unknown'}; {_STRANGERS}")
-    layout = dict(_layout(config.layers, shapes))
-    stored = {name: _stored(name, shapes[sources[0]], kind, config.tied) for name, sources in layout.items()}
+    placed = dict(layout(config.layers, shapes))
+    stored = {name: _stored(name, shapes[sources[0]], kind, config.tied) for name, sources in placed.items()}
     with replacing(path) as beside, contextlib.closing(GGUFWriter(beside, _ARCHITECTURES[config.residual])) as writer:
         _add_shape(writer, config)
         writer.add_file_type(LlamaFileType[f"MOSTLY_{kind.upper()}"])
         writer.add_quantization_version(GGML_QUANT_VERSION)
         add_vocabulary(writer, tokenizer, config)
-        for name, sources in layout.items():
+        for name, sources in placed.items():
             shape = (sum(shapes[source][0] for source in sources), *shapes[sources[0]][1:])
             writer.add_tensor_info(name, shape, np.dtype(np.float32), _bytes(shape, stored[name]), stored[name])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for name, sources in layout.items():
+        for name, sources in placed.items():
             writer.write_tensor_data(_data(sources, weights, shapes, stored[name]))
     return Path(path)
 
@@ -93,14 +93,14 @@ def _check_network(config: ModelConfig) -> None:
     require(config.residual == "sandwich" or width == config.hidden, "model.head_dim", config.head_dim, f"llama.cpp's chatglm needs heads * head_dim = hidden ({config.hidden})")
 
 
-def _layout(layers: int, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, list[str]]]:
-    """Every tensor of the file with those of ours that make it up."""
+def layout(layers: int, names: Container[str]) -> Iterator[tuple[str, list[str]]]:
+    """Every tensor of a file, with those of our `names` that lie in it one under another."""
     places = [("", "", _TABLES), *((f"blk.{layer}.", f"blocks.{layer}.", _BLOCK) for layer in range(layers))]
     for there, here, table in places:
         for name, ours in table.items():
             for leaf in ("weight", "bias"):
                 sources = [f"{here}{part}.{leaf}" for part in ours]
-                if sources[0] in shapes:
+                if sources[0] in names:
                     yield f"{there}{name}.{leaf}", sources
 
 
@@ -152,6 +152,6 @@ def _encode(name: str, tensor: Tensor, shape: Shape, stored: GGMLQuantizationTyp
     step, out = max(1, _CHUNK // math.prod(shape[1:])), out.reshape(shape[0], -1)
     for start in range(0, shape[0], step):
         rows = tensor[start : start + step].to("cpu", torch.float32).contiguous()
-        peak = float(rows.abs().max())
-        require(peak <= largest, f"tensor {name!r}", peak, f"holds a number that is not finite or lies beyond {stored.name}; no file was written")
+        low, high = map(float, rows.aminmax())
+        require(-largest <= low and high <= largest, f"tensor {name!r}", high if low >= -largest else low, f"not finite, or beyond {stored.name}; no file was written")
         out[start : start + step] = quants.quantize(rows.numpy(), stored).view(np.uint8).reshape(len(rows), -1)

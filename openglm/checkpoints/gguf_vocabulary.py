@@ -1,15 +1,16 @@
 """The vocabulary of a GGUF file: tokens, their kinds, merges, and the ids at which llama.cpp stops. No text is tokenised here.
 
-A tokenizer needs `vocab_size`, `special` {name: id} and `decode_bytes`. Rows of the embedding without a token are named [PAD number].
+A tokenizer needs `vocab_size`, `special` {name: id} and either `decode_bytes`, if it is a byte-level BPE, or `processor`, a SentencePiece
+model of the BPE kind. Rows of the embedding without a token are named [PAD number].
 
 llama.cpp has its own pre-tokenizers, chosen by name. `glm4` cuts text as GLM-4's published pattern does and takes a piece that is a token
-whole, as tiktoken does. None cuts as our own tokenizer does; `gpt-2` comes nearest. So prompts for a model with our tokenizer should be
-given to llama.cpp as ids.
+whole, as tiktoken does; SentencePiece models need none: both give the ids of the original. None cuts quite as our own tokenizer does: `qwen2`
+differs from it only around runs of unlike blanks and apostrophes, but who wants exactly our ids gives llama.cpp ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,21 +24,30 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Any, config: ModelConfig) -> N
     if tokenizer is None:
         writer.add_tokenizer_model("no_vocab")
         return
-    size, special = tokenizer.vocab_size, {number: name for name, number in tokenizer.special.items()}
-    require(max(size - 1, *special) < config.vocab_size, "tokenizer", f"{size} tokens", f"more than the model's vocabulary of {config.vocab_size}; they do not belong together")
-    plain = {number: tokenizer.decode_bytes([number], skip_special=False) for number in range(size) if number not in special}
-    character = _characters()
-    texts = {number: "".join(map(character.__getitem__, token)) for number, token in plain.items() if token}
-    names = {number: f"[PAD{number}]" for number in range(config.vocab_size)} | texts | special
-    require(len(set(names.values())) == len(names), "tokenizer", f"{size} tokens", "two tokens have the same text, which llama.cpp does not allow")
-    kinds = dict.fromkeys(special, TokenType.CONTROL) | dict.fromkeys(texts, TokenType.NORMAL)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("glm4" if "<|endoftext|>" in tokenizer.special else "gpt-2")
-    writer.add_token_list([names[number] for number in range(config.vocab_size)])
-    writer.add_token_types([kinds.get(number, TokenType.UNUSED) for number in range(config.vocab_size)])
-    writer.add_token_merges([" ".join("".join(map(character.__getitem__, part)) for part in pair) for pair in merges(list(plain.values()))])
+    special = {number: (name, TokenType.CONTROL) for name, number in tokenizer.special.items()}
+    last = max(tokenizer.vocab_size - 1, *special)
+    require(last < config.vocab_size, "tokenizer", f"{last + 1} tokens", f"more than the model's vocabulary of {config.vocab_size}; they do not belong together")
+    processor = getattr(tokenizer, "processor", None)
+    plain = _byte_level(writer, tokenizer) if processor is None else _sentencepiece(writer, processor, config.vocab_size)
+    unused = {number: (f"[PAD{number}]", TokenType.UNUSED) for number in range(config.vocab_size)}
+    texts, kinds = zip(*(unused | special | plain).values(), strict=True)
+    require(len(set(texts)) == len(texts), "tokenizer", f"{last + 1} tokens", "two tokens have the same text, which llama.cpp does not allow")
+    writer.add_token_list(texts)
+    writer.add_token_types(kinds)
     writer.add_add_bos_token(False)
+    writer.add_chat_template(_chat_template(tokenizer.special))
     _add_stops(writer, config)
+
+
+def _chat_template(special: Mapping[str, int]) -> str:
+    """A conversation without tools in the form of our renderer, for formats with role tokens; without it llama.cpp takes another family's."""
+    if "<|user|>" not in special:
+        return ""
+    chatglm3, ours = "sop" in special, "<pad>" in special
+    head, space = ("[gMASK]sop", " ") if chatglm3 else ("[gMASK]<sop>", "")  # the space: SentencePiece reads a content as a text of its own
+    turn = "<|{{ 'observation' if message['role'] == 'tool' else message['role'] }}|>\n" + space + "{{ message['content'] }}"
+    opening = "<|assistant|>\n" if ours else "<|assistant|>"
+    return f"{head}{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
 
 
 def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
@@ -50,15 +60,30 @@ def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
         writer.add_pad_token_id(config.tokens.pad)
 
 
+def _byte_level(writer: GGUFWriter, tokenizer: Any) -> dict[int, tuple[str, TokenType]]:
+    """Tokens by id, their bytes spelt in GPT-2's printable characters."""
+    character, special = _characters(), set(tokenizer.special.values())
+    tokens = {number: tokenizer.decode_bytes([number], skip_special=False) for number in range(tokenizer.vocab_size) if number not in special}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("glm4" if "<|endoftext|>" in tokenizer.special else "qwen2")
+    writer.add_token_merges([" ".join("".join(map(character.__getitem__, part)) for part in pair) for pair in merges(list(tokens.values()))])
+    return {number: ("".join(map(character.__getitem__, token)), TokenType.NORMAL) for number, token in tokens.items() if token}
+
+
 def merges(tokens: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """The pairs that byte-level BPE joins, in order. A token's place is its rank, in tiktoken's files as in ours: its pair is what the joins of lower rank leave of it."""
+    """The pairs that a byte-level BPE joins, in order.
+
+    A token's place is its rank, in tiktoken's files as in ours, and its pair is what the joins of lower rank leave of it. Tokens of which
+    they leave more than two parts have no pair: only a whole piece of text yields them.
+    """
     rank = {token: place for place, token in enumerate(tokens)}
     for token in tokens:
-        parts = [token[i : i + 1] for i in range(len(token))]
+        own, parts = rank[token], [token[i : i + 1] for i in range(len(token))]
         while len(parts) > 2:
-            best, at = min((rank.get(a + b, rank[token]), i) for i, (a, b) in enumerate(pairwise(parts)))
-            if best >= rank[token]:
+            joins = [rank.get(left + right, own) for left, right in pairwise(parts)]
+            if (first := min(joins)) >= own:
                 break
+            at = joins.index(first)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         if len(parts) == 2:
             yield parts[0], parts[1]
@@ -69,3 +94,12 @@ def _characters() -> dict[int, str]:
     from openglm.text.tokenizer import _byte_of_character
 
     return {byte: character for character, byte in _byte_of_character().items()}
+
+
+def _sentencepiece(writer: GGUFWriter, processor: Any, vocab_size: int) -> dict[int, tuple[str, TokenType]]:
+    """Pieces by id, with the scores that order the joins."""
+    kinds = {processor.is_unknown: TokenType.UNKNOWN, processor.is_control: TokenType.CONTROL, processor.is_byte: TokenType.BYTE, processor.is_unused: TokenType.UNUSED}
+    pieces = range(len(processor))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_scores([processor.get_score(number) for number in pieces] + [0.0] * (vocab_size - len(pieces)))
+    return {number: (processor.id_to_piece(number), next((kind for test, kind in kinds.items() if test(number)), TokenType.NORMAL)) for number in pieces}

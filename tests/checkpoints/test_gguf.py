@@ -1,13 +1,18 @@
 """A written GGUF holds our numbers under llama.cpp's names, and llama.cpp continues a prompt as we do."""
 
 import base64
+import io
 import json
 import os
+import re
+import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
+import jinja2
 import numpy as np
 import pytest
 import torch
@@ -20,6 +25,9 @@ from openglm.checkpoints.gguf_vocabulary import merges
 from openglm.config import model_preset
 from openglm.model.transformer import Transformer
 from openglm.text.tokenizer import load_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import gguf_parity
 
 SHAPE = dict(vocab_size=340, layers=3, hidden=96, heads=6, kv_heads=2, ffn_hidden=160, max_positions=128)
 NETWORKS = {
@@ -254,6 +262,7 @@ def spell(token: bytes) -> str:
     return "".join(chr(0x2800 + byte) for byte in token)  # any 256 characters do
 
 
+ODD_TEXTS = [" 你好，世界\n\n\n  I'LL  pay $1234567.89\t\tfoo_bar(x)", "　　🚀👨\u200d👩\u200d👧 naïve e\u0301 ſ'S ١٢٣ \x00\x1f", "<|user|>[MASK]\r\n \r\n...?!  "]
 FRAGMENTS = ["你好", "，我们", " the", " lan", "guage", "ing", "'ll", "12345", "  ", "\n", "🚀", "def ", "(x)"]
 
 
@@ -265,7 +274,92 @@ def test_glm4s_merges_tokenise_as_tiktoken(two_bpes, text):
     assert [token.id for piece in pieces for token in bpe.tokenize(spell(piece.encode()))] == theirs.encode(text)
 
 
+def sentencepiece_tokenizer():
+    """A small SentencePiece model as ChatGLM2 and ChatGLM3 have one: BPE, bytes as the last resort, special tokens behind it."""
+    import sentencepiece
+
+    lines, model = ["今天天气很好，我们一起去公园散步。你想去哪里？", "The weather is fine today; we walk in the park. 1 + 2 = 3"], io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 4), model_writer=model, vocab_size=330, model_type="bpe", byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    special = {name: len(processor) + place for place, name in enumerate(("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"))}
+    return SimpleNamespace(processor=processor, special=special, vocab_size=len(processor) + len(special))
+
+
+def test_sentencepiece_vocabularies(tmp_path):
+    tokenizer = sentencepiece_tokenizer()
+    processor, model = tokenizer.processor, random_model("chatglm3-6b", vocab_size=360)
+    header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
+    pieces, kinds = range(len(processor)), gguf.TokenType
+    assert header["tokenizer.ggml.model"] == "llama" and header["tokenizer.ggml.scores"][: len(pieces)] == [processor.get_score(n) for n in pieces]
+    assert header["tokenizer.ggml.tokens"][: len(pieces)] == [processor.id_to_piece(n) for n in pieces]
+    assert header["tokenizer.ggml.token_type"][:4] == [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, kinds.BYTE]
+    assert header["tokenizer.ggml.tokens"][tokenizer.special["[gMASK]"]] == "[gMASK]" and header["tokenizer.ggml.token_type"][tokenizer.special["sop"]] == kinds.CONTROL
+    assert {len(header[f"tokenizer.ggml.{name}"]) for name in ("tokens", "token_type", "scores")} == {360}
+
+
 def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
     model = random_model("glm-4-9b")
     with pytest.raises(ValueError, match="tokenizer = '8192 tokens': more than the model's vocabulary of 340"):
         write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, load_tokenizer("nano"))
+
+
+@pytest.mark.parametrize("messages", [
+    [{"role": "user", "content": "你好"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a\nb"}, {"role": "assistant", "content": "c"}, {"role": "user", "content": "谢谢！"}],
+])  # fmt: skip
+def test_the_chat_template_writes_what_our_renderer_does(tmp_path, messages):
+    tokenizer, model = load_tokenizer("nano"), random_model("glm-4-9b", vocab_size=8192)
+    header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
+    text = jinja2.Template(header["tokenizer.chat_template"], keep_trailing_newline=True).render(messages=messages, add_generation_prompt=True)
+    parts = [tokenizer.special.get(part, part) for part in re.split(r"(\[gMASK\]|<sop>|<\|\w+\|>)", text) if part]
+    assert parts == [tokenizer.special.get(p, p) for p in ("[gMASK]", "<sop>")] + [
+        part for m in messages for part in (tokenizer.special[f"<|{m['role']}|>"], f"\n{m['content']}")] + [tokenizer.special["<|assistant|>"], "\n"]
+    assert tokenizer.encode_parts(parts) == tokenizer.render(messages, generation_prompt=True)[0]
+
+
+@pytest.fixture(scope="module")
+def llama_cpp():
+    return pytest.importorskip("llama_cpp")
+
+
+@pytest.mark.parametrize("network", gguf_parity.NETWORKS)
+def test_llama_cpp_answers_as_we_do(llama_cpp, network):
+    tokenizer = load_tokenizer("nano")
+    found = gguf_parity.parity(gguf_parity.random_model(network, tokenizer), tokenizer, "f16", steps=16)
+    assert found["same_tokens"] == found["steps"] == 48 and found["distinct_tokens"] > 5, found
+    assert found["relative_error"] < 3e-3, found  # half-precision activations and cache through four layers; a wrong rotation is of order one
+
+
+@pytest.mark.parametrize(("network", "kind"), [("chatglm", "q8_0"), ("glm4 without bias", "q4_0")])
+def test_llama_cpp_reads_the_blocks_as_they_are_meant(llama_cpp, network, kind):
+    """Against our network on the weights of the file there is left what llama.cpp's 8-bit activations cost."""
+    tokenizer = load_tokenizer("nano")
+    found = gguf_parity.parity(gguf_parity.random_model(network, tokenizer), tokenizer, kind, steps=8)
+    assert found["against_file"]["relative_error"] < 0.05, found
+
+
+def test_llama_cpp_knows_glm4s_tokens_and_where_to_stop(llama_cpp, glm4_tokenizer, tmp_path):
+    special = glm4_tokenizer.special
+    stop = tuple(special[name] for name in ("<|endoftext|>", "<|user|>", "<|observation|>"))
+    small = dict(layers=1, hidden=32, heads=2, kv_heads=1, ffn_hidden=32, tokens=dict(TOKENS, pad=stop[0], stop=stop))
+    model = random_model("glm-4-9b", vocab_size=glm4_tokenizer.vocab_size + 5, **small)
+    llama = llama_cpp.Llama(str(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, glm4_tokenizer)), vocab_only=True, verbose=False)
+    vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
+    assert [n for n in special.values() if llama_cpp.llama_vocab_is_eog(vocabulary, n)] == list(stop)
+    chat = jinja2.Template(llama.metadata["tokenizer.chat_template"]).render(messages=[{"role": "user", "content": "你好"}], add_generation_prompt=True)
+    assert llama.tokenize(chat.encode(), add_bos=False, special=True) == [151331, 151333, 151336, 198, 109377, 151337]  # as the published tokenizer has it
+    ranks = {token: rank for rank, token in enumerate(glm4_tokenizer.tokens)}
+    tiktoken = pytest.importorskip("tiktoken").Encoding("glm-4", pat_str=GLM4_PIECES, mergeable_ranks=ranks, special_tokens={})
+    for text in ODD_TEXTS:
+        assert llama.tokenize(text.encode(), add_bos=False, special=False) == tiktoken.encode(text), text
+    llama.close()
+
+
+def test_llama_cpp_cuts_as_sentencepiece_does(llama_cpp, tmp_path):
+    tokenizer, model = sentencepiece_tokenizer(), random_model("chatglm3-6b", vocab_size=360)
+    llama = llama_cpp.Llama(str(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer)), vocab_only=True, verbose=False)
+    for text in ODD_TEXTS:
+        assert llama.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.processor.encode(text), text
+    llama.close()
