@@ -7,7 +7,7 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_model": "openglm.checkpoints.native",
+    "load_model": "openglm.checkpoints.load",
     "load_tokenizer": "openglm.text.tokenizer",
     "generate": "openglm.model.generate",
     "Assistant": "openglm.assistant",

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from openglm.checkpoints.native import load_model
+from openglm.checkpoints.load import load_model
 from openglm.config import require
 from openglm.model.generate import stream as stream_ids
 from openglm.text.render import parse_reply

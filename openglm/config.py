@@ -119,8 +119,8 @@ class ModelConfig:
     """round the rotary frequencies to half precision, as the published ChatGLM-6B and GLM-130B do"""
     mask: Literal["prefix", "causal"] = "prefix"
     """prefix: tokens before <sop> see each other both ways; causal: only the past"""
-    span_positions: Literal["running", "pinned", "pinned_mask"] = "pinned_mask"
-    """from <sop> on, positions run on, stay at the mask's, or stay only for [MASK] and [sMASK] (GLM-130B)"""
+    span_positions: Literal["running", "pinned", "pinned_mask", "pinned_late"] = "pinned_mask"
+    """from <sop> on, positions run on, stay at the mask's, stay only for [MASK] and [sMASK] (GLM-130B), or for [gMASK] only after <sop> (first ChatGLM-6B)"""
     bias: Literal["all", "qkv", "none"] = "none"
     """which linear layers carry a bias (the output layer never does)"""
     tied: bool = True
@@ -340,8 +340,10 @@ _GLM10B: dict[str, Any] = {
     "vocab_size": 50304, "max_positions": 1024, "norm": "layernorm", "activation": "gelu_tanh", "positions": "learned_2d", "span_positions": "pinned", "bias": "all",
     "tokens": SpecialTokens(pad=50256, mask=50260, gmask=50263, smask=50264, sop=50257, eop=50258, stop=(50258, 50256)),
 }  # fmt: skip
+_GLM10B_CHINESE = {**_GLM10B, "vocab_size": 50048, "tokens": SpecialTokens(pad=50000, mask=50003, gmask=50009, smask=50008, sop=50006, eop=50007, stop=(50007, 50000))}
 _DEEPNORM: dict[str, Any] = {"norm": "layernorm", "residual": "deepnorm", "rope_fp16_frequencies": True, "bias": "all", "qk_layer_scaling": True}
-_CHATGLM6B = {**_DEEPNORM, "layers": 28, "hidden": 4096, "heads": 32, "ffn_hidden": 16384, "activation": "gelu_tanh", "positions": "rope_2d", "tied": False}
+_CHATGLM6B: dict[str, Any] = {**_DEEPNORM, "layers": 28, "hidden": 4096, "heads": 32, "ffn_hidden": 16384, "activation": "gelu_tanh", "positions": "rope_2d", "tied": False}
+_CHATGLM6B["deepnorm_alpha"] = math.sqrt(2 * 28)  # in the published code whatever the number of layers
 _CHATGLM2_TOKENS = SpecialTokens(pad=0, mask=64789, gmask=64790, smask=64791, sop=64792, eop=64793, stop=(2,))
 _CAUSAL: dict[str, Any] = {"positions": "rope_half", "mask": "causal", "span_positions": "running", "bias": "qkv", "tied": False, "kv_heads": 2}
 _CHATGLM2 = {**_CAUSAL, "vocab_size": 65024, "layers": 28, "hidden": 4096, "heads": 32, "ffn_hidden": 13696, "max_positions": 32768, "tokens": _CHATGLM2_TOKENS}
@@ -358,6 +360,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "glm-large": {**_GLM10B, "layers": 24, "hidden": 1024, "heads": 16, "ffn_hidden": 4096, "max_positions": 512},
     "glm-2b": {**_GLM10B, "layers": 36, "hidden": 2048, "heads": 32, "ffn_hidden": 8192},
     "glm-10b": {**_GLM10B, "layers": 48, "hidden": 4096, "heads": 64, "ffn_hidden": 16384},
+    "glm-10b-chinese": {**_GLM10B_CHINESE, "layers": 48, "hidden": 4096, "heads": 64, "ffn_hidden": 16384},
     "glm-130b": {
         **_DEEPNORM, "vocab_size": 150528, "layers": 70, "hidden": 12288, "heads": 96, "ffn_hidden": 32768, "activation": "geglu", "embedding_gradient_shrink": 0.1,
         "tokens": SpecialTokens(pad=0, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005, 20002)),
@@ -367,7 +370,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tokens": SpecialTokens(pad=3, mask=130000, gmask=130001, smask=130002, sop=130004, eop=130005, stop=(130005,)),
     },
     "chatglm-6b-first": {
-        **_CHATGLM6B, "vocab_size": 150528, "span_positions": "pinned_mask",
+        **_CHATGLM6B, "vocab_size": 150528, "span_positions": "pinned_late",
         "tokens": SpecialTokens(pad=3, mask=150000, gmask=150001, smask=150002, sop=150004, eop=150005, stop=(150005,)),
     },
     "chatglm2-6b": _CHATGLM2,

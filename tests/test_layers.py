@@ -80,10 +80,13 @@ def test_files_fit_in_a_readers_head():
 
 
 def test_nothing_from_outside_is_run():
-    """No eval, exec, pickle, torch.load or shell strings in the package."""
+    """No eval, exec, pickle or shell strings in the package; torch.load in one place, for tensors alone."""
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                assert name not in {"eval", "exec", "os.system", "torch.load"} and not name.startswith(("pickle.", "marshal.", "dill.")), f"{path}:{node.lineno} {name}"
+                if name == "torch.load":
+                    weights_only = [ast.unparse(k.value) for k in node.keywords if k.arg == "weights_only"]
+                    assert path.relative_to(PACKAGE).as_posix() == "checkpoints/tensors.py" and weights_only == ["True"], f"{path}:{node.lineno}"
+                assert name not in {"eval", "exec", "os.system"} and not name.startswith(("pickle.", "marshal.", "dill.")), f"{path}:{node.lineno} {name}"
                 assert not any(k.arg == "shell" for k in node.keywords), f"{path}:{node.lineno} shell="

@@ -12,7 +12,6 @@ import contextlib
 import math
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from openglm.checkpoints.durable import replacing
 from openglm.checkpoints.gguf_vocabulary import add_vocabulary
 from openglm.config import ModelConfig, require
 from openglm.model.transformer import Transformer
+from openglm.text.tokenizer import Tokenizer
 
 try:
     from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
@@ -53,7 +53,7 @@ _STRANGERS = "the weights and the configuration do not belong together"
 _CHUNK = 1 << 20  # numbers turned into their stored form at a time
 
 
-def write_gguf(path: Path | str, weights: Mapping[str, Tensor], config: ModelConfig, tokenizer: Any = None, kind: str = "f16") -> Path:
+def write_gguf(path: Path | str, weights: Mapping[str, Tensor], config: ModelConfig, tokenizer: Tokenizer | None = None, kind: str = "f16") -> Path:
     """Write `path` in one go; an earlier file stays until the new one is whole.
 
     weights: by our parameter names, such as dict(model.named_parameters()), or a mapping that reads them from a disk: each is asked for once,
@@ -104,7 +104,7 @@ def layout(layers: int, names: Container[str]) -> Iterator[tuple[str, list[str]]
                     yield f"{there}{name}.{leaf}", sources
 
 
-def _add_shape(writer: Any, config: ModelConfig) -> None:
+def _add_shape(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_type("model")
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_positions)

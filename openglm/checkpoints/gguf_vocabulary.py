@@ -1,7 +1,6 @@
 """The vocabulary of a GGUF file: tokens, their kinds, merges, and the ids at which llama.cpp stops. No text is tokenised here.
 
-A tokenizer needs `vocab_size`, `special` {name: id} and either `decode_bytes`, if it is a byte-level BPE, or `processor`, a SentencePiece
-model of the BPE kind. Rows of the embedding without a token are named [PAD number].
+Rows of the embedding without a token are named [PAD number].
 
 llama.cpp has its own pre-tokenizers, chosen by name. `glm4` cuts text as GLM-4's published pattern does and takes a piece that is a token
 whole, as tiktoken does; SentencePiece models need none: both give the ids of the original. None cuts quite as our own tokenizer does: `qwen2`
@@ -10,16 +9,20 @@ differs from it only around runs of unlike blanks and apostrophes, but who wants
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
 from openglm.config import ModelConfig, require
+from openglm.text.bpe import byte_of_character
+from openglm.text.formats import RoleTurns
+from openglm.text.sentencepiece import SentencePieceTokenizer
+from openglm.text.tokenizer import Tokenizer
 
 
-def add_vocabulary(writer: GGUFWriter, tokenizer: Any, config: ModelConfig) -> None:
+def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, config: ModelConfig) -> None:
     """Describe `tokenizer` in the header; None: a file without one, for ids alone."""
     if tokenizer is None:
         writer.add_tokenizer_model("no_vocab")
@@ -27,27 +30,28 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Any, config: ModelConfig) -> N
     special = {number: (name, TokenType.CONTROL) for name, number in tokenizer.special.items()}
     last = max(tokenizer.vocab_size - 1, *special)
     require(last < config.vocab_size, "tokenizer", f"{last + 1} tokens", f"more than the model's vocabulary of {config.vocab_size}; they do not belong together")
-    processor = getattr(tokenizer, "processor", None)
-    plain = _byte_level(writer, tokenizer) if processor is None else _sentencepiece(writer, processor, config.vocab_size)
+    plain = _sentencepiece(writer, tokenizer.pieces, config.vocab_size) if isinstance(tokenizer, SentencePieceTokenizer) else _byte_level(writer, tokenizer)
     unused = {number: (f"[PAD{number}]", TokenType.UNUSED) for number in range(config.vocab_size)}
     texts, kinds = zip(*(unused | special | plain).values(), strict=True)
     require(len(set(texts)) == len(texts), "tokenizer", f"{last + 1} tokens", "two tokens have the same text, which llama.cpp does not allow")
     writer.add_token_list(texts)
     writer.add_token_types(kinds)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(_chat_template(tokenizer.special))
+    writer.add_chat_template(_chat_template(tokenizer.format.turns))
     _add_stops(writer, config)
 
 
-def _chat_template(special: Mapping[str, int]) -> str:
-    """A conversation without tools in the form of our renderer, for formats with role tokens; without it llama.cpp takes another family's."""
-    if "<|user|>" not in special:
+def _chat_template(turns: object) -> str:
+    """A conversation without tools as our renderer writes it, where messages stand behind role tokens; without it llama.cpp takes another family's form."""
+    if not isinstance(turns, RoleTurns):
         return ""
-    chatglm3, ours = "sop" in special, "<pad>" in special
-    head, space = ("[gMASK]sop", " ") if chatglm3 else ("[gMASK]<sop>", "")  # the space: SentencePiece reads a content as a text of its own
-    turn = "<|{{ 'observation' if message['role'] == 'tool' else message['role'] }}|>\n" + space + "{{ message['content'] }}"
-    opening = "<|assistant|>\n" if ours else "<|assistant|>"
-    return f"{head}{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
+    role, content = "message['role']", "message['content']"
+    if turns.thinks:
+        content = f"({content}.split('</think>')[-1].strip() if {role} == 'assistant' else {content})"
+    gap = "\n" if turns.joined else "\n "  # SentencePiece puts a space before a content that is a text of its own
+    turn = f"<|{{{{ 'observation' if {role} == 'tool' else {role} }}}}|>{gap}{{{{ {content} }}}}"
+    opening = f"<|assistant|>{turns.opening}"
+    return f"{''.join(turns.head)}{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
 
 
 def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
@@ -60,12 +64,12 @@ def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
         writer.add_pad_token_id(config.tokens.pad)
 
 
-def _byte_level(writer: GGUFWriter, tokenizer: Any) -> dict[int, tuple[str, TokenType]]:
+def _byte_level(writer: GGUFWriter, tokenizer: Tokenizer) -> dict[int, tuple[str, TokenType]]:
     """Tokens by id, their bytes spelt in GPT-2's printable characters."""
-    character, special = _characters(), set(tokenizer.special.values())
+    character, special = {byte: character for character, byte in byte_of_character().items()}, set(tokenizer.special.values())
     tokens = {number: tokenizer.decode_bytes([number], skip_special=False) for number in range(tokenizer.vocab_size) if number not in special}
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("glm4" if "<|endoftext|>" in tokenizer.special else "qwen2")
+    writer.add_tokenizer_pre("qwen2" if tokenizer.format.name == "openglm" else "glm4")
     writer.add_token_merges([" ".join("".join(map(character.__getitem__, part)) for part in pair) for pair in merges(list(tokens.values()))])
     return {number: ("".join(map(character.__getitem__, token)), TokenType.NORMAL) for number, token in tokens.items() if token}
 
@@ -87,13 +91,6 @@ def merges(tokens: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         if len(parts) == 2:
             yield parts[0], parts[1]
-
-
-def _characters() -> dict[int, str]:
-    """GPT-2's printable stand-in of every byte."""
-    from openglm.text.tokenizer import _byte_of_character
-
-    return {byte: character for character, byte in _byte_of_character().items()}
 
 
 def _sentencepiece(writer: GGUFWriter, processor: Any, vocab_size: int) -> dict[int, tuple[str, TokenType]]:

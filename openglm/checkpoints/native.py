@@ -1,45 +1,48 @@
-"""Our own model folder: `config.json`, `model.safetensors`, `tokenizer.json`, `manifest.json`. Published layouts are not read here.
+"""Our own model folder: `config.json`, `model.safetensors` (or shards and an index), `tokenizer.json`, `manifest.json`.
 
-Nothing in the folder is trusted: sizes are held to each other before memory is taken, and every error is one line.
+Weights are fp32, fp16 or bf16, or int8 and int4 codes with their scales (openglm/quant); each tensor's type is in its file's header. Nothing in
+the folder is trusted: sizes are held to each other before memory is taken, and every error is one line. Models are loaded in load.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from openglm.checkpoints.durable import MANIFEST, verify_folder, write_folder
+from openglm.checkpoints.durable import write_folder
+from openglm.checkpoints.tensors import INDEX, open_safetensors
 from openglm.config import ModelConfig, from_dict, require
 from openglm.model.transformer import Transformer
-from openglm.runtime import choose_device
 from openglm.text.tokenizer import Tokenizer, load_tokenizer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_LARGEST_CONFIG = 1 << 20  # bytes
+TYPES = ("float32", "float16", "bfloat16")
+_SHARD = 2 << 30  # bytes of tensors that are held and written together
 
 
 def save_model(folder: Path | str, model: Transformer, tokenizer: Tokenizer | Path | str | None, dtype: str = "float32", weights: dict[str, Tensor] | None = None) -> Path:
     """Write a model folder in one go, with the tokenizer (or that of a folder or file) if there is any.
 
-    weights: by parameter name, in place of the model's own, e.g. their running average. dtype: storage type, float32 or float16.
+    weights: by parameter name, in place of the model's own, e.g. their running average. dtype: storage type; codes and scales keep theirs.
     Raises ValueError when the place cannot be written; an earlier folder stays as it was.
     """
-    require(dtype in ("float32", "float16"), "dtype", dtype, "models are stored as float32 or float16")
-    tensors = dict(model.named_parameters()) if weights is None else weights
+    require(dtype in TYPES, "dtype", dtype, f"choose {' or '.join(TYPES)}")
+    held = model.state_dict() if weights is None else weights
+    tensors = {name: stored(name, tensor, getattr(torch, dtype)) for name, tensor in held.items() if not name.startswith("prefix.")}
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
 
     def fill(place: Path) -> None:
-        stored = {name: tensor.detach().to("cpu", getattr(torch, dtype)).contiguous() for name, tensor in tensors.items()}
-        save_file(stored, place / WEIGHTS)
-        description = {"format": "openglm", "version": 1, "model": dataclasses.asdict(model.config)}
-        (place / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        write_tensors(place, tensors.items())
+        write_config(place, model.config)
         if vocabulary is not None:
             vocabulary.save(place)
 
@@ -47,26 +50,37 @@ def save_model(folder: Path | str, model: Transformer, tokenizer: Tokenizer | Pa
     return write_folder(folder.parent, folder.name, fill)
 
 
-def load_model(
-    path_or_name: Path | str, *, config: str | None = None, adapter: str | None = None, device: str | None = None, dtype: str | None = None, quantize: str | None = None
-) -> Transformer:
-    """A model ready for inference, from a folder or by the name of a bundled one.
+def stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor as it is written: of `dtype` (None: its own), but for codes and their scales."""
+    exact = dtype is None or not tensor.is_floating_point() or name.endswith(".scales")
+    return tensor.detach().to("cpu", tensor.dtype if exact else dtype).contiguous()
 
-    device: None takes what `auto` finds; dtype: float32 unless said otherwise. Raises ValueError naming the file that is missing,
-    damaged or contradicts another, and naming the option that this version does not serve yet.
-    """
-    later = {"config": config, "adapter": adapter, "quantize": quantize}
-    for option, value in later.items():
-        require(value is None, option, value, "this version loads whole models in its own format only; leave the option out")
-    require(dtype in (None, "float32", "float16", "bfloat16"), "dtype", dtype, "choose float32, float16 or bfloat16")
-    target = choose_device(device or "auto")
-    folder = resolve(path_or_name)
-    shape = read_config(folder)
-    verify_folder(folder)
-    tensors = read_tensors(folder / WEIGHTS, shape.parameters)
-    model = Transformer(shape)
-    fill_parameters(model, tensors, folder / WEIGHTS)
-    return model.to(target, getattr(torch, dtype or "float32")).eval().requires_grad_(False)
+
+def write_config(place: Path, config: ModelConfig, family: str = "") -> None:
+    """family: the generation that a converted model belongs to."""
+    description = {"format": "openglm", "version": 1, **({"family": family} if family else {}), "model": dataclasses.asdict(config)}
+    (place / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def write_tensors(place: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """One file, or shards of some gigabytes and an index: only one shard is held at a time. The layout of files is that of the Hugging Face hub."""
+    shards: list[dict[str, int]] = [{}]
+    held: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if sum(shards[-1].values()) + tensor.nbytes > _SHARD and held:
+            save_file(held, place / f"{len(shards)}.part", {"format": "pt"})
+            held = {}
+            shards.append({})
+        # A copy, where the tensor shares memory with others or is a view of a mapped file.
+        held[name], shards[-1][name] = tensor.contiguous() if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone(), tensor.nbytes
+    save_file(held, place / f"{len(shards)}.part", {"format": "pt"})
+    files = [WEIGHTS if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    for number, file in enumerate(files, 1):
+        (place / f"{number}.part").rename(place / file)
+    if len(files) > 1:
+        places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": sum(sum(shard.values()) for shard in shards)}, "weight_map": places}
+        (place / f"{WEIGHTS}{INDEX}").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def resolve(path_or_name: Path | str) -> Path:
@@ -80,34 +94,30 @@ def resolve(path_or_name: Path | str) -> Path:
     raise ValueError(f"model = {str(path_or_name)!r}: no such folder; give a model's folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}")
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """The shape that a model folder declares."""
-    path = folder / CONFIG
-    require(path.is_file(), "model", str(folder), f"holds no {CONFIG}; a model's folder has {CONFIG}, {WEIGHTS} and {MANIFEST}")
-    require(path.stat().st_size <= _LARGEST_CONFIG, "model", str(path), f"larger than {_LARGEST_CONFIG} bytes; not a model's configuration")
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: not valid JSON; use another copy of this folder") from None
-    require(isinstance(values, dict), "model", str(path), "must hold a table of options")
-    require(values.get("format") == "openglm", "model", str(folder), "not in our own format; published checkpoints are not read by this version")
+def own_config(values: dict[str, Any], path: Path) -> ModelConfig:
+    """The network that a `config.json` of ours describes."""
     require(values.get("version") == 1, f"{path}: version", values.get("version"), "written by a newer release; update openglm")
     require(isinstance(values.get("model"), dict), f"{path}: model", values.get("model"), "must be a table of options")
+    return model_config(values["model"], str(path))
+
+
+def model_config(values: dict[str, Any], where: str) -> ModelConfig:
+    """A table of our options, checked. Raises ValueError for an unknown option, a wrong value or a wrong kind of value."""
     try:
-        return from_dict(ModelConfig, values["model"], "model.")
+        return from_dict(ModelConfig, values, "model.")
     except (TypeError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: an option of the wrong kind ({error}); use another copy of this folder") from None
+        raise ValueError(f"{where}: an option of the wrong kind ({error}); use another copy of this folder") from None
 
 
-def read_tensors(path: Path, parameters: int | None = None, device: str = "cpu") -> dict[str, Tensor]:
+def read_tensors(path: Path, parameters: int | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors file. With `parameters`, the file must declare exactly so many numbers: checked before any is read."""
+    file = open_safetensors(path)
     try:
-        with safe_open(path, framework="pt", device=device) as file:
-            names = list(file.keys())
-            declared = sum(torch.Size(file.get_slice(name).get_shape()).numel() for name in names)
-            if parameters is not None and declared != parameters:
-                raise ValueError(f"{path}: {declared} weights where {CONFIG} describes {parameters}; the two files do not belong together")
-            return {name: file.get_tensor(name) for name in names}
+        names = list(file.keys())
+        declared = sum(torch.Size(file.get_slice(name).get_shape()).numel() for name in names)
+        if parameters is not None and declared != parameters:
+            raise ValueError(f"{path}: {declared} weights where {CONFIG} describes {parameters}; the two files do not belong together")
+        return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]}); use another copy") from None
 

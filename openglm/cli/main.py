@@ -8,6 +8,8 @@ import sys
 VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
+    "inspect": "say what a checkpoint holds and what it needs, from its headers",
+    "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
     "data": "build a corpus of token shards from packages or from a folder of text",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",

@@ -6,16 +6,20 @@ import torch
 from torch import Tensor
 
 from openglm.config import ModelConfig
+from openglm.model.adapters import Prefix
 
 
 class KVCache:
-    """Room for `capacity` tokens. `append` returns all keys and values so far, [B, kv_heads, S, D]."""
+    """Room for `capacity` tokens behind those of a prefix. `append` returns all keys and values so far, [B, kv_heads, S, D]."""
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.layers, batch, config.kv_heads, capacity, config.head_dim)
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype, prefix: Prefix | None = None) -> None:
+        self.length = prefix.length if prefix else 0
+        shape = (config.layers, batch, config.kv_heads, self.length + capacity, config.head_dim)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.length = 0
+        if prefix:
+            self.keys[:, :, :, : self.length] = prefix.keys[:, None]
+            self.values[:, :, :, : self.length] = prefix.values[:, None]
 
     def append(self, layer: int, key_BNTD: Tensor, value_BNTD: Tensor) -> tuple[Tensor, Tensor]:
         end = self.length + key_BNTD.shape[2]

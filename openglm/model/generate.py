@@ -41,11 +41,13 @@ def stream(
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     ids = input_ids.to(model.device)
     real = torch.ones_like(ids, dtype=torch.bool) if padding_mask is None else padding_mask.to(model.device).bool()
-    cache = KVCache(model.config, ids.shape[0], total, model.device, model.embedding.weight.dtype)
+    cache = KVCache(model.config, ids.shape[0], total, model.device, model.dtype, model.prefix)
+    virtual = cache.length
     for _ in range(max_new_tokens):
         # Positions are derived afresh from all ids: the one rule serves prompts and answers alike.
         positions, mask = describe(ids, real, model.config)
-        done = cache.length
+        mask = model.prefix.widen(mask) if model.prefix else mask
+        done = cache.length - virtual
         hidden = model(ids[:, done:], positions[:, :, done:], mask[:, :, done:], cache)
         token = sample(model.project(hidden[:, -1]).float(), temperature, top_p, generator)
         yield token

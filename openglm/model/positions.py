@@ -36,7 +36,7 @@ def describe(ids_BT: Tensor, padding_mask_BT: Tensor | None, config: ModelConfig
     if config.mask == "prefix":
         starts = (ids_BT == config.tokens.sop) & real
         part_b = starts.cumsum(1) > 0
-        positions = torch.stack([_span_positions(ids_BT, real, running, starts, config), _count_from(starts, index)], dim=1)
+        positions = torch.stack(_span_positions(ids_BT, real, running, starts, config), dim=1)
         seen = seen | ~part_b[:, None, :]
     else:
         positions = torch.stack([running, torch.zeros_like(running)], dim=1)
@@ -44,34 +44,41 @@ def describe(ids_BT: Tensor, padding_mask_BT: Tensor | None, config: ModelConfig
     return positions, mask[:, None]
 
 
-def _count_from(starts_BT: Tensor, index_T: Tensor) -> Tensor:
-    """1, 2, 3 .. from every start on; 0 before the first."""
-    last = torch.where(starts_BT, index_T, -1).cummax(1).values
-    return torch.where(last >= 0, index_T - last + 1, 0)
-
-
-def _span_positions(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_BT: Tensor, config: ModelConfig) -> Tensor:
-    """Text positions: running in part A; in the k-th span those of the k-th mask token, where the family pins them."""
-    if config.span_positions == "running":
-        return running_BT
-    out, t = running_BT.clone(), config.tokens
-    blanks, long_blank = torch.tensor([t.mask, t.smask, t.gmask], device=ids_BT.device), (ids_BT == t.gmask) & real_BT
-    for row in range(ids_BT.shape[0]):
+def _span_positions(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_BT: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Text positions, running in part A and, where the family pins them, those of the k-th blank in the k-th span; and block positions."""
+    text, starts_BT = running_BT.clone(), starts_BT.clone()
+    for row in range(ids_BT.shape[0] if config.span_positions != "running" else 0):
         starts = starts_BT[row].nonzero()[:, 0]
         if len(starts) == 0:
             continue
-        context = real_BT[row] & (torch.arange(ids_BT.shape[1], device=ids_BT.device) < starts[0])
-        has_long = bool((long_blank[row] & context).any())
-        if has_long and config.span_positions == "pinned_mask":
-            continue
-        # GLM-10B takes the blanks in text order; ChatGLM-6B and GLM-130B take [gMASK] where there is one.
-        kinds = long_blank[row] if has_long and config.positions != "learned_2d" else torch.isin(ids_BT[row], blanks)
-        masks = (kinds & context).nonzero()[:, 0]
-        if len(masks) == 0:
+        blanks, long = _blanks(ids_BT[row, : starts[0]], real_BT[row, : starts[0]], config)
+        if len(blanks) == 0:
             raise ValueError(f"input_ids row {row}: <sop> without a [MASK], [sMASK] or [gMASK] before it; put one where text is missing, or [gMASK] at the end")
-        for k, (start, end) in enumerate(zip(starts, [*starts[1:], ids_BT.shape[1]], strict=True)):
-            out[row, start:end] = running_BT[row, masks[min(k, len(masks) - 1)]]
-    return out
+        starts_BT[row, starts[len(blanks) :]] = False  # beyond the last blank, <sop> is a token like any other
+        if long and config.span_positions == "pinned_mask":
+            continue
+        late = int(long and config.span_positions == "pinned_late")
+        starts = starts[: len(blanks)]
+        for blank, start, end in zip(blanks, starts, [*starts[1:], ids_BT.shape[1]], strict=False):
+            text[row, start + late : end] = running_BT[row, blank]
+    return text, _count_from(starts_BT)
+
+
+def _blanks(ids_T: Tensor, real_T: Tensor, config: ModelConfig) -> tuple[Tensor, bool]:
+    """Where the blanks of a row's part A are, in the order in which spans fill them, and whether they are long ones."""
+    short, long = torch.isin(ids_T, ids_T.new_tensor([config.tokens.mask, config.tokens.smask])) & real_T, (ids_T == config.tokens.gmask) & real_T
+    if config.positions == "learned_2d":  # GLM-10B takes both kinds in text order
+        return (short | long).nonzero()[:, 0], False
+    # The later ChatGLM-6B looks for [gMASK] first; its first release and GLM-130B for the short ones.
+    use_long = bool(long.any()) if config.span_positions == "pinned" else not bool(short.any())
+    return (long if use_long else short).nonzero()[:, 0], use_long
+
+
+def _count_from(starts_BT: Tensor) -> Tensor:
+    """1, 2, 3 .. from every start on; 0 before the first."""
+    index = torch.arange(starts_BT.shape[1], device=starts_BT.device)
+    last = torch.where(starts_BT, index, -1).cummax(1).values
+    return torch.where(last >= 0, index - last + 1, 0)
 
 
 class Rotary(torch.nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openglm.config import ModelConfig, require
+from openglm.model.adapters import Prefix
 from openglm.model.attention import Attention, RMSNorm
 from openglm.model.cache import KVCache
 from openglm.model.positions import Rotary, describe
@@ -81,11 +82,17 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = make_norm(config)
         self.head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
+        self.prefix: Prefix | None = None
         self.activation_checkpointing = False
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.weight.device
+        return self.final_norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the activations; matrices may be stored in fewer bits."""
+        return self.final_norm.weight.dtype
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Random weights. N(0, .02), output projections smaller by sqrt(2 layers) (GLM); with DeepNorm, Xavier with gain
@@ -100,18 +107,22 @@ class Transformer(nn.Module):
             else:
                 nn.init.normal_(weight, 0.0, 0.02 / depth if leaf in ("o_proj", "down_proj") else 0.02, generator)
 
-    def forward(self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """Hidden states [B, T, H] after the final norm.
-
-        mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new tokens only.
-        """
+    def embed(self, ids_BT: Tensor, positions_B2T: Tensor) -> Tensor:
+        """What enters the first block, [B, T, H]."""
         h = self.embedding(ids_BT)
         shrink = self.config.embedding_gradient_shrink
         if shrink < 1 and torch.is_grad_enabled():
             h = h * shrink + h.detach() * (1 - shrink)
         if self.rotary is None:
             h = h + self.position_embedding(positions_B2T[:, 0]) + self.block_position_embedding(positions_B2T[:, 1])
-        angles = None if self.rotary is None else self.rotary.angles(positions_B2T)
+        return h
+
+    def forward(self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Hidden states [B, T, H] after the final norm.
+
+        mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new tokens only.
+        """
+        h, angles = self.embed(ids_BT, positions_B2T), None if self.rotary is None else self.rotary.angles(positions_B2T)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 h = checkpoint(block, h, self.rotary, angles, mask, cache, use_reentrant=False)
@@ -123,7 +134,7 @@ class Transformer(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H]."""
-        return F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self.embedding.weight.to(hidden.dtype)) if self.head is None else self.head(hidden)
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -133,7 +144,11 @@ class Transformer(nn.Module):
         """
         check_ids(input_ids, self.config)
         positions, mask = describe(input_ids, padding_mask, self.config)
-        return self.project(self(input_ids, positions, mask)).float()
+        cache = None
+        if self.prefix is not None:
+            cache = KVCache(self.config, *input_ids.shape, self.device, self.dtype, self.prefix)
+            mask = self.prefix.widen(mask)
+        return self.project(self(input_ids, positions, mask, cache)).float()
 
 
 def check_ids(input_ids: Tensor, config: ModelConfig) -> None:

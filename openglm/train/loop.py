@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from openglm.checkpoints.durable import write_file
-from openglm.checkpoints.native import load_model, save_model
+from openglm.checkpoints.load import load_model
+from openglm.checkpoints.native import save_model
 from openglm.config import ModelConfig, OptimizerConfig, TrainConfig, require
 from openglm.data.mixture import Row, batches
 from openglm.model.generate import generate
@@ -94,7 +95,7 @@ def train(
     from; they are kept and held to at a resume. workers: processes that prepare rows. on_step(step, record) sees every step.
     Raises ValueError in one line for options that do not fit, a folder in use or not writable, and a loss that is not finite.
     """
-    start = load_model(init_from, device="cpu") if init_from else None
+    start = load_model(init_from, device="cpu", dtype="float32") if init_from else None
     model_config = model_config or (start.config if start else None)
     require(model_config is not None, "model", None, "give a shape, or a model to start from (init_from)")
     require(start is None or start.config == model_config, "init_from", init_from, "has another shape than model.*; leave those options out")

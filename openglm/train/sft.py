@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from openglm.checkpoints.native import read_config, resolve
+from openglm.checkpoints.load import network_config
+from openglm.checkpoints.native import resolve
 from openglm.config import SFTConfig, require
 from openglm.text.tokenizer import load_tokenizer
 from openglm.train import loop
@@ -16,7 +17,7 @@ def sft(config: SFTConfig, on_step: Callable[[int, dict[str, Any]], None] | None
     """Tune the model `config.init_from` in `config.train.out`; the same call resumes. Raises ValueError in one line."""
     require(bool(config.data.dialogues), "data.dialogues", dict(config.data.dialogues), "give a name and a .jsonl file of conversations")
     folder = resolve(config.init_from)
-    model, tokenizer = read_config(folder), load_tokenizer(folder)
+    model, tokenizer = network_config(folder), load_tokenizer(folder)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     settings = {"data": config.data, "infilling": config.infilling}
     return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, str(folder), settings, config.data.workers, on_step)

@@ -2,7 +2,8 @@
 
 import sys
 
-from openglm.checkpoints.native import ASSETS, load_model, save_model
+from openglm.checkpoints.load import load_model
+from openglm.checkpoints.native import ASSETS, save_model
 from openglm.text.tokenizer import load_tokenizer
 
 source = sys.argv[1] if len(sys.argv) > 1 else "runs/nano/sft/model"

@@ -1,15 +1,12 @@
 """A written GGUF holds our numbers under llama.cpp's names, and llama.cpp continues a prompt as we do."""
 
-import base64
 import io
 import json
 import os
-import re
 import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import gguf
 import jinja2
@@ -24,7 +21,9 @@ from openglm.checkpoints.gguf import write_gguf
 from openglm.checkpoints.gguf_vocabulary import merges
 from openglm.config import model_preset
 from openglm.model.transformer import Transformer
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.formats import FORMATS, RoleTurns
+from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
+from openglm.text.tokenizer import ASSETS, load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gguf_parity
@@ -210,25 +209,16 @@ def test_bad_places_and_kinds(tmp_path):
         write_gguf(tmp_path / "absent" / "m.gguf", weights_of(model), model.config)
 
 
-class TiktokenFile:
-    """GLM-4's published tokenizer file, as far as GGUF needs it."""
-
-    def __init__(self, path: Path) -> None:
-        self.tokens = [base64.b64decode(line.split()[0]) for line in path.read_bytes().splitlines()]
-        names = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-        self.special = {name: len(self.tokens) + place for place, name in enumerate(names)}
-        self.vocab_size = len(self.tokens) + len(names)
-
-    def decode_bytes(self, ids, skip_special=True) -> bytes:
-        return b"".join(self.tokens[number] for number in ids)
-
-
 @pytest.fixture(scope="module")
 def glm4_tokenizer():
     path = Path(os.environ.get("OPENGLM_GLM4_TOKENIZER", Path(__file__).parents[3] / "shared/tokenizer_glm4/tokenizer.model"))
     if not path.is_file():
         pytest.skip("GLM-4's tokenizer.model is not here; OPENGLM_GLM4_TOKENIZER names it")
-    return TiktokenFile(path)
+    return load_tokenizer(path)
+
+
+def plain_tokens(tokenizer) -> list[bytes]:
+    return [tokenizer.decode_bytes([n], skip_special=False) for n in range(tokenizer.vocab_size) if n not in tokenizer.special.values()]
 
 
 def test_our_vocabulary_comes_back(tmp_path):
@@ -236,7 +226,7 @@ def test_our_vocabulary_comes_back(tmp_path):
     tokenizer = load_tokenizer("nano")
     model = random_model("glm-4-9b", vocab_size=8200)
     header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
-    file = json.loads(tokenizer._file_bytes)["model"]
+    file = json.loads((ASSETS / "nano/tokenizer.json").read_bytes())["model"]
     assert header["tokenizer.ggml.tokens"] == [*sorted(file["vocab"], key=file["vocab"].get), *(f"[PAD{n}]" for n in range(8192, 8200))]
     assert header["tokenizer.ggml.merges"] == [" ".join(pair) for pair in file["merges"]]
     kinds = gguf.TokenType
@@ -252,8 +242,8 @@ GLM4_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
 def two_bpes(glm4_tokenizer):
     """tiktoken's, and one with the merges that the file gets, which takes whole pieces first as llama.cpp does for `glm4`."""
     tiktoken = pytest.importorskip("tiktoken")
-    ranks = {token: rank for rank, token in enumerate(glm4_tokenizer.tokens)}
-    pairs = [(spell(a), spell(b)) for a, b in merges(glm4_tokenizer.tokens)]
+    ranks = {token: rank for rank, token in enumerate(plain_tokens(glm4_tokenizer))}
+    pairs = [(spell(a), spell(b)) for a, b in merges(plain_tokens(glm4_tokenizer))]
     bpe = models.BPE({spell(token): rank for token, rank in ranks.items()}, pairs, ignore_merges=True)
     return tiktoken.Encoding("glm-4", pat_str=GLM4_PIECES, mergeable_ranks=ranks, special_tokens={}), bpe
 
@@ -282,14 +272,13 @@ def sentencepiece_tokenizer():
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines * 4), model_writer=model, vocab_size=330, model_type="bpe", byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
         normalization_rule_name="identity", remove_extra_whitespaces=False)
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    special = {name: len(processor) + place for place, name in enumerate(("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"))}
-    return SimpleNamespace(processor=processor, special=special, vocab_size=len(processor) + len(special))
+    special = {name: place for place, name in enumerate(CHATGLM_SPECIAL)}
+    return SentencePieceTokenizer({}, model.getvalue(), special, FORMATS["chatglm3-6b"], "here")
 
 
 def test_sentencepiece_vocabularies(tmp_path):
     tokenizer = sentencepiece_tokenizer()
-    processor, model = tokenizer.processor, random_model("chatglm3-6b", vocab_size=360)
+    processor, model = tokenizer.pieces, random_model("chatglm3-6b", vocab_size=360)
     header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
     pieces, kinds = range(len(processor)), gguf.TokenType
     assert header["tokenizer.ggml.model"] == "llama" and header["tokenizer.ggml.scores"][: len(pieces)] == [processor.get_score(n) for n in pieces]
@@ -305,18 +294,14 @@ def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
         write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, load_tokenizer("nano"))
 
 
-@pytest.mark.parametrize("messages", [
-    [{"role": "user", "content": "你好"}],
-    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a\nb"}, {"role": "assistant", "content": "c"}, {"role": "user", "content": "谢谢！"}],
-])  # fmt: skip
-def test_the_chat_template_writes_what_our_renderer_does(tmp_path, messages):
+@pytest.mark.parametrize("format", [format for format in FORMATS.values() if isinstance(format.turns, RoleTurns)], ids=lambda format: format.name)
+def test_the_chat_template_writes_what_our_renderer_does(tmp_path, format):
     tokenizer, model = load_tokenizer("nano"), random_model("glm-4-9b", vocab_size=8192)
+    tokenizer.format = format
     header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
-    text = jinja2.Template(header["tokenizer.chat_template"], keep_trailing_newline=True).render(messages=messages, add_generation_prompt=True)
-    parts = [tokenizer.special.get(part, part) for part in re.split(r"(\[gMASK\]|<sop>|<\|\w+\|>)", text) if part]
-    assert parts == [tokenizer.special.get(p, p) for p in ("[gMASK]", "<sop>")] + [
-        part for m in messages for part in (tokenizer.special[f"<|{m['role']}|>"], f"\n{m['content']}")] + [tokenizer.special["<|assistant|>"], "\n"]
-    assert tokenizer.encode_parts(parts) == tokenizer.render(messages, generation_prompt=True)[0]
+    messages = [{"role": role, "content": content} for role, content in (("system", "Be brief."), ("user", "a\nb"), ("assistant", "<think>x</think>c"), ("user", "谢谢！"))]
+    found = jinja2.Template(header["tokenizer.chat_template"]).render(messages=messages, add_generation_prompt=True)
+    assert found.replace("\n ", "\n") == "".join(text for text, _, _ in format.turns(messages, (), True))
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +335,7 @@ def test_llama_cpp_knows_glm4s_tokens_and_where_to_stop(llama_cpp, glm4_tokenize
     assert [n for n in special.values() if llama_cpp.llama_vocab_is_eog(vocabulary, n)] == list(stop)
     chat = jinja2.Template(llama.metadata["tokenizer.chat_template"]).render(messages=[{"role": "user", "content": "你好"}], add_generation_prompt=True)
     assert llama.tokenize(chat.encode(), add_bos=False, special=True) == [151331, 151333, 151336, 198, 109377, 151337]  # as the published tokenizer has it
-    ranks = {token: rank for rank, token in enumerate(glm4_tokenizer.tokens)}
+    ranks = {token: rank for rank, token in enumerate(plain_tokens(glm4_tokenizer))}
     tiktoken = pytest.importorskip("tiktoken").Encoding("glm-4", pat_str=GLM4_PIECES, mergeable_ranks=ranks, special_tokens={})
     for text in ODD_TEXTS:
         assert llama.tokenize(text.encode(), add_bos=False, special=False) == tiktoken.encode(text), text
@@ -361,5 +346,5 @@ def test_llama_cpp_cuts_as_sentencepiece_does(llama_cpp, tmp_path):
     tokenizer, model = sentencepiece_tokenizer(), random_model("chatglm3-6b", vocab_size=360)
     llama = llama_cpp.Llama(str(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer)), vocab_only=True, verbose=False)
     for text in ODD_TEXTS:
-        assert llama.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.processor.encode(text), text
+        assert llama.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text), text
     llama.close()

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from openglm.checkpoints import native
 from openglm.checkpoints.durable import write_folder
-from openglm.checkpoints.native import load_model, save_model
+from openglm.checkpoints.load import load_model
+from openglm.checkpoints.native import save_model
 from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
 
@@ -76,10 +77,10 @@ def test_bundled_names_are_found_and_listed(tmp_path, monkeypatch):
         load_model("giant")
 
 
-@pytest.mark.parametrize("option", ["config", "adapter", "quantize"])
-def test_options_of_later_versions_are_named(folder, option):
-    with pytest.raises(ValueError, match=f"{option} = 'int8'"):
-        load_model(folder, **{option: "int8"})
+@pytest.mark.parametrize("option", ["config", "adapter", "quantize", "dtype", "device"])
+def test_wrong_options_are_named(folder, option):
+    with pytest.raises(ValueError, match=f"{option} = 'int9'"):
+        load_model(folder, **{option: "int9"})
 
 
 def header(change) -> bytes:
@@ -97,15 +98,15 @@ def config(**options) -> bytes:
 
 LIES = {
     "no tensors": ({"model.safetensors": header(lambda t: t.clear())}, "not a readable safetensors"),
-    "too few tensors": ({"model.safetensors": header(lambda t: None)}, "480 weights where config.json describes"),
+    "too few tensors": ({"model.safetensors": header(lambda t: None)}, "holds 1 tensors"),
     "offsets past the end": ({"model.safetensors": header(lambda t: t["embedding.weight"].update(data_offsets=[0, 1 << 40]))}, "not a readable safetensors"),
     "huge shape": ({"model.safetensors": header(lambda t: t["embedding.weight"].update(shape=[1 << 62, 4]))}, "not a readable safetensors"),
     "negative shape": ({"model.safetensors": header(lambda t: t["embedding.weight"].update(shape=[-30, 16]))}, "not a readable safetensors"),
     "header longer than the file": ({"model.safetensors": struct.pack("<Q", 1 << 60) + b"{}"}, "not a readable safetensors"),
     "empty weights": ({"model.safetensors": b""}, "not a readable safetensors"),
     "a pickle": ({"model.safetensors": b"\x80\x04c__builtin__\nprint\n."}, "not a readable safetensors"),
-    "more layers than weights": ({"config.json": config(layers=10**9)}, "weights where config.json describes"),
-    "another width": ({"config.json": config(hidden=10**12)}, "weights where config.json describes"),
+    "more layers than weights": ({"config.json": config(layers=10**9)}, "holds 24 tensors"),
+    "another width": ({"config.json": config(hidden=10**12)}, "cannot be"),
     "unknown option": ({"config.json": config(depth=1)}, "model.depth"),
     "wrong kind": ({"config.json": config(layers="two")}, "model.layers"),
     "a fraction": ({"config.json": config(layers=2.5)}, "model.layers"),
@@ -113,7 +114,7 @@ LIES = {
     "not JSON": ({"config.json": b"\xff\x00"}, "not valid JSON"),
     "deep JSON": ({"config.json": b"[" * 200_000}, "not valid JSON"),
     "not a table": ({"config.json": b"[]"}, "must hold a table"),
-    "published": ({"config.json": b'{"model_type": "chatglm", "auto_map": {"AutoModel": "evil.py"}}'}, "published checkpoints"),
+    "published": ({"config.json": b'{"model_type": "chatglm", "auto_map": {"AutoModel": "evil.py"}}'}, "unknown generation; known: ChatGLM-6B"),
     "newer": ({"config.json": b'{"format": "openglm", "version": 2}'}, "newer release"),
     "no model": ({"config.json": b'{"format": "openglm", "version": 1}'}, "must be a table"),
 }

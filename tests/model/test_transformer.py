@@ -107,15 +107,32 @@ def test_packed_samples_do_not_see_each_other():
 def test_training_mask_equals_the_family_rule():
     """The mask a packed row is trained with is the one its ids are given at inference."""
     config = small("nano")
-    ids = torch.tensor([[10, 11, TOKENS["mask"], 12, TOKENS["sop"], 13, 14, TOKENS["sop"], 15]])
+    ids = torch.tensor([[TOKENS["mask"], 11, TOKENS["mask"], 12, TOKENS["sop"], 13, 14, TOKENS["sop"], 15]])
     positions, mask = describe(ids, None, config)
-    assert positions[0].tolist() == [[0, 1, 2, 3, 2, 2, 2, 2, 2], [0, 0, 0, 0, 1, 2, 3, 1, 2]]
+    assert positions[0].tolist() == [[0, 1, 2, 3, 0, 0, 0, 2, 2], [0, 0, 0, 0, 1, 2, 3, 1, 2]]
     assert torch.equal(mask, training_mask(torch.zeros_like(ids), positions[:, 1]))
 
 
 def test_the_kth_span_stands_at_the_kth_blank():
     ids = torch.tensor([[TOKENS["mask"], 11, TOKENS["smask"], 12, TOKENS["sop"], 13, TOKENS["sop"], 15]])
     assert describe(ids, None, small("nano"))[0][0, 0].tolist() == [0, 1, 2, 3, 0, 0, 2, 2]
+
+
+def test_beyond_the_last_blank_a_start_is_a_token_like_any_other():
+    ids = torch.tensor([[TOKENS["mask"], 11, TOKENS["sop"], 12, TOKENS["sop"], 13]])
+    assert describe(ids, None, small("chatglm-6b"))[0][0].tolist() == [[0, 1, 0, 0, 0, 0], [0, 0, 1, 2, 3, 4]]
+
+
+def test_each_family_has_its_own_order_of_blanks():
+    """Positions of <sop> and the token after it, for [gMASK] alone and for [gMASK] before and behind [MASK]."""
+    cases = ([TOKENS["gmask"], 11, 11], [TOKENS["gmask"], 11, TOKENS["mask"]], [TOKENS["mask"], 11, TOKENS["gmask"]])
+    expected = {
+        "glm-10b": [[0, 0], [0, 0], [0, 0]], "glm-130b": [[3, 4], [2, 2], [0, 0]],
+        "chatglm-6b": [[0, 0], [0, 0], [2, 2]], "chatglm-6b-first": [[3, 0], [2, 2], [0, 0]],
+    }  # fmt: skip
+    for kind, positions in expected.items():
+        found = [describe(torch.tensor([[*case, TOKENS["sop"], 12]]), None, small(kind))[0][0, 0, 3:].tolist() for case in cases]
+        assert found == positions, kind
 
 
 def test_gmask_positions_run_on_or_stay():

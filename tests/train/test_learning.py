@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import MODEL, SEQ, VOCAB, Rows, log_lines, run
 
-from openglm.checkpoints.native import load_model
+from openglm.checkpoints.load import load_model
 from openglm.config import ModelConfig, OptimizerConfig
 from openglm.data.mixture import batches
 from openglm.model.positions import training_mask

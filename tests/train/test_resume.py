@@ -13,7 +13,8 @@ import torch
 from tiny_runs import MODEL, Rows, log_lines, run
 
 from openglm.checkpoints.durable import verify_folder
-from openglm.checkpoints.native import load_model, read_tensors
+from openglm.checkpoints.load import load_model
+from openglm.checkpoints.native import read_tensors
 from openglm.config import OptimizerConfig
 from openglm.train.interrupt import stop_requests
 from openglm.train.state import find_checkpoint, locked, read_record

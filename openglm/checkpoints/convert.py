@@ -1,0 +1,87 @@
+"""Rewrite a checkpoint as ours, in the layout that `transformers` and vLLM load, or as GGUF for llama.cpp: matrix after matrix, types kept
+unless others are asked for. Nothing is computed with the network.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from openglm.checkpoints.durable import write_folder
+from openglm.checkpoints.layouts import LAYOUTS, Leaves, Weights, to_layout
+from openglm.checkpoints.load import Checkpoint, choose_type, open_checkpoint
+from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, write_tensors
+from openglm.checkpoints.published import hf_config
+from openglm.config import require
+from openglm.runtime import progress
+
+TARGETS = ("openglm", "hf", "gguf")
+_GGUF_KINDS = ("f16", "q8_0", "q4_0")
+_SHOWN = 1 << 30  # bytes; a larger checkpoint takes long enough for a progress bar
+# Files of a tokenizer, which go along as they are. Code never does.
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "ice_text.model", "cog-pretrain.model",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+
+
+def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = None, config: str | None = None) -> Path:
+    """Write `out`, a folder (for gguf a file), in one go; returns its path.
+
+    dtype: float32, float16 or bfloat16 for weights that are not codes, None keeps each tensor's own; for gguf f16 (None), q8_0 or q4_0.
+    config: as for `load_model`. Raises ValueError for a network that the target cannot hold, and all that `load_model` raises.
+    """
+    require(to in TARGETS, "to", to, f"choose one of {', '.join(TARGETS)}")
+    kinds = _GGUF_KINDS if to == "gguf" else TYPES
+    require(dtype is None or dtype in kinds, "dtype", dtype, f"{to} holds {', '.join(kinds)}")
+    checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
+    if to == "gguf":
+        return _write_gguf(checkpoint, out, dtype or "f16")
+    if to == "hf":
+        _require_whole(checkpoint, to)
+    kind = choose_type(checkpoint.config, checkpoint.source.dtype, torch.device("cpu"), dtype) if dtype else None
+    description = hf_config(checkpoint.config, str(kind or checkpoint.source.dtype).removeprefix("torch.")) if to == "hf" else None
+
+    def fill(place: Path) -> None:
+        if description:
+            write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config)))
+            (place / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        else:
+            write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in _named(_shown(checkpoint))))
+            write_config(place, checkpoint.config, checkpoint.family)
+        for name in _TOKENIZER_FILES:
+            if (checkpoint.folder / name).is_file():
+                shutil.copyfile(checkpoint.folder / name, place / name)
+
+    return write_folder(out.parent, out.name, fill)
+
+
+def _shown(checkpoint: Checkpoint) -> Iterator[tuple[str, Leaves]]:
+    with progress("converting", len(checkpoint.source.ours), "matrices", checkpoint.nbytes > _SHOWN) as advance:
+        for item in checkpoint.source.modules():
+            yield item
+            advance()
+
+
+def _named(modules: Iterator[tuple[str, Leaves]]) -> Iterator[tuple[str, Tensor]]:
+    return ((f"{path}.{leaf}", tensor) for path, leaves in modules for leaf, tensor in leaves.items())
+
+
+def _require_whole(checkpoint: Checkpoint, to: str) -> None:
+    bits = checkpoint.source.bits
+    require(not bits, "source", str(checkpoint.folder), f"holds int{bits} codes, which {to} has no place for; convert the checkpoint that was not quantised, or to openglm")
+
+
+def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:
+    from openglm.checkpoints.gguf import write_gguf
+    from openglm.text.published import find
+    from openglm.text.tokenizer import load_tokenizer
+
+    _require_whole(checkpoint, "gguf")
+    tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
+    return write_gguf(out, Weights(checkpoint.source), checkpoint.config, tokenizer, kind)

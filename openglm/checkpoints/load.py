@@ -1,0 +1,186 @@
+"""`load_model`: any checkpoint of the family, ours or published, as a network ready for inference.
+
+The network is made without memory; then one matrix after another is read, cut, converted or quantised, and put in its place. So the peak is
+the model and one matrix. Nothing of a checkpoint is run, and every error is one line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from openglm.checkpoints import published
+from openglm.checkpoints.durable import verify_folder
+from openglm.checkpoints.layouts import PREFIX_ENCODER, Leaves, Source, empty_network, find_layout
+from openglm.checkpoints.native import CONFIG, TYPES, model_config, own_config, resolve
+from openglm.checkpoints.tensors import Tensors, find_weights, read_json
+from openglm.config import PRESETS, ModelConfig, model_preset, require
+from openglm.model.adapters import Prefix
+from openglm.model.transformer import Transformer
+from openglm.quant.codes import quantize as quantize_weight
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
+from openglm.runtime import choose_device, choose_dtype, progress
+
+GROUP = 64  # columns that share a scale when `quantize` makes codes
+_BITS = {"int8": 8, "int4": 4}
+_QUANTIZED: dict[type, type[QuantizedLinear] | type[QuantizedEmbedding]] = {nn.Linear: QuantizedLinear, nn.Embedding: QuantizedEmbedding}
+_RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+_SHOWN = 1 << 30  # bytes; a larger checkpoint takes long enough for a progress bar
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose headers were read, and nothing more."""
+
+    folder: Path
+    family: str
+    """the generation, by the name of a preset; "openglm" for a model of our own"""
+    config: ModelConfig
+    source: Source
+
+    @property
+    def nbytes(self) -> int:
+        """Of its files."""
+        return sum(rank.nbytes for rank in self.source.ranks)
+
+
+def load_model(
+    path_or_name: Path | str, *, config: str | None = None, adapter: str | None = None, device: str | None = None, dtype: str | None = None, quantize: str | None = None
+) -> Transformer:
+    """A model ready for inference, from a folder or by the name of a bundled one.
+
+    config: a preset's name or a JSON file, for folders that carry no configuration (shards of a training run) or in place of theirs.
+    adapter: folder of a P-Tuning v2 prefix. device: None takes what `auto` finds. dtype: None takes the checkpoint's own type on an
+    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. Raises ValueError naming what is
+    missing, damaged, of another shape or not served.
+    """
+    require(quantize in (None, *_BITS), "quantize", quantize, f"choose {' or '.join(_BITS)}")
+    checkpoint, target = open_checkpoint(path_or_name, config, verify=True), choose_device(device or "auto")
+    stored, had = checkpoint.source.dtype, checkpoint.source.bits
+    bits = _BITS.get(quantize or "", 0)
+    require(not (bits and had) or bits == had, "quantize", quantize, f"these weights are int{had} already; leave the option out")
+    kind = choose_type(checkpoint.config, stored, target, dtype)
+    network = empty_network(checkpoint.config)
+    with progress("reading", len(checkpoint.source.ours), "matrices", checkpoint.nbytes > _SHOWN) as advance:
+        for path, leaves in checkpoint.source.modules():
+            _place(network, path, leaves, target, kind, bits)
+            advance()
+    has_prefix = any(PREFIX_ENCODER in name for name in checkpoint.source.ranks[0])
+    if adapter or has_prefix:
+        network.prefix = read_prefix(Path(adapter or checkpoint.folder), checkpoint.config).to(target, kind)
+    return network.eval().requires_grad_(False)
+
+
+def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify: bool = False) -> Checkpoint:
+    """Read the configuration and the headers of a folder; see `load_model` for `config`. verify: hold a folder of ours to its manifest first."""
+    folder = resolve(path_or_name)
+    shards = rank_files(folder)
+    files = [[path] for path in shards]
+    values = None if shards or config else read_config(folder)
+    if values and values.get("format") == "openglm":
+        shape = own_config(values, folder / CONFIG)
+        if verify:
+            verify_folder(folder)
+        return Checkpoint(folder, values.get("family") or "openglm", shape, Source(folder, shape, [Tensors(find_weights(folder))], None))
+    require(bool(config or values), "config", config, f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a JSON file")
+    family, shape = named_config(config, bool(shards)) if config else published.recognise(values)
+    ranks = [Tensors(paths) for paths in files or [find_weights(folder)]]
+    # GLM-10B-Chinese was trained with one id for [gMASK] and the end of an answer; its published form has a second row with the same weights.
+    repeat = (shape.tokens.eop, shape.tokens.gmask) if family == "glm-10b-chinese" and shards else None
+    return Checkpoint(folder, family, shape, Source(folder, shape, ranks, find_layout(ranks[0]), repeat))
+
+
+def read_config(folder: Path) -> dict:
+    """`config.json` of a model's folder."""
+    require((folder / CONFIG).is_file(), "model", str(folder), f"holds no {CONFIG}; a model's folder has one, or name a preset with config")
+    return read_json(folder / CONFIG)
+
+
+def network_config(path_or_name: Path | str) -> ModelConfig:
+    """The shape that a model's folder declares, from its configuration alone."""
+    folder = resolve(path_or_name)
+    values = read_config(folder)
+    return own_config(values, folder / CONFIG) if values.get("format") == "openglm" else published.recognise(values)[1]
+
+
+def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
+    """Generation and network of a preset, of a JSON file with our options, or of one with those of a published model or training run."""
+    if config in PRESETS:
+        return config, model_preset(config)
+    path = Path(config)
+    require(path.is_file(), "config", config, f"neither a file nor a preset; known: {', '.join(PRESETS)}")
+    values = read_json(path)
+    if values.get("format") == "openglm":
+        return values.get("family") or "openglm", own_config(values, path)
+    return ("openglm", model_config(values, config)) if "layers" in values else published.recognise(values, sharded)
+
+
+def rank_files(folder: Path) -> list[Path]:
+    """Files of the ranks of a tensor-parallel run, in order: in the folder, or in the one that its `latest` names. Empty: there are none."""
+    latest = folder / "latest"
+    if latest.is_file() and latest.stat().st_size < 256:
+        name = latest.read_text(encoding="utf-8", errors="replace").strip()
+        require(Path(name).name == name, "model", str(latest), "must name a folder beside it")
+        folder = folder / name
+    found = {int(match[1]): path for path in folder.glob("mp_rank_*_model_states.pt") if (match := _RANK.fullmatch(path.name))}
+    for rank in range(max(found, default=-1) + 1):
+        require(rank in found, "model", str(folder / f"mp_rank_{rank:02}_model_states.pt"), f"missing, though there are {len(found)} others; use a complete copy")
+    return [found[rank] for rank in sorted(found)]
+
+
+def choose_type(config: ModelConfig, stored: torch.dtype, device: torch.device, asked: str | None) -> torch.dtype:
+    """Type of the activations, and of the weights that are not quantised."""
+    require(asked in (None, *TYPES), "dtype", asked, f"choose {', '.join(TYPES)}")
+    narrow = config.residual == "sandwich"
+    require(not (narrow and asked == "float16"), "dtype", asked, "GLM-4-0414's activations overflow half precision and it would answer '!!!!'; choose bfloat16 or float32")
+    if asked:
+        return getattr(torch, asked)
+    if device.type == "cpu":
+        return torch.bfloat16 if stored is torch.bfloat16 and choose_dtype("auto", device) is torch.bfloat16 else torch.float32
+    return torch.bfloat16 if narrow and stored is torch.float16 else stored
+
+
+def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device, dtype: torch.dtype, bits: int) -> None:
+    """Give a module its weights, in `dtype` or as codes; what lies in a mapped file is copied once."""
+    module = network.get_submodule(path)
+    quantized = None if path.endswith("position_embedding") else _QUANTIZED.get(type(module))
+    if "bias" in leaves:
+        module.bias = _parameter(leaves["bias"], device, dtype)
+    if "codes" in leaves:
+        module = quantized.holding(module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True))
+    elif bits and quantized:
+        columns = leaves["weight"].shape[1]
+        module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), 8 if columns % 2 else bits, 0 if columns % GROUP else GROUP))
+    else:
+        module.weight = _parameter(leaves["weight"], device, dtype)
+    if isinstance(module, QuantizedEmbedding):
+        module.dtype = dtype
+    parent, _, name = path.rpartition(".")
+    setattr(network.get_submodule(parent), name, module)
+
+
+def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False)
+
+
+def read_prefix(folder: Path, config: ModelConfig) -> Prefix:
+    """A prefix as the published P-Tuning v2 code saves it: its table, or a table and the two layers that make the values from it."""
+    require(folder.is_dir(), "adapter", str(folder), "no such folder; give one with the weights of a prefix encoder")
+    tensors = Tensors(find_weights(folder))
+    names = {name.partition(PREFIX_ENCODER)[2]: name for name in tensors if PREFIX_ENCODER in name}
+    require("embedding.weight" in names, "adapter", str(folder), "holds no prefix_encoder.embedding.weight; other adapters are not read")
+    parts = {leaf: tensors[name].float() for leaf, name in names.items()}
+    table, wanted = parts["embedding.weight"], 2 * config.layers * config.kv_heads * config.head_dim
+    try:
+        if "trans.0.weight" in parts:
+            inner = torch.tanh(nn.functional.linear(table, parts["trans.0.weight"], parts["trans.0.bias"]))
+            table = nn.functional.linear(inner, parts["trans.2.weight"], parts["trans.2.bias"])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"adapter = {str(folder)!r}: its layers do not fit together ({str(error).splitlines()[0]})") from None
+    fits = table.dim() == 2 and table.shape[1] == wanted
+    require(fits, "adapter", str(folder), f"belongs to another model: it makes rows of {table.shape[-1]} numbers where this one takes {wanted}")
+    return Prefix.of(table, config)

@@ -1,0 +1,140 @@
+"""What a published `config.json` (or the arguments of a training run) says, as a `ModelConfig`; and the way back, for `transformers`.
+
+Each generation is a preset plus what its configuration names. An option that would need another network is refused, never passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from openglm.checkpoints.native import model_config
+from openglm.config import PRESETS, ModelConfig, SpecialTokens, require
+
+# Names of the same thing in the configurations of all generations; where two stand together the later one counts.
+_OPTIONS = {
+    "num_layers": "layers", "num_hidden_layers": "layers", "hidden_size": "hidden", "num_attention_heads": "heads", "inner_hidden_size": "ffn_hidden",
+    "ffn_hidden_size": "ffn_hidden", "intermediate_size": "ffn_hidden", "multi_query_group_num": "kv_heads", "num_key_value_heads": "kv_heads", "kv_channels": "head_dim",
+    "head_dim": "head_dim", "max_sequence_length": "max_positions", "seq_length": "max_positions", "max_position_embeddings": "max_positions", "vocab_size": "vocab_size",
+    "padded_vocab_size": "vocab_size", "layernorm_epsilon": "norm_eps", "rms_norm_eps": "norm_eps", "rope_theta": "rope_theta",
+}  # fmt: skip
+# What every network of these generations has in common with its siblings; another value asks for another network.
+_FIXED = {
+    "add_bias_linear": False, "rmsnorm": True, "post_layer_norm": True, "apply_residual_connection_post_layernorm": False, "block_position_encoding": True,
+    "relative_encoding": False, "attention_scale": 1.0, "hidden_act": "silu", "partial_rotary_factor": 0.5, "layernorm_order": "post", "rope_type": "default",
+    "type": "default",
+}  # fmt: skip
+_KNOWN = "ChatGLM-6B (both releases), ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B (chatglm or glm), GLM-4-0414 (glm4), GLM-10B (glm), GLM-130B"
+# GLM-10B's special tokens follow <|endoftext|>, which is also its padding, in these places.
+_GLM10B_PLACES = {
+    "glm-10b": {"pad": 0, "sop": 1, "eop": 2, "mask": 4, "gmask": 7, "smask": 8}, "glm-10b-chinese": {"pad": 0, "mask": 3, "sop": 6, "eop": 7, "smask": 8, "gmask": 9},
+}  # fmt: skip
+# What transformers' classes glm and glm4 run, by our options.
+_HF = {
+    "norm": ("rmsnorm",), "activation": ("swiglu",), "positions": ("rope_half",), "mask": ("causal",), "bias": ("qkv", "none"), "residual": ("pre", "sandwich"),
+    "qk_norm": (False,),
+}  # fmt: skip
+_HF_KNOWS = "transformers runs ChatGLM2, ChatGLM3, GLM-4-9B (glm) and GLM-4-0414 (glm4) without their own code, no others; convert to openglm instead"
+_SAT_TOKENS = {"MASK": "mask", "gMASK": "gmask", "sMASK": "smask", "sop": "sop", "eop": "eop"}
+
+
+def recognise(values: dict[str, Any], sharded: bool = False) -> tuple[str, ModelConfig]:
+    """The generation (a preset's name) and the network that a configuration describes. sharded: it stands for the files of a training run.
+
+    Raises ValueError for an unknown generation, and for an option that asks for another network.
+    """
+    name = _generation(values)
+    options = {ours: values[theirs] for theirs, ours in _OPTIONS.items() if values.get(theirs) is not None}
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    require(isinstance(rope, dict), "config.rope_scaling", rope, "must be a table")
+    for option, value in [*values.items(), *rope.items()]:
+        require(value == _FIXED.get(option, value), f"config.{option}", value, f"asks for another network than {name} is; known: {_FIXED.get(option)!r}")
+    if "rope_theta" in rope:
+        options["rope_theta"] = rope["rope_theta"]
+    if PRESETS[name].get("mask") == "causal":
+        options |= _causal(values)
+    elif name in _GLM10B_PLACES:
+        options.setdefault("ffn_hidden", 4 * _number(values, "hidden_size"))
+        # The released class has the exact GELU, the code that trained the weights the tanh form.
+        options["activation"] = "gelu_tanh" if sharded else "gelu"
+    base = {key: value for key, value in PRESETS[name].items() if key not in ("kv_heads", "head_dim")}
+    tokens = dataclasses.asdict(_tokens(name, values))
+    return name, model_config({**base, **options, "tokens": tokens}, "config.json")
+
+
+def _generation(values: dict[str, Any]) -> str:
+    """By the options that no other generation has."""
+    kind, vision = values.get("model_type"), "vision_config" in values
+    if kind in ("glm", "glm4") and "num_hidden_layers" in values:
+        return "glm-4-0414-9b" if kind == "glm4" else "glm-4-9b-chat"
+    if kind in ("chatglm", None) and "inner_hidden_size" in values:
+        release = "chatglm-6b" if values.get("gmask_token_id") is not None else "chatglm-6b-first"
+        return "glm-130b" if kind is None else release
+    if kind in ("glm", None) and "num_layers" in values:
+        chinese = values.get("vocab_size") == PRESETS["glm-10b-chinese"]["vocab_size"] or _end_place(values) == _GLM10B_PLACES["glm-10b-chinese"]["eop"]
+        return "glm-10b-chinese" if chinese else "glm-10b"
+    if kind == "chatglm" and "ffn_hidden_size" in values and not vision:
+        if isinstance(values.get("eos_token_id"), list) or values.get("padded_vocab_size") == PRESETS["glm-4-9b"]["vocab_size"]:
+            return "glm-4-9b-chat"
+        return "chatglm3-6b" if values.get("seq_length") == 8192 or "chatglm3" in str(values.get("_name_or_path")) else "chatglm2-6b"
+    raise ValueError(f"model_type = {kind!r}{' with a vision part' if vision else ''}: an unknown generation; known: {_KNOWN}")
+
+
+def _causal(values: dict[str, Any]) -> dict[str, Any]:
+    """Options of ChatGLM2 and later that are not a number by another name."""
+    if values["model_type"] != "chatglm":
+        biased = values.get("attention_bias", values["model_type"] == "glm")
+        return {"bias": "qkv" if biased else "none", "tied": bool(values.get("tie_word_embeddings", False)), "head_dim": values.get("head_dim", 128)}
+    ratio = values.get("rope_ratio", 1)
+    divides = ratio != 1 and "chatglm2" in str(values.get("_name_or_path"))
+    require(not divides, "config.rope_ratio", ratio, "ChatGLM2 divides positions by it, later models multiply the base; positions that are divided are not read")
+    options = {"bias": "qkv" if values.get("add_qkv_bias") else "none", "rope_theta": 10000.0 * _number({"rope_ratio": 1, **values}, "rope_ratio")}
+    return options if values.get("multi_query_attention") else {**options, "kv_heads": 0}
+
+
+def _tokens(name: str, values: dict[str, Any]) -> SpecialTokens:
+    """Special tokens. Ids that a configuration leaves out are known for the published vocabulary only."""
+    ends = values.get("eos_token_id")
+    ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+    require(all(isinstance(end, int) for end in ends), "config.eos_token_id", values.get("eos_token_id"), "must be an id or a list of ids")
+    published = PRESETS[name]["tokens"] if values.get("padded_vocab_size", values.get("vocab_size")) == PRESETS[name]["vocab_size"] else SpecialTokens()
+    found = {ours: values[theirs] for theirs, ours in (("pad_token_id", "pad"), ("mask_token_id", "mask"), ("gmask_token_id", "gmask")) if values.get(theirs) is not None}
+    if name.startswith("chatglm-6b"):
+        found |= {"sop": _number(values, "bos_token_id"), "eop": _number(values, "eos_token_id")}
+        if name == "chatglm-6b-first":
+            found |= {"mask": found["sop"] - 4, "gmask": found["sop"] - 3}
+    elif name in _GLM10B_PLACES:
+        first = _number({"pad_token_id": published.pad, **values}, "pad_token_id")
+        require(first >= 0, "config.pad_token_id", first, "must be the id of <|endoftext|>, from which the other special tokens follow")
+        found = {ours: first + place for ours, place in _GLM10B_PLACES[name].items()}
+        ends = (found["eop"], first)
+    elif isinstance(values.get("special"), dict):
+        found = {ours: values["special"][theirs] for theirs, ours in _SAT_TOKENS.items() if theirs in values["special"]}
+    return dataclasses.replace(published, **found, stop=tuple(dict.fromkeys((*ends, *published.stop))))
+
+
+def _end_place(values: dict[str, Any]) -> int | None:
+    """How far the end of a GLM-10B answer stands behind its padding."""
+    pad, end = values.get("pad_token_id"), values.get("eos_token_id")
+    return end - pad if isinstance(pad, int) and isinstance(end, int) else None
+
+
+def _number(values: dict[str, Any], option: str) -> int:
+    value = values.get(option)
+    require(isinstance(value, (int, float)) and not isinstance(value, bool), f"config.{option}", value, "must be a number")
+    return value
+
+
+def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    """The `config.json` with which transformers' GlmForCausalLM or Glm4ForCausalLM (and vLLM) run this network. Raises ValueError where neither can."""
+    for option, can in _HF.items():
+        value = getattr(config, option)
+        require(value in can, f"model.{option}", value, _HF_KNOWS)
+    kind = "glm4" if config.residual == "sandwich" else "glm"
+    tokens = {"eos_token_id": list(config.tokens.stop) or None, "pad_token_id": config.tokens.pad if config.tokens.pad >= 0 else None}
+    return {
+        "architectures": [f"{kind.title()}ForCausalLM"], "model_type": kind, "vocab_size": config.vocab_size, "hidden_size": config.hidden, "intermediate_size": config.ffn_hidden,
+        "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim, "hidden_act": "silu",
+        "max_position_embeddings": config.max_positions, "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta, "partial_rotary_factor": 0.5,
+        "attention_bias": config.bias == "qkv", "attention_dropout": 0.0, "tie_word_embeddings": config.tied, "torch_dtype": dtype, "use_cache": True, **tokens,
+    }  # fmt: skip

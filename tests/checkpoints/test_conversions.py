@@ -1,0 +1,117 @@
+"""Types, quantisation while reading, round trips between layouts, and what is said about a checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from openglm.checkpoints import native
+from openglm.checkpoints.convert import convert
+from openglm.checkpoints.load import load_model, open_checkpoint
+from openglm.checkpoints.report import memory, report
+from openglm.config import PRESETS, model_preset
+from openglm.model.transformer import Transformer
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, quantize_model
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert not [name for name, tensor in ours.items() if tensor.dtype != theirs[name].dtype or not torch.equal(tensor, theirs[name])]
+
+
+@pytest.mark.parametrize("name", ["glm_hf/checkpoint", "glm4_0414/checkpoint"])
+def test_from_hf_to_ours_and_back_every_tensor_is_the_same(name, tmp_path):
+    convert(convert(GOLDEN / name, tmp_path / "ours", "openglm"), tmp_path / "hf", "hf")
+    before, after = ({k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()} for folder in (GOLDEN / name, tmp_path / "hf"))
+    same(after, before)
+    old, new = (json.loads((folder / "config.json").read_text()) for folder in (GOLDEN / name, tmp_path / "hf"))
+    assert {key: new.get(key) for key in old} | {"transformers_version": "", "initializer_range": 0} == old | {"transformers_version": "", "initializer_range": 0}
+
+
+EVERY_KIND = ["chatglm2_6b/checkpoint", "glm4_9b/checkpoint", "chatglm_6b/checkpoint", "glm_10b/checkpoint", "chatglm2_6b/checkpoint_int4", "chatglm3_6b/checkpoint_int8"]
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_ours_holds_every_published_checkpoint_in_its_own_type(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_SHARD", 30_000)
+    ours = convert(GOLDEN / name, tmp_path / "ours", "openglm")
+    assert len(list(ours.glob("model-*.safetensors"))) > 1
+    source, again = open_checkpoint(GOLDEN / name), open_checkpoint(ours, verify=True)
+    assert (again.config, again.family, again.source.bits) == (source.config, source.family, source.source.bits)
+    flat = [{f"{path}.{leaf}": t.contiguous() for path, leaves in c.source.modules() for leaf, t in leaves.items()} for c in (source, again)]
+    same(*flat)
+    same(load_model(ours, device="cpu").state_dict(), load_model(GOLDEN / name, device="cpu").state_dict())
+
+
+def test_a_quantised_model_is_saved_and_opened_as_it_is(tmp_path):
+    model = load_model(GOLDEN / "glm4_9b/checkpoint", device="cpu", quantize="int4")
+    kinds = {type(module) for module in model.modules()}
+    assert {QuantizedLinear, QuantizedEmbedding} <= kinds and torch.nn.Linear not in kinds
+    again = load_model(native.save_model(tmp_path / "m", model, None), device="cpu")
+    same(again.state_dict(), model.state_dict())
+    ids = torch.arange(9)[None]
+    assert torch.equal(again.logits(ids), model.logits(ids))
+    with pytest.raises(ValueError, match="int4 already"):
+        load_model(tmp_path / "m", device="cpu", quantize="int8")
+
+
+@pytest.mark.parametrize("name", ["chatglm_6b", "glm_10b", "glm4_9b"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_quantised_while_they_are_read_are_near_the_originals(name, bits):
+    plain, coded = (load_model(GOLDEN / name / "checkpoint", device="cpu", quantize=q) for q in (None, f"int{bits}"))
+    for path, module in coded.named_modules():
+        if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
+            error = (module.weight - plain.get_submodule(path).weight).norm() / plain.get_submodule(path).weight.norm()
+            assert error < (0.01 if bits == 8 else 0.12), path
+
+
+def test_types(tmp_path):
+    folder = GOLDEN / "glm4_0414/checkpoint"
+    assert load_model(folder, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"dtype = 'float16'.*overflow.*bfloat16"):
+        load_model(folder, device="cpu", dtype="float16")
+    with pytest.raises(ValueError, match=r"dtype = 'float16'.*overflow"):
+        convert(folder, tmp_path / "x", "hf", dtype="float16")
+    assert load_model(GOLDEN / "chatglm2_6b/checkpoint", device="cpu").dtype == torch.float32
+    half = convert(GOLDEN / "glm4_9b/checkpoint", tmp_path / "half", "openglm", dtype="float16")
+    assert {t.dtype for t in load_file(half / "model.safetensors").values()} == {torch.float16}
+
+
+def test_half_precision_runs_stay_near_the_originals():
+    for name, given, kind, tolerance in (("chatglm_6b", "single", "float16", 0.3), ("glm4_9b", "single", "bfloat16", 2.0)):
+        tensors = load_file(GOLDEN / name / "golden.safetensors")
+        expected = tensors.get(f"{kind}.{given}.logits", tensors.get(f"fp16.{given}.logits")).float()
+        ours = load_model(GOLDEN / name / "checkpoint", device="cpu", dtype=kind).logits(tensors[f"fp32.{given}.input_ids"])
+        assert (ours - expected).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("name", [*(p.parent.name + "/" + p.name for p in sorted(GOLDEN.glob("*/checkpoint"))), "chatglm2_6b/checkpoint_int4"])
+def test_the_report_needs_no_weights_and_counts_as_the_network_does(name, monkeypatch):
+    model = load_model(GOLDEN / name, device="cpu")
+    monkeypatch.setattr("openglm.checkpoints.tensors.Tensors.__getitem__", lambda *_: pytest.fail("a weight was read"))
+    found = report(open_checkpoint(GOLDEN / name))
+    assert found["parameters"] == model.config.parameters and found["bytes"] == sum(found["files"].values())
+    assert found["memory"]["inference"]["fp16"] == 2 * found["parameters"] and json.dumps(found)
+    assert found["weights"] == ("int4" if "int4" in name else "bfloat16" if name[:4] in ("glm4", "glm_") and "10b" not in name else "float16")
+
+
+@pytest.mark.parametrize(("bits", "preset"), [(8, "glm-4-9b-chat"), (4, "glm-4-9b-chat"), (4, "chatglm-6b"), (8, "glm-10b")])
+def test_memory_of_codes_is_that_of_the_quantised_network(bits, preset):
+    kv_heads = 2 if "kv_heads" in PRESETS[preset] else 4
+    config = model_preset(preset, vocab_size=128, layers=2, hidden=128, heads=4, kv_heads=kv_heads, head_dim=32, ffn_hidden=256, max_positions=64)
+    model = quantize_model(Transformer(config).half(), bits, 64)
+    assert memory(config)["inference"][f"int{bits}"] == sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def test_a_type_that_is_not_read_is_named(tmp_path):
+    folder = Path(shutil.copytree(GOLDEN / "glm_hf/checkpoint", tmp_path / "copy"))
+    tensors = load_file(folder / "model-00002-of-00002.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].float().to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(ValueError, match=r"lm_head.weight.*F8_E4M3.*not read"):
+        load_model(folder, device="cpu")
