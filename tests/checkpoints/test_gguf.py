@@ -15,10 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tokenizers import Regex, models, pre_tokenizers
 
+from openglm.checkpoints.convert import convert
 from openglm.checkpoints.gguf import write_gguf
 from openglm.checkpoints.gguf_vocabulary import merges
+from openglm.checkpoints.load import load_model
 from openglm.config import model_preset
 from openglm.model.transformer import Transformer
 from openglm.text.formats import FORMATS, RoleTurns
@@ -28,6 +31,7 @@ from openglm.text.tokenizer import ASSETS, load_tokenizer
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gguf_parity
 
+GOLDEN = Path(__file__).parent.parent / "golden"
 SHAPE = dict(vocab_size=340, layers=3, hidden=96, heads=6, kv_heads=2, ffn_hidden=160, max_positions=128)
 NETWORKS = {
     "chatglm": ("chatglm", "glm-4-9b", dict(rope_theta=5e6, norm_eps=1.5625e-7)),
@@ -288,6 +292,15 @@ def test_sentencepiece_vocabularies(tmp_path):
     assert {len(header[f"tokenizer.ggml.{name}"]) for name in ("tokens", "token_type", "scores")} == {360}
 
 
+@pytest.mark.parametrize("name", ["chatglm3_6b", "glm_hf", "glm4_0414"])
+def test_a_published_checkpoint_becomes_the_file_of_its_model(tmp_path, name):
+    """Read from disk tensor by tensor, or from the opened model: the same bytes. Golden checkpoints have no tokenizer, so neither has the file."""
+    model = load_model(GOLDEN / name / "checkpoint", device="cpu", dtype="float32")
+    direct = write_gguf(tmp_path / "a.gguf", weights_of(model), model.config, kind="q8_0")
+    assert convert(GOLDEN / name / "checkpoint", tmp_path / "b.gguf", "gguf", "q8_0").read_bytes() == direct.read_bytes()
+    assert read(direct)[0]["tokenizer.ggml.model"] == "no_vocab"
+
+
 def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
     model = random_model("glm-4-9b")
     with pytest.raises(ValueError, match="tokenizer = '8192 tokens': more than the model's vocabulary of 340"):
@@ -315,6 +328,18 @@ def test_llama_cpp_answers_as_we_do(llama_cpp, network):
     found = gguf_parity.parity(gguf_parity.random_model(network, tokenizer), tokenizer, "f16", steps=16)
     assert found["same_tokens"] == found["steps"] == 48 and found["distinct_tokens"] > 5, found
     assert found["relative_error"] < 3e-3, found  # half-precision activations and cache through four layers; a wrong rotation is of order one
+
+
+@pytest.mark.parametrize("name", ["chatglm2_6b", "chatglm3_6b", "glm4_9b", "glm_hf", "glm4_0414"])
+def test_llama_cpp_answers_as_the_original_code_did(llama_cpp, tmp_path, name):
+    """A published layout, converted: the tokens and logits of the checkpoint's own modelling code in fp32."""
+    golden = load_file(GOLDEN / name / "golden.safetensors")
+    rows = [golden[f"fp32.gen.{prompt}.output_ids"][0].tolist() for prompt in ("single", "long")]
+    path = convert(GOLDEN / name / "checkpoint", tmp_path / "m.gguf", "gguf")
+    for prompt, row, logits in zip(("single", "long"), rows, gguf_parity.their_logits(path, rows, [len(row) - 16 for row in rows]), strict=True):
+        assert logits.argmax(-1).tolist() == row[-16:]
+        wanted = golden[f"fp32.{prompt}.logits"][0, -1].numpy()
+        assert np.linalg.norm(logits[0] - wanted) < 5e-3 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize(("network", "kind"), [("chatglm", "q8_0"), ("glm4 without bias", "q4_0")])
