@@ -103,7 +103,7 @@ def parity(model: Transformer, tokenizer: Any, kind: str, steps: int = 32) -> di
     rows, ours = zip(*(our_answer(model, prompt, steps) for prompt in prompts), strict=True)
     with tempfile.TemporaryDirectory() as folder:
         path = write_gguf(Path(folder) / "model.gguf", dict(model.named_parameters()), model.config, tokenizer, kind)
-        theirs, size, stored = their_logits(path, rows, PROMPTS), path.stat().st_size, stored_model(model, path)
+        theirs, size, stored = their_logits(path, rows, PROMPTS), path.stat().st_size, model if kind == "f16" else stored_model(model, path)
     again = [stored.logits(torch.tensor([row[:-1]]))[0, given - 1 :] for row, given in zip(rows, PROMPTS, strict=True)]
     ours_SV, again_SV, theirs_SV = torch.cat(ours), torch.cat(again), torch.from_numpy(np.concatenate(theirs))
     best = ours_SV.topk(2)
