@@ -96,4 +96,5 @@ def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:
     from openglm.checkpoints.gguf import write_gguf
 
     _require_whole(checkpoint, "gguf")
-    return write_gguf(out, Weights(checkpoint.source), checkpoint.config, load_tokenizer(checkpoint.folder), kind)
+    tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
+    return write_gguf(out, Weights(checkpoint.source), checkpoint.config, tokenizer, kind)
