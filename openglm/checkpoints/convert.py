@@ -97,4 +97,5 @@ def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:
 
     _require_whole(checkpoint, "gguf")
     tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
+    out.parent.mkdir(parents=True, exist_ok=True)
     return write_gguf(out, Weights(checkpoint.source), checkpoint.config, tokenizer, kind)
