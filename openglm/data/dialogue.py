@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from openglm.config import SpecialTokens, require
 from openglm.data.infilling import Ints, Sample, build_sample
 from openglm.runtime import progress
-from openglm.text.render import parse_text
+from openglm.text.replies import parse_text
 
 Message = dict[str, Any]
 Conversation = tuple[list[Message], "list[Any] | None"]  # messages in OpenAI's form, tools

@@ -1,5 +1,6 @@
-"""Text to token ids and back: the tokenizer of our own models and the one chat renderer."""
+"""Text to token ids and back: tokenizers, ours and the published ones, the one chat renderer and its inverse."""
 
-from openglm.text.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer, train_tokenizer
+from openglm.text.own import SPECIAL_TOKENS, train_tokenizer
+from openglm.text.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "train_tokenizer"]

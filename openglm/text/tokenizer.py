@@ -1,48 +1,25 @@
-"""Byte-level BPE for our own models, on the `tokenizers` library.
+"""What all tokenizers share, and `load_tokenizer`, which opens ours and those of the published checkpoints.
 
-A tokenizer is one file, `tokenizer.json`. Every byte has a token, so nothing is unknown and `decode(encode(text)) == text`. The ten
-special tokens stand in the file as usual, so that other programs read it; this class takes them out of the library's matching when
-it loads the file, so that no text whatsoever yields one. Who needs one in a prompt passes its id: see `Tokenizer.encode_parts`.
-The published checkpoints' own tokenizers are not read here.
+A tokenizer is a table of tokens' bytes, a table of special tokens and a way to encode text; a file kind is a subclass (bpe.py,
+sentencepiece.py). Special tokens are out of reach of text in all of them, also where the original matched "[MASK]" in what a user typed:
+who needs one in a prompt passes its id, see `Tokenizer.encode_parts`. Chat formats are not here: see formats.py and render.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from openglm.config import SpecialTokens, require
 
-from openglm.config import require
+if TYPE_CHECKING:
+    from openglm.text.formats import Format
 
-SPECIAL_TOKENS = ("<pad>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-"""Names of the special tokens; the place of a name is its id, in every tokenizer of ours."""
-
-FILE_NAME = "tokenizer.json"
 ASSETS = Path(__file__).parent.parent / "assets"
-
-# Text is first cut into pieces, and no token crosses a cut. After GPT-4's pattern, changed for Chinese and English in a small vocabulary:
-# Han runs stand apart from Latin words and take no space; digits stand alone, which arithmetic needs; only a space joins the word after
-# it, for "(the" and "_the" would spend tokens on what two tokens say; line ends join nothing but line ends, so "\n" is always the same token.
-_PIECES = "|".join((
-    r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})",  # it's, we'll
-    r"\p{Han}+",
-    r" ?[\p{L}\p{M}&&[^\p{Han}]]+",
-    r"\p{N}",
-    r" ?[^\s\p{L}\p{M}\p{N}]+",
-    r"[\r\n]+",
-    r" +(?!\S)",  # indentation, all but the space that joins the word
-    r"[^\S\r\n ]+",  # tabs; the two wide spaces that open a Chinese paragraph
-    r" ",
-))
-_LONGEST_TOKEN = 16  # bytes: five Han characters or " international"; longer tokens are whole phrases of the training text
-_FOREIGN_OPTIONS = ("unk_token", "ignore_merges", "byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 _SENTENCE_ENDS = frozenset(".?!;:。？！；：…\n")
 
 
@@ -56,73 +33,119 @@ def require_text(value: object, where: str) -> None:
 
 
 class Tokenizer:
-    """A tokenizer from the bytes of a `tokenizer.json` of ours.
+    """Text to ids and back. Pickles, and can be used in worker processes."""
 
-    Raises ValueError if they are something else, `where` naming the file. Pickles, and can be used in worker processes.
-    """
+    opening_spaces: frozenset[int] = frozenset()
+    """ids whose leading space vanishes where they open a text: SentencePiece puts a space before the first word"""
+    drops_all_spaces: bool = False
+    """whether they vanish up to the first other character, not once"""
+    opens_anew: bool = False
+    """whether text opens again behind a special token"""
 
-    def __init__(self, file_bytes: bytes, where: str = FILE_NAME) -> None:
-        try:
-            layout = json.loads(file_bytes)
-            tokens = _checked_vocabulary(layout["model"])
-            # Nothing is left that could match a special name in a text: the names have no merges (checked), so only their ids lead to them.
-            self._bpe = tokenizers.Tokenizer.from_str(json.dumps({**layout, "added_tokens": []}))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{where}: not a tokenizer of OpenGLM ({type(error).__name__}: {error}); make one with `glm tokenizer`") from None
-        self._file_bytes = file_bytes
-        self._token_bytes = tokens
-        self.vocab_size = len(tokens)
-        self.special = {name: number for number, name in enumerate(SPECIAL_TOKENS)}
-        self.fingerprint = hashlib.sha256(file_bytes).hexdigest()
+    def __init__(self, files: Mapping[str, bytes], tokens: Sequence[bytes], special: Mapping[str, int], format: Format, strips: bool = False) -> None:
+        """files: what `save` writes. tokens: bytes by id, for special tokens their names. strips: white space beside special tokens is dropped."""
+        self._files, self._tokens, self._strips = dict(files), tuple(tokens), strips
+        self.special, self.format, self.vocab_size = dict(special), format, len(tokens)
+        self._special_ids = frozenset(self.special.values())
+        self.fingerprint = hashlib.sha256(b"".join(self._files.values())).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `tokenizer.json` into `folder`, beside and renamed; returns its path."""
-        path = Path(folder) / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-        with beside.open("wb") as file:
-            file.write(self._file_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        return path
+        """Write the tokenizer's files into `folder`, each beside and renamed; returns the path of the first."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            beside = place / f".{name}.{os.getpid()}"
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, place / name)
+        return place / next(iter(self._files))
+
+    def _encode(self, text: str) -> list[int]:
+        raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, never those of special tokens: "<|user|>" in a text is eight characters. Time is linear in its length."""
         require_text(text, "text")
-        return self._bpe.encode(text, add_special_tokens=False).ids
+        return self._encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts, on all cores."""
+        """`encode` for many texts."""
         for number, text in enumerate(texts):
             require_text(text, f"texts[{number}]")
-        return [encoding.ids for encoding in self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [self._encode(text) for text in texts]
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
-        """Ids of a prompt that the program composes: a str is encoded as text, an int is a token id such as `special["[MASK]"]`."""
-        ids: list[int] = []
-        for part in parts:
-            ids += self.encode(part) if isinstance(part, str) else [self._checked_id(part)]
+        """Ids of a prompt that the program composes: a str is encoded as text, an int is a token id such as `special["[MASK]"]`.
+
+        As the original tokenizer encodes a text with the special tokens' names in these places, e.g. without the spaces beside them in GLM-10B.
+        """
+        row, ids = list(parts), []
+        for place, part in enumerate(row):
+            if isinstance(part, str):
+                require_text(part, f"parts[{place}]")
+                ids += self._encode_part(part, place > 0 and not isinstance(row[place - 1], str), place + 1 < len(row) and not isinstance(row[place + 1], str))
+            else:
+                ids.append(self._checked_id(part))
         return ids
 
+    def _encode_part(self, text: str, behind: bool, before: bool) -> list[int]:
+        """Ids of a text that stands `behind` a special token, or `before` one."""
+        if self._strips:
+            text = text.lstrip() if behind else text
+            text = text.rstrip() if before else text
+        return self._encode(text)
+
+    def prompt(self, parts: str | Iterable[str | int], limit: int | None = None) -> list[int]:
+        """Ids of a text for a base model to go on with, or to fill where a mask stands among the parts, framed as the original tokenizer frames it.
+
+        limit: cut the text on its left so that the prompt has no more ids than this.
+        """
+        ids = self.encode_parts([parts] if isinstance(parts, str) else parts)
+        head, tail = self.format.frame(self.special, ids)
+        room = len(ids) if limit is None else limit - len(head) - len(tail)
+        require(room >= 0, "limit", limit, f"leaves no room for text; the frame alone takes {len(head) + len(tail)} tokens")
+        return [*head, *ids[max(len(ids) - room, 0) :], *tail]
+
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
-        """UTF-8 bytes of tokens. A character may span several tokens: to stream text, feed these to `codecs.getincrementaldecoder("utf-8")`."""
-        first = len(SPECIAL_TOKENS) if skip_special else 0
-        return b"".join(self._token_bytes[number] for number in map(self._checked_id, ids) if number >= first)
+        """Bytes of tokens, joined, each as it is inside a text; `decoder` is for the tokens of one text as they come."""
+        skipped = self._special_ids if skip_special else ()
+        return b"".join(self._tokens[number] for number in map(self._checked_id, ids) if number not in skipped)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of tokens; bytes that are no UTF-8 become U+FFFD. `skip_special=False` writes special tokens by their names."""
-        return self.decode_bytes(ids, skip_special).decode("utf-8", errors="replace")
+        return b"".join(map(self.decoder(skip_special), ids)).decode("utf-8", errors="replace")
+
+    def decoder(self, skip_special: bool = True) -> Callable[[int], bytes]:
+        """A function to give the tokens of one text to as they come: its bytes join to the text. A character may span several tokens."""
+        return _Decoder(self, skip_special)
 
     def _checked_id(self, number: int) -> int:
         require(0 <= number < self.vocab_size, "token id", number, f"must lie in 0..{self.vocab_size - 1}")
         return int(number)
 
+    @property
+    def tokens(self) -> SpecialTokens:
+        """The ids that a network and its training rows need, whatever the family calls them; -1 where it has none."""
+        def first(*names: str) -> int:
+            return next((self.special[name] for name in names if name in self.special), -1)
+
+        return SpecialTokens(
+            pad=first("<pad>", "<|endoftext|>", "<unk>"), mask=first("[MASK]"), gmask=first("[gMASK]"), smask=first("[sMASK]"),
+            sop=first("<sop>", "sop", "<|startofpiece|>"), eop=first("<eop>", "eop", "<|endofpiece|>"), stop=self.stop,
+        )  # fmt: skip
+
+    @property
+    def stop(self) -> tuple[int, ...]:
+        """Ids that end a generated answer."""
+        return tuple(self.special[name] for name in self.format.stop)
+
     @cached_property
     def sentence_ends(self) -> frozenset[int]:
         """Ids of the tokens that hold one of . ? ! ; : 。 ？ ！ ； ： … or a line end: where sentence infilling may cut."""
-        texts = enumerate(token.decode("utf-8", errors="ignore") for token in self._token_bytes)
-        return frozenset(number for number, text in texts if number >= len(SPECIAL_TOKENS) and _SENTENCE_ENDS & set(text))
+        texts = enumerate(token.decode("utf-8", errors="ignore") for token in self._tokens)
+        return frozenset(number for number, text in texts if _SENTENCE_ENDS & set(text)) - self._special_ids
 
     def render(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None, *, generation_prompt: bool = False) -> tuple[list[int], list[int]]:
         """Ids and loss mask of a conversation: see `openglm.text.render.render`."""
@@ -131,63 +154,34 @@ class Tokenizer:
         return render(self, messages, tools, generation_prompt=generation_prompt)
 
 
+class _Decoder:
+    """`decode_bytes` that knows whether a text has begun, for spaces that open one may vanish."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer, self._skip_special, self._opening = tokenizer, skip_special, True
+
+    def __call__(self, number: int) -> bytes:
+        tokenizer, piece = self._tokenizer, self._tokenizer.decode_bytes([number], self._skip_special)
+        if number in tokenizer._special_ids:
+            self._opening = tokenizer.opens_anew or (self._opening and not piece)
+        elif self._opening:
+            dropped = number in tokenizer.opening_spaces
+            piece = piece[dropped:]
+            self._opening = dropped and not piece and tokenizer.drops_all_spaces
+        return piece
+
+
 def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
-    """A tokenizer of ours from a folder, a `tokenizer.json`, or the name of a bundled one ("nano"). Raises ValueError."""
-    path = Path(path_or_name)
-    candidates = [path, path / FILE_NAME]
-    if path.name == str(path_or_name):  # a bare name, which cannot lead out of the bundled folder
-        candidates.append(ASSETS / path / FILE_NAME)
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    require(found is not None, "tokenizer", str(path_or_name), f"no such file, and no folder with a {FILE_NAME}; make one with `glm tokenizer`")
-    return Tokenizer(found.read_bytes(), where=str(found))
+    """A tokenizer from a model's folder, ours or a published one, from a tokenizer's file, or by a bundled name ("nano").
 
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike[str]) -> Tokenizer:
-    """Learn a vocabulary from `texts` and write `folder/tokenizer.json`. The same texts give the same file.
-
-    Memory grows with the number of different Chinese clauses, about 1 kB each: some 50 MB of text are enough and fit a laptop.
-    Raises ValueError where `vocab_size` is too small for the bytes or larger than the texts can fill.
+    The kind follows from the files; nothing in the folder is run. Raises ValueError that names what is missing or damaged.
     """
-    smallest = len(SPECIAL_TOKENS) + 256
-    require(vocab_size >= smallest, "vocab_size", vocab_size, f"must be at least {smallest}: 256 bytes and the special tokens")
-    bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), max_token_length=_LONGEST_TOKEN,
-        show_progress=False)  # its progress bar writes to standard output
-    bpe.train_from_iterator(_checked_texts(texts), trainer)
-    require(bpe.get_vocab_size() == vocab_size, "vocab_size", vocab_size, f"these texts yield {bpe.get_vocab_size()} tokens; give more text or ask for fewer")
-    tokenizer = Tokenizer(bpe.to_str().encode())
-    tokenizer.save(folder)
-    return tokenizer
+    from openglm.text.published import FILES, find, open_tokenizer  # here, for it imports this file
 
-
-def _checked_texts(texts: Iterable[str]) -> Iterator[str]:
-    for number, text in enumerate(texts):
-        require_text(text, f"texts[{number}]")
-        yield text
-
-
-def _checked_vocabulary(model: dict[str, Any]) -> tuple[bytes, ...]:
-    """Bytes of every token by id. Raises ValueError unless byte-level BPE with our special tokens, out of reach of its merges."""
-    vocab, byte_of = model["vocab"], _byte_of_character()
-    names = sorted(vocab, key=vocab.__getitem__)
-    pairs = (pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"])
-    sound = (
-        model["type"] == "BPE" and not any(model.get(option) for option in _FOREIGN_OPTIONS)
-        and [vocab[name] for name in names] == list(range(len(names)))
-        and tuple(names[: len(SPECIAL_TOKENS)]) == SPECIAL_TOKENS
-        and vocab.keys() >= byte_of.keys()
-    )
-    if not sound or any("".join(pair) in SPECIAL_TOKENS for pair in pairs):
-        raise ValueError(f"tokens 0 to 9 must be {' '.join(SPECIAL_TOKENS)}, the others byte-level BPE")
-    return tuple(name.encode() if name in SPECIAL_TOKENS else bytes(byte_of[c] for c in name) for name in names)
-
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes: visible Latin-1 characters stand for themselves, the others follow from U+0100 on."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
+    path = Path(path_or_name)
+    candidates = [path]
+    if path.name == str(path_or_name):  # a bare name, which cannot lead out of the bundled folder
+        candidates.append(ASSETS / path)
+    found = next(filter(None, map(find, candidates)), None)
+    require(found is not None, "tokenizer", str(path_or_name), f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`")
+    return open_tokenizer(found)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, SpecialTokens, require
+from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, require
 from openglm.data.dialogue import DialogueSource
 from openglm.data.mixture import Mixture
 from openglm.data.shards import Corpus
@@ -26,12 +26,7 @@ def pretrain(config: PretrainConfig, on_step: Callable[[int, dict[str, Any]], No
 
 def fit_to_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The same shape with the tokenizer's vocabulary and special tokens."""
-    ids = tokenizer.special
-    tokens = SpecialTokens(
-        pad=ids["<pad>"], mask=ids["[MASK]"], gmask=ids["[gMASK]"], smask=ids["[sMASK]"], sop=ids["<sop>"], eop=ids["<eop>"],
-        stop=(ids["<eop>"], ids["<|user|>"], ids["<|observation|>"]),
-    )  # fmt: skip
-    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, tokens=tokens)
+    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, tokens=tokenizer.tokens)
 
 
 def make_rows(data: DataConfig, infilling: InfillingConfig, model: ModelConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[Mixture, dict[str, Mixture]]:

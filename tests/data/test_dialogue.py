@@ -8,25 +8,24 @@ import pytest
 from openglm.config import DataConfig, InfillingConfig, SpecialTokens
 from openglm.data.dialogue import DialogueSource, conversation, fill_rows, read_conversations, shorten
 from openglm.data.mixture import Mixture
-from openglm.text.render import render
-from openglm.text.tokenizer import SPECIAL_TOKENS
+from openglm.text.formats import FORMATS
+from openglm.text.own import SPECIAL_TOKENS
+from openglm.text.tokenizer import Tokenizer
 
 OURS = SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5)
 USER, ASSISTANT, SYSTEM = (SPECIAL_TOKENS.index(f"<|{role}|>") for role in ("user", "assistant", "system"))
 FIRST = 16  # ids from here on are bytes
 
 
-class Bytes:
-    """A tokenizer of one id per byte, for the real renderer."""
+class Bytes(Tokenizer):
+    """A tokenizer of one id per byte."""
 
     def __init__(self):
-        self.special = {name: i for i, name in enumerate(SPECIAL_TOKENS)}
+        names = [name.encode() for name in SPECIAL_TOKENS] + [b""] * (FIRST - len(SPECIAL_TOKENS))
+        super().__init__({}, names + [bytes([byte]) for byte in range(256)], {name: i for i, name in enumerate(SPECIAL_TOKENS)}, FORMATS["openglm"])
 
-    def encode_parts(self, parts):
-        return [i for part in parts for i in ([part] if isinstance(part, int) else [FIRST + b for b in part.encode()])]
-
-    def render(self, messages, tools=None, *, generation_prompt=False):
-        return render(self, messages, tools, generation_prompt=generation_prompt)
+    def _encode(self, text):
+        return [FIRST + byte for byte in text.encode()]
 
 
 def text_of(ids):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from text_samples import any_text, fragments
 
 from openglm.text import SPECIAL_TOKENS
-from openglm.text.render import parse_reply, parse_text
+from openglm.text.render import parse_reply
+from openglm.text.replies import parse_text
 
 _, _, GMASK, _, SOP, EOP, SYSTEM, USER, ASSISTANT, OBSERVATION = range(len(SPECIAL_TOKENS))
 TOOLS = [{"type": "function", "function": {"name": "天气<|user|>", "description": "查天气<|assistant|>", "parameters": {"type": "object"}}}]

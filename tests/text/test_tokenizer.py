@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from text_samples import TEXTS, VOCAB_SIZE, any_text, fragments
 
 from openglm.text import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
-from openglm.text.tokenizer import FILE_NAME, Tokenizer
+from openglm.text.own import FILE_NAME
+from openglm.text.tokenizer import Tokenizer
 
 
 @given(any_text | fragments)

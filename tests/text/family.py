@@ -1,0 +1,77 @@
+"""A small tokenizer of every published kind, as folders that `load_tokenizer` opens."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import sentencepiece
+from text_samples import TEXTS
+
+from openglm.text.bpe import GLM4_SPECIAL, bpe_of_ranks, byte_of_character
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+ROLES = ("chatglm3-6b", "glm-4", "glm-4-0414", "glm-z1", "openglm")
+ROUNDS = ("chatglm-6b", "chatglm-6b-first", "chatglm2-6b")
+BASE = ("glm-10b", "glm-130b", "glm-10b-chinese")
+KINDS = (*ROLES[:-1], *ROUNDS, *BASE)
+
+
+def sentencepiece_model(**options) -> bytes:
+    """A unigram model of this room's sample texts, with icetk's normalisation and line end."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line.replace("\n", "<n>") for line in TEXTS]), model_writer=model, vocab_size=600, model_type="unigram", normalization_rule_name="nmt_nfkc",
+        user_defined_symbols=["<n>"], hard_vocab_limit=False, minloglevel=2, num_threads=1, **options)
+    return model.getvalue()
+
+
+def ranks_of(tokenizer) -> dict[bytes, int]:
+    """The text tokens of one of our tokenizers as a tiktoken vocabulary."""
+    return {tokenizer.decode_bytes([number]): number - 10 for number in range(10, tokenizer.vocab_size)}
+
+
+def tiktoken_file(ranks) -> bytes:
+    return b"".join(base64.b64encode(token) + f" {number}\n".encode() for token, number in ranks.items())
+
+
+def huggingface_file(ranks) -> bytes:
+    bpe, vocabulary = bpe_of_ranks(ranks)
+    layout = json.loads(bpe.to_str())
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    special = [{"id": len(vocabulary) + i, "content": name, **plain} for i, name in enumerate(GLM4_SPECIAL)]
+    return json.dumps({**layout, "added_tokens": special, "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}).encode()
+
+
+def gpt2_files(tokenizer) -> dict[str, bytes]:
+    """GLM-10B's two files with a token for each byte; special tokens are left to follow."""
+    character_of = {byte: character for character, byte in byte_of_character().items()}
+    names = ["".join(map(character_of.__getitem__, token)) for token in ranks_of(tokenizer)]
+    merges = [("".join(pair)) for pair in ("t h", "th e", "Ġ the", "i n", "ä ½")]
+    names = list(dict.fromkeys([*names, "th", "the", "Ġthe", "in", "ä½"]))
+    return {"vocab.json": json.dumps({name: i for i, name in enumerate(names)}).encode(), "merges.txt": "#version: 0.2\n{}\n".format("\n".join(merges)).encode()}
+
+
+def make_folders(place: Path, tokenizer) -> dict[str, Path]:
+    ranks = ranks_of(tokenizer)
+    shared, bare = GOLDEN / "sp_tokenizers", sentencepiece_model()
+    config = {"model_type": "chatglm", "architectures": ["ChatGLMModel"]}
+    contents = {
+        "chatglm-6b": {"ice_text.model": (shared / "ice_text.model").read_bytes(), "config.json": {**config, "vocab_size": 130528}},
+        "chatglm-6b-first": {"ice_text.model": bare, "config.json": {**config, "vocab_size": 150528}},
+        "glm-130b": {"ice_text.model": bare},
+        "chatglm2-6b": {"tokenizer.model": (shared / "tokenizer.model").read_bytes(), "tokenizer_config.json": {"name_or_path": "THUDM/chatglm2-6b"}, "config.json": config},
+        "chatglm3-6b": {"tokenizer.model": (shared / "tokenizer.model").read_bytes(), "tokenization_chatglm.py": 'special = ["<|assistant|>"]', "config.json": config},
+        "glm-4": {"tokenizer.model": tiktoken_file(ranks), "config.json": config},
+        "glm-4-0414": {"tokenizer.json": huggingface_file(ranks), "config.json": {"model_type": "glm4"}},
+        "glm-z1": {"tokenizer.json": huggingface_file(ranks), "config.json": {"model_type": "glm4"}, "chat_template.jinja": "{{ '<think>' }}"},
+        "glm-10b": gpt2_files(tokenizer),
+        "glm-10b-chinese": {"cog-pretrain.model": sentencepiece_model(byte_fallback=True)},
+    }
+    for kind, files in contents.items():
+        (place / kind).mkdir()
+        for name, content in files.items():
+            (place / kind / name).write_bytes(content if isinstance(content, bytes) else content.encode() if isinstance(content, str) else json.dumps(content).encode())
+    return {kind: place / kind for kind in contents}
+
+
