@@ -73,7 +73,8 @@ def main() -> None:
             program, count, size = chain(library, rows, columns, options.bits, tokens)
             step = step_of(tokens)
             seconds = best_seconds(lambda: program.run(step), options.rounds)  # noqa: B023
-            print(f"{tokens:4d} x {columns:5d} -> {rows:5d}: {1e6 * seconds / count:8.1f} us, {size / seconds / 1e9:5.1f} GB/s, {2e-9 * count * tokens * rows * columns / seconds:6.1f} GOP/s", flush=True)
+            speed = f"{size / seconds / 1e9:5.1f} GB/s, {2e-9 * count * tokens * rows * columns / seconds:6.1f} GOP/s"
+            print(f"{tokens:4d} x {columns:5d} -> {rows:5d}: {1e6 * seconds / count:8.1f} us, {speed}", flush=True)
 
 
 if __name__ == "__main__":

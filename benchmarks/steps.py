@@ -10,33 +10,14 @@ import time
 
 import numpy as np
 import torch
-from torch import nn
 
-from openglm.config import EngineConfig, ModelConfig, model_preset
+from openglm.cli.bench import random_model
+from openglm.config import EngineConfig, model_preset
 from openglm.engine.native import NativeRunner, obstacle
 from openglm.engine.runner import Step
 from openglm.kernels import library as lib
-from openglm.model.transformer import Transformer
-from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 
 KINDS = ("embed", "norm", "linear", "rotary", "attend", "gather")
-
-
-def random_model(config: ModelConfig, bits: int) -> Transformer:
-    """Random codes in the places of all matrices, in groups of 64."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, (nn.Linear, nn.Embedding)):
-                rows, columns = child.weight.shape
-                codes = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8) if bits == 4 else torch.randint(-127, 128, (rows, columns), dtype=torch.int8)
-                kind = QuantizedLinear if isinstance(child, nn.Linear) else QuantizedEmbedding
-                setattr(module, name, kind.holding(child, codes, torch.full((rows, columns // 64), 0.004, dtype=torch.float16)))
-    for module in model.modules():
-        for name, tensor in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.full(tensor.shape, float(name == "weight")), requires_grad=False))
-    return model
 
 
 def step_of(sequences: int, new: int, cached: int, room: int) -> Step:
@@ -70,7 +51,7 @@ def main() -> None:
     o = parser.parse_args()
     torch.set_num_threads(1)
     config = model_preset(o.shape, **({"layers": o.layers} if o.layers else {}))
-    model, engine = random_model(config, o.bits), EngineConfig(kv_dtype=o.kv_dtype)
+    model, engine = random_model(config, f"int{o.bits}"), EngineConfig(kv_dtype=o.kv_dtype)
     assert obstacle(model, engine) is None, obstacle(model, engine)
     room = o.context + 16
     runner = NativeRunner(model, engine, max(o.requests) * -(-room // 16), keep_weights=False)
@@ -89,7 +70,7 @@ def main() -> None:
         what = f"prompt of {new}" if new > 1 else f"{sequences} requests at {cached}"
         print(f"{what:22s} {rate / median:7.1f} tokens/s (best {rate / best:7.1f}), {1e3 * median:8.2f} ms, weights at {size / median / 1e9:5.2f} GB/s", flush=True)
         if o.profile:
-            total = {k: 0.0 for k in KINDS}
+            total = dict.fromkeys(KINDS, 0.0)
             for op, ns in zip(runner.program._ops, operations, strict=True):
                 total[KINDS[op.kind]] += ns / 1e6
             print(f"   undisturbed {sum(total.values()):.2f} ms: " + ", ".join(f"{k} {v:.2f}" for k, v in total.items()), flush=True)

@@ -7,21 +7,18 @@ The network is defined there alone; what it can hold that the kernels cannot is 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openglm.config import EngineConfig
+from openglm.engine.runner import Step
 from openglm.kernels import library as lib
 from openglm.kernels.program import PagedStore, Panels, Program, Weight, make_step
 from openglm.model.attention import Attention
 from openglm.model.transformer import Block, FeedForward, Transformer
-from openglm.quant.layers import QuantizedWeight
-
-if TYPE_CHECKING:
-    from openglm.config import EngineConfig
-    from openglm.engine.runner import Step
+from openglm.quant.layers import QuantizedLinear, QuantizedWeight
 
 _MODES = {"gelu": lib.GELU, "gelu_tanh": lib.GELU_TANH, "geglu": lib.GEGLU, "swiglu": lib.SWIGLU}
 
@@ -29,31 +26,39 @@ _MODES = {"gelu": lib.GELU, "gelu_tanh": lib.GELU_TANH, "geglu": lib.GEGLU, "swi
 def obstacle(model: Transformer, config: EngineConfig) -> str | None:
     """Why the kernels cannot run this model with this cache; None: they can."""
     shape = model.config
-    linears = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Embedding, QuantizedWeight))]
-    attached = [type(m).__name__ for name, m in model.named_modules() if "." in name and not isinstance(m, (*_KNOWN, QuantizedWeight)) and m is not model.rotary]
-    for true, reason in (
-        (model.device.type != "cpu", f"the model is on {model.device.type}"),
-        (lib.load() is None, "the kernels are not there"),
-        (getattr(model, "prefix", None) is not None, "a prefix is attached"),
-        (bool(attached), f"the network holds a {attached[0] if attached else ''}"),
-        (shape.head_dim % 16 != 0 or shape.head_dim > lib.LARGEST_HEAD, f"heads are {shape.head_dim} wide, not a multiple of 16 up to {lib.LARGEST_HEAD}"),
-        (any(_weight(m).block == 0 for m in linears), "groups of weights are not multiples of 32"),
-        (any(len({(_weight(m).kind, _weight(m).block) for m in group}) > 1 for b in model.blocks for group in _products(b)), "matrices of one product are stored in different ways"),
-        (config.block_size % lib.PANEL != 0, f"engine.block_size is {config.block_size}, not a multiple of {lib.PANEL}"),
-        (config.kv_dtype == "bfloat16", "keys and values are wanted in bfloat16"),
-    ):
-        if true:
-            return reason
+    if model.device.type != "cpu":
+        return f"the model is on {model.device.type}"
+    if lib.load() is None:
+        return "the kernels are not there"
+    if model.prefix is not None:
+        return "a prefix is attached"
+    if strange := [type(m).__name__ for b in model.blocks for m in b.modules() if not isinstance(m, _KNOWN)]:
+        return f"the network holds a {strange[0]}"
+    if shape.head_dim % 16 or shape.head_dim > lib.LARGEST_HEAD:
+        return f"heads are {shape.head_dim} wide, not a multiple of 16 up to {lib.LARGEST_HEAD}"
+    if config.block_size % lib.PANEL:
+        return f"engine.block_size is {config.block_size}, not a multiple of {lib.PANEL}"
+    if config.kv_dtype == "bfloat16":
+        return "keys and values are wanted in bfloat16"
+    products = [[model.embedding], *([] if model.head is None else [[model.head]]), *(group for b in model.blocks for group in _products(b))]
+    if any(_weight(m).block == 0 for group in products for m in group):
+        return "groups of weights are not multiples of 32"
+    if any(_differ(group) for group in products):
+        return "matrices of one product are stored in different ways"
     return None
 
 
-_KNOWN = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Identity, nn.ModuleList, Attention, FeedForward, Block)
+_KNOWN = (nn.Linear, QuantizedLinear, nn.LayerNorm, nn.RMSNorm, nn.Identity, Attention, FeedForward, Block)
 
 
 def _products(block: Block) -> list[list[nn.Module]]:
     """Matrices that multiply the same input."""
     a, f = block.attention, block.ffn
     return [[a.q_proj, a.k_proj, a.v_proj], [a.o_proj], [f.up_proj] if f.gate_proj is None else [f.gate_proj, f.up_proj], [f.down_proj]]
+
+
+def _differ(modules: list[nn.Module]) -> bool:
+    return len({(_weight(m).kind, _weight(m).block) for m in modules}) > 1
 
 
 def _weight(module: nn.Module) -> Weight:

@@ -117,6 +117,7 @@ class Program:
     def _reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
             return
+        assert all(op.out != self._ops[-1].out for op in self._ops[:-1]), "the result has room for the rows that are asked for, not for all tokens"
         self._capacity = max(16, 1 << (tokens - 1).bit_length())
         widest = max((op.matrix.contents.columns + 63 for op in self._ops if op.matrix), default=0)
         self._rows = [torch.zeros(self._capacity, width) for width in self._widths]
