@@ -9,12 +9,14 @@ VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
     "inspect": "say what a checkpoint holds and what it needs, from its headers",
+    "quantize": "rewrite a checkpoint with int8 or int4 weights",
     "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
     "bench": "measure how fast a model or a shape reads and writes here",
     "data": "build a corpus of token shards from packages or from a folder of text",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",
     "sft": "tune a model on conversations",
+    "plan": "memory, time, cost and best layout of a large run",
 }
 
 
@@ -53,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def extra_of(module: str | None) -> str:
     """The extra of this package that brings a module."""
-    return "data" if (module or "").split(".")[0] in ("datatrove", "opencc", "jieba", "pyarrow") else "train"
+    extras = {"datatrove": "data", "opencc": "data", "jieba": "data", "pyarrow": "data", "matplotlib": "bench"}
+    return extras.get((module or "").split(".")[0], "train")
 
 
 if __name__ == "__main__":
