@@ -78,12 +78,12 @@ def main() -> None:
 
 def measure(runner: NativeRunner, step: Step, rounds: int) -> tuple[list[float], np.ndarray]:
     """Seconds of each round, and for each operation the fewest nanoseconds that any round needed: on a busy machine the better view."""
-    spent, fewest, times = runner.program.profile(), None, []
+    runner.program.profile()
+    times, operations = [], []
     for _ in range(rounds):
-        spent[:] = 0
         times += seconds(lambda: runner.run(step), 1)
-        fewest = spent.copy() if fewest is None else np.minimum(fewest, spent)
-    return times, fewest
+        operations.append(runner.program.durations)
+    return times, np.min(operations, axis=0)
 
 
 if __name__ == "__main__":

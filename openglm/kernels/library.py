@@ -48,7 +48,7 @@ class Buffer(Structure):
 class Program(Structure):
     _fields_ = (
         ("ops", POINTER(Op)), ("buffers", POINTER(Buffer)), ("codes", c_void_p), ("scales", c_void_p), ("corrections", c_void_p), ("cache", Cache),
-        ("frequencies", c_void_p), ("angles", c_void_p), ("nanoseconds", POINTER(c_uint64)),
+        ("frequencies", c_void_p), ("angles", c_void_p), ("ended", c_void_p),
         ("op_count", c_int32), ("rotary", c_int32), ("angle_count", c_int32),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ Shapes: N tokens of a step, O rows (outputs) and I columns (inputs) of a matrix,
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ class Program:
             self._struct.cache = store.struct
         if frequencies is not None:
             self._struct.frequencies = frequencies.data_ptr()
-        self.nanoseconds: np.ndarray | None = None
+        self.durations: np.ndarray | None = None
 
     def buffer(self, width: int) -> int:
         """A new matrix [tokens, width] of fp32 activations, known by its number."""
@@ -109,10 +110,11 @@ class Program:
         self._kept += [matrix, weight, bias]
         self._ops.append(lib.Op(kind, in_, out, other, layer, mode, scale, eps, ctypes.pointer(matrix.struct) if matrix else None, *pointers))
 
-    def profile(self) -> np.ndarray:
-        """From now on, nanoseconds spent in each operation are added to the array returned."""
-        self.nanoseconds = np.zeros(len(self._ops), dtype=np.uint64)
-        return self.nanoseconds
+    def profile(self) -> None:
+        """From now on, `durations` holds the nanoseconds of each operation of the last run."""
+        self.durations = np.zeros(len(self._ops), dtype=np.int64)
+        self._ended = np.zeros(len(self._ops), dtype=np.int64)
+        self._struct.ended = self._ended.ctypes.data
 
     def _reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
@@ -136,8 +138,10 @@ class Program:
         last = self._ops[-1].out
         result = torch.empty(step.outputs, self._widths[last])
         self._buffers[last].data = result.data_ptr()
-        self._struct.nanoseconds = None if self.nanoseconds is None else self.nanoseconds.ctypes.data_as(ctypes.POINTER(ctypes.c_uint64))
+        start = time.monotonic_ns()
         self.library.glm_run(ctypes.byref(self._struct), ctypes.byref(step))
+        if self.durations is not None:
+            self.durations = np.diff(self._ended, prepend=start)
         return result
 
 

@@ -59,7 +59,7 @@ typedef struct {
   GlmCache cache;
   const float* frequencies;  // [angles]
   float* angles;             // [tokens, axes, 2, angles]
-  uint64_t* nanoseconds;     // [op_count], added to by thread 0; or null
+  uint64_t* ended;           // [op_count], when each operation ended, in nanoseconds of a steady clock; or null
   int32_t op_count, rotary, angle_count;
 } GlmProgram;
 

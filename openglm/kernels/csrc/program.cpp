@@ -1,7 +1,11 @@
-// A step of a model: a flat list of operations that all threads walk together, with a barrier after each. And the choice of the code path.
+// A step of a model: a flat list of operations that all threads walk through together. And the choice of the code path.
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include <atomic>
 #include <string>
@@ -20,9 +24,11 @@ bool runs_here(const char* path) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (!strcmp(path, "avx2")) return avx2;
   if (!strcmp(path, "vnni")) return avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+  if (!strcmp(path, "neon")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;  // built with byte products; the portable path of ARM has the rest of NEON
 #endif
   (void)path;
-  return true;  // portable, and NEON, which every 64-bit ARM has
+  return true;
 }
 
 const Kernels* find(const char* path) {
@@ -34,24 +40,19 @@ const Kernels* find(const char* path) {
 
 const Kernels* kernels = &kernels_portable;
 
-struct Run {
+struct Walk {
   const GlmProgram* program;
   const GlmStep* step;
+  Phases& phases;
 
   const GlmBuffer& buffer(int i) const { return program->buffers[i]; }
-
-  template <class Work> static void share(int units, Work work) {
-    int first, last;
-    while (Pool::take(units, &first, &last)) work(first, last);
-    Pool::barrier();
-  }
 
   // Fields of GLM_LINEAR: in, out, other (the residual), mode, scale (of the residual), matrix.
   void linear(const GlmOp& op, int tokens) const {
     const GlmBuffer &in = buffer(op.in), &out = buffer(op.out), &other = buffer(op.other < 0 ? op.in : op.other);
     const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale};
-    if (op.matrix->kind != GLM_F32) share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantise(l, first, last); });
-    share(linear_units(*op.matrix, tokens), [&](int first, int last) { kernels->linear(l, first, last); });
+    if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantise(l, first, last); });
+    phases.share(linear_units(*op.matrix, tokens), [&](int first, int last) { kernels->linear(l, first, last); });
   }
 
   // cos and sin of every position; the product is in fp32, as in the plain model.
@@ -74,35 +75,39 @@ struct Run {
   void execute(const GlmOp& op, int tokens) const {
     switch (op.kind) {
       case GLM_EMBED:  // out, matrix, weight, bias
-        return share(tokens, [&](int first, int last) { kernels->embed(op, buffer(op.out), *step, first, last); });
+        return phases.share(tokens, [&](int first, int last) { kernels->embed(op, buffer(op.out), *step, first, last); });
       case GLM_NORM: {  // in, out, other (added afterwards), mode, eps, weight, bias
         const GlmBuffer &in = buffer(op.in), &other = buffer(op.other < 0 ? op.in : op.other);
-        return share(tokens, [&](int first, int last) { kernels->norm(op, in.data, in.width, op.other < 0 ? nullptr : other.data, other.width, buffer(op.out), first, last); });
+        return phases.share(tokens, [&](int first, int last) { kernels->norm(op, in.data, in.width, op.other < 0 ? nullptr : other.data, other.width, buffer(op.out), first, last); });
       }
       case GLM_LINEAR:
         return linear(op, tokens);
       case GLM_ROTARY:  // in, layer, scale (of queries), weight, bias, eps
-        return share(tokens * program->cache.kv_heads, [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
+        return phases.share(tokens * program->cache.kv_heads, [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
       case GLM_ATTEND: {  // in, out, layer
         const int threads = Pool::threads();
-        return share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, first, last); });
+        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, first, last); });
       }
       default:
-        return share(step->outputs, [&](int first, int last) { gather(op, first, last); });
+        return phases.share(step->outputs, [&](int first, int last) { gather(op, first, last); });
     }
   }
 
-  void walk(int thread) const {
+  void operator()() const {
     const GlmProgram& p = *program;
-    if (p.rotary) share(step->tokens * (p.rotary == GLM_ROPE_2D ? 2 : 1), [&](int first, int last) { angles(first, last); });
+    if (p.rotary) phases.share(step->tokens * (p.rotary == GLM_ROPE_2D ? 2 : 1), [&](int first, int last) { angles(first, last); });
     int tokens = step->tokens;
     for (int i = 0; i < p.op_count; i++) {
       if (p.ops[i].kind == GLM_GATHER) tokens = step->outputs;  // from here on only the rows that were asked for
-      const uint64_t before = Pool::released();
+      if (p.ended) phases.ended = p.ended + i;
       execute(p.ops[i], tokens);
-      if (p.nanoseconds && thread == 0) p.nanoseconds[i] += Pool::released() - before;
     }
   }
+};
+
+struct Call {
+  const GlmProgram* program;
+  const GlmStep* step;
 };
 
 // Reads memory as a product reads weights: pieces of 64 KB, front to back.
@@ -112,14 +117,14 @@ struct Read {
   std::atomic<uint64_t> total{0};
   enum { PIECE = 1 << 16 };
 
-  void walk() {
+  void walk(Phases& phases) {
     uint64_t sum[8] = {}, all = 0;
-    int first, last;
-    while (Pool::take((int)(bytes / PIECE), &first, &last))
+    phases.share((int)(bytes / PIECE), [&](int first, int last) {
       for (const uint8_t *p = data + (int64_t)first * PIECE, *end = data + (int64_t)last * PIECE; p < end; p += 64) {
         __builtin_prefetch(p + 2048);
         for (int i = 0; i < 8; i++) sum[i] += ((const uint64_t*)p)[i];
       }
+    });
     for (uint64_t s : sum) all += s;
     total += all;
   }
@@ -160,14 +165,13 @@ void glm_huge_pages(void* data, int64_t bytes) {
 }
 
 void glm_run(const GlmProgram* program, const GlmStep* step) {
-  Run run = {program, step};
-  Pool::timed = program->nanoseconds != nullptr;
-  Pool::run([](void* argument, int thread) { ((Run*)argument)->walk(thread); }, &run);
+  Call call = {program, step};
+  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); }, &call);
 }
 
 uint64_t glm_read(const void* data, int64_t bytes) {
   Read read = {(const uint8_t*)data, bytes};
-  Pool::run([](void* argument, int) { ((Read*)argument)->walk(); }, &read);
+  Pool::run([](void* argument, Phases& phases) { ((Read*)argument)->walk(phases); }, &read);
   return read.total;
 }
 }
