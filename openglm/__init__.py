@@ -10,6 +10,8 @@ _PUBLIC = {
     "load_model": "openglm.checkpoints.load",
     "load_tokenizer": "openglm.text.tokenizer",
     "generate": "openglm.model.generate",
+    "Engine": "openglm.engine.engine",
+    "SamplingParams": "openglm.engine.params",
     "Assistant": "openglm.assistant",
 }
 __all__ = sorted(_PUBLIC)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
-import torch
-
 from openglm.checkpoints.load import load_model
 from openglm.config import require
-from openglm.model.generate import stream as stream_ids
+from openglm.engine.engine import Engine
+from openglm.engine.params import Event, SamplingParams
 from openglm.text.render import parse_reply
 from openglm.text.tokenizer import load_tokenizer
 
@@ -35,6 +33,7 @@ class Assistant:
     def __init__(self, path_or_name: str | PathLike[str] = "nano", *, device: str | None = None) -> None:
         self.model = load_model(path_or_name, device=device)
         self.tokenizer = load_tokenizer(path_or_name)
+        self.engine = Engine(self.model, tokenizer=self.tokenizer)
 
     def reply(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> Reply:
         """The whole answer; options as for `stream`."""
@@ -55,20 +54,22 @@ class Assistant:
         answer = answer if answer is not None else Reply("")
         start, config = time.perf_counter(), self.model.config
         prompt, answer.dropped = self._fitting(list(messages), config.max_positions)
-        new = min(max_tokens, config.max_positions - len(prompt))
-        reply, characters = [], codecs.getincrementaldecoder("utf-8")("replace")
-        for token in stream_ids(self.model, torch.tensor([prompt]), new, temperature=temperature, top_p=top_p, seed=seed):
-            reply.append(int(token))
-            if reply[-1] in config.tokens.stop:
-                break
-            if piece := characters.decode(self.tokenizer.decode_bytes([reply[-1]])):
-                yield piece
-        if tail := characters.decode(b"", final=True):
-            yield tail
-        message = parse_reply(self.tokenizer, reply)
+        params = SamplingParams(max_tokens=min(max_tokens, config.max_positions - len(prompt)), temperature=temperature, top_p=top_p, seed=seed)
+        for event in self.engine.stream(prompt, params):
+            if event.text:
+                yield event.text
+        ids = self._ids(event)
+        message = parse_reply(self.tokenizer, ids)
         answer.text, answer.tool_calls = message["content"], message.get("tool_calls", [])
-        answer.usage = {"prompt_tokens": len(prompt), "completion_tokens": len(reply)}
+        answer.usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
         answer.seconds = time.perf_counter() - start
+
+    @staticmethod
+    def _ids(last: Event) -> list[int]:
+        """The tokens of an answer that has ended. Raises ValueError where it failed."""
+        if last.result.error:
+            raise ValueError(last.result.error)
+        return last.result.ids
 
     def _fitting(self, messages: list[Mapping[str, Any]], room: int) -> tuple[list[int], int]:
         """Prompt ids that leave an eighth of the context for the answer, and how many old messages that cost."""
@@ -92,13 +93,11 @@ class Assistant:
         for piece in pieces[1:]:
             parts += [special["[MASK]"], piece]
         ids, fillings = self.tokenizer.encode_parts(parts), []
+        params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=(special["<eop>"],), ignore_eos=True)
         for _ in pieces[1:]:
             ids.append(special["<sop>"])
-            span = []
-            for token in stream_ids(self.model, torch.tensor([ids]), max_tokens, temperature=temperature, seed=seed):
-                if int(token) == special["<eop>"]:
-                    break
-                span.append(int(token))
+            *_, event = self.engine.stream(ids, params)
+            span = [token for token in self._ids(event) if token != special["<eop>"]]
             ids += span
             fillings.append(self.tokenizer.decode(span))
         return fillings

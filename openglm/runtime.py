@@ -77,6 +77,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm")
 
 
+def kernel_path() -> str:
+    """Code path of the CPU kernels: $OPENGLM_KERNELS, `off` for none; else `auto`, the best this processor runs."""
+    return os.environ.get("OPENGLM_KERNELS") or "auto"
+
+
+@functools.cache
+def cpu_threads() -> int:
+    """Threads for the CPU kernels: $OPENGLM_THREADS, else one for each physical core that this process may use; a second one would only share its core."""
+    wanted = os.environ.get("OPENGLM_THREADS", "")
+    require(wanted == "" or (wanted.isdigit() and int(wanted) > 0), "OPENGLM_THREADS", wanted, "must be a positive whole number")
+    if wanted:
+        return int(wanted)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {_siblings(cpu) for cpu in allowed}
+    return len(cores)
+
+
+def _siblings(cpu: int) -> str:
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
+
+
 def say(text: str) -> None:
     """A line for the person at the terminal; results go to standard output, this does not."""
     print(text, file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ VERBS = {
     "inspect": "say what a checkpoint holds and what it needs, from its headers",
     "quantize": "rewrite a checkpoint with int8 or int4 weights",
     "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
+    "bench": "measure how fast a model or a shape reads and writes here",
     "data": "build a corpus of token shards from packages or from a folder of text",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",

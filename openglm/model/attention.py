@@ -6,14 +6,17 @@ Shapes: B batch, T tokens, S tokens seen, H hidden, N query heads, D head width.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglm.config import ModelConfig
-from openglm.model.cache import KVCache
 from openglm.model.positions import Rotary
+
+if TYPE_CHECKING:  # the cache itself attends, so it imports this file
+    from openglm.model.cache import KVCache
 
 
 class RMSNorm(nn.RMSNorm):
@@ -29,7 +32,6 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        self.groups = config.heads // config.kv_heads
         self.layer_scale = layer + 1 if config.qk_layer_scaling else 1
         query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden, query, bias=config.bias != "none")
@@ -45,14 +47,18 @@ class Attention(nn.Module):
         v = self.v_proj(x_BTH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if rotary is not None:
             q, k = rotary(q, angles), rotary(k, angles)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        if self.groups > 1:
-            k, v = k.repeat_interleave(self.groups, dim=1), v.repeat_interleave(self.groups, dim=1)
         # Query-key layer scaling: the product in half precision is kept small, and the kernel scales it up again in fp32.
+        q = q / self.layer_scale if self.layer_scale > 1 else q
         scale = self.layer_scale / math.sqrt(self.head_dim)
-        out = F.scaled_dot_product_attention(q / self.layer_scale if self.layer_scale > 1 else q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, scale=scale)
+        out = attend(q, k, v, mask, scale) if cache is None else cache.attend(self.layer, q, k, v, mask, scale)
         return self.o_proj(out.transpose(1, 2).flatten(-2))
+
+
+def attend(q_BNTD: Tensor, k_BMSD: Tensor, v_BMSD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale q k) v, [B, N, T, D]; each of the M key/value heads serves N / M query heads. mask None: each token sees its past."""
+    if (groups := q_BNTD.shape[1] // k_BMSD.shape[1]) > 1:
+        k_BMSD, v_BMSD = k_BMSD.repeat_interleave(groups, dim=1), v_BMSD.repeat_interleave(groups, dim=1)
+    return F.scaled_dot_product_attention(q_BNTD, k_BMSD, v_BMSD, attn_mask=mask, is_causal=mask is None and q_BNTD.shape[2] > 1, scale=scale)
 
 
 def reference_attention(q_BNTD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from openglm.config import ModelConfig
 from openglm.model.adapters import Prefix
+from openglm.model.attention import attend
 
 
 class KVCache:
@@ -27,6 +28,10 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = key_BNTD
         self.values[layer, :, :, self.length : end] = value_BNTD
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def attend(self, layer: int, query_BNTD: Tensor, key_BNTD: Tensor, value_BNTD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """Remember the new keys and values, and let the queries look at all of them."""
+        return attend(query_BNTD, *self.append(layer, key_BNTD, value_BNTD), mask, scale)
 
     def advance(self, tokens: int) -> None:
         """Called once a forward pass, after all layers have appended."""

@@ -30,18 +30,22 @@ def describe(ids_BT: Tensor, padding_mask_BT: Tensor | None, config: ModelConfig
     length = ids_BT.shape[1]
     real = torch.ones_like(ids_BT, dtype=torch.bool) if padding_mask_BT is None else padding_mask_BT.bool()
     index = torch.arange(length, device=ids_BT.device)
-    # GLM-10B's position table counts padding too; all others number the real tokens.
-    running = index.expand_as(ids_BT) if config.positions == "learned_2d" else (real.cumsum(1) - 1).clamp_min(0)
     seen = (index[:, None] >= index[None, :])[None]
     if config.mask == "prefix":
-        starts = (ids_BT == config.tokens.sop) & real
-        part_b = starts.cumsum(1) > 0
-        positions = torch.stack(_span_positions(ids_BT, real, running, starts, config), dim=1)
+        part_b = ((ids_BT == config.tokens.sop) & real).cumsum(1) > 0
         seen = seen | ~part_b[:, None, :]
-    else:
-        positions = torch.stack([running, torch.zeros_like(running)], dim=1)
     mask = (seen & real[:, None, :]) | torch.eye(length, dtype=torch.bool, device=ids_BT.device)
-    return positions, mask[:, None]
+    return place(ids_BT, real, config), mask[:, None]
+
+
+def place(ids_BT: Tensor, real_BT: Tensor, config: ModelConfig) -> Tensor:
+    """Positions [B, 2, T] alone, in time linear in T."""
+    # GLM-10B's position table counts padding too; all others number the real tokens.
+    counted = torch.ones_like(real_BT) if config.positions == "learned_2d" else real_BT
+    running = (counted.cumsum(1) - 1).clamp_min(0)
+    if config.mask == "causal":
+        return torch.stack([running, torch.zeros_like(running)], dim=1)
+    return torch.stack(_span_positions(ids_BT, real_BT, running, (ids_BT == config.tokens.sop) & real_BT, config), dim=1)
 
 
 def _span_positions(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_BT: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -94,13 +98,15 @@ class Rotary(torch.nn.Module):
         self.rotated = config.head_dim // (1 if config.positions == "rope" else 2)
         self.theta, self.half = config.rope_theta, config.rope_fp16_frequencies
 
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Angle of one step of each pair, [rotated / 2]. Made afresh: no buffer that a meta device, a conversion or a sharding could lose."""
+        exponents = torch.arange(0, self.rotated, 2, device=device, dtype=torch.float32) / self.rotated
+        frequencies = 1.0 / self.theta**exponents
+        return frequencies.half().float() if self.half else frequencies
+
     def angles(self, positions_B2T: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, each [B, 1, T, axes, rotated / 2] in fp32, shared by all layers."""
-        # Made afresh: no buffer that a meta device, a conversion or a sharding could lose.
-        exponents = torch.arange(0, self.rotated, 2, device=positions_B2T.device, dtype=torch.float32) / self.rotated
-        frequencies = 1.0 / self.theta**exponents
-        frequencies = frequencies.half().float() if self.half else frequencies
-        angle = positions_B2T[:, : self.axes, :, None].float() * frequencies  # [B, axes, T, F]
+        angle = positions_B2T[:, : self.axes, :, None].float() * self.frequencies(positions_B2T.device)  # [B, axes, T, F]
         angle = angle.transpose(1, 2)[:, None]
         return angle.cos(), angle.sin()
 

@@ -6,35 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from families import KINDS, TOKENS, network, prompt, small
 
-from openglm.config import PRESETS, ModelConfig, model_preset
+from openglm.config import PRESETS, model_preset
 from openglm.model.attention import reference_attention
 from openglm.model.generate import generate
 from openglm.model.positions import Rotary, describe, training_mask
 from openglm.model.transformer import Transformer
-
-TOKENS = dict(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5)
-# One small network of every kind in the family, by the preset whose options it takes.
-KINDS = ["glm-10b", "glm-130b", "chatglm-6b", "chatglm-6b-first", "chatglm2-6b", "glm-4-9b-chat", "glm-4-0414-9b", "glm-4-0414-32b", "nano"]
-
-
-def small(preset: str, **changes) -> ModelConfig:
-    kv_heads = 2 if model_preset(preset).kv_heads < model_preset(preset).heads else 4
-    shape = dict(vocab_size=64, layers=3, hidden=32, heads=4, kv_heads=kv_heads, head_dim=8, ffn_hidden=48, max_positions=64, tokens=TOKENS)
-    return model_preset(preset, **{**shape, **changes})
-
-
-def network(config: ModelConfig, seed: int = 0) -> Transformer:
-    model, generator = Transformer(config), torch.Generator().manual_seed(seed)
-    for weight in model.parameters():  # larger than at the start of training, so that every option shows in the numbers
-        torch.nn.init.normal_(weight, 0.5 if weight.dim() == 1 else 0.0, 0.3, generator)
-    return model.eval()
-
-
-def prompt(config: ModelConfig, length: int, seed: int) -> list[int]:
-    """Random text with [gMASK] <sop> at the end, as every generation of the family can read it."""
-    ids = torch.randint(8, config.vocab_size, (length - 2,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [*ids, TOKENS["gmask"], TOKENS["sop"]]
 
 
 @pytest.mark.parametrize("name", PRESETS)

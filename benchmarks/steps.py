@@ -1,0 +1,90 @@
+"""Speed of whole steps on the CPU kernels, for a named shape with random weights: a prompt, one answer, several answers at once; and where the time goes.
+
+python benchmarks/steps.py glm-4-0.4b [--bits 4] [--context 512] [--requests 1 8] [--rounds 30] [--profile]. Each figure is the median of the rounds, with the best beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from openglm.cli.bench import random_model
+from openglm.config import EngineConfig, model_preset
+from openglm.engine.native import NativeRunner, obstacle
+from openglm.engine.runner import Step
+from openglm.kernels import library as lib
+
+KINDS = ("embed", "norm", "linear", "rotary", "attend", "gather")
+
+
+def step_of(sequences: int, new: int, cached: int, room: int) -> Step:
+    blocks = -(-room // 16)
+    ids = np.arange(sequences * new, dtype=np.int32) % 1000
+    place = np.tile(np.arange(cached, cached + new, dtype=np.int32), sequences)
+    tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
+    each = np.ones(sequences, np.int32)
+    return Step(ids, np.stack([place, place * 0]), each * new, each * cached, each * 0, tables, (np.cumsum(each * new) - 1).astype(np.int32), each * 0)
+
+
+def seconds(run, rounds: int) -> list[float]:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shape")
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--requests", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--kv-dtype", default="auto")
+    parser.add_argument("--profile", action="store_true")
+    o = parser.parse_args()
+    torch.set_num_threads(1)
+    config = model_preset(o.shape, **({"layers": o.layers} if o.layers else {}))
+    model, engine = random_model(config, f"int{o.bits}"), EngineConfig(kv_dtype=o.kv_dtype)
+    assert obstacle(model, engine) is None, obstacle(model, engine)
+    room = o.context + 16
+    runner = NativeRunner(model, engine, max(o.requests) * -(-room // 16), keep_weights=False)
+    matrices = {id(op.matrix.contents): op.matrix.contents for op in runner.program._ops if op.matrix}
+    size = sum(lib.load().glm_packed_bytes(m.kind, m.rows, m.columns, m.block) for m in matrices.values())
+    if config.tied is False:
+        size -= lib.load().glm_packed_bytes(*(getattr(runner.program._ops[0].matrix.contents, n) for n in ("kind", "rows", "columns", "block")))  # looked up, not read
+    memory = torch.ones(512 << 20, dtype=torch.uint8)
+    runner.program.library.glm_huge_pages(memory.data_ptr(), memory.numel())
+    read = memory.numel() / min(seconds(lambda: runner.program.library.glm_read(memory.data_ptr(), memory.numel()), 5))
+    print(f"{o.shape}: {size / 1e6:.0f} MB of weights read a token; reading memory {read / 1e9:.1f} GB/s")
+    for sequences, new, cached in ((1, o.context, 0), *((r, 1, o.context) for r in o.requests)):
+        step = step_of(sequences, new, cached, room)
+        times, operations = measure(runner, step, o.rounds if new == 1 else max(3, o.rounds // 10))
+        median, best, rate = np.median(times), min(times), sequences * new
+        what = f"prompt of {new}" if new > 1 else f"{sequences} requests at {cached}"
+        print(f"{what:22s} {rate / median:7.1f} tokens/s (best {rate / best:7.1f}), {1e3 * median:8.2f} ms, weights at {size / median / 1e9:5.2f} GB/s", flush=True)
+        if o.profile:
+            total = dict.fromkeys(KINDS, 0.0)
+            for op, ns in zip(runner.program._ops, operations, strict=True):
+                total[KINDS[op.kind]] += ns / 1e6
+            print(f"   undisturbed {sum(total.values()):.2f} ms: " + ", ".join(f"{k} {v:.2f}" for k, v in total.items()), flush=True)
+
+
+def measure(runner: NativeRunner, step: Step, rounds: int) -> tuple[list[float], np.ndarray]:
+    """Seconds of each round, and for each operation the fewest nanoseconds that any round needed: on a busy machine the better view."""
+    runner.program.profile()
+    times, operations = [], []
+    for _ in range(rounds):
+        times += seconds(lambda: runner.run(step), 1)
+        operations.append(runner.program.durations)
+    return times, np.min(operations, axis=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Inference: many requests over one model. Token ids in, token ids out."""

@@ -1,0 +1,144 @@
+"""The runner on the CPU kernels: walks the modules of `model/transformer.py` once, writes down what they do as a list of operations, and runs
+that list for each step.
+
+The network is defined there alone; what it can hold that the kernels cannot is refused with a reason, and the torch runner serves.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from openglm.config import EngineConfig
+from openglm.engine.runner import Step
+from openglm.kernels import library as lib
+from openglm.kernels.program import PagedStore, Panels, Program, Weight, make_step
+from openglm.model.attention import Attention
+from openglm.model.transformer import Block, FeedForward, Transformer
+from openglm.quant.layers import QuantizedLinear, QuantizedWeight
+
+_MODES = {"gelu": lib.GELU, "gelu_tanh": lib.GELU_TANH, "geglu": lib.GEGLU, "swiglu": lib.SWIGLU}
+
+
+def obstacle(model: Transformer, config: EngineConfig) -> str | None:
+    """Why the kernels cannot run this model with this cache; None: they can."""
+    shape = model.config
+    if model.device.type != "cpu":
+        return f"the model is on {model.device.type}"
+    if lib.load() is None:
+        return "the kernels are not there"
+    if model.prefix is not None:
+        return "a prefix is attached"
+    if strange := [type(m).__name__ for b in model.blocks for m in b.modules() if not isinstance(m, _KNOWN)]:
+        return f"the network holds a {strange[0]}"
+    if shape.head_dim % 16 or shape.head_dim > lib.LARGEST_HEAD:
+        return f"heads are {shape.head_dim} wide, not a multiple of 16 up to {lib.LARGEST_HEAD}"
+    if config.block_size % lib.PANEL:
+        return f"engine.block_size is {config.block_size}, not a multiple of {lib.PANEL}"
+    if config.kv_dtype == "bfloat16":
+        return "keys and values are wanted in bfloat16"
+    products = [[model.embedding], *([] if model.head is None else [[model.head]]), *(group for b in model.blocks for group in _products(b))]
+    if any(_weight(m).block == 0 for group in products for m in group):
+        return "groups of weights are not multiples of 32"
+    if any(_differ(group) for group in products):
+        return "matrices of one product are stored in different ways"
+    return None
+
+
+_KNOWN = (nn.Linear, QuantizedLinear, nn.LayerNorm, nn.RMSNorm, nn.Identity, Attention, FeedForward, Block)
+
+
+def _products(block: Block) -> list[list[nn.Module]]:
+    """Matrices that multiply the same input."""
+    a, f = block.attention, block.ffn
+    return [[a.q_proj, a.k_proj, a.v_proj], [a.o_proj], [f.up_proj] if f.gate_proj is None else [f.gate_proj, f.up_proj], [f.down_proj]]
+
+
+def _differ(modules: list[nn.Module]) -> bool:
+    return len({(_weight(m).kind, _weight(m).block) for m in modules}) > 1
+
+
+def _weight(module: nn.Module) -> Weight:
+    return Weight(module.codes, module.scales) if isinstance(module, QuantizedWeight) else Weight(module.weight)
+
+
+def _release(module: nn.Module) -> None:
+    if isinstance(module, QuantizedWeight):
+        module.codes, module.scales = module.codes.new_empty(0), module.scales.new_empty(0)
+    else:
+        module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
+
+
+class NativeRunner:
+    """Fulfils the contract of runner.py. Call `obstacle` first.
+
+    keep_weights: False empties the model's own matrices as they are repacked, so that they are in memory once; the model is then of no other use.
+    """
+
+    def __init__(self, model: Transformer, config: EngineConfig, blocks: int, keep_weights: bool = True) -> None:
+        shape = model.config
+        self.vocabulary, self.keep_weights = shape.vocab_size, keep_weights
+        self.scale = config.block_size // lib.PANEL  # blocks of the kernels in one of the engine
+        plain = isinstance(model.blocks[0].ffn.down_proj, nn.Linear)
+        kind = ("float32" if plain else "float16") if config.kv_dtype == "auto" else config.kv_dtype
+        self.store = PagedStore(kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim)
+        frequencies = None if model.rotary is None else model.rotary.frequencies(torch.device("cpu"))
+        self.program = Program(lib.load(), self.store, shape.positions, frequencies)
+        with torch.no_grad():
+            self._lower(model)
+
+    def run(self, step: Step) -> Tensor:
+        """Logits [R, V] in float32; keys and values of all new tokens are stored."""
+        assert step.ids.min() >= 0 and step.ids.max() < self.vocabulary, (step.ids.min(), step.ids.max())
+        tables = step.tables if self.scale == 1 else (step.tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(step.tables), -1)
+        return self.program.run(make_step(step.ids, step.positions, step.new, step.cached, step.visible, tables, step.wanted))
+
+    def _panels(self, modules: list[nn.Module], gated: bool = False) -> Panels:
+        panels = Panels(self.program.library, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated)
+        for module in modules if not self.keep_weights else ():
+            _release(module)
+        return panels
+
+    def _lower(self, model: Transformer) -> None:
+        shape, p = model.config, self.program
+        tables = [None if t is None else t.weight.float().contiguous() for t in (model.position_embedding, model.block_position_embedding)]
+        embedding = self._panels([model.embedding])
+        self.h, self.x = p.buffer(shape.hidden), p.buffer(shape.hidden)
+        self.qkv, self.attended = p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim), p.buffer(shape.heads * shape.head_dim)
+        self.inner, logits = p.buffer(shape.ffn_hidden), p.buffer(shape.vocab_size)
+        p.add(lib.EMBED, out=self.h, matrix=embedding, weight=tables[0], bias=tables[1])
+        for block in model.blocks:
+            self._lower_block(block)
+        p.add(lib.GATHER, self.h, self.x)
+        self._norm(model.final_norm, self.x, self.x)
+        p.add(lib.LINEAR, self.x, logits, matrix=embedding if model.head is None else self._panels([model.head]))
+
+    def _lower_block(self, block: Block) -> None:
+        p, a, gated = self.program, block.attention, block.ffn.gate_proj is not None
+        into_qkv, out_of_attention, into_inner, out_of_inner = (self._panels(group, gated and i == 2) for i, group in enumerate(_products(block)))
+        norms = [None if isinstance(n, nn.Identity) else n.weight.float().contiguous() for n in (a.q_norm, a.k_norm)]
+        self._norm(block.attention_norm, self.h, self.x)
+        p.add(lib.LINEAR, self.x, self.qkv, matrix=into_qkv)
+        # Query-key layer scaling divides and multiplies again, for half precision's sake; in fp32 it is nothing.
+        p.add(lib.ROTARY, self.qkv, layer=a.layer, scale=1 / math.sqrt(a.head_dim), weight=norms[0], bias=norms[1], eps=getattr(a.q_norm, "eps", 0.0))
+        p.add(lib.ATTEND, self.qkv, self.attended, layer=a.layer)
+        self._join(block, out_of_attention, self.attended, block.attention_post_norm)
+        self._norm(block.ffn_norm, self.h, self.x)
+        p.add(lib.LINEAR, self.x, self.inner, matrix=into_inner, mode=_MODES[block.ffn.activation])
+        self._join(block, out_of_inner, self.inner, block.ffn_post_norm)
+
+    def _join(self, block: Block, matrix: Panels, source: int, post_norm: nn.Module) -> None:
+        """The last product of a branch and its return to the residual stream."""
+        if isinstance(post_norm, nn.Identity):
+            residual, scale = (self.x, block.alpha) if block.alpha else (self.h, 1.0)
+            self.program.add(lib.LINEAR, source, self.h, residual, mode=lib.RESIDUAL, scale=scale, matrix=matrix)
+        else:
+            self.program.add(lib.LINEAR, source, self.x, matrix=matrix)
+            self._norm(post_norm, self.x, self.h, self.h)
+
+    def _norm(self, norm: nn.Module, source: int, target: int, added: int = -1) -> None:
+        weight, bias = (None if t is None else t.float().contiguous() for t in (norm.weight, getattr(norm, "bias", None)))
+        self.program.add(lib.NORM, source, target, added, mode=int(isinstance(norm, nn.LayerNorm)), eps=norm.eps, weight=weight, bias=bias)

@@ -1,0 +1,107 @@
+"""The contract between the scheduler and the network, and the runner that fulfils it with torch on any device.
+
+A runner owns the keys and values; whoever calls it owns the numbers of the blocks they lie in. It decides nothing: what to compute,
+in which blocks and for whom is all in the `Step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openglm.config import EngineConfig
+from openglm.engine.paged import PagedCache
+from openglm.model.adapters import Lora, Prefix
+from openglm.model.transformer import Transformer
+
+
+@dataclass
+class Step:
+    """One pass of the network over the new tokens of several sequences, laid one after another.
+
+    All arrays are int32 and contiguous. N new tokens, B sequences, L blocks of the longest one, R rows of logits.
+    Token j of the new ones of sequence b has the index i = cached[b] + j in its sequence. Its key and value go to place
+    i % block_size of block tables[b, i // block_size], and it sees the columns below max(visible[b], i + 1): 0 is causal, and for a
+    model that reads part A both ways it is the length of part A.
+    """
+
+    ids: np.ndarray
+    """[N] token ids"""
+    positions: np.ndarray
+    """[2, N] as in model/positions.py"""
+    new: np.ndarray
+    """[B] new tokens of each sequence, at least 1"""
+    cached: np.ndarray
+    """[B] tokens of each sequence whose keys and values are in its blocks already"""
+    visible: np.ndarray
+    """[B] columns that all tokens of the sequence see"""
+    tables: np.ndarray
+    """[B, L] block numbers in order; what lies beyond a sequence's own is arbitrary but a valid number"""
+    wanted: np.ndarray
+    """[R] places in `ids` whose logits are wanted"""
+    adapters: np.ndarray
+    """[B] number of each sequence's LoRA in the list that the runner was given; 0: none"""
+
+
+class Runner(Protocol):
+    """What the engine needs of a network."""
+
+    def run(self, step: Step) -> Tensor:
+        """Logits [R, V] in float32; keys and values of all new tokens are stored."""
+        ...
+
+    def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
+        """Put the virtual tokens from `start` on at the head of a sequence whose blocks are `table`."""
+        ...
+
+
+class TorchRunner:
+    """Runs `model/transformer.py` itself, on whatever device its weights lie: all new tokens as one row, attention sequence by sequence."""
+
+    def __init__(self, model: Transformer, config: EngineConfig, blocks: int, adapters: Sequence[Prefix | Lora | None] = (None,)) -> None:
+        self.model, self.adapters = model, adapters
+        stored = model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
+        self.cache = PagedCache(model.config, blocks, config.block_size, model.device, model.dtype, stored)
+        self.forward = self._compiled() if config.compile else model
+        self.active: list[tuple[Lora, Tensor]] = []  # the adapters of the step that runs, and the tokens they are for
+        changed = {name for adapter in adapters if isinstance(adapter, Lora) for name in adapter.names}
+        for name, layer in model.named_modules():
+            if name in changed:
+                layer.register_forward_hook(partial(self._add, name))
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> Tensor:
+        ids, positions, wanted = (torch.from_numpy(a).to(self.model.device) for a in (step.ids, step.positions, step.wanted))
+        self.cache.prepare(step)
+        owner = np.repeat(step.adapters, step.new)
+        self.active = [(self.adapters[n], torch.from_numpy(np.flatnonzero(owner == n)).to(ids.device)) for n in np.unique(step.adapters) if isinstance(self.adapters[n], Lora)]
+        try:
+            hidden = self.forward(ids[None], positions[None], None, self.cache)
+        finally:
+            self.active = []
+        return self.model.project(hidden[0, wanted]).float()
+
+    @torch.inference_mode()
+    def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
+        self.cache.store(prefix.keys[:, :, start:], prefix.values[:, :, start:], table, start)
+
+    def _compiled(self) -> Callable[..., Tensor]:
+        """The network fused between its attentions, which stay as they are: their shapes change with every step."""
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True  # one compilation for all layers, though each knows its number
+        self.cache.attend = torch.compiler.disable(self.cache.attend)
+        return torch.compile(self.model, dynamic=True)
+
+    def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor], output_1TO: Tensor) -> Tensor:
+        """What the adapters of this step add to one layer's output."""
+        for lora, rows in self.active:
+            if name in lora.names:
+                down, up = lora.pair(name)
+                output_1TO[:, rows] += F.linear(F.linear(inputs[0][:, rows], down), up)
+        return output_1TO

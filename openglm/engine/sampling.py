@@ -1,0 +1,99 @@
+"""How the next token is chosen from one row of logits. Everything here belongs to one request, so that no other can change its answer.
+
+Shapes: V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import torch
+from torch import Tensor
+
+from openglm.config import require
+from openglm.engine.constrain import Constraint
+from openglm.engine.params import SamplingParams, TokenLogprob
+
+
+class Chooser:
+    """The state of one request's choices: its random numbers, the tokens that penalties count, and its constraint."""
+
+    def __init__(self, params: SamplingParams, prompt: list[int], vocab_size: int, constraint: Constraint | None) -> None:
+        self.params, self.constraint = params, constraint
+        self.random = random.Random(params.seed)
+        self.bias = (torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values()))) if params.logit_bias else None
+        self.seen = self.counts = None
+        if params.repetition_penalty != 1:
+            self.seen = torch.zeros(vocab_size, dtype=torch.bool)
+            self.seen[prompt] = True
+        if params.frequency_penalty or params.presence_penalty:
+            self.counts = torch.zeros(vocab_size)
+        self.changes_logits = not (self.bias is self.seen is self.counts is constraint is None)
+
+    def choose(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
+        """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is nothing to choose from."""
+        require(math.isfinite(highest), "logits", highest, "the network's output is not a number; load the model in float32 or check its weights")
+        if self.params.temperature == 0 and not self.changes_logits:
+            return likeliest
+        logits_V = logits_V.cpu()
+        if self.changes_logits:
+            logits_V = self._changed(logits_V.clone())
+        return int(logits_V.argmax()) if self.params.temperature == 0 else draw(logits_V, self.params, self.random.random())
+
+    def took(self, token: int) -> None:
+        """Count a token that was chosen."""
+        if self.seen is not None:
+            self.seen[token] = True
+        if self.counts is not None:
+            self.counts[token] += 1
+        if self.constraint is not None:
+            self.constraint.took(token)
+
+    def _changed(self, logits_V: Tensor) -> Tensor:
+        p = self.params
+        if self.bias is not None:
+            logits_V[self.bias[0]] += self.bias[1]
+        if self.seen is not None:
+            less = torch.where(logits_V > 0, logits_V / p.repetition_penalty, logits_V * p.repetition_penalty)
+            logits_V = torch.where(self.seen, less, logits_V)
+        if self.counts is not None:
+            logits_V -= p.frequency_penalty * self.counts + p.presence_penalty * (self.counts > 0)
+        return logits_V if self.constraint is None else self.constraint.allow(logits_V)
+
+
+def draw(logits_V: Tensor, params: SamplingParams, uniform: float) -> int:
+    """The token at which the cumulated probability reaches a number from [0, 1), after temperature, min-p, top-k and top-p in this order."""
+    order = None
+    if 0 < params.top_k < len(logits_V):
+        logits_V, order = logits_V.topk(params.top_k)
+    weights = ((logits_V - logits_V.max()) / params.temperature).exp_()  # the likeliest has 1
+    if params.min_p:
+        weights.masked_fill_(weights < params.min_p, 0.0)
+    if params.top_p < 1:
+        weights, places = _nucleus(weights, params.top_p)
+        order = places if order is None else order[places]
+    cumulated = weights.cumsum(-1, dtype=torch.float64)
+    # From (0, total], so that no token of probability zero is ever reached.
+    index = int(torch.searchsorted(cumulated, (1 - uniform) * cumulated[-1]))
+    return index if order is None else int(order[index])
+
+
+def _nucleus(weights: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The heaviest that together have `share` of all weight, largest first, and their places. Only those near the heaviest, which has 1, are sorted."""
+    total = weights.sum(dtype=torch.float64)
+    for lightest in (1e-2, 1e-4, 0.0):
+        places = (weights > lightest).nonzero()[:, 0]
+        near = weights[places]
+        if lightest == 0 or near.sum(dtype=torch.float64) >= share * total:
+            break
+    near, order = near.sort(descending=True)
+    kept = near.cumsum(-1, dtype=torch.float64) - near < share * total
+    return near[kept], places[order[kept]]
+
+
+def logprob(logits_V: Tensor, token: int, count: int) -> TokenLogprob:
+    """Log-probabilities of a token and of the likeliest `count`."""
+    logs = torch.log_softmax(logits_V, -1)
+    values, ids = logs.topk(min(count, len(logs)))
+    return TokenLogprob(token, float(logs[token]), dict(zip(ids.tolist(), values.tolist(), strict=True)))

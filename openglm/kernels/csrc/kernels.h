@@ -1,0 +1,53 @@
+// What each code path offers. Every function works on units [first, last) of its operation, so that any number of threads can share one.
+#pragma once
+#include "glm.h"
+
+struct Linear {
+  const GlmMatrix* matrix;
+  const float *x, *residual;
+  GlmActivations codes;
+  float* out;
+  int64_t x_width, residual_width, out_width;
+  int tokens, mode;
+  float scale;
+};
+
+struct Kernels {
+  const char* name;
+  void (*embed)(const GlmOp&, const GlmBuffer& out, const GlmStep&, int first, int last);                                             // unit: token
+  void (*norm)(const GlmOp&, const float* in, int64_t in_width, const float* residual, int64_t residual_width, const GlmBuffer& out, int first, int last);  // token
+  void (*quantise)(const Linear&, int first, int last);                                                                               // token and block
+  void (*linear)(const Linear&, int first, int last);                                                                                 // chunk of tokens and panel
+  void (*rotary)(const GlmOp&, const GlmProgram&, const GlmStep&, int first, int last);                                               // token and kv head
+  void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, int first, int last);                                  // tokens and heads
+};
+
+static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+static inline int blocks_of(const GlmMatrix& m) { return ceil_div(m.columns, m.block); }
+static inline int panels_of(const GlmMatrix& m) { return ceil_div(m.rows, GLM_ROWS); }
+static inline int64_t panel_bytes(int kind, int columns, int block) {
+  int64_t blocks = ceil_div(columns, block), weights = GLM_ROWS * block;
+  return kind == GLM_F32 ? 4 * GLM_ROWS * (int64_t)columns : blocks * (2 * GLM_ROWS + (kind == GLM_Q4 ? weights / 2 : weights));
+}
+// Tokens whose activations stay in the second-level cache while panels pass by.
+static inline int chunk_of(const GlmMatrix& m) {
+  int tokens = (m.kind == GLM_F32 ? 49152 : 196608) / m.columns;
+  return tokens < 24 ? 24 : tokens / 24 * 24;
+}
+static inline int linear_units(const GlmMatrix& m, int tokens) { return ceil_div(tokens, chunk_of(m)) * panels_of(m); }
+
+// How attention is cut: rows of one unit share a kv head.
+struct Cut {
+  int heads, parts, tokens;  // query heads of a unit, units that a kv head's query heads make, tokens of a unit
+};
+static inline Cut cut_of(const GlmCache& c, const GlmStep& s, int threads) {
+  int group = c.heads / c.kv_heads, heads = group;
+  while (heads > 8 || (heads > 4 && heads % 2 == 0 && s.tokens * c.kv_heads * (group / heads) < threads)) heads = ceil_div(heads, 2);
+  return {heads, ceil_div(group, heads), heads >= 3 ? 1 : 4 / heads};
+}
+static inline int attend_units(const GlmCache& c, const GlmStep& s, int threads) {
+  Cut cut = cut_of(c, s, threads);
+  int blocks = 0;
+  for (int i = 0; i < s.sequences; i++) blocks += ceil_div(s.starts[i + 1] - s.starts[i], cut.tokens);
+  return blocks * c.kv_heads * cut.parts;
+}

@@ -1,0 +1,185 @@
+// Products of weights in panels with the activations of all tokens, and what follows a product at once: bias, residual, activation.
+#pragma once
+#include <math.h>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+enum { TILE = 4 };  // tokens that share one pass over a panel: 12 accumulators, two vectors of weights, one of activations
+
+INLINE f8 sigmoid_times(f8 x, f8 of) { return x / (all(1.f) + exponential(-of)); }
+INLINE f8 gelu_tanh(f8 x) { return sigmoid_times(x, all(1.5957691216f) * (x + all(0.044715f) * x * x * x)); }
+INLINE f8 gelu(f8 x) {
+  f8 y;
+  for (int i = 0; i < 8; i++) y[i] = 0.5f * x[i] * (1.f + erff(x[i] * 0.70710678f));
+  return y;
+}
+
+INLINE void store_some(float* out, f8 y, int count) {
+  if (count >= 8) store(out, y);
+  else if (count > 0) memcpy(out, &y, (size_t)count * sizeof(float));
+}
+INLINE f8 load_some(const float* in, int count) {
+  f8 y = all(0.f);
+  if (count >= 8) return load8(in);
+  if (count > 0) memcpy(&y, in, (size_t)count * sizeof(float));
+  return y;
+}
+
+// The two vectors of a panel's product with one token.
+INLINE void finish_panel(const Linear& l, int panel, int token, f8 a, f8 b) {
+  if (l.matrix->bias) a += load8(l.matrix->bias + panel * 16), b += load8(l.matrix->bias + panel * 16 + 8);
+  float* out = l.out + token * l.out_width;
+  if (l.mode == GLM_GEGLU || l.mode == GLM_SWIGLU) {
+    store_some(out + panel * 8, (l.mode == GLM_SWIGLU ? sigmoid_times(a, a) : gelu(a)) * b, l.matrix->rows / 2 - panel * 8);
+    return;
+  }
+  int row = panel * 16, left = l.matrix->rows - row;
+  if (l.mode == GLM_RESIDUAL) {
+    const float* residual = l.residual + token * l.residual_width + row;
+    a += all(l.scale) * load_some(residual, left), b += all(l.scale) * load_some(residual + 8, left - 8);
+  } else if (l.mode == GLM_GELU) {
+    a = gelu(a), b = gelu(b);
+  } else if (l.mode == GLM_GELU_TANH) {
+    a = gelu_tanh(a), b = gelu_tanh(b);
+  }
+  store_some(out + row, a, left);
+  store_some(out + row + 8, b, left - 8);
+}
+
+template <int T> void tile_f32(const Linear& l, int panel, int token) {
+  const GlmMatrix& m = *l.matrix;
+  const float* w = (const float*)(m.data + panel * panel_bytes(m.kind, m.columns, m.block));
+  const float* x = l.x + token * l.x_width;
+  f8 y[T][2] = {};
+  for (int k = 0; k < m.columns; k++, w += 16) {
+    f8 w0 = load8(w), w1 = load8(w + 8);
+    for (int t = 0; t < T; t++) {
+      f8 v = all(x[t * l.x_width + k]);
+      y[t][0] += v * w0, y[t][1] += v * w1;
+    }
+  }
+  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t][0], y[t][1]);
+}
+
+// One block of columns: 16 scales, then the codes. Adds the block's share of the products to y.
+template <int T, int BLOCK> INLINE void block_q4(const uint8_t* w, const int8_t* x, int64_t stride, const int32_t* corrections, Sum (&sum)[T][2], int64_t blocks) {
+  for (int t = 0; t < T; t++) sum[t][0] = sum[t][1] = start(corrections[t * blocks]);
+  for (int k = 0; k < BLOCK; k += 8, w += 64) {
+    prefetch(w + 2048);
+    Weights w0 = low_half(w), w1 = low_half(w + 32);
+    for (int t = 0; t < T; t++) sum[t][0] = add_small(sum[t][0], w0, x + t * stride + k), sum[t][1] = add_small(sum[t][1], w1, x + t * stride + k);
+    w0 = high_half(w), w1 = high_half(w + 32);
+    for (int t = 0; t < T; t++) sum[t][0] = add_small(sum[t][0], w0, x + t * stride + k + 4), sum[t][1] = add_small(sum[t][1], w1, x + t * stride + k + 4);
+  }
+}
+
+template <int T, int BLOCK> void tile_q4(const Linear& l, int panel, int token) {
+  const GlmMatrix& m = *l.matrix;
+  const int64_t blocks = blocks_of(m), stride = blocks * BLOCK;
+  const uint8_t* w = m.data + panel * panel_bytes(GLM_Q4, m.columns, BLOCK);
+  const int8_t* x = l.codes.codes + token * stride;
+  f8 y[T][2] = {};
+  for (int64_t b = 0; b < blocks; b++, w += 32 + 8 * BLOCK, x += BLOCK) {
+    Sum sum[T][2];
+    block_q4<T, BLOCK>(w + 32, x, stride, l.codes.corrections + token * blocks + b, sum, blocks);
+    f8 s0 = load_half((const uint16_t*)w), s1 = load_half((const uint16_t*)w + 8);
+    for (int t = 0; t < T; t++) {
+      f8 scale = all(l.codes.scales[(token + t) * blocks + b]);
+      y[t][0] += finish(sum[t][0]) * (scale * s0), y[t][1] += finish(sum[t][1]) * (scale * s1);
+    }
+  }
+  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t][0], y[t][1]);
+}
+
+template <int T, int BLOCK> void tile_q8(const Linear& l, int panel, int token) {
+  const GlmMatrix& m = *l.matrix;
+  const int64_t blocks = blocks_of(m), stride = blocks * BLOCK;
+  const uint8_t* w = m.data + panel * panel_bytes(GLM_Q8, m.columns, BLOCK);
+  const int8_t* x = l.codes.codes + token * stride;
+  f8 y[T][2] = {};
+  for (int64_t b = 0; b < blocks; b++, x += BLOCK) {
+    f8 s0 = load_half((const uint16_t*)w), s1 = load_half((const uint16_t*)w + 8);
+    w += 32;
+    i8 sum[T][2] = {};
+    for (int k = 0; k < BLOCK; k += 4, w += 64) {
+      prefetch(w + 2048);
+      Wide w0 = wide(w), w1 = wide(w + 32);
+      for (int t = 0; t < T; t++) sum[t][0] = add_wide(sum[t][0], w0, x + t * stride + k), sum[t][1] = add_wide(sum[t][1], w1, x + t * stride + k);
+    }
+    for (int t = 0; t < T; t++) {
+      f8 scale = all(l.codes.scales[(token + t) * blocks + b]);
+      y[t][0] += to_float(sum[t][0]) * (scale * s0), y[t][1] += to_float(sum[t][1]) * (scale * s1);
+    }
+  }
+  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t][0], y[t][1]);
+}
+
+template <int T> void tile(const Linear& l, int panel, int token) {
+  const GlmMatrix& m = *l.matrix;
+  if (m.kind == GLM_F32) tile_f32<T>(l, panel, token);
+  else if (m.kind == GLM_Q4) m.block == 64 ? tile_q4<T, 64>(l, panel, token) : tile_q4<T, 32>(l, panel, token);
+  else m.block == 64 ? tile_q8<T, 64>(l, panel, token) : tile_q8<T, 32>(l, panel, token);
+}
+
+void linear(const Linear& l, int first, int last) {
+  static void (*const tiles[])(const Linear&, int, int) = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
+  const int panels = panels_of(*l.matrix), chunk = chunk_of(*l.matrix);
+  for (int unit = first; unit < last; unit++) {
+    int token = unit / panels * chunk, end = token + chunk < l.tokens ? token + chunk : l.tokens;
+    for (int count = ceil_div(end - token, TILE); count > 0; count--) {  // tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1
+      int size = ceil_div(end - token, count);
+      tiles[size - 1](l, unit % panels, token);
+      token += size;
+    }
+  }
+}
+
+// A block of one token's activations: 127 steps from zero to the largest, to the nearest step. A block that holds NaN or infinity becomes NaN.
+void quantise(const Linear& l, int first, int last) {
+  const GlmMatrix& m = *l.matrix;
+  const int blocks = blocks_of(m);
+  for (int unit = first; unit < last; unit++) {
+    const int column = unit % blocks * m.block, count = m.columns - column < m.block ? m.columns - column : m.block;
+    const float* x = l.x + unit / blocks * l.x_width + column;
+    f8 values[8], largest = all(0.f), bad = all(0.f);
+    for (int i = 0; i < m.block / 8; i++) {
+      values[i] = load_some(x + 8 * i, count - 8 * i);
+      largest = bigger(absolute(values[i]), largest);
+      bad += values[i] * all(0.f);
+    }
+    const float top = biggest(largest), wrong = sum(bad);
+    const bool good = wrong == 0.f && top > 0.f;
+    l.codes.scales[unit] = wrong == 0.f ? top / 127.f : NAN;
+    int8_t* codes = l.codes.codes + (int64_t)unit * m.block;
+    i8 total = all(0);
+    for (int i = 0; i < m.block / 8; i++) {
+      i8 code = good ? nearest(values[i] * all(127.f / top)) : all(0);
+      total += code;
+      store(codes + 8 * i, __builtin_convertvector(code, b8));
+    }
+    uint32_t even = (uint32_t)(-8 * (total[0] + total[1] + total[4] + total[5])), odd = (uint32_t)(-8 * (total[2] + total[3] + total[6] + total[7]));
+    l.codes.corrections[unit] = (int32_t)((even & 0xffff) | odd << 16);
+  }
+}
+
+// Row `row` of the weights, for embedding tables.
+void unpack_row(const GlmMatrix& m, int row, float* out) {
+  const uint8_t* w = m.data + row / 16 * panel_bytes(m.kind, m.columns, m.block);
+  const int lane = row % 16, place = lane / 8 * 32 + lane % 8 * 4;
+  if (m.kind == GLM_F32) {
+    for (int k = 0; k < m.columns; k++) out[k] = ((const float*)w)[k * 16 + lane];
+    return;
+  }
+  const int bytes = m.kind == GLM_Q4 ? m.block * 8 : m.block * 16;
+  for (int k = 0; k < m.columns; k++) {
+    const uint8_t* block = w + (int64_t)(k / m.block) * (32 + bytes);
+    const int i = k % m.block;
+    const int code = m.kind == GLM_Q8 ? (int8_t)block[32 + i / 4 * 64 + place + i % 4] : (block[32 + i / 8 * 64 + place + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
+    out[k] = (float)code * load_half((const uint16_t*)block + lane / 8 * 8)[lane % 8];
+  }
+}
+
+}  // namespace

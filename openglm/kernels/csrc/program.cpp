@@ -1,0 +1,177 @@
+// A step of a model: a flat list of operations that all threads walk through together. And the choice of the code path.
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+#include <atomic>
+#include <string>
+
+#include "kernels.h"
+#include "paths.h"  // written by CMakeLists.txt: PATHS(each), the paths that were compiled, best first
+#include "pool.h"
+
+#define DECLARE(path) extern const Kernels kernels_##path;
+PATHS(DECLARE)
+
+namespace {
+
+bool runs_here(const char* path) {
+#if defined(__x86_64__) || defined(__i386__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (!strcmp(path, "avx2")) return avx2;
+  if (!strcmp(path, "vnni")) return avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+  if (!strcmp(path, "neon")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;  // built with byte products; the portable path of ARM has the rest of NEON
+#endif
+  (void)path;
+  return true;
+}
+
+const Kernels* find(const char* path) {
+#define CHECK(name) \
+  if (!strcmp(path, #name)) return runs_here(path) ? &kernels_##name : nullptr;
+  PATHS(CHECK)
+  return nullptr;
+}
+
+const Kernels* kernels = &kernels_portable;
+
+struct Walk {
+  const GlmProgram* program;
+  const GlmStep* step;
+  Phases& phases;
+
+  const GlmBuffer& buffer(int i) const { return program->buffers[i]; }
+
+  // Fields of GLM_LINEAR: in, out, other (the residual), mode, scale (of the residual), matrix.
+  void linear(const GlmOp& op, int tokens) const {
+    const GlmBuffer &in = buffer(op.in), &out = buffer(op.out), &other = buffer(op.other < 0 ? op.in : op.other);
+    const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale};
+    if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantise(l, first, last); });
+    phases.share(linear_units(*op.matrix, tokens), [&](int first, int last) { kernels->linear(l, first, last); });
+  }
+
+  // cos and sin of every position; the product is in fp32, as in the plain model.
+  void angles(int first, int last) const {
+    const GlmProgram& p = *program;
+    const int axes = p.rotary == GLM_ROPE_2D ? 2 : 1;
+    for (int unit = first; unit < last; unit++) {
+      const float position = (float)step->positions[unit % axes * step->tokens + unit / axes];
+      float* out = p.angles + (int64_t)unit * 2 * p.angle_count;
+      for (int i = 0; i < p.angle_count; i++) out[i] = cosf(position * p.frequencies[i]), out[p.angle_count + i] = sinf(position * p.frequencies[i]);
+    }
+  }
+
+  // Fields of GLM_GATHER: in, out.
+  void gather(const GlmOp& op, int first, int last) const {
+    const GlmBuffer &in = buffer(op.in), &out = buffer(op.out);
+    for (int i = first; i < last; i++) memcpy(out.data + i * out.width, in.data + step->rows[i] * in.width, (size_t)out.width * sizeof(float));
+  }
+
+  void execute(const GlmOp& op, int tokens) const {
+    switch (op.kind) {
+      case GLM_EMBED:  // out, matrix, weight, bias
+        return phases.share(tokens, [&](int first, int last) { kernels->embed(op, buffer(op.out), *step, first, last); });
+      case GLM_NORM: {  // in, out, other (added afterwards), mode, eps, weight, bias
+        const GlmBuffer &in = buffer(op.in), &other = buffer(op.other < 0 ? op.in : op.other);
+        return phases.share(tokens, [&](int first, int last) { kernels->norm(op, in.data, in.width, op.other < 0 ? nullptr : other.data, other.width, buffer(op.out), first, last); });
+      }
+      case GLM_LINEAR:
+        return linear(op, tokens);
+      case GLM_ROTARY:  // in, layer, scale (of queries), weight, bias, eps
+        return phases.share(tokens * program->cache.kv_heads, [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
+      case GLM_ATTEND: {  // in, out, layer
+        const int threads = Pool::threads();
+        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, first, last); });
+      }
+      default:
+        return phases.share(step->outputs, [&](int first, int last) { gather(op, first, last); });
+    }
+  }
+
+  void operator()() const {
+    const GlmProgram& p = *program;
+    if (p.rotary) phases.share(step->tokens * (p.rotary == GLM_ROPE_2D ? 2 : 1), [&](int first, int last) { angles(first, last); });
+    int tokens = step->tokens;
+    for (int i = 0; i < p.op_count; i++) {
+      if (p.ops[i].kind == GLM_GATHER) tokens = step->outputs;  // from here on only the rows that were asked for
+      if (p.ended) phases.ended = p.ended + i;
+      execute(p.ops[i], tokens);
+    }
+  }
+};
+
+struct Call {
+  const GlmProgram* program;
+  const GlmStep* step;
+};
+
+// Reads memory as a product reads weights: pieces of 64 KB, front to back.
+struct Read {
+  const uint8_t* data;
+  int64_t bytes;
+  std::atomic<uint64_t> total{0};
+  enum { PIECE = 1 << 16 };
+
+  void walk(Phases& phases) {
+    uint64_t sum[8] = {}, all = 0;
+    phases.share((int)(bytes / PIECE), [&](int first, int last) {
+      for (const uint8_t *p = data + (int64_t)first * PIECE, *end = data + (int64_t)last * PIECE; p < end; p += 64) {
+        __builtin_prefetch(p + 2048);
+        for (int i = 0; i < 8; i++) sum[i] += ((const uint64_t*)p)[i];
+      }
+    });
+    for (uint64_t s : sum) all += s;
+    total += all;
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+int glm_abi(void) { return (int)(sizeof(GlmMatrix) + 7 * sizeof(GlmCache) + 49 * sizeof(GlmOp) + 343 * sizeof(GlmProgram) + 2401 * sizeof(GlmStep)) * 16 + 1; }
+
+const char* glm_paths(void) {
+  static const std::string names = [] {
+    std::string all;
+#define LIST(name) \
+  if (runs_here(#name)) all += all.empty() ? #name : " " #name;
+    PATHS(LIST)
+    return all;
+  }();
+  return names.c_str();
+}
+
+int glm_start(int threads, const char* path) {
+  const Kernels* found = find(path);
+  if (!found) return -1;
+  kernels = found;
+  Pool::start(threads);
+  return 0;
+}
+
+void glm_huge_pages(void* data, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t page = 2u << 20, first = ((uintptr_t)data + page - 1) / page * page, last = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
+  if (last > first) madvise((void*)first, last - first, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+void glm_run(const GlmProgram* program, const GlmStep* step) {
+  Call call = {program, step};
+  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); }, &call);
+}
+
+uint64_t glm_read(const void* data, int64_t bytes) {
+  Read read = {(const uint8_t*)data, bytes};
+  Pool::run([](void* argument, Phases& phases) { ((Read*)argument)->walk(phases); }, &read);
+  return read.total;
+}
+}

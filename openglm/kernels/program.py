@@ -1,0 +1,154 @@
+"""Weights in the kernels' layout, and lists of operations over them that run as one call. What network the operations make is not known here.
+
+Shapes: N tokens of a step, O rows (outputs) and I columns (inputs) of a matrix, G groups of a row.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openglm.kernels import library as lib
+
+
+@dataclass
+class Weight:
+    """One matrix as it is stored: fp32 (scales None), or codes and half-precision scales [O, G] in the format of quant/codes.py."""
+
+    codes: Tensor
+    scales: Tensor | None = None
+
+    @property
+    def kind(self) -> int:
+        return lib.F32 if self.scales is None else lib.Q4 if self.codes.dtype == torch.uint8 else lib.Q8
+
+    @property
+    def columns(self) -> int:
+        return self.codes.shape[1] * (2 if self.kind == lib.Q4 else 1)
+
+    @property
+    def group(self) -> int:
+        return self.columns if self.scales is None else self.columns // self.scales.shape[1]
+
+    @property
+    def block(self) -> int:
+        """Columns that share a scale in the panels: 64 where groups allow it, 32, or 0 where neither divides them."""
+        return 64 if self.group in (self.columns,) or self.group % 64 == 0 else 32 if self.group % 32 == 0 else 0
+
+
+class Panels:
+    """Matrices of the same input, one below the other, in panels of 16 rows (csrc/glm.h). `gated`: two, whose rows alternate eight by eight, so that a gate meets its branch."""
+
+    def __init__(self, library: ctypes.CDLL, weights: Sequence[Weight], biases: Sequence[Tensor | None] = (), gated: bool = False) -> None:
+        first, rows = weights[0], [len(w.codes) for w in weights]
+        assert all((w.kind, w.columns) == (first.kind, first.columns) for w in weights), "matrices of one product differ in kind"
+        self.kind, self.columns, self.rows, self.block = first.kind, first.columns, sum(rows), min(w.block for w in weights)
+        assert self.block, f"groups of {first.group} columns have no panels"
+        padded = -(-self.rows // lib.PANEL) * lib.PANEL
+        self.data = torch.zeros(library.glm_packed_bytes(self.kind, self.rows, self.columns, self.block), dtype=torch.uint8)
+        library.glm_huge_pages(self.data.data_ptr(), self.data.numel())
+        self.bias = torch.zeros(padded) if any(b is not None for b in biases) else None
+        start = 0
+        for i, weight in enumerate(weights):
+            codes = (weight.codes.float() if weight.scales is None else weight.codes).detach().contiguous()
+            scales = None if weight.scales is None else weight.scales.detach().contiguous()
+            shape = (self.kind, rows[i], self.columns, self.block)
+            library.glm_pack(*shape, codes.data_ptr(), scales.data_ptr() if scales is not None else None, weight.group, self.data.data_ptr(), 0 if gated else start, 1 + gated, i)
+            if self.bias is not None and biases[i] is not None:
+                place = torch.arange(rows[i])
+                place = place // 8 * 16 + i * 8 + place % 8 if gated else place + start
+                self.bias[place] = biases[i].detach().float()
+            start += rows[i]
+        self.struct = lib.Matrix(self.data.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, self.rows, self.columns, self.kind, self.block)
+
+
+class PagedStore:
+    """Keys and values of all layers in blocks of 16 tokens. `kind`: float32, float16 or int8."""
+
+    def __init__(self, kind: str, layers: int, blocks: int, heads: int, kv_heads: int, head_dim: int) -> None:
+        size = {"float32": 4, "float16": 2, "int8": 1}[kind]
+        head = 2 * head_dim * lib.PANEL * size + (2 * 4 * lib.PANEL if kind == "int8" else 0)
+        self.data = torch.zeros(layers, blocks, kv_heads, head, dtype=torch.uint8)
+        layer_bytes, block_bytes, head_bytes = self.data.stride()[:3]
+        self.struct = lib.Cache(self.data.data_ptr(), layer_bytes, block_bytes, head_bytes, lib.CACHE_KINDS[kind], heads, kv_heads, head_dim)
+
+
+class Program:
+    """Operations in order. `buffer` and `add` build it, `run` executes it for one step; the last operation's output is the result."""
+
+    def __init__(self, library: ctypes.CDLL, store: PagedStore | None = None, layout: str = "learned_2d", frequencies: Tensor | None = None) -> None:
+        self.library, self.store = library, store
+        self._ops: list[lib.Op] = []
+        self._widths: list[int] = []
+        self._kept: list[Any] = [store, frequencies]  # what the pointers point to
+        self._capacity = 0
+        self._struct = lib.Program(rotary=lib.LAYOUTS[layout], angle_count=0 if frequencies is None else len(frequencies))
+        if store is not None:
+            self._struct.cache = store.struct
+        if frequencies is not None:
+            self._struct.frequencies = frequencies.data_ptr()
+        self.durations: np.ndarray | None = None
+
+    def buffer(self, width: int) -> int:
+        """A new matrix [tokens, width] of fp32 activations, known by its number."""
+        self._widths.append(width)
+        return len(self._widths) - 1
+
+    def add(self, kind: int, in_: int = -1, out: int = -1, other: int = -1, layer: int = 0, mode: int = 0, scale: float = 1.0, eps: float = 0.0,
+            matrix: Panels | None = None, weight: Tensor | None = None, bias: Tensor | None = None) -> None:  # fmt: skip
+        """Append an operation; csrc/program.cpp says which fields each kind reads. Tensors must be fp32 and contiguous."""
+        for tensor in (weight, bias):
+            assert tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()), tensor
+        pointers = [t.data_ptr() if t is not None else None for t in (weight, bias)]
+        self._kept += [matrix, weight, bias]
+        self._ops.append(lib.Op(kind, in_, out, other, layer, mode, scale, eps, ctypes.pointer(matrix.struct) if matrix else None, *pointers))
+
+    def profile(self) -> None:
+        """From now on, `durations` holds the nanoseconds of each operation of the last run."""
+        self.durations = np.zeros(len(self._ops), dtype=np.int64)
+        self._ended = np.zeros(len(self._ops), dtype=np.int64)
+        self._struct.ended = self._ended.ctypes.data
+
+    def _reserve(self, tokens: int) -> None:
+        if tokens <= self._capacity:
+            return
+        assert all(op.out != self._ops[-1].out for op in self._ops[:-1]), "the result has room for the rows that are asked for, not for all tokens"
+        self._capacity = max(16, 1 << (tokens - 1).bit_length())
+        widest = max((op.matrix.contents.columns + 63 for op in self._ops if op.matrix), default=0)
+        self._rows = [torch.zeros(self._capacity, width) for width in self._widths]
+        self._codes = torch.zeros(self._capacity * widest, dtype=torch.int8)
+        self._scales = torch.zeros(2, self._capacity * (widest // 32 + 1), dtype=torch.int32)
+        self._angles = torch.zeros(self._capacity * 4 * max(1, self._struct.angle_count))
+        self._op_array = (lib.Op * len(self._ops))(*self._ops)
+        self._buffers = (lib.Buffer * len(self._rows))(*((r.data_ptr(), r.shape[1]) for r in self._rows))
+        p = self._struct
+        p.ops, p.op_count, p.buffers = self._op_array, len(self._ops), self._buffers
+        p.codes, p.scales, p.corrections, p.angles = self._codes.data_ptr(), self._scales[0].data_ptr(), self._scales[1].data_ptr(), self._angles.data_ptr()
+
+    def run(self, step: lib.Step) -> Tensor:
+        """The rows that the last operation wrote, [outputs, width]."""
+        self._reserve(step.tokens)
+        last = self._ops[-1].out
+        result = torch.empty(step.outputs, self._widths[last])
+        self._buffers[last].data = result.data_ptr()
+        start = time.monotonic_ns()
+        self.library.glm_run(ctypes.byref(self._struct), ctypes.byref(step))
+        if self.durations is not None:
+            self.durations = np.diff(self._ended, prepend=start)
+        return result
+
+
+def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray) -> lib.Step:
+    """The arrays of a step as one structure; all are int32. ids [N], positions [2, N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
+    starts = np.concatenate([[0], np.cumsum(new)]).astype(np.int32)
+    arrays = [np.ascontiguousarray(a, dtype=np.int32) for a in (ids, positions, starts, cached, visible, tables, wanted)]
+    step = lib.Step(*(a.ctypes.data for a in arrays), len(ids), len(new), tables.shape[1], len(wanted))
+    step.arrays = arrays  # kept alive with the step
+    return step

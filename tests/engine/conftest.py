@@ -1,0 +1,48 @@
+"""Networks and their plain answers, made once."""
+
+import functools
+
+import pytest
+import torch
+from families import network, small
+
+from openglm import generate
+
+
+@functools.cache
+def model_of(kind: str):
+    return network(small(kind, layers=2))
+
+
+@functools.cache
+def plain_answer(kind: str, prompt: tuple[int, ...], count: int) -> list[int]:
+    return generate(model_of(kind), torch.tensor([prompt]), count)[0, len(prompt) :].tolist()
+
+
+def scores(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """Log-probabilities of an answer's tokens, from one pass over the whole text."""
+    logs = torch.log_softmax(model.logits(torch.tensor([[*prompt, *answer]]))[0, len(prompt) - 1 : -1], -1)
+    return logs[torch.arange(len(answer)), answer]
+
+
+@pytest.fixture
+def hold():
+    """Holds a result to the plain model: likeliest tokens, and their log-probabilities, where near misses show that tokens hide."""
+
+    def check(model, prompt: list[int], result, expected: list[int]) -> None:
+        assert result.ids == expected
+        found = torch.tensor([one.logprob for one in result.logprobs])
+        torch.testing.assert_close(found, scores(model, prompt, expected), rtol=0, atol=1e-3)
+
+    return check
+
+
+@pytest.fixture
+def models():
+    return model_of
+
+
+@pytest.fixture
+def plain():
+    """The oracle: plain greedy tokens of one prompt alone."""
+    return lambda kind, prompt, count: plain_answer(kind, tuple(prompt), count)

@@ -1,0 +1,83 @@
+"""Several LoRAs and prefixes over one base: every request gets the tokens of its own model, in one batch."""
+
+import copy
+
+import pytest
+import torch
+from families import network, prompt, small
+
+from openglm import Engine, SamplingParams, generate
+from openglm.config import EngineConfig
+from openglm.model.adapters import Lora, Prefix
+
+KINDS = ["chatglm-6b", "glm-4-9b-chat", "glm-130b"]
+COUNT = 10
+
+
+def random_prefix(config, length: int, seed: int) -> Prefix:
+    draw = torch.Generator().manual_seed(seed)
+    return Prefix.of(torch.randn(length, config.layers * 2 * config.kv_heads * config.head_dim, generator=draw), config)
+
+
+def random_lora(model, seed: int) -> Lora:
+    draw, pairs = torch.Generator().manual_seed(seed), {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name.endswith(("q_proj", "v_proj", "down_proj")):
+            rows, columns = layer.weight.shape
+            pairs[name] = 0.5 * torch.randn(2, columns, generator=draw), 0.5 * torch.randn(rows, 2, generator=draw)
+    return Lora(pairs)
+
+
+def answer(model, ids: list[int]) -> list[int]:
+    return generate(model, torch.tensor([ids]), COUNT)[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"step_tokens": 8, "kv_tokens": 48}, {"kv_tokens": 48, "draft_tokens": 3, "block_size": 1}])
+def test_each_request_is_answered_by_its_own_model(hold, kind, options):
+    """Against plain generation with the prefix in the model, and with the LoRA's product added to the weights."""
+    model = network(small(kind, layers=2)).requires_grad_(False)
+    adapters = {"short": random_prefix(model.config, 3, 1), "long": random_prefix(model.config, 9, 2), "one": random_lora(model, 3), "two": random_lora(model, 4)}
+    engine = Engine(model, EngineConfig(**{"block_size": 4, "max_sequences": 8, "step_tokens": 64, **options}), adapters=adapters)
+    expected = {}
+    for name in (None, *adapters):
+        alone, adapter = copy.deepcopy(model), adapters.get(name)
+        if isinstance(adapter, Prefix):
+            alone.prefix = adapter
+        elif adapter:
+            for layer in adapter.names:
+                down, up = adapter.pair(layer)
+                alone.get_submodule(layer).weight += up @ down
+        for length in (7, 16):
+            ids = prompt(model.config, length, length)
+            for _ in range(2):  # the second shares what the first has left
+                expected[engine.add_request(ids, SamplingParams(max_tokens=COUNT, ignore_eos=True, logprobs=0), name)] = alone, ids
+    found = {}
+    while engine.busy:
+        found |= {event.id: event.result for event in engine.step() if event.result}
+    for number, (alone, ids) in expected.items():
+        hold(alone, ids, found[number], answer(alone, ids))
+    assert len({round(r.logprobs[0].logprob, 4) for r in found.values()}) == 10, "every adapter says something else"
+    assert all(r.prompt_tokens in (7, 16) and r.cached_tokens < r.prompt_tokens for r in found.values())
+    assert not any(engine.pool.counts) and engine.pool.available == engine.pool.blocks
+    again = engine.generate([prompt(model.config, 16, 16)], SamplingParams(max_tokens=COUNT, ignore_eos=True))[0]
+    assert again.ids == answer(model, prompt(model.config, 16, 16)), "the base is as it was"
+
+
+def test_a_models_own_prefix_is_used_without_asking():
+    model = network(small("chatglm-6b"))
+    model.prefix = random_prefix(model.config, 5, 1)
+    ids = prompt(model.config, 9, 1)
+    assert Engine(model).generate([ids], SamplingParams(max_tokens=COUNT, ignore_eos=True))[0].ids == answer(model, ids)
+
+
+def test_adapters_of_another_model_are_refused_by_name():
+    model, other = network(small("nano")), network(small("nano", hidden=64, head_dim=16))
+    for adapter in (random_prefix(other.config, 3, 1), random_lora(other, 1), Lora({"blocks.9.x": (torch.ones(1, 2), torch.ones(2, 1))})):
+        with pytest.raises(ValueError, match="adapter poet") as error:
+            Engine(model, adapters={"poet": adapter})
+        assert "\n" not in str(error.value)
+    engine = Engine(model, EngineConfig(kv_tokens=32, block_size=4), adapters={"poet": random_prefix(model.config, 20, 1)})
+    with pytest.raises(ValueError, match=r"unknown; this engine has poet"):
+        engine.add_request([8, 2, 4], SamplingParams(), "painter")
+    assert "cache of 12" in engine.generate([[8, 2, 4]], SamplingParams(max_tokens=10), "poet")[0].error
