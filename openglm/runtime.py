@@ -55,6 +55,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm")
 
 
+def data_folder() -> Path:
+    """Where what users wrote is kept: feedback, saved chats."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "openglm"
+
+
 def say(text: str) -> None:
     """A line for the person at the terminal; results go to standard output, this does not."""
     print(text, file=sys.stderr, flush=True)

@@ -8,10 +8,15 @@ import sys
 VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
+    "serve": "answer over HTTP: OpenAI's interface and a web page",
     "data": "build a corpus of token shards from packages or from a folder of text",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",
     "sft": "tune a model on conversations",
+}
+_EXTRAS = {
+    "data": ("datatrove", "opencc", "jieba", "pyarrow"),
+    "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
 }
 
 
@@ -50,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def extra_of(module: str | None) -> str:
     """The extra of this package that brings a module."""
-    return "data" if (module or "").split(".")[0] in ("datatrove", "opencc", "jieba", "pyarrow") else "train"
+    top = (module or "").split(".")[0]
+    return next((extra for extra, modules in _EXTRAS.items() if top in modules), "train")
 
 
 if __name__ == "__main__":

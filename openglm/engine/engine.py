@@ -149,7 +149,7 @@ class Engine:
                 events.append(Event(request.id, result=self._finish(request, "error", error=str(error))))
                 return
             reason, piece = self._accept(request, token, logits[row])
-            events.append(Event(request.id, token, piece))
+            events.append(Event(request.id, token, piece, request.logprobs[-1] if request.logprobs else None))
             if reason or row == len(draft) or token != draft[row]:
                 break
         if draft:

@@ -108,4 +108,5 @@ class Event:
     id: int
     token: int | None = None
     text: str = ""
+    logprob: TokenLogprob | None = None
     result: Result | None = None
