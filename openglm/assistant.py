@@ -92,6 +92,7 @@ class Assistant:
         system = messages[:1] if messages and messages[0].get("role") == "system" else []
         turns, limit = messages[len(system) :], room - room // 8
         starts = [0] + [first for first in range(1, len(turns)) if turns[first].get("role") == "user"]
+        starts = [first for first in starts if _characters(turns[first:]) <= self.most_characters] or starts[-1:]
         low, high = 0, len(starts)  # halve the number of starts still in question: the fewer turns, the fewer tokens
         fitting = None
         while low < high:
@@ -108,16 +109,21 @@ class Assistant:
         """Prompt ids of a conversation, and how many of its oldest messages were left out for it to fit: with `cut` as many as need be, else none."""
         if cut:
             return self._fitting(list(messages), self.model.config.max_positions, tools)
+        self.require_short("messages", _characters(messages) + len(str(tools)))
         ids, _ = self.tokenizer.render(messages, tools, generation_prompt=True)
         return ids, 0
 
     def go_on(self, prompt: str) -> list[int]:
         """Prompt ids for text that the model is to go on with."""
+        self.require_short("prompt", len(prompt))
         special, text = self.tokenizer.special, self.tokenizer.encode(prompt)
         return [*text, special["[gMASK]"], special["<sop>"]] if self.model.config.mask == "prefix" else [special["[gMASK]"], special["<sop>"], *text]
 
     def blank(self, before: str, after: str, room: int | None = None) -> list[int]:
         """Prompt ids for text that the model is to write between two others; of both, only what lies nearest where `room` tokens are not enough."""
+        if room is None:
+            self.require_short("prompt", len(before) + len(after))
+        before, after = before[-self.most_characters :], after[: self.most_characters]
         special, left, right = self.tokenizer.special, self.tokenizer.encode(before), self.tokenizer.encode(after)
         require(self.model.config.mask == "prefix", "suffix", after[:20], "this model reads only the past, so it cannot fill blanks; leave the suffix out")
         if room is not None:
@@ -125,6 +131,15 @@ class Assistant:
             ahead = min(len(left), max(room * 3 // 4, room - len(right)))  # what was just written says more than what follows
             left, right = left[len(left) - ahead :], right[: room - ahead]
         return [*left, special["[MASK]"], *right, special["<sop>"]]
+
+    @cached_property
+    def most_characters(self) -> int:
+        """A longer text is not worth the time of cutting it into tokens: it cannot fit the context, even where it is normalised to a quarter."""
+        longest = max(len(self.tokenizer.decode_bytes([token])) for token in range(self.tokenizer.vocab_size))
+        return 4 * longest * self.model.config.max_positions
+
+    def require_short(self, option: str, characters: int) -> None:
+        require(characters <= self.most_characters, option, f"{characters} characters", f"do not fit the context of {self.model.config.max_positions} tokens; shorten it")
 
     @property
     def blank_ends(self) -> tuple[int, ...]:
@@ -160,3 +175,7 @@ class Assistant:
             ids += span
             fillings.append(self.tokenizer.decode(span))
         return fillings
+
+
+def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(message.get("content") or "") for message in messages)

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from openglm.cli.options import parse
-from openglm.config import EngineConfig, ServeConfig
+from openglm.config import EngineConfig
+from openglm.serve.config import ServeConfig
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from fastapi import FastAPI
 
 from openglm import __version__
 from openglm.assistant import Assistant
-from openglm.config import ServeConfig
 from openglm.runtime import say
-from openglm.serve import errors, extras, openai
+from openglm.serve import errors, extras, feedback, openai
+from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
 
@@ -33,9 +33,11 @@ def build(assistant: Assistant, config: ServeConfig, name: str) -> Any:
 
     app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
     app.state.service, app.state.model, app.state.created = Service(assistant, config), name, int(time.time())
+    app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
     errors.install(app)
     app.include_router(openai.router)
     app.include_router(extras.router)
+    app.include_router(feedback.router)
     guard = Guard(app, config, lambda method, status: app.state.service.metrics.http.labels(method, str(status)).inc())
     guard.service = app.state.service
     return guard

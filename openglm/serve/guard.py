@@ -16,7 +16,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from openglm.config import ServeConfig
+from openglm.serve.config import ServeConfig
 from openglm.serve.errors import ApiError
 
 OPEN_PATHS = frozenset({"/health"})

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from openglm.assistant import SamplingParams
+from openglm.config import require
 from openglm.serve.choices import Answering, CallChoice, ChatChoice, Choice, TextChoice
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling
@@ -120,8 +121,9 @@ def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
     results = {message.tool_call_id: _text(message) for message in messages if message.role == "tool"}
     flat: list[dict[str, Any]] = []
     parallel = False
-    for message in messages:
+    for place, message in enumerate(messages):
         calls = message.tool_calls or []
+        require(message.content is not None or bool(calls), f"messages[{place}].content", None, "must be text")
         if message.role == "tool" and parallel:
             continue
         parallel = len(calls) > 1

@@ -7,12 +7,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+_DEEPEST = 32
+
+
+def _shallow(value: Any) -> Any:
+    """Deep nesting is no schema that anyone wrote, and its text grows with the square of the depth."""
+    layer = [value]
+    for _ in range(_DEEPEST):
+        layer = [below for one in layer if isinstance(one, (dict, list)) for below in (one.values() if isinstance(one, dict) else one)]
+    if layer:
+        raise ValueError(f"nested more than {_DEEPEST} deep")
+    return value
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
 _Count = Annotated[int, Field(ge=1, le=1 << 31)]
 
 
@@ -46,7 +60,7 @@ class Message(Body):
 class ToolFunction(Body):
     name: Name
     description: Text | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
 
 
 class Tool(Body):
@@ -65,7 +79,7 @@ class ToolChoice(Body):
 
 class JsonSchema(Body):
     name: Name
-    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    json_schema: Schema | None = Field(None, alias="schema")
 
 
 class ResponseFormat(Body):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from openglm.assistant import Assistant, Event, SamplingParams
-from openglm.config import ServeConfig
 from openglm.runtime import say
+from openglm.serve.config import ServeConfig
 from openglm.serve.metrics import Metrics
 
 

@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from openglm.assistant import Assistant
-from openglm.config import EngineConfig, ServeConfig
+from openglm.config import EngineConfig
 from openglm.serve.app import Server, build
+from openglm.serve.config import ServeConfig
 
 
 class Live:
