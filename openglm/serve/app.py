@@ -38,6 +38,10 @@ def build(assistant: Assistant, config: ServeConfig, name: str) -> Any:
     app.include_router(openai.router)
     app.include_router(extras.router)
     app.include_router(feedback.router)
+    if config.page:
+        from openglm.serve import page
+
+        page.mount(app)
     guard = Guard(app, config, lambda method, status: app.state.service.metrics.http.labels(method, str(status)).inc())
     guard.service = app.state.service
     return guard
