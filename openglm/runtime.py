@@ -101,6 +101,11 @@ def _siblings(cpu: int) -> str:
         return str(cpu)
 
 
+def data_folder() -> Path:
+    """Where what users wrote is kept: feedback, saved chats."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "openglm"
+
+
 def say(text: str) -> None:
     """A line for the person at the terminal; results go to standard output, this does not."""
     print(text, file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ import sys
 VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
+    "serve": "answer over HTTP: OpenAI's interface and a web page",
     "inspect": "say what a checkpoint holds and what it needs, from its headers",
     "quantize": "rewrite a checkpoint with int8 or int4 weights",
     "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
@@ -17,6 +18,12 @@ VERBS = {
     "pretrain": "train a model from scratch by blank infilling",
     "sft": "tune a model on conversations",
     "plan": "memory, time, cost and best layout of a large run",
+}
+_EXTRAS = {
+    "bench": ("matplotlib",),
+    "convert": ("gguf",),
+    "data": ("datatrove", "opencc", "jieba", "pyarrow"),
+    "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
 }
 
 
@@ -55,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def extra_of(module: str | None) -> str:
     """The extra of this package that brings a module."""
-    extras = {"datatrove": "data", "opencc": "data", "jieba": "data", "pyarrow": "data", "matplotlib": "bench"}
-    return extras.get((module or "").split(".")[0], "train")
+    top = (module or "").split(".")[0]
+    return next((extra for extra, modules in _EXTRAS.items() if top in modules), "train")
 
 
 if __name__ == "__main__":
