@@ -115,7 +115,8 @@ NUMBERS = ["max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k
 NUMBERS += ["frequency_penalty", "presence_penalty", "repetition_penalty"]
 FIT = {(field, "1.5") for field in ("temperature", "repetition_penalty", "frequency_penalty", "presence_penalty")}
 FIT |= {(field, "-1") for field in ("seed", "frequency_penalty", "presence_penalty")}
-ODD = ["-1", "-9223372036854775809", "9223372036854775808", "1e308", "1e999", "-1e308", "NaN", "Infinity", "-Infinity", "true", '"1"', "[]", "{}", "1.5", '"\\u0000"', "1" + "0" * 400]
+ODD = ["-1", "-9223372036854775809", "9223372036854775808", "1e308", "1e999", "-1e308", "NaN", "Infinity", "-Infinity"]
+ODD += ["true", '"1"', "[]", "{}", "1.5", '"\\u0000"', "1" + "0" * 400]
 
 
 @pytest.mark.parametrize("field", NUMBERS)
@@ -152,10 +153,13 @@ def bad_schemas():
     deep = {"type": "object"}
     for _ in range(300):
         deep = {"type": "object", "properties": {"a": deep}, "required": ["a"]}
-    yield from (deep, {"type": "king"}, {"type": 3}, {"$ref": "#/nowhere"}, {"$ref": "http://127.0.0.1/x"}, {"pattern": "(", "type": "string"}, {"type": "string", "pattern": "(?=a)"})
-    yield from ({"type": "string", "pattern": "(a|a?)+" * 50}, {"type": "string", "pattern": "(x{1000}){1000}"}, {"enum": []}, {"type": "array", "minItems": -1}, {"allOf": [False]})
+    yield from (deep, {"type": "king"}, {"type": 3}, {"$ref": "#/nowhere"}, {"$ref": "http://127.0.0.1/x"})
+    yield from ({"pattern": "(", "type": "string"}, {"type": "string", "pattern": "(?=a)"})
+    yield from ({"type": "string", "pattern": "(a|a?)+" * 50}, {"type": "string", "pattern": "(x{1000}){1000}"}, {"enum": []})
+    yield from ({"type": "array", "minItems": -1}, {"allOf": [False]})
     yield from ({"type": "string", "minLength": 9, "maxLength": 1}, {"not": {}}, {"properties": []}, {"type": "object", "required": "a"}, {"oneOf": 3}, {"const": "\x00"})
-    yield from ({"type": "object", "properties": {f"p{i}": {"enum": list(range(50))} for i in range(500)}}, {"type": "integer", "multipleOf": 0}, {"minimum": "x", "type": "number"})
+    yield from ({"type": "object", "properties": {f"p{i}": {"enum": list(range(50))} for i in range(500)}}, {"minimum": "x", "type": "number"})
+    yield {"type": "integer", "multipleOf": 0}
 
 
 def test_bad_schemas_are_400_or_followed_and_the_next_request_is_answered(live):
