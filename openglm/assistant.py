@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
 from openglm.checkpoints.load import load_model
-from openglm.config import require
+from openglm.checkpoints.native import resolve
+from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
 from openglm.engine.params import Event, SamplingParams
 from openglm.text.render import parse_reply
 from openglm.text.tokenizer import load_tokenizer
+
+__all__ = ["Assistant", "Event", "Reply", "SamplingParams"]
+_CALL = "<|observation|>"  # closes an answer that calls a tool
 
 
 @dataclass
@@ -30,10 +36,20 @@ class Reply:
 class Assistant:
     """`Assistant("nano").reply([{"role": "user", "content": "你好"}]).text`"""
 
-    def __init__(self, path_or_name: str | PathLike[str] = "nano", *, device: str | None = None) -> None:
-        self.model = load_model(path_or_name, device=device)
+    def __init__(self, path_or_name: str | PathLike[str] = "nano", *, device: str | None = None, quantize: str | None = None, engine: EngineConfig | None = None) -> None:
+        self.folder = resolve(path_or_name)
+        self.model = load_model(path_or_name, device=device, quantize=quantize)
         self.tokenizer = load_tokenizer(path_or_name)
-        self.engine = Engine(self.model, tokenizer=self.tokenizer)
+        self.engine = Engine(self.model, engine, tokenizer=self.tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights in what is kept of answers: a hash of the manifest, or of the configuration and the files' sizes where there is none."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes() if path.name in ("manifest.json", "config.json") else b"")
+        return digest.hexdigest()[:16]
 
     def reply(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> Reply:
         """The whole answer; options as for `stream`."""
@@ -71,17 +87,75 @@ class Assistant:
             raise ValueError(last.result.error)
         return last.result.ids
 
-    def _fitting(self, messages: list[Mapping[str, Any]], room: int) -> tuple[list[int], int]:
+    def _fitting(self, messages: list[Mapping[str, Any]], room: int, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], int]:
         """Prompt ids that leave an eighth of the context for the answer, and how many old messages that cost."""
         system = messages[:1] if messages and messages[0].get("role") == "system" else []
         turns, limit = messages[len(system) :], room - room // 8
-        for first in range(max(len(turns), 1)):
-            if first and turns[first].get("role") != "user":
-                continue
-            ids, _ = self.tokenizer.render(system + turns[first:], generation_prompt=True)
+        starts = [0] + [first for first in range(1, len(turns)) if turns[first].get("role") == "user"]
+        starts = [first for first in starts if _characters(turns[first:]) <= self.most_characters] or starts[-1:]
+        low, high = 0, len(starts)  # halve the number of starts still in question: the fewer turns, the fewer tokens
+        fitting = None
+        while low < high:
+            middle = (low + high) // 2 if fitting or low else 0  # the whole conversation first: it nearly always fits
+            ids, _ = self.tokenizer.render(system + turns[starts[middle] :], tools, generation_prompt=True)
             if len(ids) <= limit:
-                return ids, first
-        raise ValueError(f"messages: the last one takes {len(ids)} tokens and this model reads at most {limit} (context {room}); shorten it")
+                fitting, high = (ids, starts[middle]), middle
+            else:
+                low = middle + 1
+        require(fitting is not None, "messages", f"{len(ids)} tokens", f"this model reads at most {limit} (context {room}); shorten the last message")
+        return fitting
+
+    def ask(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None, *, cut: bool = False) -> tuple[list[int], int]:
+        """Prompt ids of a conversation, and how many of its oldest messages were left out for it to fit: with `cut` as many as need be, else none."""
+        if cut:
+            return self._fitting(list(messages), self.model.config.max_positions, tools)
+        self.require_short("messages", _characters(messages) + len(str(tools)))
+        ids, _ = self.tokenizer.render(messages, tools, generation_prompt=True)
+        return ids, 0
+
+    def go_on(self, prompt: str) -> list[int]:
+        """Prompt ids for text that the model is to go on with."""
+        self.require_short("prompt", len(prompt))
+        special, text = self.tokenizer.special, self.tokenizer.encode(prompt)
+        return [*text, special["[gMASK]"], special["<sop>"]] if self.model.config.mask == "prefix" else [special["[gMASK]"], special["<sop>"], *text]
+
+    def blank(self, before: str, after: str, room: int | None = None) -> list[int]:
+        """Prompt ids for text that the model is to write between two others; of both, only what lies nearest where `room` tokens are not enough."""
+        if room is None:
+            self.require_short("prompt", len(before) + len(after))
+        before, after = before[-self.most_characters :], after[: self.most_characters]
+        special, left, right = self.tokenizer.special, self.tokenizer.encode(before), self.tokenizer.encode(after)
+        require(self.model.config.mask == "prefix", "suffix", after[:20], "this model reads only the past, so it cannot fill blanks; leave the suffix out")
+        if room is not None:
+            room = max(room - 2, 0)
+            ahead = min(len(left), max(room * 3 // 4, room - len(right)))  # what was just written says more than what follows
+            left, right = left[len(left) - ahead :], right[: room - ahead]
+        return [*left, special["[MASK]"], *right, special["<sop>"]]
+
+    @cached_property
+    def most_characters(self) -> int:
+        """A longer text is not worth the time of cutting it into tokens: it cannot fit the context, even where it is normalised to a quarter."""
+        longest = max(len(self.tokenizer.decode_bytes([token])) for token in range(self.tokenizer.vocab_size))
+        return 4 * longest * self.model.config.max_positions
+
+    def require_short(self, option: str, characters: int) -> None:
+        require(characters <= self.most_characters, option, f"{characters} characters", f"do not fit the context of {self.model.config.max_positions} tokens; shorten it")
+
+    @property
+    def blank_ends(self) -> tuple[int, ...]:
+        """The token that ends the text in a blank."""
+        return (self.tokenizer.special["<eop>"],)
+
+    def called(self, ids: Sequence[int]) -> dict[str, Any] | None:
+        """A finished answer as a message, where it calls a tool."""
+        if not ids or ids[-1] != self.tokenizer.special.get(_CALL):
+            return None
+        message = parse_reply(self.tokenizer, ids)
+        return message if message.get("tool_calls") else None
+
+    def call_opening(self, name: str) -> list[int]:
+        """Ids with which an answer begins that calls this tool; its arguments as JSON follow."""
+        return self.tokenizer.encode(f"{name}\n")
 
     def fill(self, text: str, blank: str = "___", *, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None) -> list[str]:
         """What belongs into each `blank` of the text, by blank infilling: the model reads both sides of all blanks, and its own earlier fillings."""
@@ -101,3 +175,7 @@ class Assistant:
             ids += span
             fillings.append(self.tokenizer.decode(span))
         return fillings
+
+
+def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(message.get("content") or "") for message in messages)

@@ -6,11 +6,16 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from openglm.config import require
+
+Item = TypeVar("Item")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -50,6 +55,23 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
 
 
+def in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> None:
+    """`work` on every item, in as many threads as torch uses, each of which computes alone.
+
+    For long chains of cheap operations: torch's own threads meet after each of them, and on a busy machine wait for one another for longer than they work.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) < 2:
+        for item in items:
+            work(item)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def cache_folder() -> Path:
     """Where downloads are kept between runs: $OPENGLM_CACHE, else the user's cache folder."""
     return Path(os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm")
@@ -77,6 +99,11 @@ def _siblings(cpu: int) -> str:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
     except OSError:
         return str(cpu)
+
+
+def data_folder() -> Path:
+    """Where what users wrote is kept: feedback, saved chats."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "openglm"
 
 
 def say(text: str) -> None:

@@ -19,6 +19,9 @@ from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, writ
 from openglm.checkpoints.published import hf_config
 from openglm.config import require
 from openglm.runtime import progress
+from openglm.text.bpe import BpeTokenizer
+from openglm.text.published import find
+from openglm.text.tokenizer import load_tokenizer
 
 TARGETS = ("openglm", "hf", "gguf")
 _GGUF_KINDS = ("f16", "q8_0", "q4_0")
@@ -54,11 +57,23 @@ def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = No
         else:
             write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in _named(_shown(checkpoint))))
             write_config(place, checkpoint.config, checkpoint.family)
-        for name in _TOKENIZER_FILES:
-            if (checkpoint.folder / name).is_file():
-                shutil.copyfile(checkpoint.folder / name, place / name)
+        if find(checkpoint.folder):
+            _write_tokenizer(checkpoint.folder, place, to)
 
     return write_folder(out.parent, out.name, fill)
+
+
+def _write_tokenizer(folder: Path, place: Path, to: str) -> None:
+    """Ours remembers its generation, which a configuration of ours does not tell. `transformers` gets the files as they are, and the one that it needs."""
+    tokenizer = load_tokenizer(folder)
+    if to == "openglm":
+        tokenizer.save(place)
+        return
+    for name in _TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, place / name)
+    if isinstance(tokenizer, BpeTokenizer) and not (place / "tokenizer.json").is_file():
+        (place / "tokenizer.json").write_text(tokenizer.library_json(), encoding="utf-8")
 
 
 def _shown(checkpoint: Checkpoint) -> Iterator[tuple[str, Leaves]]:
@@ -79,7 +94,8 @@ def _require_whole(checkpoint: Checkpoint, to: str) -> None:
 
 def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:
     from openglm.checkpoints.gguf import write_gguf
-    from openglm.text.tokenizer import load_tokenizer
 
     _require_whole(checkpoint, "gguf")
-    return write_gguf(out, Weights(checkpoint.source), checkpoint.config, load_tokenizer(checkpoint.folder), kind)
+    tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return write_gguf(out, Weights(checkpoint.source), checkpoint.config, tokenizer, kind)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -51,18 +51,29 @@ def write_folder(parent: Path | str, name: str, writer: Callable[[Path], None]) 
 
 
 def write_file(path: Path | str, text: str) -> None:
-    """Replace a small text file in one go: after a crash it holds the old text or the new one."""
+    """Replace a small text file in one go."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A place beside `path` to write a file at, which takes its name at the end: after a crash there is the old file or the new one.
+
+    Raises ValueError (one line) when the disk is full and the like. Whatever goes wrong, the old file is untouched and nothing else is left.
+    """
     path = Path(path)
     temporary = path.parent / f"{_TEMPORARY}{path.name}-{os.getpid()}"
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         _sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise ValueError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error
 
 
 def verify_folder(folder: Path | str) -> None:

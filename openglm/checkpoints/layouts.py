@@ -133,11 +133,9 @@ class Source:
 
     @property
     def bits(self) -> int:
-        """Of the quantised matrices; 0: there are none."""
-        for foreign, targets in self.table.items():
-            if targets and "codes" in (names := self._leaf_names(foreign)):
-                return self._code_bits(names["codes"], targets)
-        return 0
+        """The fewest of any quantised matrix; 0: there are none."""
+        coded = [(names["codes"], targets) for foreign, targets in self.table.items() if "codes" in (names := self._leaf_names(foreign))]
+        return min((self._code_bits(*place) for place in coded), default=0)
 
     def modules(self) -> Iterator[tuple[str, Leaves]]:
         """(path of a module of ours, its tensors). Raises ValueError that names a tensor of another shape or type."""

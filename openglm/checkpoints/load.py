@@ -26,6 +26,7 @@ from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import choose_device, choose_dtype, progress
 
 GROUP = 64  # columns that share a scale when `quantize` makes codes
+TABLE_BITS = 8  # of embedding and output layer, whatever the blocks have: docs/results.md
 _BITS = {"int8": 8, "int4": 4}
 _QUANTIZED: dict[type, type[QuantizedLinear] | type[QuantizedEmbedding]] = {nn.Linear: QuantizedLinear, nn.Embedding: QuantizedEmbedding}
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -80,6 +81,8 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
     folder = resolve(path_or_name)
     shards = rank_files(folder)
     files = [[path] for path in shards]
+    if shards and not config and (folder / CONFIG).is_file():
+        config = str(folder / CONFIG)
     values = None if shards or config else read_config(folder)
     if values and values.get("format") == "openglm":
         shape = own_config(values, folder / CONFIG)
@@ -120,12 +123,13 @@ def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
 
 
 def rank_files(folder: Path) -> list[Path]:
-    """Files of the ranks of a tensor-parallel run, in order: in the folder, or in the one that its `latest` names. Empty: there are none."""
-    latest = folder / "latest"
-    if latest.is_file() and latest.stat().st_size < 256:
-        name = latest.read_text(encoding="utf-8", errors="replace").strip()
-        require(Path(name).name == name, "model", str(latest), "must name a folder beside it")
-        folder = folder / name
+    """Files of the ranks of a tensor-parallel run, in order: in the folder, or in the one that it names as its latest. Empty: there are none."""
+    for latest in (folder / "latest", folder / "latest_checkpointed_iteration.txt"):
+        if latest.is_file() and latest.stat().st_size < 256:
+            name = latest.read_text(encoding="utf-8", errors="replace").strip()
+            require(Path(name).name == name, "model", str(latest), "must name a folder beside it")
+            folder = folder / name
+            break
     found = {int(match[1]): path for path in folder.glob("mp_rank_*_model_states.pt") if (match := _RANK.fullmatch(path.name))}
     for rank in range(max(found, default=-1) + 1):
         require(rank in found, "model", str(folder / f"mp_rank_{rank:02}_model_states.pt"), f"missing, though there are {len(found)} others; use a complete copy")
@@ -153,14 +157,20 @@ def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device
     if "codes" in leaves:
         module = quantized.holding(module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True))
     elif bits and quantized:
-        columns = leaves["weight"].shape[1]
-        module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), 8 if columns % 2 else bits, 0 if columns % GROUP else GROUP))
+        kind = matrix_format(path, leaves["weight"].shape[1], bits, GROUP)
+        module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), *kind, search=False))
     else:
         module.weight = _parameter(leaves["weight"], device, dtype)
     if isinstance(module, QuantizedEmbedding):
         module.dtype = dtype
     parent, _, name = path.rpartition(".")
     setattr(network.get_submodule(parent), name, module)
+
+
+def matrix_format(path: str, columns: int, bits: int, group: int) -> tuple[int, int]:
+    """Bits and group of one matrix of a network that is quantised."""
+    bits = TABLE_BITS if path in ("embedding", "head") or columns % 2 else bits
+    return bits, group if group and columns % group == 0 else 0
 
 
 def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:

@@ -134,6 +134,7 @@ def random_prompt(shape: ModelConfig, length: int, seed: int) -> list[int]:
 
 def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
     """A network with random weights, made in the format it runs in: it never exists in full precision if it is quantised."""
+    import numpy as np
     import torch
     from torch import nn
 
@@ -147,12 +148,12 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
         return model.eval().requires_grad_(False)
     with torch.device("meta"):
         model = Transformer(shape)
-    draw, bits = torch.Generator().manual_seed(0), 4 if quantize == "int4" else 8
+    draw, bits = np.random.default_rng(0), 4 if quantize == "int4" else 8
     for path, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) or layer is model.embedding:
             rows, columns = layer.weight.shape
             check_format(bits, _GROUP, columns)
-            codes = torch.randint(0, 256, (rows, columns * bits // 8), dtype=torch.uint8, generator=draw)
+            codes = torch.from_numpy(draw.integers(0, 256, (rows, columns * bits // 8), np.uint8))
             scales = torch.full((rows, columns // _GROUP), 0.08 / 2**bits, dtype=torch.float16)  # weights of about 0.02
             kind = QuantizedEmbedding if layer is model.embedding else QuantizedLinear
             model.set_submodule(path, kind.holding(layer, codes if bits == 4 else codes.view(torch.int8), scales))

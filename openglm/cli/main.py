@@ -8,13 +8,22 @@ import sys
 VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
+    "serve": "answer over HTTP: OpenAI's interface and a web page",
     "inspect": "say what a checkpoint holds and what it needs, from its headers",
+    "quantize": "rewrite a checkpoint with int8 or int4 weights",
     "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
     "bench": "measure how fast a model or a shape reads and writes here",
     "data": "build a corpus of token shards from packages or from a folder of text",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",
     "sft": "tune a model on conversations",
+    "plan": "memory, time, cost and best layout of a large run",
+}
+_EXTRAS = {
+    "bench": ("matplotlib",),
+    "convert": ("gguf",),
+    "data": ("datatrove", "opencc", "jieba", "pyarrow"),
+    "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
 }
 
 
@@ -53,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def extra_of(module: str | None) -> str:
     """The extra of this package that brings a module."""
-    return "data" if (module or "").split(".")[0] in ("datatrove", "opencc", "jieba", "pyarrow") else "train"
+    top = (module or "").split(".")[0]
+    return next((extra for extra, modules in _EXTRAS.items() if top in modules), "train")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Vocabulary:
             from llguidance import LLTokenizer, TokenizerWrapper
         except ModuleNotFoundError:
             raise ValueError("schema, regex: need the package llguidance; install it with: pip install 'openglm[serve]'") from None
-        require(len(stop_ids) > 0, "schema", "no stop token", "this model has no token that ends an answer; name one in stop_ids")
+        require(len(stop_ids) > 0, "schema, regex", "no stop token", "this model has no token that ends an answer; leave the option out")
         self.eos_token_id, self.bos_token_id, self.encode = stop_ids[0], None, tokenizer.encode
         self.tokens = [tokenizer.decode_bytes([number]) for number in range(tokenizer.vocab_size)]
         # Tokens without text are special: a byte that no UTF-8 text has keeps them out of every grammar.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ _LARGEST_CACHE = 1 << 30  # bytes, where the user names no size
 class Engine:
     """`Engine(model).generate([[2, 4]], SamplingParams(max_tokens=8))[0].ids`
 
-    tokenizer: only for stop strings, constrained answers and text in results; needs `decode_bytes(ids)`, `encode(text)` and `vocab_size`.
+    tokenizer: only for stop strings, constrained answers and text in results; one of openglm/text/.
     adapters: LoRAs and prefixes by the names by which requests choose one; without one, a request gets the model as it is.
     """
 
@@ -49,7 +50,6 @@ class Engine:
         self.runner: Runner = choose_runner(model, self.config, blocks, list(self.adapters.values()))
         self._requests: dict[int, Request] = {}
         self._next_id = 0
-        self._vocabularies: dict[tuple[int, ...], Vocabulary] = {}
         self._inboxes: dict[int, deque[Event]] = {}
 
     def generate(self, prompts: Iterable[Iterable[int]], params: SamplingParams | Sequence[SamplingParams] | None = None, adapter: str | None = None) -> list[Result]:
@@ -82,9 +82,9 @@ class Engine:
         prefix = chosen if isinstance(chosen, Prefix) else self.model.prefix
         ids = check_request(prompt, params, shape, self.pool.blocks * self.pool.block_size - (prefix.length if prefix else 0), self.tokenizer is not None)
         request = Request(self._next_id, ids, params, shape, list(self.adapters).index(adapter), prefix)
-        constraint = Constraint(self._vocabulary(tuple(sorted(request.stop_ids))), params) if params.schema is not None or params.regex is not None else None
+        constraint = None if params.schema is params.regex is None else Constraint(self._vocabulary, params)
         request.chooser = Chooser(params, ids, shape.vocab_size, constraint)
-        request.text = TextStream(self.tokenizer.decode_bytes, params.stop) if self.tokenizer else None
+        request.text = TextStream(self.tokenizer, params.stop) if self.tokenizer else None
         request.lookup = Lookup(request.ids, self.config.draft_tokens) if self.config.draft_tokens else None
         self._requests[self._next_id] = request
         self._next_id += 1
@@ -94,7 +94,12 @@ class Engine:
     def cancel(self, number: int) -> Result | None:
         """End a request at once and free its blocks; returns what there is of its answer, None where it is over already."""
         request = self._requests.get(number)
-        return self._finish(request, "cancelled") if request else None
+        if request is None:
+            return None
+        result = self._finish(request, "cancelled")
+        if number in self._inboxes:  # whoever reads the stream learns of its end
+            self._inboxes[number].append(Event(number, result=result))
+        return result
 
     @property
     def busy(self) -> bool:
@@ -160,7 +165,7 @@ class Engine:
                 events.append(Event(request.id, result=self._finish(request, "error", error=str(error))))
                 return
             reason, piece = self._accept(request, token, logits[row])
-            events.append(Event(request.id, token, piece))
+            events.append(Event(request.id, token, piece, request.logprobs[-1] if request.logprobs else None))
             if reason or row == len(draft) or token != draft[row]:
                 break
         if draft:
@@ -220,10 +225,9 @@ class Engine:
                     self._inboxes[event.id].append(event)
         return self._inboxes[number].popleft()
 
-    def _vocabulary(self, stop_ids: tuple[int, ...]) -> Vocabulary:
-        if stop_ids not in self._vocabularies:
-            self._vocabularies[stop_ids] = Vocabulary(self.tokenizer, stop_ids)
-        return self._vocabularies[stop_ids]
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tokenizer, self.model.config.tokens.stop)
 
 
 def _rows(request: Request, count: int) -> int:

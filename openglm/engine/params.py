@@ -128,4 +128,5 @@ class Event:
     id: int
     token: int | None = None
     text: str = ""
+    logprob: TokenLogprob | None = None
     result: Result | None = None

@@ -6,7 +6,7 @@ in which blocks and for whom is all in the `Step`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -69,7 +69,7 @@ class TorchRunner:
         self.model, self.adapters = model, adapters
         stored = model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
         self.cache = PagedCache(model.config, blocks, config.block_size, model.device, model.dtype, stored)
-        self.forward = torch.compile(model, dynamic=True) if config.compile else model
+        self.forward = self._compiled() if config.compile else model
         self.active: list[tuple[Lora, Tensor]] = []  # the adapters of the step that runs, and the tokens they are for
         changed = {name for adapter in adapters if isinstance(adapter, Lora) for name in adapter.names}
         for name, layer in model.named_modules():
@@ -91,6 +91,12 @@ class TorchRunner:
     @torch.inference_mode()
     def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
         self.cache.store(prefix.keys[:, :, start:], prefix.values[:, :, start:], table, start)
+
+    def _compiled(self) -> Callable[..., Tensor]:
+        """The network fused between its attentions, which stay as they are: their shapes change with every step."""
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True  # one compilation for all layers, though each knows its number
+        self.cache.attend = torch.compiler.disable(self.cache.attend)
+        return torch.compile(self.model, dynamic=True)
 
     def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor], output_1TO: Tensor) -> Tensor:
         """What the adapters of this step add to one layer's output."""

@@ -6,7 +6,7 @@ Works on bytes, so that neither a character nor a stop string may be cut by the 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from typing import Any
 
 
 class _Stop:
@@ -32,15 +32,16 @@ class _Stop:
 class TextStream:
     """Feed it tokens, and it gives the text that is certain."""
 
-    def __init__(self, decode_bytes: Callable[[list[int]], bytes], stops: tuple[str, ...]) -> None:
-        self.decode_bytes, self.stops = decode_bytes, [_Stop(text) for text in stops]
+    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
+        self.decode, self.size = tokenizer.decoder(), tokenizer.vocab_size
+        self.stops = [_Stop(text) for text in stops]
         self.held = bytearray()
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self.pieces: list[str] = []
 
     def feed(self, token: int) -> tuple[str, bool]:
         """The text that this token makes certain, and whether a stop string is complete."""
-        for byte in self.decode_bytes([token]):
+        for byte in self.decode(token) if token < self.size else b"":  # a model may have more rows than there are tokens
             self.held.append(byte)
             done = [len(stop.bytes) for stop in self.stops if stop.feed(byte)]
             if done:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from openglm.config import require
+from openglm.runtime import in_threads
 
 LOWEST = {8: -127, 4: -8}
 HIGHEST = {8: 127, 4: 7}
-_ROWS_AT_ONCE = 1 << 22  # weights worked on together: the memory of the search stays small beside the matrix
+_AT_ONCE = 1 << 18  # weights worked on together: what is made of them stays in the second-level cache
 # Shares of the scale at which nothing is cut off. A smaller one cuts the largest weight of a group and serves the others better.
-_SHARES = {8: (1.0,), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)}
+_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+_ONE_SHARE = {8: 1.0, 4: 0.96}  # without a search; on trained and on Gaussian weights 4 bits err least between 0.94 and 0.97
 
 
 def check_format(bits: int, group: int, columns: int) -> None:
@@ -27,58 +29,70 @@ def check_format(bits: int, group: int, columns: int) -> None:
     require(bits == 8 or columns % 2 == 0, "bits", bits, f"rows of {columns} columns cannot be packed two to a byte; keep this layer in 8 bits")
 
 
-def quantize(weight_OI: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
-    """Codes and scales [O, G] of a matrix. For each group the scale with the least squared error among a few candidates, refitted to its codes.
+def quantize(weight_OI: Tensor, bits: int, group: int = 0, search: bool = True) -> tuple[Tensor, Tensor]:
+    """Codes and scales [O, G] of a matrix. In 4 bits, for each group the scale with the least squared error among a few candidates,
+    refitted to its codes; without the search, one share of the largest weight: some 4 % more error in a small part of the time.
 
     Raises ValueError for a format that does not fit, or a weight that is not finite or too large for half-precision scales.
     """
     rows, columns = weight_OI.shape
     check_format(bits, group, columns)
     group = group or columns
-    codes = torch.empty(rows, columns, dtype=torch.int8, device=weight_OI.device)
+    codes = torch.empty(rows, columns // (8 // bits), dtype=torch.int8 if bits == 8 else torch.uint8, device=weight_OI.device)
     scales = torch.empty(rows, columns // group, dtype=torch.float16, device=weight_OI.device)
-    step = max(1, _ROWS_AT_ONCE // columns)
-    for first in range(0, rows, step):
+    step = max(1, _AT_ONCE // columns)
+
+    def work(first: int) -> None:
         part = weight_OI[first : first + step].float().unflatten(1, (-1, group))  # [o, G, group]
-        code, scale = _search(part, bits)
-        codes[first : first + step], scales[first : first + step] = code.flatten(1), scale
+        code, scale = _search(part) if search and bits == 4 else _direct(part, bits)
+        codes[first : first + step], scales[first : first + step] = pack(code.flatten(1)) if bits == 4 else code.flatten(1), scale
+
+    in_threads(work, range(0, rows, step))
     require(bool(torch.isfinite(scales).all()), "weight", "inf or NaN", "cannot be quantised; the checkpoint is damaged or overflowed")
-    return (pack(codes) if bits == 4 else codes), scales
+    return codes, scales
 
 
-def _search(part_OGN: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codes [O, G, N] and half-precision scales [O, G] of least squared error."""
-    lowest = torch.gather(part_OGN, 2, part_OGN.abs().argmax(2, keepdim=True))[..., 0]
+def _direct(part_OGN: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Codes [O, G, N] and half-precision scales [O, G], at one share of the scale at which nothing is cut off."""
+    scale = (_full_scale(part_OGN, bits) * _ONE_SHARE[bits]).half()
+    return nearest_codes(part_OGN, scale, bits), scale
+
+
+def _full_scale(part_OGN: Tensor, bits: int) -> Tensor:
+    low, high = part_OGN.amin(2), part_OGN.amax(2)  # seven times as fast as torch.aminmax
     # In 4 bits there is one more code below zero than above: the largest weight takes it, and gives the scale its sign.
-    full = lowest / LOWEST[bits] if bits == 4 else lowest.abs() / HIGHEST[bits]
+    return torch.where(high > -low, high, low) / LOWEST[4] if bits == 4 else torch.maximum(high, -low) / HIGHEST[8]
+
+
+def _search(part_OGN: Tensor) -> tuple[Tensor, Tensor]:
+    """4-bit codes [O, G, N] and half-precision scales [O, G] of least squared error."""
+    full = _full_scale(part_OGN, 4)
     best = torch.full_like(full, torch.inf)
     codes, scales = torch.zeros_like(part_OGN, dtype=torch.int8), full.half()
-    for share in _SHARES[bits]:
-        code = nearest_codes(part_OGN, (full * share).half(), bits)
-        if bits == 4:  # the scale that serves these codes best, then the codes that serve it best
-            norm = code.float().square().sum(2)
-            scale = torch.where(norm > 0, (part_OGN * code).sum(2) / norm.clamp_min(1), full).half()
-            code = nearest_codes(part_OGN, scale, bits)
-        else:
-            scale = (full * share).half()
+    for share in _SHARES:
+        code = nearest_codes(part_OGN, (full * share).half(), 4)
+        # The scale that serves these codes best, then the codes that serve it best.
+        norm = code.float().square().sum(2)
+        scale = torch.where(norm > 0, (part_OGN * code).sum(2) / norm.clamp_min(1), full).half()
+        code = nearest_codes(part_OGN, scale, 4)
         error = (part_OGN - code.float() * scale.float()[..., None]).square().sum(2)
         better = error < best
         best = torch.where(better, error, best)
         codes, scales = torch.where(better[..., None], code, codes), torch.where(better, scale, scales)
-    return codes, torch.where(torch.isfinite(part_OGN).all(2), scales, torch.nan)
+    return codes, scales
 
 
 def nearest_codes(part: Tensor, scale: Tensor, bits: int) -> Tensor:
     """int8 codes of weights [..., N] at scales [...]."""
-    divisor = scale.float()[..., None]
-    quotient = torch.where(divisor == 0, 0.0, part / divisor)
-    return quotient.round().clamp(LOWEST[bits], HIGHEST[bits]).nan_to_num().to(torch.int8)
+    divisor = scale.float()
+    quotient = part * torch.where(divisor == 0, 0.0, 1 / divisor)[..., None]
+    return quotient.round_().clamp_(LOWEST[bits], HIGHEST[bits]).to(torch.int8)
 
 
 def pack(codes_OI: Tensor) -> Tensor:
     """int8 codes -8..7 [O, I] -> uint8 [O, I / 2], the even column in the high half of the byte."""
-    codes = codes_OI.view(torch.uint8) & 0xF
-    return (codes[:, ::2] << 4) | codes[:, 1::2]
+    pairs = codes_OI.contiguous().view(torch.int16)  # of two codes, the even column in the low byte
+    return (((pairs & 0xF) << 4) | ((pairs >> 8) & 0xF)).to(torch.uint8)
 
 
 def unpack(packed: Tensor) -> Tensor:

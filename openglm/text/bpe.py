@@ -7,11 +7,12 @@ Training a tokenizer is own.py.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from openglm.text.formats import Format
 from openglm.text.tokenizer import Tokenizer, require_text
@@ -49,6 +50,12 @@ class BpeTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         return self._bpe.encode(text, add_special_tokens=False).ids
 
+    def library_json(self) -> str:
+        """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts, as other programs expect."""
+        options = {"single_word": False, "lstrip": self._strips, "rstrip": self._strips, "normalized": False, "special": True}
+        added = [{"id": number, "content": name, **options} for name, number in sorted(self.special.items(), key=lambda item: item[1])]
+        return json.dumps({**json.loads(self._bpe.to_str()), "added_tokens": added}, ensure_ascii=False)
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on all cores."""
         for number, text in enumerate(texts):
@@ -78,6 +85,7 @@ def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict
     bpe = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     bpe.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_GLM4_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
     return bpe, vocabulary
 
 
@@ -87,7 +95,7 @@ def bpe_of_gpt2(vocabulary: Mapping[str, int], merge_lines: Iterable[str], speci
     unknown = "[UNK]" if "[UNK]" in vocabulary else None
     kept = {name: number for name, number in vocabulary.items() if name == unknown or name not in special}
     bpe = tokenizers.Tokenizer(models.BPE(vocab=kept, merges=merges, unk_token=unknown))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return bpe, kept
 
 

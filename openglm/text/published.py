@@ -82,7 +82,7 @@ def _tokenizer_model(path: Path, content: bytes) -> Tokenizer:
     from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
 
     if _TIKTOKEN_LINE.match(content):
-        format, files = _format(path, "glm-4")
+        format, files = _format(path, _glm4_format(path))
         bpe, tokens = _build(path, lambda: bpe_of_ranks(read_ranks(content)))
         return BpeTokenizer({path.name: content} | files, bpe, tokens, {name: len(tokens) + i for i, name in enumerate(GLM4_SPECIAL)}, format)
     format, files = _format(path, "chatglm2-6b" if _is_chatglm2(path) else "chatglm3-6b")
@@ -114,12 +114,12 @@ def _tokenizer_json(path: Path, content: bytes) -> Tokenizer:
         layout, special = {}, {}
     if not {"<|endoftext|>", "[gMASK]", "<sop>", "<|assistant|>"} <= special.keys():
         return own_tokenizer(content, str(path))
-    format, files = _format(path, _hugging_face_format(path))
+    format, files = _format(path, _glm4_format(path))
     bpe = _build(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(layout)))
     return _build(path, lambda: BpeTokenizer({path.name: content} | files, bpe, bpe.get_vocab(), special, format))
 
 
-def _hugging_face_format(path: Path) -> str:
+def _glm4_format(path: Path) -> str:
     jinja = path.with_name("chat_template.jinja")
     template = jinja.read_text(encoding="utf-8", errors="replace") if jinja.is_file() else str(_json(path, _SETTINGS).get("chat_template"))
     if "<think>" in template:

@@ -35,27 +35,27 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __init__(self, files: Mapping[str, bytes], model: bytes, special: Mapping[str, int], format: Format, where: str, offset: int = 0, strips: bool = False) -> None:
         """model: the SentencePiece file. special: places behind its vocabulary. offset: added to its ids. where: the file's name, for errors."""
-        self._pieces, self._offset = _processor(model, where), offset
-        numbers = list(range(self._pieces.get_piece_size()))
-        pieces = self._pieces.id_to_piece(numbers)
+        self.pieces, self._offset = _processor(model, where), offset
+        numbers = list(range(self.pieces.get_piece_size()))
+        pieces = self.pieces.id_to_piece(numbers)
         table = [b""] * offset + [self._text_of(piece).encode() for piece in pieces] + [b""] * (1 + max(special.values(), default=-1))
-        for number, is_byte in enumerate(self._pieces.is_byte(numbers)):
+        for number, is_byte in enumerate(self.pieces.is_byte(numbers)):
             if is_byte:
                 table[offset + number] = bytes([int(pieces[number][3:5], 16)])  # <0x41>
-        kinds = zip(pieces, self._pieces.is_control(numbers), self._pieces.is_unknown(numbers), strict=True)
+        kinds = zip(pieces, self.pieces.is_control(numbers), self.pieces.is_unknown(numbers), strict=True)
         names = {piece: offset + number for number, (piece, *kind) in enumerate(kinds) if any(kind)}
         names |= {name: offset + len(pieces) + place for name, place in special.items()}
         for name, number in names.items():
             table[number] = name.encode()
         super().__init__(files, table, names, format, strips)
         self.opening_spaces = frozenset(offset + number for number, piece in enumerate(pieces) if piece.startswith(_SPACE))
-        self.drops_all_spaces = not self._pieces.encode(" ")
+        self.drops_all_spaces = not self.pieces.encode(" ")
 
     def _text_of(self, name: str) -> str:
         return name.replace(_SPACE, " ")
 
     def _encode(self, text: str) -> list[int]:
-        return [number + self._offset for number in self._pieces.encode(text)]
+        return [number + self._offset for number in self.pieces.encode(text)]
 
 
 class IceTokenizer(SentencePieceTokenizer):

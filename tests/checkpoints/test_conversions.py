@@ -1,5 +1,6 @@
 """Types, quantisation while reading, round trips between layouts, and what is said about a checkpoint."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from openglm.checkpoints import native
 from openglm.checkpoints.convert import convert
@@ -14,7 +16,8 @@ from openglm.checkpoints.load import load_model, open_checkpoint
 from openglm.checkpoints.report import memory, report
 from openglm.config import PRESETS, model_preset
 from openglm.model.transformer import Transformer
-from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, quantize_model
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
+from openglm.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -46,6 +49,38 @@ def test_ours_holds_every_published_checkpoint_in_its_own_type(name, tmp_path, m
     flat = [{f"{path}.{leaf}": t.contiguous() for path, leaves in c.source.modules() for leaf, t in leaves.items()} for c in (source, again)]
     same(*flat)
     same(load_model(ours, device="cpu").state_dict(), load_model(GOLDEN / name, device="cpu").state_dict())
+
+
+@pytest.mark.parametrize("name, settings", [
+    ("glm4_0414/checkpoint", ""), ("chatglm3_6b/checkpoint", '{"name_or_path": "THUDM/chatglm3-6b"}'), ("chatglm2_6b/checkpoint", '{"name_or_path": "chatglm2-6b"}'),
+])
+def test_the_tokenizer_of_a_converted_model_is_the_same(name, settings, toy, tmp_path):
+    """Its generation too, although our configuration does not name it."""
+    folder = shutil.copytree(GOLDEN / name, tmp_path / "source")
+    if settings:
+        shutil.copy(GOLDEN / "sp_tokenizers" / "tokenizer.model", folder)
+        (folder / "tokenizer_config.json").write_text(settings)
+    else:
+        (folder / "tokenizer.json").write_text(huggingface(load_tokenizer(toy)))
+    before, after = load_tokenizer(folder), load_tokenizer(convert(folder, tmp_path / "ours", "openglm"))
+    assert (after.format.name, after.special, after.encode("你好 all")) == (before.format.name, before.special, before.encode("你好 all"))
+
+
+def test_transformers_reads_the_tokenizer_of_glm4s_original_layout(toy, tmp_path):
+    folder, ours = shutil.copytree(GOLDEN / "glm4_9b/checkpoint", tmp_path / "source"), load_tokenizer(toy)
+    (folder / "tokenizer.model").write_bytes(b"".join(base64.b64encode(ours.decode_bytes([number])) + b" %d\n" % (number - 10) for number in range(10, ours.vocab_size)))
+    glm4, text = load_tokenizer(folder), "你好 the [MASK]\n<|user|> don't  123"
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(convert(folder, tmp_path / "hf", "hf") / "tokenizer.json"))
+    parts = ["你好 the ", glm4.special["[MASK]"], "\n", glm4.special["<|user|>"], " don't  123"]
+    assert theirs(text, add_special_tokens=False)["input_ids"] == glm4.encode_parts(parts)
+    assert theirs.decode(glm4.encode_parts(parts)) == text
+
+
+def huggingface(ours) -> str:
+    """A tokenizer of ours as one of GLM-4-0414."""
+    layout = json.loads(ours.library_json())
+    names = {"<pad>": "<|endoftext|>"}
+    return json.dumps({**layout, "added_tokens": [{**token, "content": names.get(token["content"], token["content"])} for token in layout["added_tokens"]]})
 
 
 def test_a_quantised_model_is_saved_and_opened_as_it_is(tmp_path):
@@ -101,10 +136,10 @@ def test_the_report_needs_no_weights_and_counts_as_the_network_does(name, monkey
 
 
 @pytest.mark.parametrize(("bits", "preset"), [(8, "glm-4-9b-chat"), (4, "glm-4-9b-chat"), (4, "chatglm-6b"), (8, "glm-10b")])
-def test_memory_of_codes_is_that_of_the_quantised_network(bits, preset):
+def test_memory_of_codes_is_that_of_the_quantised_network(bits, preset, tmp_path):
     kv_heads = 2 if "kv_heads" in PRESETS[preset] else 4
     config = model_preset(preset, vocab_size=128, layers=2, hidden=128, heads=4, kv_heads=kv_heads, head_dim=32, ffn_hidden=256, max_positions=64)
-    model = quantize_model(Transformer(config).half(), bits, 64)
+    model = load_model(native.save_model(tmp_path / "m", Transformer(config), None), device="cpu", dtype="float16", quantize=f"int{bits}")
     assert memory(config)["inference"][f"int{bits}"] == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 

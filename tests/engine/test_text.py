@@ -13,6 +13,16 @@ from openglm.config import EngineConfig
 from openglm.engine.text import TextStream
 
 
+class Pieces:
+    """A tokenizer whose tokens are these bytes."""
+
+    def __init__(self, pieces):
+        self.pieces, self.vocab_size = pieces, len(pieces)
+
+    def decoder(self):
+        return self.pieces.__getitem__
+
+
 @given(st.text("ab月\n", max_size=30), st.lists(st.text("ab月", min_size=1, max_size=4), max_size=3), st.data())
 @settings(max_examples=300, deadline=None)
 def test_stops_are_found_however_the_text_is_cut(text, stops, data):
@@ -20,7 +30,7 @@ def test_stops_are_found_however_the_text_is_cut(text, stops, data):
     raw = text.encode()
     cuts = sorted(data.draw(st.sets(st.integers(0, len(raw)), max_size=8)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
-    stream, shown, stopped = TextStream(lambda ids: pieces[ids[0]], tuple(stops)), "", False
+    stream, shown, stopped = TextStream(Pieces(pieces), tuple(stops)), "", False
     ends = [(raw.find(s.encode()) + len(s.encode()), -len(s.encode())) for s in stops if s in text]
     end, length = min(ends, default=(len(raw), 0))
     expected = raw[: end + length].decode()
@@ -35,8 +45,9 @@ def test_stops_are_found_however_the_text_is_cut(text, stops, data):
 
 
 def test_half_a_character_is_held_back_and_broken_at_the_end_only():
-    stream = TextStream(lambda ids: bytes(ids), ())
+    stream = TextStream(Pieces([bytes([i]) for i in range(256)]), ())
     assert [stream.feed(byte)[0] for byte in "月a".encode() + b"\xe6"] == ["", "", "月", "a", ""]
+    assert stream.feed(999) == ("", False), "a row of the model without a token"
     assert stream.end() == "\ufffd"
 
 
@@ -53,6 +64,13 @@ def test_events_and_result_carry_the_text_of_the_tokens(talker):
     events = list(talker.stream(HELLO, wish))
     result = events[-1].result
     assert "".join(e.text for e in events) == result.text == talker.tokenizer.decode(result.ids)
+
+
+def test_a_stream_that_is_cancelled_ends(talker):
+    stream = talker.stream(HELLO, SamplingParams(max_tokens=20, ignore_eos=True, logprobs=1))
+    first = next(stream)
+    assert talker.cancel(first.id).ids == [first.token] and first.logprob.token == first.token
+    assert [e.result.finish_reason for e in stream] == ["cancelled"]
 
 
 def test_a_stop_string_ends_the_answer_and_is_left_out(talker):

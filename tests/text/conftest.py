@@ -9,7 +9,7 @@ from text_samples import TEXTS, VOCAB_SIZE
 
 from openglm.text import Tokenizer, load_tokenizer, train_tokenizer
 
-settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.register_profile("patient", deadline=None, max_examples=60)  # a busy machine is no failure
 settings.load_profile("patient")
 
 

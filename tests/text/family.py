@@ -8,7 +8,8 @@ from pathlib import Path
 import sentencepiece
 from text_samples import TEXTS
 
-from openglm.text.bpe import GLM4_SPECIAL, bpe_of_ranks, byte_of_character
+from openglm.text.bpe import GLM4_SPECIAL, BpeTokenizer, bpe_of_ranks, byte_of_character
+from openglm.text.formats import FORMATS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ROLES = ("chatglm3-6b", "glm-4", "glm-4-0414", "glm-z1", "openglm")
@@ -37,10 +38,8 @@ def tiktoken_file(ranks) -> bytes:
 
 def huggingface_file(ranks) -> bytes:
     bpe, vocabulary = bpe_of_ranks(ranks)
-    layout = json.loads(bpe.to_str())
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    special = [{"id": len(vocabulary) + i, "content": name, **plain} for i, name in enumerate(GLM4_SPECIAL)]
-    return json.dumps({**layout, "added_tokens": special, "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}).encode()
+    special = {name: len(vocabulary) + i for i, name in enumerate(GLM4_SPECIAL)}
+    return BpeTokenizer({}, bpe, vocabulary, special, FORMATS["glm-4"]).library_json().encode()
 
 
 def gpt2_files(tokenizer) -> dict[str, bytes]:

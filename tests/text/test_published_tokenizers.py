@@ -340,6 +340,17 @@ def test_generations_that_share_a_file_are_told_apart(folders, tmp_path, folder,
     assert tokenizer.format.name == kind and ("<|user|>" in tokenizer.special) == (kind == "chatglm3-6b")
 
 
+@pytest.mark.parametrize("kind", ["glm-4", "glm-4-0414", "glm-z1"])
+def test_glm4s_generation_does_not_depend_on_the_layout(folders, tmp_path, kind):
+    """config.json and the template tell, be the vocabulary in one file or the other."""
+    for name in ("tokenizer.json", "tokenizer.model"):
+        folder = shutil.copytree(folders[kind], tmp_path / name)
+        for other in ("tokenizer.json", "tokenizer.model"):
+            (folder / other).unlink(missing_ok=True)
+        shutil.copy(folders["glm-4" if name == "tokenizer.model" else "glm-4-0414"] / name, folder)
+        assert load_tokenizer(folder).format.name == kind
+
+
 def test_settings_of_the_folder_decide(folders, tmp_path):
     shutil.copytree(folders["chatglm3-6b"], tmp_path / "m")
     (tmp_path / "m" / "tokenizer_config.json").write_text('{"openglm_format": "chatglm2-6b"}')

@@ -48,6 +48,13 @@ def test_any_number_of_ranks_gives_the_same_weights(ranks, tmp_path):
     same(load_model(folder, device="cpu", **GLM130B).state_dict(), load_model(GOLDEN / "glm_130b/checkpoint_tp1", device="cpu", **GLM130B).state_dict())
 
 
+def test_a_configuration_beside_the_shards_is_found(tmp_path):
+    folder = write_ranks(tmp_path / "run" / "100", [sat_state()])
+    (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("100")
+    (tmp_path / "run" / "config.json").write_bytes(Path(GLM130B["config"]).read_bytes())
+    same(load_model(tmp_path / "run", device="cpu").state_dict(), load_model(folder, device="cpu", **GLM130B).state_dict())
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_ranks_that_were_quantised_one_by_one_keep_their_codes_and_scales(bits, tmp_path):
     codes, plain = [], []

@@ -1,0 +1,102 @@
+"""What the engine adds to its kernels: a shared beginning that is not read twice, guesses that are free where an answer quotes, and what its own work costs.
+
+python benchmarks/engine.py [--shape glm-4-0.4b] [--layers N] [--rounds 5] [--json]. Random weights cost what trained ones cost, but quote nothing: a script
+puts the tokens of a quoting answer in the place of the likeliest ones, after the network has computed its logits as ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+
+from openglm.cli.bench import one_round, random_model, random_prompt
+from openglm.config import EngineConfig, model_preset
+from openglm.engine.engine import Engine
+from openglm.engine.params import SamplingParams
+
+SHARED, QUOTED, OWN = 1000, 40, 5  # tokens of the shared beginning; of a quotation, and between two
+
+
+class Scripted:
+    """A runner whose logits are highest at the next token of a script, for one sequence."""
+
+    def __init__(self, runner, script: list[int]) -> None:
+        self.runner, self.script, self.seconds = runner, script, 0.0
+
+    def run(self, step):
+        start = time.perf_counter()
+        logits = self.runner.run(step)
+        self.seconds += time.perf_counter() - start
+        places = step.cached[0] + step.wanted + 1
+        logits[range(len(places)), [self.script[place] for place in places]] = 1e4
+        return logits
+
+
+def shared_prefix(model, rounds: int) -> dict[str, float]:
+    """Seconds to the first token of a prompt, and of another that begins with the same thousand tokens."""
+    engine, times = Engine(model, EngineConfig(max_sequences=1, kv_tokens=4096)), []
+    one_round(engine, 1, 16, 2, seed=0)
+    for number in range(rounds):
+        passage = random_prompt(model.config, SHARED, number)
+        times.append([first_token(engine, [*passage, *random_prompt(model.config, 8, number + extra)]) for extra in (1000, 2000)])
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    return {"first_s": first, "second_s": second, "share": statistics.median(b / a for a, b in times)}
+
+
+def first_token(engine: Engine, ids: list[int]) -> float:
+    start = time.perf_counter()
+    engine.generate([ids], SamplingParams(max_tokens=1, ignore_eos=True))
+    return time.perf_counter() - start
+
+
+def quoting(model, rounds: int, tokens: int = 300) -> dict[str, float]:
+    """An answer that quotes its prompt, written with and without guesses: the same tokens, in what time."""
+    prompt, draw = random_prompt(model.config, 400, 1), random.Random(2)
+    answer: list[int] = []
+    while len(answer) < tokens:
+        start = draw.randrange(0, 350)
+        answer += [*random_prompt(model.config, OWN, len(answer)), *prompt[start : start + QUOTED]]
+    script, times, own = [*prompt, *answer], [], []
+    engines = [Engine(model, EngineConfig(max_sequences=1, kv_tokens=1024, draft_tokens=draft, share_prefixes=False)) for draft in (0, 8)]
+    for engine in engines:
+        engine.runner = Scripted(engine.runner, script)
+    for _ in range(rounds):
+        times.append([write(engine, prompt, answer[:tokens]) for engine in engines])
+        own.append(1 - engines[0].runner.seconds / times[-1][0])
+    plain, guessed = (statistics.median(column) for column in zip(*times, strict=True))
+    speedup = statistics.median(a / b for a, b in times)
+    return {"plain_tokens_per_s": tokens / plain, "guessed_tokens_per_s": tokens / guessed, "speedup": speedup, "engines_own_share": statistics.median(own)}
+
+
+def write(engine: Engine, prompt: list[int], answer: list[int]) -> float:
+    """Seconds from the first token to the last."""
+    stream = engine.stream(prompt, SamplingParams(max_tokens=len(answer), ignore_eos=True))
+    said = [next(stream).token]
+    engine.runner.seconds, start = 0.0, time.perf_counter()
+    said += [event.token for event in stream]
+    assert said == answer, "guesses must not change the answer"
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", default="glm-4-0.4b")
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--quantize", default="int4", choices=["none", "int8", "int4"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    o = parser.parse_args()
+    model = random_model(model_preset(o.shape, **({"layers": o.layers} if o.layers else {})), None if o.quantize == "none" else o.quantize)
+    report = {"shape": o.shape, "layers": model.config.layers, "shared_prefix": shared_prefix(model, o.rounds), "quoting": quoting(model, o.rounds)}
+    if o.json:
+        print(json.dumps(report))
+        return
+    for part in ("shared_prefix", "quoting"):
+        print(part, ", ".join(f"{name} {value:.4g}" for name, value in report[part].items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Rewrite a checkpoint, ours or published, with int8 or int4 weights in our own format.
+
+Without a text, matrix after matrix: the memory is one matrix. With one, the codes of the blocks are calibrated on it (openglm/quant/calibrate.py),
+for which the whole network is held in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from openglm.checkpoints.durable import write_folder
+from openglm.checkpoints.load import Checkpoint, load_model, matrix_format, open_checkpoint
+from openglm.checkpoints.native import write_config, write_tensors
+from openglm.config import ModelConfig, require
+from openglm.model.positions import describe
+from openglm.quant.calibrate import calibrate_blocks
+from openglm.quant.codes import check_format, quantize
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
+from openglm.runtime import progress
+from openglm.text.tokenizer import Tokenizer, load_tokenizer
+
+_ROW, _MOST_ROWS = 512, 64  # tokens of a calibration row, and rows
+
+
+def quantize_checkpoint(source: Path | str, out: Path | str, bits: int, group: int, calibrate: Path | str | None = None, config: str | None = None) -> Path:
+    """Write the folder `out` in one go; returns its path.
+
+    group: columns that share a scale, 0: whole rows; rows that no group divides get one scale. calibrate: a UTF-8 text file, some ten thousand
+    tokens of what the model will read. config: as for `load_model`. Raises ValueError for weights that are codes already, too little text, a full disk.
+    """
+    check_format(bits, group, max(group, 2))
+    checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
+    require(checkpoint.source.bits == 0, "source", str(source), f"holds int{checkpoint.source.bits} codes already; quantise the whole weights")
+    tokenizer = load_tokenizer(checkpoint.folder)
+    tensors = _calibrated(source, config, bits, group, tokenizer, Path(calibrate)) if calibrate else _plain(checkpoint, bits, group)
+
+    def fill(place: Path) -> None:
+        write_tensors(place, tensors)
+        write_config(place, checkpoint.config, checkpoint.family)
+        tokenizer.save(place)
+
+    return write_folder(out.parent, out.name, fill)
+
+
+def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str, Tensor]]:
+    with progress("quantising", len(checkpoint.source.ours), "matrices") as advance:
+        for path, leaves in checkpoint.source.modules():
+            weight = leaves["weight"]
+            if weight.dim() == 2 and not path.endswith("position_embedding"):
+                del leaves["weight"]
+                leaves["codes"], leaves["scales"] = quantize(weight, *matrix_format(path, weight.shape[1], bits, group))
+            yield from ((f"{path}.{leaf}", tensor.contiguous()) for leaf, tensor in leaves.items())
+            advance()
+
+
+def _calibrated(source: Path | str, config: str | None, bits: int, group: int, tokenizer: Tokenizer, text: Path) -> Iterator[tuple[str, Tensor]]:
+    network = load_model(source, config=config, device="cpu", dtype="float32")
+    rows = calibration_rows(tokenizer, network.config, text)
+    with progress("calibrating", network.config.layers, "blocks") as advance:
+        calibrate_blocks(network, rows, *describe(rows, None, network.config), bits, group, advance)
+    layers: dict[str, type[QuantizedEmbedding | QuantizedLinear]] = {"embedding": QuantizedEmbedding, "head": QuantizedLinear}
+    for name, kind in layers.items():
+        layer = getattr(network, name)
+        if isinstance(layer, nn.Module):
+            setattr(network, name, kind.of(layer, *matrix_format(name, layer.weight.shape[1], bits, group)))
+    yield from network.state_dict().items()
+
+
+def calibration_rows(tokenizer: Tokenizer, config: ModelConfig, text: Path) -> Tensor:
+    """[rows, tokens] of a text, each row `[gMASK] <sop>` and a piece of it: what every generation of the family reads before it writes."""
+    require(text.is_file(), "calibrate", str(text), "no such file; give a text file")
+    try:
+        ids = tokenizer.encode(text.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"calibrate = {str(text)!r}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    length = min(_ROW, config.max_positions) - 2
+    whole = [ids[start : start + length] for start in range(0, max(len(ids) - length + 1, 1), length)][:_MOST_ROWS]
+    return torch.tensor([[config.tokens.gmask, config.tokens.sop, *row] for row in whole])

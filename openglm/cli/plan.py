@@ -1,0 +1,208 @@
+"""`glm plan`: memory, time, cost and best layout of a large run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openglm.cli.options import parse
+from openglm.config import ModelConfig, model_preset, require
+
+SEARCHED = ("data", "tensor", "pipeline", "micro_batch", "zero", "recompute", "schedule", "chunks")
+# What a layout given in full means where it says no more: the large runs of 2021 and 2022 (GLM-130B, Megatron-LM, BLOOM, OPT).
+CLASSIC = {"recompute": "full", "schedule": "1f1b"}
+CLASSIC_PIPELINE = {"zero": 1, "micro_batch": 1}
+
+
+@dataclass
+class PlanOptions:
+    """Price a training run: options of the layout that are left out are searched."""
+
+    devices: int
+    """number of accelerators"""
+    batch: int
+    """rows in one optimizer step"""
+    model: str = ""
+    """a preset (glm-130b, glm-4-9b, ...); or give layers, hidden, heads and vocab"""
+    layers: int = 0
+    """transformer blocks"""
+    hidden: int = 0
+    """width of the residual stream"""
+    heads: int = 0
+    """query heads"""
+    vocab: int = 0
+    """rows of the embedding table"""
+    kv_heads: int = 0
+    """key/value heads; 0: as many as heads"""
+    ffn: int = 0
+    """inner width of the feed-forward network; 0: four times hidden, and no gate. Given: gated"""
+    seq: int = 2048
+    """tokens in a row"""
+    device: str = "a100-80g"
+    """a100-40g, a100-80g, h100, v100, 3090, ascend-910, dcu or sw26010-pro"""
+    node_size: int = 0
+    """devices in a node; 0: as usual for the device"""
+    network: float = 0.0
+    """GB/s that leave a node, all its adapters together; 0: as usual for the device"""
+    data: int = 0
+    """data-parallel replicas"""
+    tensor: int = 0
+    """devices that share each layer"""
+    pipeline: int = 0
+    """stages of layers; with data, tensor and pipeline given, the rest is full recomputation, plain attention, ZeRO-1, 1F1B and single rows unless said otherwise"""
+    micro_batch: int = 0
+    """rows that pass through the network at once"""
+    zero: Literal["auto", "0", "1", "2", "3"] = "auto"
+    """what data-parallel replicas share out: 1 optimizer state, 2 and gradients, 3 and weights"""
+    recompute: Literal["auto", "none", "selective", "full"] = "auto"
+    """done again in the backward pass: nothing, attention scores, or whole layers"""
+    schedule: Literal["auto", "gpipe", "1f1b", "interleaved", "zero-bubble"] = "auto"
+    """order of the pipeline's passes"""
+    chunks: int = 0
+    """pieces of the network on a stage, for the interleaved schedule"""
+    attention: Literal["auto", "fused", "plain"] = "auto"
+    """fused keeps scores on the chip (FlashAttention), plain writes them to memory"""
+    sequence_parallel: bool = False
+    """split norms and dropout along the sequence too"""
+    split_boundary: bool = False
+    """tensor-parallel ranks each send their share between stages (Megatron-LM's scatter/gather)"""
+    gradient_bytes: int = 2
+    """bytes a weight for gradients: 2; 4 summed in fp32; 6 where a 16-bit copy stays beside"""
+    tokens: float = 0.0
+    """tokens to train on (400e9): adds days, and the cost with --price"""
+    price: float = 0.0
+    """of one device for one hour"""
+    picture: str = ""
+    """write the pipeline's schedule and the scaling curve to this PNG file (needs matplotlib)"""
+    json: bool = False
+    """print one JSON object"""
+
+
+def run(argv: list[str]) -> int:
+    options = parse(PlanOptions, argv, "glm plan", "Memory, time, cost and best layout of a large run.")
+    from openglm.parallel.planner import reasons, search
+
+    fixed = fixed_options(options)
+    job = job_of(options, pinned={"data", "tensor", "pipeline"} <= fixed.keys())
+    found = search(job, **fixed)
+    report = as_json(found.best, options, reasons(found))
+    if options.picture:
+        picture(found.best, options.picture)
+    if options.json:
+        print(json.dumps(report))
+    else:
+        show(found.best, report)
+    return 0
+
+
+def job_of(options: PlanOptions, pinned: bool):
+    """What is to be trained, checked."""
+    from openglm.parallel.devices import GB, device
+    from openglm.parallel.layout import Job
+
+    for name in ("devices", "batch", "seq"):
+        require(getattr(options, name) > 0, name, getattr(options, name), "must be a positive whole number")
+    for name in ("node_size", "network", "data", "tensor", "pipeline", "micro_batch", "chunks", "tokens", "price"):
+        require(getattr(options, name) >= 0, name, getattr(options, name), "must not be negative")
+    require(options.gradient_bytes in (2, 4, 6), "gradient_bytes", options.gradient_bytes, "must be 2, 4 or 6")
+    machine = device(options.device)
+    machine = dataclasses.replace(machine, node=options.node_size or machine.node, network=options.network * GB or machine.network)
+    fused = options.attention == "fused" or (options.attention == "auto" and not pinned)
+    return Job(model_of(options), options.seq, options.batch, options.devices, machine, fused, options.gradient_bytes)
+
+
+def model_of(options: PlanOptions) -> ModelConfig:
+    """The preset, or a GPT of the given shape."""
+    shape = {name: getattr(options, name) for name in ("layers", "hidden", "heads", "vocab", "kv_heads", "ffn")}
+    if options.model:
+        given = [name for name, value in shape.items() if value]
+        require(not given, ", ".join(given), [shape[name] for name in given], f"already set by model ({options.model}); give one or the other")
+        return model_preset(options.model)
+    for name in ("layers", "hidden", "heads", "vocab"):
+        require(shape[name] > 0, name, shape[name], "must be a positive whole number where no --model is given")
+    return ModelConfig(
+        vocab_size=options.vocab, layers=options.layers, hidden=options.hidden, heads=options.heads, kv_heads=options.kv_heads, max_positions=options.seq,
+        ffn_hidden=options.ffn or 4 * options.hidden, activation="swiglu" if options.ffn else "gelu", norm="layernorm", bias="all",
+    )  # fmt: skip
+
+
+def fixed_options(options: PlanOptions) -> dict[str, Any]:
+    """The options of the layout that the search must keep."""
+    fixed = {name: getattr(options, name) for name in SEARCHED if getattr(options, name) not in (0, "auto")}
+    if "zero" in fixed:
+        fixed["zero"] = int(fixed["zero"])
+    if {"data", "tensor", "pipeline"} <= fixed.keys():
+        chunked = {"schedule": "interleaved"} if "chunks" in fixed else {}
+        fixed = {**CLASSIC, **(CLASSIC_PIPELINE if options.pipeline > 1 else {}), **chunked, **fixed}
+    return fixed | {"sequence_parallel": options.sequence_parallel, "split_boundary": options.split_boundary}
+
+
+def as_json(plan, options: PlanOptions, why: list[str]) -> dict[str, Any]:
+    steps = options.tokens / (plan.job.batch * plan.job.seq)
+    report = {
+        "step_seconds": plan.seconds["total"],
+        "seconds": {name: value for name, value in plan.seconds.items() if name != "total"},
+        "tokens_per_second": plan.tokens_per_second,
+        "model_tflops_per_device": plan.model_rate / 1e12,
+        "hardware_tflops_per_device": plan.hardware_rate / 1e12,
+        "model_flops_share": plan.model_rate / plan.job.device.peak,
+        "memory_bytes": {name: round(value) for name, value in plan.memory.items()},
+        "device_memory_bytes": round(plan.job.device.memory),
+        "fits": plan.fits,
+        "bubble": plan.bubble,
+        "layout": {**dataclasses.asdict(plan.layout), "micro_batches": plan.layout.micro_batches(plan.job), "attention": "fused" if plan.job.fused_attention else "plain"},
+        "parameters": plan.job.model.parameters,
+        "checked_against": plan.job.device.checked,
+        "why": why,
+    }
+    if options.tokens:
+        report |= {"steps": steps, "days": steps * plan.seconds["total"] / 86400}
+        report |= {"cost": steps * plan.seconds["total"] / 3600 * plan.job.devices * options.price} if options.price else {}
+    return report
+
+
+def picture(plan, path: str) -> None:
+    import matplotlib  # noqa: F401  (missing: say so before the search of the curve)
+
+    from openglm.parallel.draw import draw
+    from openglm.parallel.planner import scaling
+    from openglm.runtime import progress
+
+    job, plans = dataclasses.replace(plan.job, fused_attention=True), []
+    with progress("searching layouts from a node to 10,000 devices") as bar:
+        for better in scaling(job):
+            plans.append(better)
+            bar(1)
+    draw(path, plan, plans)
+
+
+def show(plan, report: dict[str, Any]) -> None:
+    """The plan as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from openglm.parallel.planner import describe
+
+    console, device = Console(), plan.job.device
+    console.print(f"[bold]{describe(plan.layout)}[/bold], {plan.layout.micro_batches(plan.job)} micro-batches a replica, {report['layout']['attention']} attention")
+    console.print(f"{plan.job.devices} x {device.name}, {report['parameters'] / 1e9:.1f} B weights, {plan.job.batch} rows of {plan.job.seq} tokens")
+    table = Table("memory a device", "GB", "time a step", "s")
+    memory = [(name, f"{value / 1e9:.1f}") for name, value in plan.memory.items() if name != "total"]
+    seconds = [(name, f"{value:.2f}") for name, value in plan.seconds.items() if name != "total" and value >= 0.005]
+    for i in range(max(len(memory), len(seconds))):
+        table.add_row(*(memory[i] if i < len(memory) else ("", "")), *(seconds[i] if i < len(seconds) else ("", "")))
+    table.add_section()
+    table.add_row(f"total (of {device.memory / 1e9:.1f})", f"{plan.memory['total'] / 1e9:.1f}", "total", f"{plan.seconds['total']:.2f}")
+    console.print(table)
+    rates = f"{report['model_tflops_per_device']:.1f} model and {report['hardware_tflops_per_device']:.1f} hardware TFLOP/s a device"
+    console.print(f"{rates} ({100 * report['model_flops_share']:.1f} % MFU), bubble {100 * plan.bubble:.1f} %, {plan.tokens_per_second:,.0f} tokens/s")
+    if not plan.fits:
+        console.print(f"[bold red]does not fit:[/bold red] {(plan.memory['total'] - device.memory) / 1e9:.1f} GB a device too many")
+    if "days" in report:
+        console.print(f"{report['steps']:,.0f} steps, {report['days']:.1f} days" + (f", cost {report['cost']:,.0f}" if "cost" in report else ""))
+    for line in report["why"]:
+        console.print(line, highlight=False)
+    guess = f"No published run of a known layout on {device.name}: times are a guess from its data sheet."
+    console.print(f"Times of {device.name} were held against {device.checked}." if device.checked else guess)

@@ -1,0 +1,1 @@
+"""Sharding from outside the model, and the planner of large runs."""

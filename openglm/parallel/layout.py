@@ -1,0 +1,98 @@
+"""What is trained (`Job`) and how it is spread over devices (`Layout`), and which layouts a job admits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from openglm.config import ModelConfig, require
+from openglm.parallel.devices import Device
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, a batch, and the machine."""
+
+    model: ModelConfig
+    seq: int
+    """tokens in a row"""
+    batch: int
+    """rows in one optimizer step"""
+    devices: int
+    device: Device
+    fused_attention: bool = True
+    """scores never reach memory (FlashAttention); false: the products, softmax and dropout of 2020 to 2022"""
+    gradient_bytes: int = 2
+    """bytes in which a gradient is summed over micro-batches"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to spread a job. Ranks are numbered tensor first, then data, then pipeline, as Megatron-LM does."""
+
+    data: int
+    tensor: int
+    pipeline: int
+    micro_batch: int = 1
+    """rows that pass through the network at once"""
+    zero: int = 1
+    """what the data-parallel group shares out: 0 nothing, 1 optimizer state, 2 and gradients, 3 and weights"""
+    recompute: Literal["none", "selective", "full"] = "full"
+    """done again in the backward pass: nothing; attention scores; everything inside a layer"""
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = "1f1b"
+    """order of forward and backward passes in the pipeline"""
+    chunks: int = 1
+    """pieces of the network that a stage holds (interleaved schedule)"""
+    sequence_parallel: bool = False
+    """norms and dropout are split along the sequence too (Korthikanti et al. 2022)"""
+    split_boundary: bool = False
+    """each tensor-parallel rank sends its share of the activation between stages (scatter/gather of Megatron-LM)"""
+
+    @property
+    def replica(self) -> int:
+        return self.tensor * self.pipeline
+
+    def micro_batches(self, job: Job) -> int:
+        return job.batch // (self.data * self.micro_batch)
+
+    def stage_layers(self, job: Job) -> tuple[int, int, int]:
+        """Layers of the first, an inner and the last stage: equal, or the ends one lighter to make room for embedding and head (GLM-130B)."""
+        layers = job.model.layers
+        if layers % self.pipeline == 0 or (layers + 2) % self.pipeline:
+            return (layers // self.pipeline,) * 3
+        inner = (layers + 2) // self.pipeline
+        return inner - 1, inner, inner - 1
+
+
+@cache
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def check(job: Job, layout: Layout) -> None:
+    """Raise the one-line error of the first thing that does not divide, with the numbers that would. The vocabulary is padded, as Megatron-LM does."""
+    model, t, p, d = job.model, layout.tensor, layout.pipeline, layout.data
+    require(d * t * p == job.devices, "devices", job.devices, f"data x tensor x pipeline is {d} x {t} x {p} = {d * t * p}")
+    require(t <= job.device.node, "tensor", t, f"must fit in one node of {job.device.node} devices")
+    fits = [n for n in divisors(model.kv_heads) if n <= job.device.node]
+    require(t in fits, "tensor", t, f"must divide the key/value heads ({model.kv_heads}); these would: {_near(fits, t)}")
+    require(model.ffn_hidden % t == 0, "tensor", t, f"must divide the feed-forward width ({model.ffn_hidden})")
+    stages = sorted({*divisors(model.layers), *(n for n in divisors(model.layers + 2) if n > 2)})
+    require(p in stages, "pipeline", p, f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {_near(stages, p)}")
+    rows = job.batch // d
+    require(job.batch % d == 0, "data", d, f"must divide the batch ({job.batch}); these would: {_near(divisors(job.batch), d)}")
+    require(rows % layout.micro_batch == 0, "micro_batch", layout.micro_batch, f"must divide a replica's {rows} rows; these would: {_near(divisors(rows), layout.micro_batch)}")
+    require(layout.zero < 2 or p == 1, "zero", layout.zero, "2 and 3 share gradients out after every micro-batch, which a pipeline cannot wait for: use 0 or 1, or pipeline 1")
+    if layout.schedule == "interleaved":
+        pieces = [n for n in divisors(layout.stage_layers(job)[1]) if n > 1]
+        require(p > 1 and layout.chunks in pieces, "chunks", layout.chunks, f"must divide the layers of a stage and be above 1; these would: {_near(pieces, layout.chunks)}")
+        m = layout.micro_batches(job)
+        require(m % p == 0, "schedule", "interleaved", f"needs a number of micro-batches ({m}) that is a multiple of the stages ({p})")
+    else:
+        require(layout.chunks == 1, "chunks", layout.chunks, f"is for the interleaved schedule, not {layout.schedule}")
+
+
+def _near(numbers: list[int], wanted: int) -> str:
+    """The eight allowed numbers nearest to the one that is not."""
+    return ", ".join(map(str, sorted(sorted(numbers, key=lambda n: abs(n - wanted))[:8]))) or "none"

@@ -1,0 +1,1 @@
+"""The server: HTTP interfaces, the web page, and the feedback that is kept."""

@@ -1,0 +1,86 @@
+"""The application: routes, errors, guard and the engine's life; and the process around it, which ends in order."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from openglm import __version__
+from openglm.assistant import Assistant
+from openglm.runtime import say
+from openglm.serve import errors, extras, feedback, openai
+from openglm.serve.config import ServeConfig
+from openglm.serve.guard import Guard
+from openglm.serve.service import Service
+
+_LONGEST_HEADERS = 64 << 10
+
+
+def build(assistant: Assistant, config: ServeConfig, name: str) -> Any:
+    """The ASGI application of one model."""
+
+    @contextlib.asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service.start()
+        yield
+        app.state.service.stop()
+
+    app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
+    app.state.service, app.state.model, app.state.created = Service(assistant, config), name, int(time.time())
+    app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
+    errors.install(app)
+    app.include_router(openai.router)
+    app.include_router(extras.router)
+    app.include_router(feedback.router)
+    if config.page:
+        from openglm.serve import page
+
+        page.mount(app)
+    guard = Guard(app, config, lambda method, status: app.state.service.metrics.http.labels(method, str(status)).inc())
+    guard.service = app.state.service
+    return guard
+
+
+class Server(uvicorn.Server):
+    """At the first signal running answers get their time; uvicorn then closes what is left."""
+
+    def __init__(self, app: Any, config: ServeConfig, **options: Any) -> None:
+        settings = uvicorn.Config(
+            app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False, ws="none", http="h11",
+            h11_max_incomplete_event_size=_LONGEST_HEADERS, timeout_graceful_shutdown=int(config.grace) + 3, **options,
+        )  # fmt: skip
+        super().__init__(settings)
+        self.service: Service = app.service
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if not self.should_exit:
+            self.service.drain()
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends")
+
+
+def serve(assistant: Assistant, config: ServeConfig, name: str) -> int:
+    """Answer until a signal comes; returns the exit code."""
+    if not config.api_key and not _only_here(config.host):
+        say(f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page")
+    server = Server(build(assistant, config, name), config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _only_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

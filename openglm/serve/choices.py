@@ -1,0 +1,153 @@
+"""One answer of a request in OpenAI's words, streamed or whole: what is streamed adds up to what is whole."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from openglm.assistant import Assistant, Event
+from openglm.serve.replies import ReplyStream
+from openglm.serve.service import Wish
+
+_REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}  # cancelled: by the deadline or the end of the server, so it is not whole
+
+
+class Choice:
+    """Feed it the engine's events; `delta` is what the latest one added, as a message's fields."""
+
+    def __init__(self, assistant: Assistant) -> None:
+        self.assistant = assistant
+        self.reason: str | None = None
+        self.text, self.tokens, self.cached = "", 0, 0
+        self._pieces: list[str] = []
+        self._logprobs: list[Any] = []
+
+    def feed(self, one: Event) -> list[dict[str, Any]]:
+        """Take in an event; returns the deltas that it makes certain."""
+        if one.logprob is not None and self.assistant.tokenizer.decode_bytes([one.token]):
+            self._logprobs.append(one.logprob)
+        if one.result is not None:
+            self.reason, self.tokens, self.cached = _REASONS[one.result.finish_reason], len(one.result.ids), one.result.cached_tokens
+        return self._read(one)
+
+    def _read(self, one: Event) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def take_logprobs(self) -> list[Any]:
+        """Those that no chunk has carried yet."""
+        taken, self._logprobs = self._logprobs, []
+        return taken
+
+    def name(self, token: int) -> tuple[str, list[int]]:
+        """A token as text and as bytes."""
+        raw = self.assistant.tokenizer.decode_bytes([token])
+        return raw.decode("utf-8", errors="replace"), list(raw)
+
+
+class ChatChoice(Choice):
+    def __init__(self, assistant: Assistant, names: list[str]) -> None:
+        super().__init__(assistant)
+        self.reply, self.calls = ReplyStream(assistant, names), []
+
+    def _read(self, one: Event) -> list[dict[str, Any]]:
+        text, calls = self.reply.feed(one.token, one.text), []
+        if one.result is not None:
+            rest, calls = self.reply.end(one.result.ids)
+            text += rest
+        if text:
+            self._pieces.append(text)
+        if calls:
+            self.calls, self.reason = [_call(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False)) for call in calls], "tool_calls"
+        return ([{"content": text}] if text else []) + [{"tool_calls": [{"index": number, **call}]} for number, call in enumerate(self.calls if calls else ())]
+
+    def message(self) -> dict[str, Any]:
+        text = "".join(self._pieces)
+        message = {"role": "assistant", "content": text if text or not self.calls else None, "refusal": None}
+        return {**message, "tool_calls": self.calls} if self.calls else message
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "content": ""}]
+
+    def chunk(self, place: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
+        return {"index": place, "delta": delta, "logprobs": self._written(), "finish_reason": self.reason if last else None}
+
+    def whole(self, place: int) -> dict[str, Any]:
+        return {"index": place, "message": self.message(), "logprobs": self._written(), "finish_reason": self.reason}
+
+    def _written(self) -> dict[str, Any] | None:
+        taken = self.take_logprobs()
+        return {"content": [{**self._entry(t.token, t.logprob), "top_logprobs": [self._entry(*pair) for pair in t.top.items()]} for t in taken], "refusal": None} if taken else None
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        text, raw = self.name(token)
+        return {"token": text, "logprob": logprob, "bytes": raw}
+
+
+class CallChoice(ChatChoice):
+    """A call that the request demanded: the answer is its arguments and nothing else."""
+
+    def __init__(self, assistant: Assistant, name: str) -> None:
+        super().__init__(assistant, [])
+        self.call = _call(name, "")
+
+    def _read(self, one: Event) -> list[dict[str, Any]]:
+        self.call["function"]["arguments"] += one.text
+        self.calls = [self.call]
+        if one.result is not None and self.reason == "stop":
+            self.reason = "tool_calls"
+        return [{"tool_calls": [{"index": 0, "function": {"arguments": one.text}}]}] if one.text else []
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "content": None}, {"tool_calls": [{"index": 0, **self.call, "function": {**self.call["function"], "arguments": ""}}]}]
+
+
+class TextChoice(Choice):
+    def _read(self, one: Event) -> list[dict[str, Any]]:
+        self._pieces.append(one.text)
+        return [{"text": one.text}] if one.text else []
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def chunk(self, place: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
+        return {"index": place, "text": delta.get("text", ""), "logprobs": self._written(), "finish_reason": self.reason if last else None}
+
+    def whole(self, place: int) -> dict[str, Any]:
+        return {"index": place, "text": "".join(self._pieces), "logprobs": self._written(), "finish_reason": self.reason}
+
+    def _written(self) -> dict[str, Any] | None:
+        taken = self.take_logprobs()
+        if not taken:
+            return None
+        texts, offsets, where = [self.name(t.token)[0] for t in taken], [], self._offset
+        for text in texts:
+            offsets.append(where)
+            where += len(text)
+        self._offset = where
+        tops = [{self.name(token)[0]: value for token, value in t.top.items()} for t in taken]
+        return {"tokens": texts, "token_logprobs": [t.logprob for t in taken], "top_logprobs": tops, "text_offset": offsets}
+
+    _offset = 0
+
+
+@dataclass
+class Answering:
+    """Requests to the engine, and the choice that each becomes."""
+
+    wishes: list[Wish]
+    choices: list[Any]
+    prompt_tokens: int
+
+    def usage(self) -> dict[str, Any]:
+        answer = sum(choice.tokens for choice in self.choices)
+        cached = min(max((choice.cached for choice in self.choices), default=0), self.prompt_tokens)
+        return {
+            "prompt_tokens": self.prompt_tokens, "completion_tokens": answer, "total_tokens": self.prompt_tokens + answer,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }  # fmt: skip
+
+
+def _call(name: str, arguments: str) -> dict[str, Any]:
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -1,0 +1,92 @@
+"""What other clients speak: llama.cpp's `/infill` of editor plug-ins, the first ChatGLM-6B server's `POST /`; health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from openglm.assistant import SamplingParams
+from openglm.serve.choices import Answering, ChatChoice, TextChoice
+from openglm.serve.openai import collect
+from openglm.serve.schemas import ChatGLMRequest, InfillRequest
+from openglm.serve.service import Service, Wish
+from openglm.serve.wire import EventStream, event, unless_gone
+
+router = APIRouter()
+_INFILL_TOKENS = 128  # where a plug-in leaves it to the model
+
+
+@router.get("/health", tags=["Operation"])
+async def health(request: Request) -> Response:
+    healthy = request.app.state.service.healthy
+    return JSONResponse({"status": "ok" if healthy else "ending"}, 200 if healthy else 503)
+
+
+@router.get("/metrics", tags=["Operation"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    return Response(request.app.state.service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+@router.post("/infill", tags=["Editors"])
+async def infill(request: Request, body: InfillRequest) -> Response:
+    service: Service = request.app.state.service
+    if body.n_predict == 0:  # a plug-in warms the cache while the user types
+        return JSONResponse({"content": "", "stop": True, "tokens_predicted": 0})
+    wish = await asyncio.to_thread(_blank, service, body)
+    if body.stream:
+        return EventStream(_pieces(service, wish))
+    start, answering = time.perf_counter(), Answering([wish], [TextChoice(service.assistant)], len(wish[0]))
+    await unless_gone(request.receive, collect(service, answering))
+    choice, seconds = answering.choices[0], time.perf_counter() - start
+    return JSONResponse({
+        "content": choice.whole(0)["text"], "stop": True, "model": request.app.state.model, "tokens_predicted": choice.tokens, "tokens_evaluated": answering.prompt_tokens,
+        "tokens_cached": choice.cached, "truncated": False, "stop_type": "eos" if choice.reason == "stop" else "limit", "generation_settings": {"n_predict": body.n_predict},
+        "timings": {"prompt_n": answering.prompt_tokens, "prompt_ms": 0.0, "predicted_n": choice.tokens, "predicted_ms": 1000 * seconds},
+    })  # fmt: skip
+
+
+def _blank(service: Service, body: InfillRequest) -> Wish:
+    """Files around the edited one stand before it, as much of them as fits."""
+    assistant = service.assistant
+    context = assistant.model.config.max_positions
+    tokens = min(body.n_predict if body.n_predict > 0 else _INFILL_TOKENS, context // 2)
+    before = "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ()) + body.input_prefix + body.prompt
+    params = SamplingParams(
+        max_tokens=tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, seed=None if body.seed == -1 else body.seed,
+        stop=tuple(body.stop or ()), stop_ids=assistant.blank_ends,
+    )  # fmt: skip
+    return assistant.blank(before, body.input_suffix, context - tokens), params
+
+
+async def _pieces(service: Service, wish: Wish) -> AsyncIterator[bytes]:
+    async with aclosing(service.answer([wish])) as batches:
+        async for batch in batches:
+            done = batch[-1][1].result is not None
+            yield event({"content": "".join(one.text for _, one in batch), "stop": done})
+
+
+@router.post("/", tags=["ChatGLM-6B"])
+async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
+    """History goes in and comes out with this round; where it no longer fits, its oldest rounds are not read, though they stay in it."""
+    service: Service = request.app.state.service
+    history = body.history or []
+    messages = [{"role": role, "content": text} for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
+    wish = await asyncio.to_thread(_chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
+    answering = Answering([wish], [ChatChoice(service.assistant, [])], len(wish[0]))
+    await unless_gone(request.receive, collect(service, answering))
+    response = answering.choices[0].message()["content"]
+    return {"response": response, "history": [*history, [body.prompt, response]], "status": 200, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _chat(service: Service, messages: list[dict[str, Any]], body: ChatGLMRequest) -> Wish:
+    """max_length counts prompt and answer together, as it did in the first server."""
+    ids, _ = service.assistant.ask(messages, cut=True)
+    limit = min(body.max_length or 2048, service.assistant.model.config.max_positions)
+    temperature, top_p = 0.95 if body.temperature is None else body.temperature, 0.7 if body.top_p is None else body.top_p
+    return ids, SamplingParams(max_tokens=max(limit - len(ids), 1), temperature=temperature, top_p=top_p)

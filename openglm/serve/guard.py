@@ -1,0 +1,133 @@
+"""What every HTTP request must pass before anything looks into it: name of this server, origin, key, type and size of the body.
+
+Plain ASGI around the whole application, so that no route, present or future, mounted ones included, can be without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from openglm.serve.config import ServeConfig
+from openglm.serve.errors import ApiError
+
+OPEN_PATHS = frozenset({"/health"})
+"""Paths that need no key."""
+
+_HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
+_BODY_SECONDS = 30.0
+_ASK = 'Basic realm="OpenGLM: the API key is the password", charset="UTF-8"'
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Guard:
+    def __init__(self, app: Any, config: ServeConfig, count: Callable[[str, int], None]) -> None:
+        self.app, self.config, self.count = app, config, count
+        self.key = hashlib.sha256(config.api_key.encode()).digest() if config.api_key else None
+        self.hosts = {"localhost", socket.gethostname().lower(), config.host.lower(), *map(str.lower, config.hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":  # nothing here speaks over web sockets
+            return await send({"type": "websocket.close", "code": 1008})
+
+        async def counting(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                self.count(scope["method"], message["status"])
+                message["headers"] = [*message.get("headers", ()), *_SECURITY]
+            await send(message)
+
+        try:
+            self._check(scope)
+            receive = await self._read(scope, receive)
+        except ApiError as error:
+            return await error.response()(scope, receive, counting)
+        await self.app(scope, receive, counting)
+
+    def _check(self, scope: Scope) -> None:
+        """Raise ApiError where the headers or the path say that this request is not for us."""
+        headers = dict(scope["headers"])
+        host = _name(headers.get(b"host", b""))
+        if host is None or not (host in self.hosts or _is_address(host)):
+            raise ApiError(403, "this server is not known under this name; name it in --hosts", param="Host")
+        origin = headers.get(b"origin")
+        if origin is not None and origin.split(b"://")[-1] != headers[b"host"]:
+            raise ApiError(403, "pages of other origins may not use this server", param="Origin")
+        if self.key and scope["path"] not in OPEN_PATHS and not self._has_key(headers.get(b"authorization", b"")):
+            raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers={"WWW-Authenticate": _ASK})
+        if scope["method"] == "POST" and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+            raise ApiError(415, "the body must be JSON, with Content-Type: application/json", param="Content-Type")
+
+    def _has_key(self, authorization: bytes) -> bool:
+        """Bearer for programs, Basic for browsers, which ask for it once and send it with all that the page fetches. Takes the same time whatever is wrong."""
+        scheme, _, given = authorization.partition(b" ")
+        if scheme.lower() == b"basic":
+            try:
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
+            except binascii.Error:
+                given = b""
+        elif scheme.lower() != b"bearer":
+            given = b""
+        return hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self.key)
+
+    async def _read(self, scope: Scope, receive: Receive) -> Receive:
+        """Take in the whole body, within its limits of size and time; returns what gives it out again."""
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.config.max_body:
+            raise ApiError(413, f"the body has more than {self.config.max_body} bytes", code="body_too_large")
+        try:
+            body = await asyncio.wait_for(self._body(receive), _BODY_SECONDS)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
+        pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> dict[str, Any]:
+            return pending.pop() if pending else await receive()
+
+        return again
+
+    async def _body(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ApiError(400, "the client went away")
+            body += message.get("body", b"")
+            if len(body) > self.config.max_body:
+                raise ApiError(413, f"the body has more than {self.config.max_body} bytes", code="body_too_large")
+            if not message.get("more_body"):
+                return bytes(body)
+
+
+# The page is Gradio's, which needs inline scripts and styles; nothing is loaded from, or sent to, anywhere else.
+_POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
+_SECURITY = [
+    (b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY"),
+]  # fmt: skip
+
+
+def _name(host: bytes) -> str | None:
+    """The host's name without its port; None where it is malformed."""
+    found = _HOST.fullmatch(host.decode("latin-1"))
+    return (found[1] or found[2]).lower() if found else None
+
+
+def _is_address(host: str) -> bool:
+    """An address was typed; only names can be made to point here by others."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

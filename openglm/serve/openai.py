@@ -1,0 +1,209 @@
+"""OpenAI's interface: /v1/models, /v1/chat/completions, /v1/completions. Tools and blanks are in the words of the family, see replies.py and Assistant."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from openglm.assistant import SamplingParams
+from openglm.config import require
+from openglm.serve.choices import Answering, CallChoice, ChatChoice, Choice, TextChoice
+from openglm.serve.errors import ApiError
+from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling
+from openglm.serve.service import Service, Wish
+from openglm.serve.wire import DONE, EventStream, event, unless_gone
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+@router.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    return {"object": "list", "data": [_model(request)]}
+
+
+@router.get("/models/{name}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    _check_model(request, name)
+    return _model(request)
+
+
+@router.post("/chat/completions")
+async def chat(request: Request, body: ChatRequest) -> Response:
+    service: Service = request.app.state.service
+    _check_model(request, body.model)
+    return await _respond(request, body, "chat.completion", await _chat(service, body))
+
+
+@router.post("/completions")
+async def completions(request: Request, body: CompletionRequest) -> Response:
+    service: Service = request.app.state.service
+    _check_model(request, body.model)
+    return await _respond(request, body, "text_completion", await asyncio.to_thread(_completion, service, body))
+
+
+def _model(request: Request) -> dict[str, Any]:
+    state = request.app.state
+    return {"id": state.model, "object": "model", "created": state.created, "owned_by": "openglm", "max_model_len": state.service.assistant.model.config.max_positions}
+
+
+def _check_model(request: Request, name: str | None) -> None:
+    known = request.app.state.model
+    if name not in (None, "", known):
+        raise ApiError(404, f"model: {name!r} is not served here; use {known!r}", param="model", code="model_not_found")
+
+
+async def _chat(service: Service, body: ChatRequest) -> Answering:
+    """The requests and choices of a chat."""
+    tools, forced = await _tools(service, body)
+    ids = await asyncio.to_thread(_prompt, service, body, tools)
+    schema = _schema(body)
+    if forced:
+        function = next(tool.function for tool in body.tools or () if tool.function.name == forced)
+        ids += service.assistant.call_opening(forced)
+        schema = {"type": "object"} if function.parameters is None else function.parameters
+    wishes = _wishes(service, body, ids, body.max_completion_tokens or body.max_tokens, logprobs=(body.top_logprobs or 0) if body.logprobs else None, schema=schema)
+    names = [tool["function"]["name"] for tool in tools]
+    choices: list[Choice] = [CallChoice(service.assistant, forced) if forced else ChatChoice(service.assistant, names) for _ in wishes]
+    return Answering(wishes, choices, len(ids))
+
+
+async def _tools(service: Service, body: ChatRequest) -> tuple[list[dict[str, Any]], str | None]:
+    """The tools in play, and the one that must be called, where the request says so."""
+    if not body.tools or body.tool_choice == "none":
+        if body.tool_choice not in (None, "none", "auto"):
+            raise ApiError(400, "tool_choice: there are no tools to choose from", param="tool_choice")
+        return [], None
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
+    names = list(dict.fromkeys(tool.function.name for tool in body.tools))
+    if body.tool_choice in (None, "auto"):
+        return tools, None
+    chosen = await _choose(service, body, tools, names) if body.tool_choice == "required" else body.tool_choice.function.name
+    if chosen not in names:
+        raise ApiError(400, f"tool_choice.function.name: {chosen!r} is not among the tools", param="tool_choice.function.name")
+    return tools, chosen
+
+
+async def _choose(service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]) -> str:
+    """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which finds this prompt in the cache."""
+    if len(names) == 1:
+        return names[0]
+    ids = await asyncio.to_thread(_prompt, service, body, tools)
+    params = SamplingParams(max_tokens=128, regex="|".join(name.replace(".", r"\.") for name in names))
+    async for batch in service.answer([(ids, params)]):
+        last = batch[-1][1]
+    return last.result.text
+
+
+def _prompt(service: Service, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> list[int]:
+    return service.assistant.ask(flatten(body.messages), tools or None)[0]
+
+
+def _schema(body: ChatRequest) -> dict[str, Any] | None:
+    wish = body.response_format
+    if wish is None or wish.type == "text":
+        return None
+    if wish.type == "json_object":
+        return {"type": "object"}
+    if wish.json_schema is None or wish.json_schema.json_schema is None:
+        raise ApiError(400, "response_format.json_schema: must hold a schema", param="response_format.json_schema")
+    return wish.json_schema.json_schema
+
+
+def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the renderer takes them: plain text, and parallel calls one after another, each followed by its result."""
+    results = {message.tool_call_id: _text(message) for message in messages if message.role == "tool"}
+    flat: list[dict[str, Any]] = []
+    parallel = False
+    for place, message in enumerate(messages):
+        calls = message.tool_calls or []
+        require(message.content is not None or bool(calls), f"messages[{place}].content", None, "must be text")
+        if message.role == "tool" and parallel:
+            continue
+        parallel = len(calls) > 1
+        for number, call in enumerate(calls):
+            flat.append({"role": "assistant", "content": "" if number else _text(message), "tool_calls": [call.model_dump(include={"type", "function"})]})
+            if parallel:
+                flat.append({"role": "tool", "content": results.get(call.id, "")})
+        if not calls:
+            flat.append({"role": "system" if message.role == "developer" else message.role, "content": _text(message)})
+    return flat
+
+
+def _text(message: Message) -> str:
+    return message.content if isinstance(message.content, str) else "".join(part.text for part in message.content or ())
+
+
+def _completion(service: Service, body: CompletionRequest) -> Answering:
+    """The requests and choices of plain texts to go on with, or of blanks where there is a suffix."""
+    assistant = service.assistant
+    prompts: Sequence[Any] = [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else body.prompt
+    wishes: list[Wish] = []
+    for prompt in prompts:
+        text = prompt if isinstance(prompt, str) else None
+        if body.suffix:
+            if text is None:
+                raise ApiError(400, "suffix: needs a prompt that is text", param="suffix")
+            ids, stops = assistant.blank(text, body.suffix), assistant.blank_ends
+        else:
+            ids, stops = prompt if text is None else assistant.go_on(text), ()
+        wishes += _wishes(service, body, ids, body.max_tokens or 16, logprobs=body.logprobs, stop_ids=stops)
+    return Answering(wishes, [TextChoice(assistant) for _ in wishes], sum(len(ids) for ids, _ in wishes[:: body.n or 1]))
+
+
+def _wishes(service: Service, body: Sampling, ids: list[int], max_tokens: int | None, **more: Any) -> list[Wish]:
+    """`n` requests for one prompt; each has a seed of its own, so that they differ and can be repeated."""
+    room = service.assistant.model.config.max_positions - len(ids)
+    if room < 1:
+        raise ValueError(f"{'messages' if isinstance(body, ChatRequest) else 'prompt'}: {len(ids)} tokens do not fit the context of {room + len(ids)}; shorten it")
+    given = {name: value for name in _SAME if (value := getattr(body, name)) is not None}
+    if body.logit_bias:
+        given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
+    params = {"temperature": 0.5, "top_p": 0.8, **given, **more, "max_tokens": min(max_tokens or room, room)}
+    seeds = [None if body.seed is None else (body.seed + number) % (1 << 63) for number in range(body.n or 1)]
+    return [(ids, SamplingParams(**params, seed=seed)) for seed in seeds]
+
+
+_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "stop")
+
+
+async def _respond(request: Request, body: Sampling, kind: str, answering: Answering) -> Response:
+    state = request.app.state
+    head = {"id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": state.model}
+    if body.stream:
+        if kind == "chat.completion":
+            head["object"] = "chat.completion.chunk"
+        return EventStream(_chunks(state.service, head, answering, bool(body.stream_options and body.stream_options.include_usage)))
+    await unless_gone(request.receive, collect(state.service, answering))
+    return JSONResponse({**head, "choices": [choice.whole(place) for place, choice in enumerate(answering.choices)], "usage": answering.usage()})
+
+
+async def collect(service: Service, answering: Answering) -> None:
+    async for batch in service.answer(answering.wishes):
+        for place, one in batch:
+            answering.choices[place].feed(one)
+
+
+async def _chunks(service: Service, head: dict[str, Any], answering: Answering, with_usage: bool) -> AsyncIterator[bytes]:
+    """An answer as server-sent events; those that lie ready are sent in one piece."""
+    extra = {"usage": None} if with_usage else {}
+    opened: set[int] = set()
+    async with aclosing(service.answer(answering.wishes)) as batches:
+        async for batch in batches:
+            parts = []
+            for place, one in batch:
+                choice = answering.choices[place]
+                parts += [choice.chunk(place, delta, False) for delta in (choice.opening() if place not in opened else ())]
+                opened.add(place)
+                parts += [choice.chunk(place, delta, False) for delta in choice.feed(one)]
+                if one.result is not None:
+                    parts.append(choice.chunk(place, {}, True))
+            if parts:
+                yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)
+    yield (event({**head, "choices": [], "usage": answering.usage()}) if with_usage else b"") + DONE

@@ -1,0 +1,286 @@
+"""The web page: conversations over the same service as the API, kept in the browser alone; judgements go to the feedback store.
+
+Built with Gradio, of which only the routes that this page needs are reachable: none that reads, stores or fetches a file. The display is never an
+input: what comes from a browser is plain text and numbers, checked in chats.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+
+from openglm.assistant import SamplingParams
+from openglm.serve import chats
+from openglm.serve.display import original, shown
+from openglm.serve.replies import ReplyStream
+from openglm.serve.service import Broken, Busy, Service
+from openglm.serve.words import WORDS
+
+_ROUTES = re.compile(r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)")
+_STYLE = """
+.gradio-container {max-width: 60rem !important; width: 100% !important; margin: 0 auto !important}
+.gradio-container > main {padding: 0.5rem !important}
+#talk {height: calc(100dvh - 13rem) !important; min-height: 14rem}
+footer {display: none !important}
+"""
+_EXPORT = """(store) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(store.all[store.now], null, 1)], {type: "application/json"}));
+  link.download = "chat.json"; link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}"""
+_LATEX = [{"left": a, "right": b, "display": d} for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))]
+
+
+_FILE_KEYS = frozenset({"path", "url", "meta"})
+
+
+class Run:
+    """The answer that a page is waiting for."""
+
+    stop: asyncio.Event | None = None
+
+
+class Page:
+    """The handlers of one server's page, and its layout."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.state = app.state
+        self.service: Service = app.state.service
+        self.context = self.service.assistant.model.config.max_positions
+
+    async def say(self, text: str, store: Any, system: str, temperature: float, top_p: float, tokens: float, run: Run) -> AsyncIterator[list[Any]]:
+        store = chats.checked(store)
+        if text.strip():
+            store = chats.with_current(store, [*chats.current(store), {"role": "user", "content": text.strip()}])
+            async for update in self._answer(store, system, temperature, top_p, tokens, run):
+                yield update
+
+    async def retry(self, store: Any, system: str, temperature: float, top_p: float, tokens: float, run: Run, which: gr.RetryData) -> AsyncIterator[list[Any]]:
+        """A new answer to the question at `which`; the old one is kept as feedback, as what was not wanted."""
+        store = chats.checked(store)
+        messages = chats.current(store)
+        asked = messages[: _place(which, messages) + 1]
+        while asked and asked[-1]["role"] != "user":
+            asked.pop()
+        if asked:
+            old = messages[len(asked)]["content"] if len(messages) > len(asked) else None
+            async for update in self._answer(chats.with_current(store, asked), system, temperature, top_p, tokens, run):
+                yield update
+            if old:
+                await self._keep(update[2], "retry", asked, old, system, better=chats.current(update[2])[-1]["content"])
+
+    async def undo(self, store: Any, which: gr.UndoData) -> list[Any]:
+        """Take the last question back into the box."""
+        store = chats.checked(store)
+        messages = chats.current(store)
+        asked = messages[: _place(which, messages) + 1]
+        while asked and asked[-1]["role"] != "user":
+            asked.pop()
+        text = asked.pop()["content"] if asked else ""
+        return [gr.update(value=text), *self._shown(chats.with_current(store, asked))]
+
+    async def edit(self, store: Any, system: str, temperature: float, top_p: float, tokens: float, run: Run, change: gr.EditData) -> AsyncIterator[list[Any]]:
+        """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it."""
+        store = chats.checked(store)
+        messages, place = chats.current(store), _place(change, chats.current(store))
+        new = {**messages[place], "content": original(str(change.value))} if messages else None
+        if new is None:
+            return
+        if new["role"] == "user":
+            async for update in self._answer(chats.with_current(store, [*messages[:place], new]), system, temperature, top_p, tokens, run):
+                yield update
+            return
+        await self._keep(store, "edit", messages[:place], messages[place]["content"], system, better=new["content"])
+        yield [gr.skip(), *self._shown(chats.with_current(store, [*messages[:place], new, *messages[place + 1 :]]))]
+
+    async def like(self, store: Any, system: str, reason: str, vote: gr.LikeData) -> tuple[Any, Any]:
+        store = chats.checked(store)
+        messages, place = chats.current(store), _place(vote, chats.current(store))
+        if messages and messages[place]["role"] == "assistant" and vote.liked is not None:
+            kind = "up" if vote.liked is True or vote.liked == "Like" else "down"
+            await self._keep(store, kind, messages[:place], messages[place]["content"], system, reason=reason.strip()[:4096] or None)
+        return "", await self.kept(store)
+
+    async def kept(self, store: Any) -> list[dict[str, Any]]:
+        """What the data base holds of this conversation."""
+        store = chats.checked(store)
+        return await asyncio.to_thread(self.state.feedback.of, store["now"]) if self.state.feedback else []
+
+    async def delete(self, store: Any) -> list[Any]:
+        store = chats.checked(store)
+        if self.state.feedback:
+            await asyncio.to_thread(self.state.feedback.forget, store["now"])
+        return self._shown(chats.without(store, store["now"]))
+
+    async def _keep(self, store: chats.Store, kind: str, before: chats.Messages, answer: str, system: str, better: str | None = None, reason: str | None = None) -> None:
+        if self.state.feedback:
+            messages = [{"role": "system", "content": system}, *before] if system else before
+            row = {"conversation": store["now"], "kind": kind, "messages": messages, "answer": answer, "better": better, "reason": reason}
+            await asyncio.to_thread(self.state.feedback.add, **row, sampling={}, model=self.state.model, weights=self.service.assistant.fingerprint)
+            self.service.metrics.feedback.inc()
+
+    async def _answer(self, store: chats.Store, system: str, temperature: float, top_p: float, tokens: float, run: Run) -> AsyncIterator[list[Any]]:
+        """Show an answer to the current conversation while it grows; the browser stores it once it has ended."""
+        asked, note, text = chats.current(store), "", ""
+        run.stop = asyncio.Event()
+        yield [gr.update(value="", submit_btn=False, stop_btn=True), _talk(asked), gr.skip(), gr.skip(), ""]
+        try:
+            messages = [{"role": "system", "content": system}, *asked] if system.strip() else asked
+            ids, dropped = await asyncio.to_thread(self.service.assistant.ask, messages, cut=True)
+            note = WORDS["cut"].format(dropped) if dropped else ""
+            params = SamplingParams(max_tokens=max(1, min(int(tokens), self.context - len(ids))), temperature=float(temperature), top_p=float(top_p))
+            async for text in self._grow(ids, params, run.stop):
+                yield [gr.skip(), _talk([*asked, {"role": "assistant", "content": text}]), gr.skip(), gr.skip(), note]
+        except (ValueError, Busy, Broken) as error:
+            note = f"{WORDS['failed']} {error}"
+        done = [*asked, {"role": "assistant", "content": text}] if text else asked
+        yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
+
+    async def _grow(self, ids: list[int], params: SamplingParams, stop: asyncio.Event) -> AsyncIterator[str]:
+        """The answer's text so far, again and again, until it ends or is stopped."""
+        reply, text, stopped = ReplyStream(self.service.assistant), "", asyncio.ensure_future(stop.wait())
+        async with aclosing(self.service.answer([(ids, params)])) as batches:
+            try:
+                while True:
+                    batch = asyncio.ensure_future(anext(batches, None))
+                    await asyncio.wait({batch, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                    if not batch.done():
+                        batch.cancel()
+                        await asyncio.gather(batch, return_exceptions=True)
+                        return
+                    if (events := batch.result()) is None:
+                        return
+                    for _, one in events:
+                        text += reply.feed(one.token, one.text) + (reply.end(one.result.ids)[0] if one.result else "")
+                    yield text
+            finally:
+                stopped.cancel()
+
+    def _shown(self, store: chats.Store) -> list[Any]:
+        """Display, store, list of conversations and note for a store."""
+        choices = chats.found(store, "")
+        now = store["now"] if chats.current(store) else None
+        return [_talk(chats.current(store)), store, gr.update(choices=choices, value=now), ""]
+
+    def open(self, name: str | None, store: Any) -> list[Any]:
+        store = chats.checked(store)
+        return self._shown({**store, "now": name} if name in store["all"] else store)
+
+    def new(self, store: Any) -> list[Any]:
+        return self._shown(chats.started(chats.checked(store)))
+
+    def search(self, words: str, store: Any) -> Any:
+        return gr.update(choices=chats.found(chats.checked(store), words))
+
+    def layout(self) -> gr.Blocks:
+        translated = {name: texts for name, texts in WORDS.items() if isinstance(texts, tuple)}
+        w = gr.I18n(**{language: {name: texts[place] for name, texts in translated.items()} for place, language in enumerate(("en", "zh-CN"))})
+        self.i18n = w
+        with gr.Blocks(title="OpenGLM", analytics_enabled=False) as blocks:
+            store = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")  # in the user's own browser: a form, not a secret
+            run = gr.State(Run())
+            with gr.Sidebar(open=False):
+                fresh = gr.Button(w("new"), variant="primary", elem_id="new")
+                words = gr.Textbox(placeholder=w("search"), show_label=False, container=False, elem_id="search")
+                picker = gr.Radio([], show_label=False, container=False, elem_id="picker")
+                with gr.Accordion(w("settings"), open=False):
+                    system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
+                    temperature = gr.Slider(0, 2, 0.5, step=0.05, label=w("temperature"))
+                    top_p = gr.Slider(0.05, 1, 0.8, step=0.05, label=w("top_p"))
+                    tokens = gr.Slider(1, max(self.context // 2, 2), min(256, self.context // 2), step=1, label=w("tokens"))
+                export, delete = gr.Button(w("export"), elem_id="export"), gr.Button(w("delete"), variant="stop", elem_id="delete")
+            talk = gr.Chatbot(
+                elem_id="talk", show_label=False, container=False, buttons=["copy"], editable="all", latex_delimiters=_LATEX, allow_tags=False, allow_file_downloads=False,
+                placeholder=f"**{self.state.model}**", feedback_options=("Like", "Dislike") if self.state.feedback else None,
+            )  # fmt: skip
+            note = gr.Markdown("", elem_id="note")
+            box = gr.Textbox(placeholder=w("ask"), show_label=False, container=False, submit_btn=True, max_lines=8, autofocus=True, elem_id="box", max_length=1 << 18)
+            with gr.Accordion(w("feedback"), open=False, visible=self.state.feedback is not None):
+                gr.Markdown(w("feedback_text"))
+                reason = gr.Textbox(placeholder=w("reason"), show_label=False, container=False, elem_id="reason")
+                kept, look = gr.JSON([], show_label=False), gr.Button(w("look"), elem_id="look")
+            knobs, shown = [system, temperature, top_p, tokens], [talk, store, picker, note]
+            quiet = {"show_progress": "hidden", "api_visibility": "private"}
+            blocks.load(lambda held: self._shown(chats.checked(held)), store, shown, **quiet)
+            box.submit(self.say, [box, store, *knobs, run], [box, *shown], **quiet)
+            box.stop(_stop, run, None, **quiet)
+            talk.retry(self.retry, [store, *knobs, run], [box, *shown], **quiet)
+            talk.undo(self.undo, store, [box, *shown], **quiet)
+            talk.edit(self.edit, [store, *knobs, run], [box, *shown], **quiet)
+            if self.state.feedback:
+                talk.like(self.like, [store, system, reason], [reason, kept], **quiet)
+                look.click(self.kept, store, kept, **quiet)
+            fresh.click(self.new, store, shown, **quiet)
+            words.change(self.search, [words, store], picker, **quiet)
+            talk.clear(self.new, store, shown, **quiet)
+            picker.input(self.open, [picker, store], shown, **quiet)
+            delete.click(self.delete, store, shown, **quiet)
+            export.click(None, store, None, js=_EXPORT, **quiet)
+        return blocks.queue(default_concurrency_limit=None)
+
+
+async def _stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
+    if run.stop:
+        run.stop.set()
+
+
+def _talk(messages: chats.Messages) -> chats.Messages:
+    return [{**message, "content": shown(message["content"])} for message in messages]
+
+
+def _place(event: Any, messages: chats.Messages) -> int:
+    """Which message an event of the display is about; a browser may say anything."""
+    index = event.index[0] if isinstance(event.index, (list, tuple)) and event.index else event.index
+    return min(max(index, 0), max(len(messages) - 1, 0)) if isinstance(index, int) else max(len(messages) - 1, 0)
+
+
+def mount(app: FastAPI) -> None:
+    """Put the page at `/`, behind all other routes."""
+    page = Page(app)
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none that is fetched
+    layout = page.layout()
+    gr.mount_gradio_app(app, layout, path="/", theme=theme, css=_STYLE, i18n=page.i18n, show_error=False, ssr_mode=False, enable_monitoring=False, pwa=False)
+    app.routes[-1].app = _only_needed(app.routes[-1].app)
+
+
+def _only_needed(gradio: Any) -> Any:
+    """Gradio behind a list of routes, and without events that describe a file: it would copy or fetch what they name."""
+
+    async def filtered(scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not _ROUTES.fullmatch(path) or ".." in path or "//" in path:
+            return await PlainTextResponse("no such path", 404)(scope, receive, send)
+        if scope["method"] == "POST":
+            message = await receive()  # the guard gives the whole body at once
+            if _names_files(message["body"]):
+                return await PlainTextResponse("this page takes no files", 400)(scope, receive, send)
+            pending = [message]
+            return await gradio(scope, lambda: _give(pending, receive), send)
+        await gradio(scope, receive, send)
+
+    filtered.app = gradio
+    return filtered
+
+
+async def _give(pending: list[Any], receive: Any) -> Any:
+    return pending.pop() if pending else await receive()
+
+
+def _names_files(body: bytes) -> bool:
+    try:
+        layer = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return True
+    while layer:
+        if any(isinstance(one, dict) and not _FILE_KEYS.isdisjoint(one) for one in layer):
+            return True
+        layer = [below for one in layer if isinstance(one, (dict, list)) for below in (one.values() if isinstance(one, dict) else one)]
+    return False

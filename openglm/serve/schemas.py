@@ -1,0 +1,181 @@
+"""Bodies of requests. Unknown fields are ignored, wrong values are an error that names the field; nothing is converted: "1" is no number.
+
+Fields that would hand the server a template, tensors or code are declared as null, so that sending one is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=1 << 20)]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+_DEEPEST = 32
+
+
+def _shallow(value: Any) -> Any:
+    """Deep nesting is no schema that anyone wrote, and its text grows with the square of the depth."""
+    layer = [value]
+    for _ in range(_DEEPEST):
+        layer = [below for one in layer if isinstance(one, (dict, list)) for below in (one.values() if isinstance(one, dict) else one)]
+    if layer:
+        raise ValueError(f"nested more than {_DEEPEST} deep")
+    return value
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
+_Count = Annotated[int, Field(ge=1, le=1 << 31)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: Text
+
+
+class Function(Body):
+    name: Name
+    arguments: Text
+
+
+class ToolCall(Body):
+    id: Annotated[str, Field(max_length=256)]
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=64)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=32)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+
+class ToolFunction(Body):
+    name: Name
+    description: Text | None = None
+    parameters: Schema | None = None
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class ChosenFunction(Body):
+    name: Name
+
+
+class ToolChoice(Body):
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class JsonSchema(Body):
+    name: Name
+    json_schema: Schema | None = Field(None, alias="schema")
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+
+
+class Sampling(Body):
+    """What chat and completions share."""
+
+    model: Annotated[str, Field(max_length=256)] | None = None
+    max_tokens: _Count | None = None
+    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    min_p: Annotated[Real, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Real, Field(ge=0.001, le=1000)] | None = None
+    frequency_penalty: Annotated[Real, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[Real, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Real, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    chat_template: None = None
+    chat_template_kwargs: None = None
+    prompt_embeds: None = None
+    logits_processors: None = None
+
+
+class ChatRequest(Sampling):
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
+    max_completion_tokens: _Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
+
+class CompletionRequest(Sampling):
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=16)] | Annotated[list[int], Field(min_length=1, max_length=1 << 20)]
+    suffix: Text | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: Literal[False] | None = None
+
+
+class ExtraFile(Body):
+    filename: Text = ""
+    text: Text = ""
+
+
+class InfillRequest(Body):
+    """llama.cpp's `/infill`, as editor plug-ins send it. n_predict 0 only warms the cache; below 0 is up to the model."""
+
+    input_prefix: Text = ""
+    input_suffix: Text = ""
+    input_extra: Annotated[list[ExtraFile], Field(max_length=256)] | None = None
+    prompt: Text = ""
+    n_predict: Annotated[int, Field(ge=-2, le=1 << 31)] = 128
+    temperature: Annotated[Real, Field(ge=0, le=2)] = 0.0
+    top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 40
+    top_p: Annotated[Real, Field(gt=0, le=1)] = 0.99
+    seed: Annotated[int, Field(ge=-1, lt=1 << 63)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=16)] | None = None
+    stream: bool = False
+
+
+class ChatGLMRequest(Body):
+    """The first ChatGLM-6B server's."""
+
+    prompt: Text
+    history: Annotated[list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(max_length=512)] | None = None
+    max_length: _Count | None = None
+    top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
+    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
+
+
+class FeedbackMessage(Body):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text
+
+
+class FeedbackRequest(Body):
+    """One judgement. `kind` up or down rates `answer`; edit and retry give in `better` the text that replaced it."""
+
+    conversation: Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]{16,64}$")]
+    kind: Literal["up", "down", "edit", "retry"]
+    messages: Annotated[list[FeedbackMessage], Field(min_length=1, max_length=1024)]
+    answer: Text
+    better: Text | None = None
+    reason: Annotated[str, Field(max_length=4096)] | None = None
+    sampling: Annotated[dict[Name, Real | str | None], Field(max_length=32)] | None = None

@@ -1,0 +1,211 @@
+"""One engine in a thread of its own, and answers as asynchronous streams.
+
+The thread takes commands between two steps, so a reader that goes away frees its place within one step, and hands each step's events to
+the event loop in one piece. It knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from openglm.assistant import Assistant, Event, SamplingParams
+from openglm.runtime import say
+from openglm.serve.config import ServeConfig
+from openglm.serve.metrics import Metrics
+
+
+class Busy(Exception):
+    """No room for a request now; `seconds` says when to come back. `ending`: the server itself is going."""
+
+    def __init__(self, message: str, seconds: int, ending: bool = False) -> None:
+        super().__init__(message)
+        self.seconds, self.ending = seconds, ending
+
+
+class Broken(Exception):
+    """The engine failed; the request was not at fault."""
+
+
+Wish = tuple[Sequence[int], SamplingParams]
+Batch = list[tuple[int, Event]]
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request in the engine. What comes of it goes into the inbox of its group: its place there, and an Event or the exception that ended it."""
+
+    place: int
+    wish: Wish
+    inbox: asyncio.Queue[tuple[int, Event | Exception]]
+    number: int | None = None
+    began: float = field(default_factory=time.perf_counter)
+    last: float = 0.0
+    """time of the latest token"""
+
+
+class Service:
+    """`async for batch in service.answer([(prompt, params)])`; every method but `_run` and those it calls belongs to the event loop's thread."""
+
+    def __init__(self, assistant: Assistant, config: ServeConfig) -> None:
+        self.assistant, self.config, self.metrics = assistant, config, Metrics(assistant.engine)
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._by_number: dict[int, Ticket] = {}
+        self._open: set[Ticket] = set()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.draining = False
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread once its step is done."""
+        self._commands.put(None)
+        self._thread.join(timeout=10)
+
+    @property
+    def healthy(self) -> bool:
+        return self._thread.is_alive() and not self.draining
+
+    def drain(self) -> None:
+        """Take no more requests; answers that are not done in `grace` seconds end where they are."""
+        self.draining = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open)))
+
+    async def answer(self, wishes: Sequence[Wish]) -> AsyncIterator[Batch]:
+        """Events of a group of requests, each with its request's place in the group; all that lie ready come in one list. Each request's last
+        event has its result. Raises ValueError for a wrong request, Busy, Broken. Whoever stops reading, or is cancelled, frees all places."""
+        self._admit(len(wishes))
+        inbox: asyncio.Queue = asyncio.Queue()
+        tickets = [Ticket(place, wish, inbox) for place, wish in enumerate(wishes)]
+        self._open.update(tickets)
+        for ticket in tickets:
+            self._commands.put(partial(self._add, ticket))
+        timer = self._loop.call_later(self.config.deadline, self._cut_all, tickets)
+        try:
+            left = len(tickets)
+            while left:
+                batch = [await inbox.get()]
+                while not inbox.empty():
+                    batch.append(inbox.get_nowait())
+                left -= sum(self._ended(event) for _, event in batch)
+                yield batch
+        finally:
+            timer.cancel()
+            self._open.difference_update(tickets)
+            for ticket in tickets:
+                self._commands.put(partial(self._drop, ticket))
+
+    def _admit(self, count: int) -> None:
+        if self.draining:
+            raise Busy("the server is shutting down", 10, ending=True)
+        places = self.config.queue + self.assistant.engine.config.max_sequences
+        if len(self._open) + count > places:
+            self.metrics.rejected.inc()
+            raise Busy(f"{len(self._open)} requests are being answered or wait already; come back in a moment", 1 + len(self._open) // 16)
+
+    def _ended(self, event: Event | Exception) -> bool:
+        """Whether this is a request's last event. Raises what went wrong."""
+        if isinstance(event, Exception):
+            raise event
+        if event.result is None:
+            return False
+        if event.result.error:
+            raise ValueError(event.result.error)
+        if event.result.finish_reason == "cancelled" and not event.result.ids:
+            raise Busy("no answer began in time", 10, ending=True)
+        return True
+
+    def _cut_all(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            self._commands.put(partial(self._cut, ticket))
+
+    # What follows runs in the engine's thread.
+
+    def _run(self) -> None:
+        engine = self.assistant.engine
+        while self._take_commands(wait=not engine.busy):
+            if engine.busy:
+                try:
+                    self._deliver(engine.step())
+                except Exception as error:  # a defect must not leave readers waiting for ever
+                    say(f"glm serve: the engine failed: {type(error).__name__}: {error}")
+                    self._fail_all(error)
+
+    def _take_commands(self, wait: bool) -> bool:
+        """Do what the event loop asked for; False where it asked to end."""
+        try:
+            while True:
+                command = self._commands.get(block=wait)
+                if command is None:
+                    return False
+                command()
+                wait = False
+        except queue.Empty:
+            return True
+
+    def _add(self, ticket: Ticket) -> None:
+        if ticket not in self._open:  # its reader left before it began
+            return
+        try:
+            ticket.number = self.assistant.engine.add_request(*ticket.wish)
+            self._by_number[ticket.number] = ticket
+        except ValueError as error:
+            self._post([(ticket, error)])
+        except RecursionError:
+            self._post([(ticket, ValueError("schema: nested too deeply; simplify it"))])
+        except Exception as error:
+            say(f"glm serve: a request failed: {type(error).__name__}: {error}")
+            self._post([(ticket, Broken(f"the engine failed ({type(error).__name__})"))])
+
+    def _drop(self, ticket: Ticket) -> None:
+        if self._by_number.pop(ticket.number, None):
+            self.assistant.engine.cancel(ticket.number)
+            self.metrics.finished.labels("cancelled").inc()
+
+    def _cut(self, ticket: Ticket) -> None:
+        """End an answer where it is, for the deadline or the end of the server."""
+        if self._by_number.get(ticket.number) is ticket:
+            result = self.assistant.engine.cancel(ticket.number)
+            self._deliver([Event(ticket.number, result=result)])
+
+    def _fail_all(self, error: Exception) -> None:
+        failed = list(self._by_number.values())
+        for ticket in failed:
+            try:
+                self.assistant.engine.cancel(ticket.number)
+            except Exception as trouble:
+                say(f"glm serve: request {ticket.number} could not be taken back: {trouble}")
+        self._by_number.clear()
+        self._post([(ticket, Broken(f"the engine failed ({type(error).__name__}); the request can be repeated")) for ticket in failed])
+
+    def _deliver(self, events: list[Event]) -> None:
+        post: list[tuple[Ticket, Event | Exception]] = []
+        now = time.perf_counter()
+        for event in events:
+            ticket = self._by_number.get(event.id)
+            if ticket is None:
+                continue
+            if event.token is not None:
+                self.metrics.token(now - (ticket.last or ticket.began), first=not ticket.last)
+                ticket.last = now
+            if event.result is not None:
+                del self._by_number[event.id]
+                self.metrics.result(event.result, now - ticket.began)
+            post.append((ticket, event))
+        self._post(post)
+
+    def _post(self, post: list[tuple[Ticket, Event | Exception]]) -> None:
+        if post:
+            self._loop.call_soon_threadsafe(_hand_out, post)
+
+
+def _hand_out(post: list[tuple[Ticket, Event | Exception]]) -> None:
+    for ticket, event in post:
+        ticket.inbox.put_nowait((ticket.place, event))

@@ -1,0 +1,23 @@
+"""The page's words: English and Chinese, chosen by the browser; a plain text is shown to all."""
+
+WORDS = {
+    "new": ("New chat", "新对话"),
+    "search": ("Search chats", "搜索对话"),
+    "settings": ("Settings", "设置"),
+    "system": ("System text", "系统提示"),
+    "temperature": ("Temperature: 0 always takes the likeliest word", "温度：0 表示总取最可能的词"),
+    "top_p": ("Top p: likeliest words that are drawn from", "Top p：只从最可能的词中选取"),
+    "tokens": ("Longest answer, in tokens", "回答的最大长度（token）"),
+    "export": ("Export this chat", "导出本对话"),
+    "delete": ("Delete this chat and its feedback", "删除本对话及其反馈"),
+    "ask": ("Ask something", "说点什么"),
+    "feedback": ("Feedback", "反馈"),
+    "feedback_text": (
+        "Thumbs, edited answers and retries are kept on this server with the whole chat. Deleting a chat deletes them.",
+        "点赞、点踩、修改过的回答和重新生成都会连同整个对话保存在此服务器上；删除对话时一并删除。",
+    ),
+    "reason": ("A reason, before you rate an answer", "先写理由，再点赞或点踩"),
+    "look": ("What is stored of this chat?", "本对话保存了什么？"),
+    "cut": "⚠️ 最早的 {0} 条消息放不下，没有读 · the {0} oldest messages did not fit and were not read",
+    "failed": "⚠️ 出错了 · that failed:",
+}

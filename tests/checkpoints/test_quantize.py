@@ -1,0 +1,73 @@
+"""Quantised folders: what is read back is what the definition says, calibrated or not; hostile and unfit input."""
+
+import pytest
+import torch
+
+import openglm
+from openglm.checkpoints.quantize import calibration_rows, quantize_checkpoint
+from openglm.cli.main import main
+from openglm.quant.codes import dequantize, quantize
+from openglm.quant.layers import QuantizedLinear
+
+TEXT = "春天来了，公园里的花都开了，孩子们在草地上跑来跑去。The old man walked slowly along the river and watched the boats.\n" * 40
+IDS = torch.tensor([[2, 4, 300, 301, 302, 303]])
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 0)])
+def test_a_quantised_folder_is_the_model_with_rounded_weights(tmp_path, bits, group):
+    folder = quantize_checkpoint("nano", tmp_path / "small", bits, group)
+    model, whole = openglm.load_model(folder, device="cpu"), openglm.load_model("nano", device="cpu")
+    for name, parameter in whole.named_parameters():
+        if parameter.dim() == 2:
+            parameter.data = dequantize(*quantize(parameter, 8 if name == "embedding.weight" else bits, group))
+    torch.testing.assert_close(model.logits(IDS), whole.logits(IDS), atol=1e-4, rtol=1e-4)
+    assert {m.bits for m in model.modules() if isinstance(m, QuantizedLinear)} == {bits}
+    assert openglm.load_tokenizer(folder).fingerprint == openglm.load_tokenizer("nano").fingerprint
+    if bits == 4:
+        stored = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        assert stored < 0.35 * whole.config.parameters * 2 + whole.config.vocab_size * whole.config.hidden
+
+
+def test_calibration_brings_the_network_nearer_to_the_whole_one(tmp_path, text):
+    whole = openglm.load_model("nano", device="cpu")
+    rows = calibration_rows(openglm.load_tokenizer("nano"), whole.config, text)
+    errors = [
+        (openglm.load_model(quantize_checkpoint("nano", tmp_path / name, 4, 64, file), device="cpu").logits(rows[:1]) - whole.logits(rows[:1])).square().mean()
+        for name, file in (("plain", None), ("calibrated", text))
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_calibration_text_is_cut_into_whole_rows_behind_the_head(text):
+    tokenizer, config = openglm.load_tokenizer("nano"), openglm.load_model("nano", device="cpu").config
+    rows = calibration_rows(tokenizer, config, text)
+    assert rows.shape[1] == config.max_positions == 512
+    assert torch.equal(rows[:, 2:].flatten(), torch.tensor(tokenizer.encode(TEXT)[: rows.shape[0] * 510]))
+    assert bool((rows[:, 0] == config.tokens.gmask).all()) and bool((rows[:, 1] == config.tokens.sop).all())
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--group", "-1"], "group = -1"), (["--calibrate", "nowhere.txt"], "nowhere.txt"),
+    (["--calibrate", "SHORT"], "at least 256"), (["--calibrate", "BINARY"], "not UTF-8 at byte 0"),
+])  # fmt: skip
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, message):
+    (tmp_path / "SHORT").write_text("短", encoding="utf-8")
+    (tmp_path / "BINARY").write_bytes(b"\xff\xfe\x00")
+    arguments = [str(tmp_path / a) if a.isupper() else a for a in arguments]
+    assert main(["quantize", "nano", str(tmp_path / "out"), *arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("glm quantize: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_codes_are_not_quantised_twice(tmp_path):
+    folder = quantize_checkpoint("nano", tmp_path / "once", 8, 64)
+    with pytest.raises(ValueError, match="holds int8 codes already"):
+        quantize_checkpoint(folder, tmp_path / "twice", 4, 64)

@@ -1,0 +1,150 @@
+"""Readers that leave, queues that are full, time that runs out, servers that end."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from openglm.config import EngineConfig
+
+LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 80, "temperature": 0, "logit_bias": {"5": -100, "7": -100, "9": -100}}
+
+
+def until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def slowed(server, seconds):
+    """Make every step of the engine last longer."""
+    engine = server.service.assistant.engine
+    step = engine.step
+    engine.step = lambda: (time.sleep(seconds), step())[1]
+    return engine
+
+
+def ask_and_leave(server, stream):
+    body = json.dumps({**LONG, "stream": stream}).encode()
+    line = socket.create_connection(("127.0.0.1", server.port))
+    line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    return line
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reader_who_leaves_frees_the_place_within_a_step(another, stream):
+    server = another(EngineConfig(max_sequences=2, block_size=4, step_tokens=32))
+    engine = slowed(server, 0.1)
+    line = ask_and_leave(server, stream)
+    until(lambda: engine.scheduler.running)
+    line.close()
+    start = time.monotonic()
+    until(lambda: not engine.busy)
+    assert time.monotonic() - start < 0.6 and not any(engine.pool.counts) and not server.service._open and not server.service._by_number
+
+
+def test_a_full_queue_says_so_at_once_and_when_to_come_back(another):
+    server = another(EngineConfig(max_sequences=1, step_tokens=32), queue=1)
+    engine = slowed(server, 0.05)
+    lines = [ask_and_leave(server, True) for _ in range(2)]
+    until(lambda: len(server.service._open) == 2)
+    start = time.monotonic()
+    answer = server.client.post("/v1/chat/completions", json=LONG)
+    assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1 and answer.json()["error"]["type"] == "rate_limit_error"
+    assert time.monotonic() - start < 1 and server.client.post("/v1/chat/completions", json={**LONG, "n": 2}).status_code == 429
+    for line in lines:
+        line.close()
+    until(lambda: not engine.busy)
+    assert server.client.post("/v1/chat/completions", json={**LONG, "max_tokens": 1}).status_code == 200
+    assert 'glm_rejected_total 2.0' in server.client.get("/metrics").text
+
+
+def test_the_deadline_ends_an_answer_where_it_is(another):
+    server = another(EngineConfig(max_sequences=1, step_tokens=32), deadline=0.5)
+    engine = slowed(server, 0.05)
+    answer = server.client.post("/v1/chat/completions", json=LONG).json()
+    assert answer["choices"][0]["finish_reason"] == "length" and 0 < answer["usage"]["completion_tokens"] < 80
+    lines = [line for line in server.client.post("/v1/chat/completions", json={**LONG, "stream": True}).text.split("\n") if line]
+    assert lines[-1] == "data: [DONE]" and json.loads(lines[-2][6:])["choices"][0]["finish_reason"] == "length"
+    until(lambda: not engine.busy)
+
+
+def test_a_failing_engine_fails_its_requests_and_goes_on(another):
+    server = another()
+    engine = server.service.assistant.engine
+    step = engine.step
+
+    def broken():
+        engine.step = step
+        raise RuntimeError("out of memory")
+
+    engine.step = broken
+    assert server.client.post("/v1/chat/completions", json=LONG).status_code == 500
+    assert server.client.post("/v1/chat/completions", json={**LONG, "max_tokens": 2}).status_code == 200
+
+
+def test_every_slot_and_the_prefix_cache_give_the_same_answer(another):
+    """Greedy and in float32: bit-equal, alone or among others, found in the cache or not."""
+    answers = set()
+    for share in (True, False):
+        server = another(EngineConfig(max_sequences=4, block_size=4, step_tokens=16, share_prefixes=share))
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            body = {**LONG, "logprobs": True, "max_tokens": 40}
+            for answer in pool.map(lambda _, s=server, b=body: s.client.post("/v1/chat/completions", json=b).json(), range(8)):
+                choice = answer["choices"][0]
+                answers.add((choice["message"]["content"], tuple(x["token"] for x in choice["logprobs"]["content"])))
+    assert len(answers) == 1
+
+
+def test_the_event_loop_stays_free_while_a_large_text_is_read(live):
+    text = "好 word " * 100_000
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        work = pool.submit(live.client.post, "/v1/completions", json={"prompt": text})
+        waits = []
+        while not work.done():
+            start = time.monotonic()
+            httpx.get(f"{live.url}/health")
+            waits.append(time.monotonic() - start)
+    assert work.result().status_code == 400 and work.result().json()["error"]["code"] == "context_length_exceeded"
+    assert sorted(waits)[len(waits) // 2] < 1.0
+
+
+def start_server(toy, *options, env=None):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "openglm.cli.main", "serve", str(toy), "--port", "0", "--no-page", "--device", "cpu", *options],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+    )  # fmt: skip
+    for line in process.stderr:
+        if "listening on " in line:
+            return process, line.split()[2].rstrip(";")
+    raise AssertionError("the server did not start")
+
+
+def read_stream(url):
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json={**LONG, "stream": True, "n": 16, "temperature": 2}, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def test_sigterm_ends_every_stream_well(toy):
+    """Ten clients in the middle of their answers: each stream ends with reasons and [DONE], new ones are refused, one process with one socket is gone in time."""
+    process, url = start_server(toy, "--no-feedback", "--grace", "1", "--engine.max-sequences", "2", "--queue", "400")
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        work = [pool.submit(read_stream, url) for _ in range(10)]
+        until(lambda: "glm_running 2.0" in httpx.get(f"{url}/metrics").text, 20)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        texts = [one.result() for one in work]
+    assert process.wait(timeout=12) is not None and time.monotonic() - start < 10 and not children
+    for text in texts:
+        events = [json.loads(line[6:]) for line in text.split("\n") if line.startswith("data: {")]
+        refused = "error" in json.loads(text) if text.startswith("{") else "error" in events[-1]
+        assert refused or (text.endswith("data: [DONE]\n\n") and events[-1]["choices"][0]["finish_reason"])

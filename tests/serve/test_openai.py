@@ -1,0 +1,160 @@
+"""OpenAI's interface: answers are the assistant's, streams add up to whole answers, errors name their field."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from openglm.serve.openai import flatten
+from openglm.serve.replies import ReplyStream
+from openglm.serve.schemas import ChatRequest
+
+USER = {"role": "user", "content": "你好"}
+TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"enum": [{}]}}}
+
+
+def events(response) -> list[dict]:
+    lines = [line for line in response.text.split("\n") if line]
+    assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
+    return [json.loads(line[6:]) for line in lines[:-1]]
+
+
+def test_answers_are_the_assistants(live, assistant, plain_reply):
+    answer = live.chat().json()
+    text, usage = plain_reply([USER], 8)
+    assert answer["choices"][0]["message"]["content"] == text
+    assert answer["usage"]["prompt_tokens"] == usage["prompt_tokens"] and answer["usage"]["completion_tokens"] == usage["completion_tokens"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"n": 3, "temperature": 1.5, "seed": 5}, {"logprobs": True, "top_logprobs": 2}, {"stop": ["e"]}, {"max_tokens": 1}], ids=str)
+def test_a_stream_adds_up_to_the_whole_answer(live, fields):
+    whole = live.chat(max_tokens=24, **fields).json() if "max_tokens" not in fields else live.chat(**fields).json()
+    got = events(live.chat(**{"max_tokens": 24, **fields}, stream=True, stream_options={"include_usage": True}))
+    assert [e["choices"] for e in got].count([]) == 1 and got[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    for place, choice in enumerate(whole["choices"]):
+        parts = [c for e in got for c in e["choices"] if c["index"] == place]
+        assert parts[0]["delta"]["role"] == "assistant"
+        assert "".join(p["delta"].get("content") or "" for p in parts) == choice["message"]["content"]
+        assert [p["finish_reason"] for p in parts if p["finish_reason"]] == [choice["finish_reason"]] == [parts[-1]["finish_reason"]]
+        assert [x for p in parts if p["logprobs"] for x in p["logprobs"]["content"]] == (choice["logprobs"] or {"content": []})["content"]
+
+
+def test_a_seed_repeats_all_choices_and_choices_differ(live):
+    first, again = (live.chat(n=3, temperature=2, top_p=1.0, seed=7, max_tokens=16).json()["choices"] for _ in range(2))
+    texts = [c["message"]["content"] for c in first]
+    assert texts == [c["message"]["content"] for c in again] and len(set(texts)) > 1
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10), st.integers(1, 4))
+def test_a_stop_string_ends_the_answer_before_it(live, start, length):
+    text = live.chat(max_tokens=24, logit_bias={"5": -100, "7": -100, "9": -100}).json()["choices"][0]["message"]["content"]
+    stop = text[start : start + length]
+    if stop.strip() == stop and stop and "\ufffd" not in stop:
+        answer = live.chat(max_tokens=24, logit_bias={"5": -100, "7": -100, "9": -100}, stop=stop).json()["choices"][0]
+        assert answer["message"]["content"] == text[: text.index(stop)].rstrip() and answer["finish_reason"] == "stop"
+
+
+def test_a_schema_is_followed(live):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}}, "required": ["a", "b"], "additionalProperties": False}
+    answer = live.chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, max_tokens=60, messages=[USER]).json()
+    value = json.loads(answer["choices"][0]["message"]["content"])
+    assert value["a"] in (1, 2) and isinstance(value["b"], bool) and value.keys() == {"a", "b"}
+
+
+def reply_parts(assistant, text: str, closing: str, names, cut: int) -> tuple[str, list]:
+    """What ReplyStream makes of a text that comes token by token."""
+    ids = [*assistant.tokenizer.encode(text), assistant.tokenizer.special[closing]]
+    stream = ReplyStream(assistant, names)
+    raw = assistant.tokenizer.decode_bytes
+    content, pending = "", b""
+    for token in ids[:-1]:
+        pending += raw([token])
+        try:
+            piece, pending = pending.decode(), b""
+        except UnicodeDecodeError:
+            piece = ""
+        content += stream.feed(token, piece)
+    rest, calls = stream.end(ids)
+    return content + rest, calls
+
+
+LINES = st.lists(st.sampled_from(["get_time", "get", "get_time ", "{}", '{"zone": "utc"}', "好", "a b", "", " ", "get_time2"]), max_size=6)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=LINES, closing=st.sampled_from(["<|user|>", "<|observation|>", "<eop>"]))
+def test_streamed_replies_are_those_that_the_parser_reads(assistant, lines, closing):
+    """No call is lost and none invented, wherever tokens are cut; without one all text comes through."""
+    from openglm.text.render import parse_reply
+
+    text = "\n".join(lines)
+    content, calls = reply_parts(assistant, text, closing, ["get_time", "other"], 1)
+    ids = [*assistant.tokenizer.encode(text), assistant.tokenizer.special[closing]]
+    message = parse_reply(assistant.tokenizer, ids)
+    known = [call for call in message["tool_calls"] if call["function"]["name"] == "get_time"]
+    assert calls == known and content == (message["content"] if known else text).strip()
+    assert reply_parts(assistant, text, closing, [], 1) == (text.strip(), [])
+
+
+def test_only_a_line_that_may_be_a_name_is_held_back(assistant):
+    stream = ReplyStream(assistant, ["get_time"])
+    assert stream.feed(None, "床前\n明月") == "床前\n明月" and stream.feed(None, "\nget_") == "" and stream.feed(None, "it") == "\nget_it"
+    assert stream.feed(None, "\nget_time\n{") == "" and stream.end([5]) == ("\nget_time\n{", [])
+
+
+def test_parallel_calls_are_laid_out_one_after_another(assistant):
+    calls = [{"id": str(i), "type": "function", "function": {"name": f"f{i}", "arguments": "{}"}} for i in range(2)]
+    results = [{"role": "tool", "tool_call_id": str(i), "content": f"r{i}"} for i in (1, 0)]
+    body = ChatRequest(messages=[{"role": "developer", "content": [{"type": "text", "text": "s"}]}, USER, {"role": "assistant", "tool_calls": calls}, *results, USER])
+    flat = flatten(body.messages)
+    assert [(m["role"], m["content"]) for m in flat] == [("system", "s"), ("user", "你好"), ("assistant", ""), ("tool", "r0"), ("assistant", ""), ("tool", "r1"), ("user", "你好")]
+    assistant.tokenizer.render(flat, generation_prompt=True)
+
+
+def test_a_suffix_is_a_blank(live, assistant):
+    answer = live.client.post("/v1/completions", json={"prompt": "床前", "suffix": "光，疑是", "temperature": 0, "max_tokens": 4}).json()
+    ids = assistant.blank("床前", "光，疑是")
+    assert ids == assistant.tokenizer.encode_parts(["床前", 1, "光，疑是", 4])
+    infill = live.client.post("/infill", json={"input_prefix": "床前", "input_suffix": "光，疑是", "n_predict": 4, "unknown": {"a": 1}, "samplers": []}).json()
+    assert infill["content"] == answer["choices"][0]["text"]
+    assert live.client.post("/infill", json={"input_prefix": "x" * 5000, "input_suffix": "y" * 5000, "n_predict": 4}).status_code == 200
+    assert live.client.post("/infill", json={"n_predict": 0}).json()["content"] == ""
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 60))
+def test_a_blank_keeps_what_lies_nearest(assistant, before, after, room):
+    special = assistant.tokenizer.special
+    ids = assistant.blank("ab" * before, "cd" * after, room)
+    whole = assistant.blank("ab" * before, "cd" * after)
+    place, whole_place = ids.index(special["[MASK]"]), whole.index(special["[MASK]"])
+    assert len(ids) == min(room, len(whole)) and ids[-1] == special["<sop>"]
+    assert ids[:place] == whole[whole_place - place : whole_place] and ids[place:-1] == whole[whole_place : whole_place + len(ids) - place - 1]
+
+
+def test_the_first_chatglm_server_is_answered_for(live, assistant):
+    first = live.client.post("/", json={"prompt": "你好", "history": [], "temperature": 0.01, "max_length": 40}).json()
+    assert first["status"] == 200 and first["history"] == [["你好", first["response"]]] and len(first["time"]) == 19
+    second = live.client.post("/", json={"prompt": "How are you today?", "history": first["history"] * 4, "max_length": 60}).json()
+    assert len(second["history"]) == 5, "rounds that no longer fit are not read, but stay"
+
+
+def test_several_prompts_and_logprobs_of_completions(live):
+    body = {"prompt": ["床前", "The cat"], "n": 2, "logprobs": 2, "max_tokens": 6, "seed": 1, "logit_bias": {"5": -100, "7": -100, "9": -100}}
+    answer = live.client.post("/v1/completions", json=body).json()
+    assert [c["index"] for c in answer["choices"]] == [0, 1, 2, 3]
+    for choice in answer["choices"]:
+        log = choice["logprobs"]
+        assert len(log["tokens"]) == len(log["token_logprobs"]) == len(log["text_offset"]) and all(p <= 0 for p in log["token_logprobs"])
+        assert "\ufffd" in choice["text"] + "".join(log["tokens"]) or "".join(log["tokens"]) == choice["text"]
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
+
+
+def test_models_and_documents(live):
+    assert live.client.get("/v1/models").json()["data"][0]["id"] == "toy"
+    assert live.client.get("/v1/models/toy").status_code == 200 and live.client.get("/v1/models/gpt-9").status_code == 404
+    assert live.chat(model="gpt-9").json()["error"]["code"] == "model_not_found"
+    paths = live.client.get("/openapi.json").json()["paths"]
+    assert {"/v1/chat/completions", "/v1/completions", "/infill", "/health", "/metrics"} <= paths.keys()
