@@ -23,7 +23,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python lacks the venv module: install it (Debian, Ubuntu: 'apt install python3-venv')" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt $(wildcard openglm/kernels/csrc/*)
 	@echo "Installing OpenGLM into $(VENV) (PyTorch is the large part; a few minutes on a first run) ..." >&2
 	@$(PIP) --editable . || { echo "the installation failed: see pip's message above; a network or a package mirror is needed once" >&2; exit 1; }
 	@touch $@
