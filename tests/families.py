@@ -1,7 +1,10 @@
 """One small random network of every kind in the family, for the tests of all rooms."""
 
+import functools
+
 import torch
 
+from openglm import generate
 from openglm.config import ModelConfig, model_preset
 from openglm.model.transformer import Transformer
 
@@ -27,3 +30,13 @@ def prompt(config: ModelConfig, length: int, seed: int) -> list[int]:
     """Random text with [gMASK] <sop> at the end, as every generation of the family can read it."""
     ids = torch.randint(8, config.vocab_size, (length - 2,), generator=torch.Generator().manual_seed(seed)).tolist()
     return [*ids, TOKENS["gmask"], TOKENS["sop"]]
+
+
+@functools.cache
+def model_of(kind: str):
+    return network(small(kind, layers=2))
+
+
+@functools.cache
+def plain_answer(kind: str, prompt: tuple[int, ...], count: int) -> list[int]:
+    return generate(model_of(kind), torch.tensor([prompt]), count)[0, len(prompt) :].tolist()

@@ -90,7 +90,7 @@ class Broken:
         return self.rows.row(index)
 
 
-@pytest.mark.parametrize("how, error, words", [("raises", ValueError, "row 9 cannot be read"), ("dies", RuntimeError, "worker")])
+@pytest.mark.parametrize("how, error, words", [("raises", ValueError, "row 9 cannot be read"), ("dies", ValueError, "a process that prepares rows died")])
 def test_a_worker_that_fails_ends_the_iteration(how, error, words):
     stream = batches(Broken(mixture(), 9, how), start_row=0, rows=2, workers=2)
     with pytest.raises(error, match=words):

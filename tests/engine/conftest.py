@@ -1,22 +1,8 @@
-"""Networks and their plain answers, made once."""
-
-import functools
+"""Fixtures of the engine's tests."""
 
 import pytest
 import torch
-from families import network, small
-
-from openglm import generate
-
-
-@functools.cache
-def model_of(kind: str):
-    return network(small(kind, layers=2))
-
-
-@functools.cache
-def plain_answer(kind: str, prompt: tuple[int, ...], count: int) -> list[int]:
-    return generate(model_of(kind), torch.tensor([prompt]), count)[0, len(prompt) :].tolist()
+from families import model_of, plain_answer
 
 
 def scores(model, prompt: list[int], answer: list[int]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import KINDS, TOKENS, network, prompt, small
+from families import KINDS, TOKENS, model_of, network, plain_answer, prompt, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,8 +189,6 @@ def test_any_schedule_gives_the_same_tokens_and_loses_no_block(models_cached, da
 
 @pytest.fixture(scope="module")
 def models_cached():
-    from conftest import model_of, plain_answer
-
     return model_of, lambda kind, ids, count: plain_answer(kind, tuple(ids), count)
 
 

@@ -94,7 +94,8 @@ def test_callers_on_several_threads_take_turns():
 
 
 FORKED = """
-import os, sys
+import os, sys, torch
+torch.set_num_threads(1)  # torch's own threads do not survive a fork
 from programs import LIBRARY, lib, product
 lib.start(LIBRARY, "auto", 2)
 before = product(LIBRARY)

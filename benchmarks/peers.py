@@ -1,0 +1,240 @@
+"""Ours beside llama.cpp and transformers on a processor: the same random weights, in turn, round by round.
+
+    python benchmarks/peers.py --shapes glm-4-0.4b glm-4-1.5b --folder FOLDER [--rounds 5] [--json out.json] [--plot out.png]
+
+FOLDER gets the weights (2 bytes each) and the GGUF files, some 6 GB for both shapes; what is there already is used again. Ours reads them as int4 in
+groups of 64 with the tables in int8, llama.cpp as Q4_0 with its logits in Q8_0, transformers in fp32. Each reader is a process of its own that waits
+while the others run. A round: a prompt of 512 tokens read, 32 tokens written behind it, and 8 answers of 32 tokens at once behind prompts of 128.
+Ours goes through the engine, sampler included; llama.cpp through its C interface, without a sampler. Medians, and the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROMPT, NEW, REQUESTS, SHORT = 512, 32, 8, 128
+WORK = ("prefill", "decode", "batch")
+NAMES = {"prefill": f"prompt of {PROMPT} tokens", "decode": f"one answer behind {PROMPT} tokens", "batch": f"{REQUESTS} answers at once behind {SHORT} tokens, total"}
+
+
+class Ours:
+    def __init__(self, weights: Path, threads: int) -> None:
+        import os
+
+        os.environ["OPENGLM_THREADS"] = str(threads)
+        from openglm.checkpoints.load import load_model
+        from openglm.cli.bench import one_round, weight_bytes
+        from openglm.config import EngineConfig
+        from openglm.engine.engine import Engine
+
+        model = load_model(weights / "whole", device="cpu", quantize="int4")
+        self.read = weight_bytes(model)[1]
+        config = EngineConfig(kv_tokens=REQUESTS * (PROMPT + NEW + 32), max_sequences=REQUESTS, step_tokens=PROMPT, keep_weights=False, share_prefixes=False)
+        self.engine, self.round = Engine(model, config), one_round
+        assert type(self.engine.runner).__name__ == "NativeRunner", "the kernels are not installed"
+
+    def measure(self, seed: int) -> dict[str, float]:
+        _, prefill, decode = self.round(self.engine, 1, PROMPT, NEW, seed)
+        return {"prefill": prefill, "decode": decode, "batch": self.round(self.engine, REQUESTS, SHORT, NEW, seed)[2]}
+
+    def about(self) -> dict[str, float]:
+        from openglm.cli.bench import read_bandwidth
+
+        return {"read_bytes": self.read, "machine_bandwidth": read_bandwidth()}
+
+
+class LlamaCpp:
+    def __init__(self, weights: Path, threads: int) -> None:
+        import llama_cpp
+
+        self.api = api = llama_cpp
+        api.llama_backend_init()
+        model = api.llama_model_load_from_file(str(weights / "q4_0.gguf").encode(), api.llama_model_default_params())
+        self.contexts = {sequences: self._context(model, sequences, threads) for sequences in (1, REQUESTS)}
+        self.batch = api.llama_batch_init(PROMPT, 0, 1)
+
+    def _context(self, model, sequences: int, threads: int):
+        options = self.api.llama_context_default_params()
+        options.n_ctx, options.n_seq_max, options.n_batch, options.n_ubatch = 1024 * sequences, sequences, PROMPT, PROMPT
+        options.n_threads = options.n_threads_batch = threads
+        return self.api.llama_init_from_model(model, options)
+
+    def _decode(self, sequences: int, tokens: list[tuple[int, int, int, bool]]) -> None:
+        """tokens: (sequence, place, id, whether its logits are wanted)."""
+        for i, (sequence, place, token, wanted) in enumerate(tokens):
+            self.batch.token[i], self.batch.pos[i], self.batch.n_seq_id[i], self.batch.logits[i] = token, place, 1, wanted
+            self.batch.seq_id[i][0] = sequence
+        self.batch.n_tokens = len(tokens)
+        assert self.api.llama_decode(self.contexts[sequences], self.batch) == 0
+        self.api.llama_synchronize(self.contexts[sequences])
+
+    def _round(self, sequences: int, prompt: int) -> tuple[float, float]:
+        self.api.llama_memory_clear(self.api.llama_get_memory(self.contexts[sequences]), True)
+        start = time.perf_counter()
+        for sequence in range(sequences):
+            self._decode(sequences, [(sequence, i, 100 + i, i == prompt - 1) for i in range(prompt)])
+        read = time.perf_counter()
+        for step in range(NEW - 1):
+            self._decode(sequences, [(sequence, prompt + step, 200 + step, True) for sequence in range(sequences)])
+        return sequences * prompt / (read - start), sequences * (NEW - 1) / (time.perf_counter() - read)
+
+    def measure(self, seed: int) -> dict[str, float]:
+        prefill, decode = self._round(1, PROMPT)
+        return {"prefill": prefill, "decode": decode, "batch": self._round(REQUESTS, SHORT)[1]}
+
+    def about(self) -> dict[str, float]:
+        return {}
+
+
+class Transformers:
+    """GlmForCausalLM of the same shape in fp32, `generate` with its cache. One answer alone."""
+
+    def __init__(self, weights: Path, threads: int) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(threads)
+        self.model = AutoModelForCausalLM.from_pretrained(weights / "hf", dtype=torch.float32)
+
+    def measure(self, seed: int) -> dict[str, float]:
+        import torch
+
+        ids, times = torch.arange(100, 100 + PROMPT)[None], []
+        for new in (1, 9):
+            start = time.perf_counter()
+            self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+            times.append(time.perf_counter() - start)
+        return {"prefill": PROMPT / times[0], "decode": 8 / (times[1] - times[0])}
+
+    def about(self) -> dict[str, float]:
+        return {}
+
+
+READERS = {"ours": Ours, "llama.cpp": LlamaCpp, "transformers": Transformers}
+
+
+def make_weights(shape: str, folder: Path) -> Path:
+    """The weights in our format, for llama.cpp and for transformers."""
+    import torch
+
+    from openglm.checkpoints.convert import convert
+    from openglm.checkpoints.native import save_model
+    from openglm.config import model_preset
+    from openglm.model.transformer import Transformer
+
+    place = folder / shape
+    if not (place / "whole").is_dir():
+        model = Transformer(model_preset(shape))
+        model.initialize(torch.Generator().manual_seed(0))
+        save_model(place / "whole", model, None, dtype="float16")
+    if not (place / "q4_0.gguf").is_file():
+        convert(place / "whole", place / "q4_0.gguf", "gguf", "q4_0")
+    if not (place / "hf").is_dir():
+        convert(place / "whole", place / "hf", "hf")
+    return place
+
+
+def work(reader: str, weights: Path, threads: int) -> None:
+    """A reader's process: a line in asks for a round, a line out answers."""
+    mine = READERS[reader](weights, threads)
+    mine.measure(0)
+    print(json.dumps(mine.about()), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(mine.measure(int(line))), flush=True)
+
+
+def compare(weights: Path, readers: list[str], rounds: int, threads: int) -> dict:
+    out: dict = {"rounds": {name: [] for name in readers}}
+    processes = {}
+    for name in readers:  # one after another: loading must not disturb
+        command = [sys.executable, __file__, "--worker", name, "--folder", str(weights), "--threads", str(threads)]
+        processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        out |= json.loads(processes[name].stdout.readline())
+    for number in range(rounds):
+        for name in readers:
+            processes[name].stdin.write(f"{number + 1}\n")
+            processes[name].stdin.flush()
+            out["rounds"][name].append(json.loads(processes[name].stdout.readline()))
+            print(f"{weights.name}, round {number + 1}, {name}: " + ", ".join(f"{k} {v:.1f}" for k, v in out["rounds"][name][-1].items()), file=sys.stderr)
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+    return out
+
+
+def rows(results: dict[str, dict]) -> list[tuple[str, str, dict[str, float], dict[str, float]]]:
+    """Shape, work, median of each reader, median ratio of ours to each other one."""
+    out = []
+    for shape, result in results.items():
+        for job in WORK:
+            series = {name: [r[job] for r in rounds] for name, rounds in result["rounds"].items() if job in rounds[0]}
+            medians = {name: statistics.median(values) for name, values in series.items()}
+            ratios = {name: statistics.median(a / b for a, b in zip(series["ours"], values, strict=True)) for name, values in series.items() if name != "ours"}
+            out.append((shape, job, medians, ratios))
+    return out
+
+
+def table(results: dict[str, dict]) -> str:
+    lines = ["| shape | work | ours, tokens/s | llama.cpp Q4_0 | ours / llama.cpp | transformers fp32 | ours / transformers |", "|---|---|---|---|---|---|---|"]
+    for shape, job, medians, ratios in rows(results):
+        cells = [f"{medians['ours']:.1f}"]
+        for name in ("llama.cpp", "transformers"):
+            cells += [f"{medians[name]:.1f}", f"**{ratios[name]:.2f}**"] if name in ratios else ["–", "–"]
+        lines.append(f"| {shape} | {NAMES[job]} | " + " | ".join(cells) + " |")
+    for shape, result in results.items():
+        rate = result["read_bytes"] * statistics.median(r["decode"] for r in result["rounds"]["ours"])
+        machine = result["machine_bandwidth"]
+        lines.append(f"\n{shape}: one answer reads {rate / 1e9:.1f} GB/s of weights, {100 * rate / machine:.0f} % of the {machine / 1e9:.1f} GB/s that a plain pass reads here.")
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, dict], path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    colours = {"ours": "#2a6fb0", "llama.cpp": "#d98c3f", "transformers": "#999999"}
+    figure, axes = plt.subplots(len(results), len(WORK), figsize=(11, 2.4 * len(results) + 0.6), squeeze=False)
+    for axis, (shape, job, medians, _) in zip(axes.flat, rows(results), strict=True):
+        axis.barh(list(medians), list(medians.values()), color=[colours[name] for name in medians])
+        for i, value in enumerate(medians.values()):
+            axis.text(value, i, f" {value:.0f}", va="center", fontsize=8)
+        axis.set_title(f"{shape}: {NAMES[job]}", fontsize=8)
+        axis.invert_yaxis()
+        axis.margins(x=0.15)
+        axis.set_xlabel("tokens/s", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", default=["glm-4-0.4b", "glm-4-1.5b"], help="presets of GLM-4's kind")
+    parser.add_argument("--readers", nargs="+", default=list(READERS), choices=list(READERS), help="ours first")
+    parser.add_argument("--folder", required=True, help="where weights are kept")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", help="write all figures here")
+    parser.add_argument("--plot", help="picture to write")
+    parser.add_argument("--worker", choices=list(READERS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.worker, Path(args.folder), args.threads)
+        return
+    results = {shape: compare(make_weights(shape, Path(args.folder)), args.readers, args.rounds, args.threads) for shape in args.shapes}
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if args.plot:
+        plot(results, args.plot)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
