@@ -7,7 +7,7 @@
 
 namespace {
 
-enum { TILE = 4 };  // tokens that share one pass over a panel: 12 accumulators, two vectors of weights, one of activations
+enum { TILE = 4 };  // tokens that share one pass over a panel: 8 accumulators, two vectors of weights, one of activations, and room for products
 
 INLINE f8 sigmoid_times(f8 x, f8 of) { return x / (all(1.f) + exponential(-of)); }
 INLINE f8 gelu_tanh(f8 x) { return sigmoid_times(x, all(1.5957691216f) * (x + all(0.044715f) * x * x * x)); }
