@@ -27,7 +27,7 @@ from openglm.quant.calibrate import calibrate_blocks
 from openglm.quant.layers import QuantizedEmbedding, quantize_model
 from openglm.runtime import say
 
-GROUPS = (32, 64, 128, 0)
+GROUPS = (32, 64, 0)
 
 
 def calibration_rows(corpus: Corpus, config, rows: int, length: int) -> torch.Tensor:
@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
     rows = calibration_rows(Corpus(args.corpus), whole.config, args.rows, min(512, whole.config.max_positions))
     nats = lambda model: np.concatenate([l2r.document_nats(model, h) for h in held])  # noqa: E731
     base = nats(whole)
-    out = [{"format": "fp32", "bytes": weight_bytes(whole), **l2r.bits_per_byte(base, held)}]
+    out = [{"format": "fp32", **l2r.bits_per_byte(base, held), "bytes": weight_bytes(whole)}]
     for name, make in formats(rows).items():
         model = openglm.load_model(args.model, device=args.device)
         make(model)
@@ -86,7 +86,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
         change, figures = l2r.difference(mine, base, held), l2r.bits_per_byte(mine, held)
         more = {f"change_{k}_percent": 100 * change[v] / out[0]["bits_per_byte"] for k, v in (("mid", "bits_per_byte"), ("low", "low"), ("high", "high"))}
         more["perplexity_change_percent"] = 100 * (figures["perplexity"] / out[0]["perplexity"] - 1)
-        out.append({"format": name, "bytes": weight_bytes(model), **figures, **more})
+        out.append({"format": name, **figures, **more, "bytes": weight_bytes(model)})
         say(f"{name}: {out[-1]['bits_per_byte']:.4f} bits per byte, perplexity {more['perplexity_change_percent']:+.2f} %, {out[-1]['bytes'] / 1e6:.2f} MB")
     return out
 

@@ -40,7 +40,7 @@ class Assistant:
         self.folder = resolve(path_or_name)
         self.model = load_model(path_or_name, device=device, quantize=quantize)
         self.tokenizer = load_tokenizer(path_or_name)
-        self.engine = Engine(self.model, engine, tokenizer=self.tokenizer)
+        self.engine = Engine(self.model, engine or EngineConfig(keep_weights=False), tokenizer=self.tokenizer)
 
     @cached_property
     def fingerprint(self) -> str:
