@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 VERBS = {
@@ -45,10 +46,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"glm: {verb!r} is not a verb; known: {', '.join(VERBS)}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"openglm.cli.{verb}").run(rest) or 0
+        return _run(verb, rest)
     except ValueError as error:
         print(f"glm {verb}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has seen enough; nothing may be left to flush at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"glm {verb}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -58,6 +62,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    try:
+        return importlib.import_module(f"openglm.cli.{verb}").run(rest) or 0
+    finally:
+        sys.stdout.flush()  # here, where a reader that has gone can still be met
 
 
 def extra_of(module: str | None) -> str:

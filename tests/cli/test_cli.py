@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -87,3 +88,11 @@ def test_a_file_sets_options_and_flags_override_it(tmp_path):
     file.write_text("[train]\nstep = 7\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"train\.step.*steps"):
         parse(PretrainConfig, ["--config", str(file)], "glm pretrain", "about", default)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "openglm.cli.main", "plan", "--help"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == b""
