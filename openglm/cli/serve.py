@@ -25,7 +25,7 @@ class ServeOptions(ServeConfig):
     """auto, cpu, cuda, mps, ..."""
     quantize: Literal["", "int8", "int4"] = ""
     """keep weights in 8 or 4 bits"""
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
     """how many requests at once, with how much memory"""
 
 
