@@ -59,8 +59,9 @@ class Assistant:
         return answer
 
     def stream(
-        self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int = 256, temperature: float = 0.5, top_p: float = 0.8, seed: int | None = None, answer: Reply | None = None
-    ) -> Iterator[str]:
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None, max_tokens: int = 256, temperature: float = 0.5, top_p: float = 0.8,
+        seed: int | None = None, answer: Reply | None = None,
+    ) -> Iterator[str]:  # fmt: skip
         """Pieces of text as they are generated; whole characters only. `answer`, where given, is filled in by the end.
 
         Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays) and counted in
@@ -69,7 +70,7 @@ class Assistant:
         require(max_tokens > 0, "max_tokens", max_tokens, "must be a positive whole number")
         answer = answer if answer is not None else Reply("")
         start, config = time.perf_counter(), self.model.config
-        prompt, answer.dropped = self._fitting(list(messages), config.max_positions)
+        prompt, answer.dropped = self._fitting(list(messages), config.max_positions, tools)
         params = SamplingParams(max_tokens=min(max_tokens, config.max_positions - len(prompt)), temperature=temperature, top_p=top_p, seed=seed)
         for event in self.engine.stream(prompt, params):
             if event.text:

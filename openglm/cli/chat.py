@@ -40,60 +40,34 @@ class ChatOptions:
 def run(argv: list[str]) -> int:
     options = parse(ChatOptions, argv, "glm chat", "Talk to a model.")
     from openglm.assistant import Assistant
+    from openglm.cli.terminal import Conversation
 
     piped = not options.prompt and not sys.stdin.isatty()
     prompt = sys.stdin.read().strip() if piped else options.prompt
     if piped and not prompt:
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
     assistant = Assistant(options.model, device=options.device)
-    history = [{"role": "system", "content": options.system}] if options.system else []
-    if prompt:
-        answer(assistant, [*history, {"role": "user", "content": prompt}], options)
-        return 0
-    return converse(assistant, history, options)
+    sampling = {"max_tokens": options.max_tokens, "temperature": options.temperature, "top_p": options.top_p, "seed": options.seed}
+    if not prompt:
+        return Conversation(assistant, options.model, options.system, sampling).run()
+    messages = [{"role": "system", "content": options.system}] if options.system else []
+    return answer(assistant, [*messages, {"role": "user", "content": prompt}], sampling, options.json)
 
 
-def answer(assistant, messages: list[dict], options: ChatOptions) -> str:
-    """Print one answer as it comes, or as JSON; returns its text. Ctrl-C ends the answer, not the program."""
+def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> int:
+    """Print one answer: as it comes, or as JSON. Ctrl-C ends it where it is."""
     from openglm.assistant import Reply
+    from openglm.cli.terminal import Screen
 
-    reply, said = Reply(""), []
-    try:
-        for piece in assistant.stream(messages, max_tokens=options.max_tokens, temperature=options.temperature, top_p=options.top_p, seed=options.seed, answer=reply):
-            said.append(piece)
-            if not options.json:
-                print(piece.lstrip("\n") if len(said) == 1 else piece, end="", flush=True)
-    except KeyboardInterrupt:
-        pass
-    if options.json:
+    reply = Reply("")
+    pieces = assistant.stream(messages, answer=reply, **sampling)
+    if as_json:
+        for _ in pieces:
+            pass
         fields = dataclasses.asdict(reply)
         print(json.dumps({"text": fields["text"], "tool_calls": fields["tool_calls"], "citations": [], "usage": fields["usage"]}, ensure_ascii=False))
     else:
-        print()
+        Screen().show(pieces)
     if reply.dropped:
         print(f"({reply.dropped} old messages no longer fit the context and were left out)", file=sys.stderr)
-    return "".join(said)
-
-
-def converse(assistant, history: list[dict], options: ChatOptions) -> int:
-    """Turn after turn until /exit or the end of input."""
-    config = assistant.model.config
-    print(f"{options.model}: {config.parameters / 1e6:.1f} M parameters, context {config.max_positions} tokens. /clear starts anew, /exit ends.", file=sys.stderr)
-    start = len(history)
-    while True:
-        try:
-            text = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print(file=sys.stderr)
-            return 0
-        if text == "/exit":
-            return 0
-        if text == "/clear":
-            del history[start:]
-        elif text:
-            history.append({"role": "user", "content": text})
-            try:
-                history.append({"role": "assistant", "content": answer(assistant, history, options)})
-            except ValueError as error:
-                history.pop()
-                print(f"glm chat: {error}", file=sys.stderr)
+    return 0

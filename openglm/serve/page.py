@@ -58,7 +58,7 @@ class Page:
 
     async def say(self, text: str, store: Any, system: str, temperature: float, top_p: float, tokens: float, run: Run) -> AsyncIterator[list[Any]]:
         store = chats.checked(store)
-        if text.strip():
+        if text and text.strip():
             store = chats.with_current(store, [*chats.current(store), {"role": "user", "content": text.strip()}])
             async for update in self._answer(store, system, temperature, top_p, tokens, run):
                 yield update
@@ -101,12 +101,12 @@ class Page:
         await self._keep(store, "edit", messages[:place], messages[place]["content"], system, better=new["content"])
         yield [gr.skip(), *self._shown(chats.with_current(store, [*messages[:place], new, *messages[place + 1 :]]))]
 
-    async def like(self, store: Any, system: str, reason: str, vote: gr.LikeData) -> tuple[Any, Any]:
+    async def like(self, store: Any, system: str, reason: str | None, vote: gr.LikeData) -> tuple[Any, Any]:
         store = chats.checked(store)
         messages, place = chats.current(store), _place(vote, chats.current(store))
         if messages and messages[place]["role"] == "assistant" and vote.liked is not None:
             kind = "up" if vote.liked is True or vote.liked == "Like" else "down"
-            await self._keep(store, kind, messages[:place], messages[place]["content"], system, reason=reason.strip()[:4096] or None)
+            await self._keep(store, kind, messages[:place], messages[place]["content"], system, reason=(reason or "").strip()[:4096] or None)
         return "", await self.kept(store)
 
     async def kept(self, store: Any) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ class Page:
         run.stop = asyncio.Event()
         yield [gr.update(value="", submit_btn=False, stop_btn=True), _talk(asked), gr.skip(), gr.skip(), ""]
         try:
-            messages = [{"role": "system", "content": system}, *asked] if system.strip() else asked
+            messages = [{"role": "system", "content": system}, *asked] if system and system.strip() else asked
             ids, dropped = await asyncio.to_thread(self.service.assistant.ask, messages, cut=True)
             note = WORDS["cut"].format(dropped) if dropped else ""
             params = SamplingParams(max_tokens=max(1, min(int(tokens), self.context - len(ids))), temperature=float(temperature), top_p=float(top_p))
