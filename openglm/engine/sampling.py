@@ -15,6 +15,8 @@ from openglm.config import require
 from openglm.engine.constrain import Constraint
 from openglm.engine.params import SamplingParams, TokenLogprob
 
+_COLDEST = 1e-7  # below it nothing changes any more, until the quotient 0 / 0 of float32 is no number
+
 
 class Chooser:
     """The state of one request's choices: its random numbers, the tokens that penalties count, and its constraint."""
@@ -67,7 +69,7 @@ def draw(logits_V: Tensor, params: SamplingParams, uniform: float) -> int:
     order = None
     if 0 < params.top_k < len(logits_V):
         logits_V, order = logits_V.topk(params.top_k)
-    weights = ((logits_V - logits_V.max()) / params.temperature).exp_()  # the likeliest has 1
+    weights = ((logits_V - logits_V.max()) / max(params.temperature, _COLDEST)).exp_()  # the likeliest has 1
     if params.min_p:
         weights.masked_fill_(weights < params.min_p, 0.0)
     if params.top_p < 1:

@@ -166,3 +166,10 @@ def test_wrong_wishes_are_one_line(options):
     with pytest.raises(ValueError, match=list(options)[-1]) as error:
         SamplingParams(**options)
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
+def test_the_smallest_temperatures_take_the_likeliest(options):
+    logits = torch.tensor([1.0, 3.0, 2.0, -torch.inf])
+    for temperature in (5e-324, 2.2e-308, 1e-40, 1e-9):
+        assert draw(logits, SamplingParams(temperature=temperature, **options), 0.5) == 1
