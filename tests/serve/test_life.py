@@ -17,7 +17,7 @@ from openglm.config import EngineConfig
 LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 80, "temperature": 0, "logit_bias": {"5": -100, "7": -100, "9": -100}}
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=20.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
