@@ -34,7 +34,11 @@ class Reply:
 
 
 class Assistant:
-    """`Assistant("nano").reply([{"role": "user", "content": "你好"}]).text`"""
+    """`Assistant("nano").reply([{"role": "user", "content": "你好"}]).text`
+
+    The CPU kernels take the weights over, so that they are in memory once: `model` then serves for its configuration alone, unless an
+    `engine` configuration with `keep_weights` is given.
+    """
 
     def __init__(self, path_or_name: str | PathLike[str] = "nano", *, device: str | None = None, quantize: str | None = None, engine: EngineConfig | None = None) -> None:
         self.folder = resolve(path_or_name)

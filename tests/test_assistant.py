@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openglm import Assistant, generate
+from openglm import Assistant, generate, load_model
 
 USER = {"role": "user", "content": "你好"}
 
@@ -13,7 +13,7 @@ def test_streamed_pieces_are_the_reply_and_equal_the_plain_loop(toy):
     reply = assistant.reply([USER], max_tokens=12, temperature=0)
     assert "".join(assistant.stream([USER], max_tokens=12, temperature=0)).strip("\n") == reply.text.strip("\n")
     prompt, _ = assistant.tokenizer.render([USER], generation_prompt=True)
-    ids = generate(assistant.model, torch.tensor([prompt]), 12, stop_ids=assistant.model.config.tokens.stop)[0, len(prompt) :].tolist()
+    ids = generate(load_model(toy), torch.tensor([prompt]), 12, stop_ids=assistant.tokenizer.stop)[0, len(prompt) :].tolist()
     assert reply.usage == {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
     assert assistant.tokenizer.decode(ids).strip("\n") == reply.text.strip("\n")
 
@@ -48,7 +48,7 @@ def test_fill_reads_both_sides_and_answers_every_blank(toy):
     assert len(two) == 2
     assert assistant.fill("a [X] b", blank="[X]", max_tokens=4) == assistant.fill("a ___ b", max_tokens=4)
     ids = assistant.tokenizer.encode_parts(["床前", 1, "光，疑是", 1, "霜。", 4])
-    plain = generate(assistant.model, torch.tensor([ids]), 4, stop_ids=(5,))[0, len(ids) :].tolist()
+    plain = generate(load_model(toy), torch.tensor([ids]), 4, stop_ids=(5,))[0, len(ids) :].tolist()
     assert two[0] == assistant.tokenizer.decode(plain[: plain.index(5)] if 5 in plain else plain)
 
 
