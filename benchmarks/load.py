@@ -1,0 +1,189 @@
+"""Many clients at once: does every request that stayed get its answer, do all get on alike, does memory stay, and what does the server cost beside its engine?
+
+    python benchmarks/load.py --model nano --clients 64 --seconds 120 --out load
+    python benchmarks/load.py --model nano --clients 8 --overhead --seconds 20 --out overhead
+
+Clients ask for streams one after another; every third leaves in the middle of some. With --overhead nobody leaves, and the same prompts run through the engine
+alone in the same process count afterwards, so that the two rates can be compared. Writes `load.json`, and `load.png` where matplotlib is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+QUESTIONS = ("你好", "介绍一下你自己", "写一首关于月亮的诗", "How are you today?", "Tell me about the sea.", "一加一等于几？", "床前明月光", "What is a language model?")
+BODY = {"stream": True, "temperature": 1.0, "stream_options": {"include_usage": True}}
+
+
+@dataclass
+class Ask:
+    """One request, as its client saw it; times in seconds from the start of the run."""
+
+    client: int
+    start: float
+    first: float
+    end: float
+    tokens: int
+    outcome: str
+
+
+async def ask(port: int, client: int, began: float, tokens: int, leave_after: int | None, seed: int) -> Ask:
+    """One stream, read to its end or left after some pieces."""
+    body = json.dumps({**BODY, "messages": [{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}], "max_tokens": tokens, "seed": seed}).encode()
+    start, first, got, outcome = time.perf_counter() - began, 0.0, 0, "broken"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        status = await reader.readline()
+        if b" 200 " not in status:
+            return Ask(client, start, 0.0, time.perf_counter() - began, 0, status.decode().strip())
+        pieces = 0
+        async for line in reader:
+            if line.startswith(b"data: "):
+                first = first or time.perf_counter() - began
+                pieces += 1
+                usage = re.search(rb'"completion_tokens":(\d+)', line)
+                got = int(usage[1]) if usage else got
+                if leave_after is not None and pieces > leave_after:
+                    outcome = "left"
+                    break
+                if line == b"data: [DONE]\n":
+                    outcome = "whole"
+    finally:
+        writer.close()
+    return Ask(client, start, first, time.perf_counter() - began, got, outcome)
+
+
+async def client(port: int, number: int, options: argparse.Namespace, began: float, asked: list[Ask]) -> None:
+    """Ask again and again until time is up; the run ends once every answer has."""
+    dice = random.Random(number)
+    while time.perf_counter() - began < options.seconds:
+        leaves = number % 3 == 2 and not options.overhead
+        asked.append(await ask(port, number, began, options.tokens, dice.randrange(1, options.tokens // 2) if leaves else None, dice.randrange(1 << 30)))
+
+
+async def metrics(port: int) -> dict[str, float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    text = (await reader.read()).decode()
+    writer.close()
+    return {name: float(value) for name, value in re.findall(r"^(\w+) ([0-9.e+-]+)\r?$", text, re.MULTILINE)}
+
+
+async def watch(port: int, began: float, seen: list[dict[str, float]]) -> None:
+    while True:
+        now = await metrics(port)
+        seen.append({"time": time.perf_counter() - began, "rss": now["process_resident_memory_bytes"], "running": now["glm_running"], "waiting": now["glm_waiting"]})
+        await asyncio.sleep(1)
+
+
+async def run(port: int, options: argparse.Namespace) -> dict:
+    began, asked, seen = time.perf_counter(), [], []
+    watching = asyncio.create_task(watch(port, began, seen))
+    await asyncio.gather(*(client(port, number, options, began, asked) for number in range(options.clients)))
+    seconds = time.perf_counter() - began
+    watching.cancel()
+    await asyncio.sleep(0.5)
+    return {"seconds": seconds, "asked": [vars(one) for one in asked], "seen": seen, "after": await metrics(port)}
+
+
+def summary(found: dict, options: argparse.Namespace) -> dict:
+    asked = found["asked"]
+    whole = [one for one in asked if one["outcome"] == "whole"]
+    by_client = [sum(one["tokens"] for one in whole if one["client"] == number) for number in {one["client"] for one in whole}]
+    half = [s["rss"] for s in found["seen"] if s["time"] > min(30, found["seconds"] / 2)] or [found["seen"][-1]["rss"]]
+    after = found["after"]
+    mean_first = after["glm_first_token_seconds_sum"] / after["glm_first_token_seconds_count"]
+    return {
+        "requests": len(asked), "whole": len(whole), "left": sum(one["outcome"] == "left" for one in asked),
+        "failed": sorted({one["outcome"] for one in asked if one["outcome"] not in ("whole", "left")}), "tokens_per_s": sum(one["tokens"] for one in whole) / found["seconds"],
+        "median_over_slowest_client": statistics.median(by_client) / max(min(by_client), 1), "rss_growth_bytes": half[-1] - half[0], "rss_bytes": half[-1],
+        "still_running": after["glm_running"] + after["glm_waiting"], "blocks_held": after["glm_cache_blocks"] - after["glm_cache_blocks_free"],
+        "first_byte_s": statistics.mean(one["first"] - one["start"] for one in whole), "first_token_in_server_s": mean_first, "clients": options.clients,
+    }  # fmt: skip
+
+
+def engine_alone(options: argparse.Namespace) -> float:
+    """Tokens a second of the engine with as many requests at once as there were clients, for half as long."""
+    from openglm.assistant import Assistant, SamplingParams
+
+    assistant, dice, tokens = Assistant(options.model, device="cpu"), random.Random(0), 0
+    engine, open_requests = assistant.engine, 0
+    began = time.perf_counter()
+    while (late := time.perf_counter() - began > options.seconds / 2) is False or open_requests:
+        while not late and open_requests < options.clients:
+            seed = dice.randrange(1 << 30)
+            prompt, _ = assistant.ask([{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}])
+            engine.add_request(prompt, SamplingParams(max_tokens=options.tokens, temperature=1.0, top_p=0.8, seed=seed))
+            open_requests += 1
+        events = engine.step()
+        tokens += sum(event.token is not None for event in events)
+        open_requests -= sum(event.result is not None for event in events)
+    return tokens / (time.perf_counter() - began)
+
+
+def draw(found: dict, path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return
+    figure = Figure((9, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for outcome, colour in (("whole", "tab:blue"), ("left", "tab:gray")):
+        points = [(one["end"], one["end"] - one["start"]) for one in found["asked"] if one["outcome"] == outcome]
+        top.plot(*zip(*points, strict=True) if points else ((), ()), ".", color=colour, markersize=3, label=outcome)
+    top.set_ylabel("seconds to the end of an answer")
+    top.legend()
+    times = [s["time"] for s in found["seen"]]
+    bottom.plot(times, [s["running"] for s in found["seen"]], label="running")
+    bottom.plot(times, [s["waiting"] for s in found["seen"]], label="waiting")
+    bottom.set_xlabel("seconds")
+    bottom.legend(loc="upper left")
+    memory = bottom.twinx()
+    memory.plot(times, [s["rss"] / 2**20 for s in found["seen"]], color="black", label="MiB")
+    memory.set_ylabel("resident MiB")
+    memory.set_ylim(bottom=0)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--tokens", type=int, default=48, help="longest answer")
+    parser.add_argument("--overhead", action="store_true", help="nobody leaves; then the engine alone")
+    parser.add_argument("--out", type=Path, default=Path("load"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "openglm.cli.main", "serve", options.model, "--port", "0", "--no-page", "--no-feedback", "--device", "cpu"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        line = next(line for line in server.stderr if "listening on" in line)
+        found = asyncio.run(run(int(re.search(r":(\d+);", line)[1]), options))
+    finally:
+        server.terminate()
+        server.wait(timeout=15)
+    report = summary(found, options)
+    if options.overhead:
+        report["engine_alone_tokens_per_s"] = engine_alone(options)
+        report["share_of_engine"] = report["tokens_per_s"] / report["engine_alone_tokens_per_s"]
+    (options.out / "load.json").write_text(json.dumps({**report, **found}), encoding="utf-8")
+    draw(found, options.out / "load.png")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
