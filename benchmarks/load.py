@@ -102,7 +102,8 @@ async def run(port: int, options: argparse.Namespace) -> dict:
 def summary(found: dict, options: argparse.Namespace) -> dict:
     asked = found["asked"]
     whole = [one for one in asked if one["outcome"] == "whole"]
-    by_client = [sum(one["tokens"] for one in whole if one["client"] == number) for number in {one["client"] for one in whole}]
+    stayed = {one["client"] for one in asked} - {one["client"] for one in asked if one["outcome"] == "left"}  # those who leave have few whole answers by their own choice
+    by_client = [sum(one["tokens"] for one in whole if one["client"] == number) for number in stayed]
     half = [s["rss"] for s in found["seen"] if s["time"] > min(30, found["seconds"] / 2)] or [found["seen"][-1]["rss"]]
     after = found["after"]
     mean_first = after["glm_first_token_seconds_sum"] / after["glm_first_token_seconds_count"]
@@ -112,7 +113,14 @@ def summary(found: dict, options: argparse.Namespace) -> dict:
         "median_over_slowest_client": statistics.median(by_client) / max(min(by_client), 1), "rss_growth_bytes": half[-1] - half[0], "rss_bytes": half[-1],
         "still_running": after["glm_running"] + after["glm_waiting"], "blocks_held": after["glm_cache_blocks"] - after["glm_cache_blocks_free"],
         "first_byte_s": statistics.mean(one["first"] - one["start"] for one in whole), "first_token_in_server_s": mean_first, "clients": options.clients,
+        "loop_us_per_token": 1e6 * found["loop_seconds"] / after["glm_completion_tokens_total"],
     }  # fmt: skip
+
+
+def loop_seconds(server: int) -> float:
+    """Processor time of the server's main thread, where all but the engine runs: a figure that other work on the machine does not change."""
+    fields = Path(f"/proc/{server}/task/{server}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def engine_alone(options: argparse.Namespace) -> float:
@@ -172,7 +180,9 @@ def main() -> None:
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     try:
         line = next(line for line in server.stderr if "listening on" in line)
+        before = loop_seconds(server.pid)
         found = asyncio.run(run(int(re.search(r":(\d+);", line)[1]), options))
+        found["loop_seconds"] = loop_seconds(server.pid) - before
     finally:
         server.terminate()
         server.wait(timeout=15)

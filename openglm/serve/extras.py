@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -16,7 +15,7 @@ from openglm.serve.choices import Answering, ChatChoice, TextChoice
 from openglm.serve.openai import collect
 from openglm.serve.schemas import ChatGLMRequest, InfillRequest
 from openglm.serve.service import Service, Wish
-from openglm.serve.wire import EventStream, event, unless_gone
+from openglm.serve.wire import EventStream, event, prepare, unless_gone
 
 router = APIRouter()
 _INFILL_TOKENS = 128  # where a plug-in leaves it to the model
@@ -38,7 +37,7 @@ async def infill(request: Request, body: InfillRequest) -> Response:
     service: Service = request.app.state.service
     if body.n_predict == 0:  # a plug-in warms the cache while the user types
         return JSONResponse({"content": "", "stop": True, "tokens_predicted": 0})
-    wish = await asyncio.to_thread(_blank, service, body)
+    wish = await prepare(request, _blank, service, body)
     if body.stream:
         return EventStream(_pieces(service, wish))
     start, answering = time.perf_counter(), Answering([wish], [TextChoice(service.assistant)], len(wish[0]))
@@ -77,7 +76,7 @@ async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
     service: Service = request.app.state.service
     history = body.history or []
     messages = [{"role": role, "content": text} for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
-    wish = await asyncio.to_thread(_chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
+    wish = await prepare(request, _chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
     answering = Answering([wish], [ChatChoice(service.assistant, [])], len(wish[0]))
     await unless_gone(request.receive, collect(service, answering))
     response = answering.choices[0].message()["content"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +17,7 @@ from openglm.serve.choices import Answering, CallChoice, ChatChoice, Choice, Tex
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling
 from openglm.serve.service import Service, Wish
-from openglm.serve.wire import DONE, EventStream, event, unless_gone
+from openglm.serve.wire import DONE, EventStream, event, prepare, unless_gone
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -38,14 +37,14 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 async def chat(request: Request, body: ChatRequest) -> Response:
     service: Service = request.app.state.service
     _check_model(request, body.model)
-    return await _respond(request, body, "chat.completion", await _chat(service, body))
+    return await _respond(request, body, "chat.completion", await _chat(request, service, body))
 
 
 @router.post("/completions")
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service: Service = request.app.state.service
     _check_model(request, body.model)
-    return await _respond(request, body, "text_completion", await asyncio.to_thread(_completion, service, body))
+    return await _respond(request, body, "text_completion", await prepare(request, _completion, service, body))
 
 
 def _model(request: Request) -> dict[str, Any]:
@@ -59,10 +58,10 @@ def _check_model(request: Request, name: str | None) -> None:
         raise ApiError(404, f"model: {name!r} is not served here; use {known!r}", param="model", code="model_not_found")
 
 
-async def _chat(service: Service, body: ChatRequest) -> Answering:
+async def _chat(request: Request, service: Service, body: ChatRequest) -> Answering:
     """The requests and choices of a chat."""
-    tools, forced = await _tools(service, body)
-    ids = await asyncio.to_thread(_prompt, service, body, tools)
+    tools, forced = await _tools(request, service, body)
+    ids = await prepare(request, _prompt, service, body, tools)
     schema = _schema(body)
     if forced:
         function = next(tool.function for tool in body.tools or () if tool.function.name == forced)
@@ -74,7 +73,7 @@ async def _chat(service: Service, body: ChatRequest) -> Answering:
     return Answering(wishes, choices, len(ids))
 
 
-async def _tools(service: Service, body: ChatRequest) -> tuple[list[dict[str, Any]], str | None]:
+async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple[list[dict[str, Any]], str | None]:
     """The tools in play, and the one that must be called, where the request says so."""
     if not body.tools or body.tool_choice == "none":
         if body.tool_choice not in (None, "none", "auto"):
@@ -84,17 +83,17 @@ async def _tools(service: Service, body: ChatRequest) -> tuple[list[dict[str, An
     names = list(dict.fromkeys(tool.function.name for tool in body.tools))
     if body.tool_choice in (None, "auto"):
         return tools, None
-    chosen = await _choose(service, body, tools, names) if body.tool_choice == "required" else body.tool_choice.function.name
+    chosen = await _choose(request, service, body, tools, names) if body.tool_choice == "required" else body.tool_choice.function.name
     if chosen not in names:
         raise ApiError(400, f"tool_choice.function.name: {chosen!r} is not among the tools", param="tool_choice.function.name")
     return tools, chosen
 
 
-async def _choose(service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]) -> str:
+async def _choose(request: Request, service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]) -> str:
     """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which finds this prompt in the cache."""
     if len(names) == 1:
         return names[0]
-    ids = await asyncio.to_thread(_prompt, service, body, tools)
+    ids = await prepare(request, _prompt, service, body, tools)
     params = SamplingParams(max_tokens=128, regex="|".join(name.replace(".", r"\.") for name in names))
     async for batch in service.answer([(ids, params)]):
         last = batch[-1][1]
