@@ -121,21 +121,30 @@ class Assistant:
     def go_on(self, prompt: str) -> list[int]:
         """Prompt ids for text that the model is to go on with."""
         self.require_short("prompt", len(prompt))
-        special, text = self.tokenizer.special, self.tokenizer.encode(prompt)
-        return [*text, special["[gMASK]"], special["<sop>"]] if self.model.config.mask == "prefix" else [special["[gMASK]"], special["<sop>"], *text]
+        if self.model.config.mask == "prefix":
+            return self.tokenizer.prompt(prompt)
+        return [self.tokenizer.tokens.gmask, self.tokenizer.tokens.sop, *self.tokenizer.encode(prompt)]
 
     def blank(self, before: str, after: str, room: int | None = None) -> list[int]:
         """Prompt ids for text that the model is to write between two others; of both, only what lies nearest where `room` tokens are not enough."""
         if room is None:
             self.require_short("prompt", len(before) + len(after))
         before, after = before[-self.most_characters :], after[: self.most_characters]
-        special, left, right = self.tokenizer.special, self.tokenizer.encode(before), self.tokenizer.encode(after)
         require(self.model.config.mask == "prefix", "suffix", after[:20], "this model reads only the past, so it cannot fill blanks; leave the suffix out")
+        mask = self.tokenizer.tokens.mask
+        ids = self.tokenizer.encode_parts([before, mask, after])
+        head, tail = self._blanks_frame(ids)
+        left, right = ids[: ids.index(mask)], ids[ids.index(mask) + 1 :]
         if room is not None:
-            room = max(room - 2, 0)
+            room = max(room - len(head) - 1 - len(tail), 0)
             ahead = min(len(left), max(room * 3 // 4, room - len(right)))  # what was just written says more than what follows
             left, right = left[len(left) - ahead :], right[: room - ahead]
-        return [*left, special["[MASK]"], *right, special["<sop>"]]
+        return [*head, *left, mask, *right, *tail]
+
+    def _blanks_frame(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Ids before and behind a text with blanks, the last of which opens the first filling. [gMASK], which ChatGLM-6B always gets, would be read as one more."""
+        head, tail = self.tokenizer.format.frame(self.tokenizer.special, ids)
+        return head, [token for token in tail if token != self.tokenizer.tokens.gmask]
 
     @cached_property
     def most_characters(self) -> int:
@@ -149,7 +158,7 @@ class Assistant:
     @property
     def blank_ends(self) -> tuple[int, ...]:
         """The token that ends the text in a blank."""
-        return (self.tokenizer.special["<eop>"],)
+        return (self.tokenizer.tokens.eop,)
 
     def called(self, ids: Sequence[int]) -> dict[str, Any] | None:
         """A finished answer as a message, where it calls a tool."""
@@ -164,19 +173,20 @@ class Assistant:
 
     def fill(self, text: str, blank: str = "___", *, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None) -> list[str]:
         """What belongs into each `blank` of the text, by blank infilling: the model reads both sides of all blanks, and its own earlier fillings."""
-        special, config = self.tokenizer.special, self.model.config
-        pieces = text.split(blank)
-        require(config.mask == "prefix", "model", "causal", "reads only the past, so it cannot fill blanks; take a GLM model")
+        tokens, pieces = self.tokenizer.tokens, text.split(blank)
+        require(self.model.config.mask == "prefix", "model", "causal", "reads only the past, so it cannot fill blanks; take a GLM model")
         require(len(pieces) > 1, "text", text, f"has no blank; write {blank} where words are missing")
         parts: list[str | int] = [pieces[0]]
         for piece in pieces[1:]:
-            parts += [special["[MASK]"], piece]
+            parts += [tokens.mask, piece]
         ids, fillings = self.tokenizer.encode_parts(parts), []
-        params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=(special["<eop>"],), ignore_eos=True)
+        head, tail = self._blanks_frame(ids)
+        ids = [*head, *ids, *tail[:-1]]
+        params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=self.blank_ends, ignore_eos=True)
         for _ in pieces[1:]:
-            ids.append(special["<sop>"])
+            ids.append(tokens.sop)
             *_, event = self.engine.stream(ids, params)
-            span = [token for token in self._ids(event) if token != special["<eop>"]]
+            span = [token for token in self._ids(event) if token not in self.blank_ends]
             ids += span
             fillings.append(self.tokenizer.decode(span))
         return fillings

@@ -1,10 +1,13 @@
 """The assistant: streaming equals the whole answer, history is cut and counted, blanks are filled in order."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from openglm import Assistant, generate, load_model
 
+GOLDEN = Path(__file__).parent / "golden"
 USER = {"role": "user", "content": "你好"}
 
 
@@ -50,6 +53,23 @@ def test_fill_reads_both_sides_and_answers_every_blank(toy):
     ids = assistant.tokenizer.encode_parts(["床前", 1, "光，疑是", 1, "霜。", 4])
     plain = generate(load_model(toy), torch.tensor([ids]), 4, stop_ids=(5,))[0, len(ids) :].tolist()
     assert two[0] == assistant.tokenizer.decode(plain[: plain.index(5)] if 5 in plain else plain)
+
+
+def test_the_special_tokens_are_those_of_the_generation():
+    """GLM-10B calls them <|startofpiece|> and <|endofpiece|> and frames a text; ChatGLM2 has neither [MASK] nor <eop>."""
+    folder = GOLDEN / "glm_10b/checkpoint"
+    assistant, model = Assistant(folder, device="cpu"), load_model(folder, device="cpu")
+    special = assistant.tokenizer.special
+    mask, end = special["[MASK]"], special["<|endofpiece|>"]
+    for parts in (["a ", mask, " b"], ["a ", mask]):
+        assert assistant.blank("a ", " b" if len(parts) == 3 else "") == assistant.tokenizer.prompt(parts)
+    assert assistant.go_on("a") == assistant.tokenizer.prompt("a") and assistant.blank_ends == (end,)
+    ids = assistant.tokenizer.prompt(["a ", mask, " b ", mask])
+    for filling in assistant.fill("a ___ b ___", max_tokens=3):
+        answer = generate(model, torch.tensor([ids]), 3, stop_ids=(end,))[0, len(ids) :].tolist()
+        span = answer[: answer.index(end)] if end in answer else answer
+        assert filling == assistant.tokenizer.decode(span)
+        ids += [*span, special["<|startofpiece|>"]]
 
 
 def test_special_names_in_a_text_stay_text(toy):

@@ -21,6 +21,7 @@ from openglm.checkpoints.tensors import Tensors, find_weights, read_json
 from openglm.config import PRESETS, ModelConfig, model_preset, require
 from openglm.model.adapters import Prefix
 from openglm.model.transformer import Transformer
+from openglm.quant.codes import fitting_format
 from openglm.quant.codes import quantize as quantize_weight
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import choose_device, choose_dtype, progress
@@ -169,8 +170,7 @@ def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device
 
 def matrix_format(path: str, columns: int, bits: int, group: int) -> tuple[int, int]:
     """Bits and group of one matrix of a network that is quantised."""
-    bits = TABLE_BITS if path in ("embedding", "head") or columns % 2 else bits
-    return bits, group if group and columns % group == 0 else 0
+    return fitting_format(columns, TABLE_BITS if path in ("embedding", "head") else bits, group)
 
 
 def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:

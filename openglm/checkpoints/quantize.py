@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openglm.checkpoints.durable import write_folder
 from openglm.checkpoints.load import Checkpoint, load_model, matrix_format, open_checkpoint
@@ -19,8 +19,9 @@ from openglm.config import ModelConfig, require
 from openglm.model.positions import describe
 from openglm.quant.calibrate import calibrate_blocks
 from openglm.quant.codes import check_format, quantize
-from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
+from openglm.quant.layers import quantize_model
 from openglm.runtime import progress
+from openglm.text.published import find
 from openglm.text.tokenizer import Tokenizer, load_tokenizer
 
 _ROW, _MOST_ROWS = 512, 64  # tokens of a calibration row, and rows
@@ -35,13 +36,15 @@ def quantize_checkpoint(source: Path | str, out: Path | str, bits: int, group: i
     check_format(bits, group, max(group, 2))
     checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
     require(checkpoint.source.bits == 0, "source", str(source), f"holds int{checkpoint.source.bits} codes already; quantise the whole weights")
-    tokenizer = load_tokenizer(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
+    require(not calibrate or tokenizer is not None, "calibrate", str(calibrate), f"{checkpoint.folder} has no tokenizer to read a text with; put its files there")
     tensors = _calibrated(source, config, bits, group, tokenizer, Path(calibrate)) if calibrate else _plain(checkpoint, bits, group)
 
     def fill(place: Path) -> None:
         write_tensors(place, tensors)
         write_config(place, checkpoint.config, checkpoint.family)
-        tokenizer.save(place)
+        if tokenizer:
+            tokenizer.save(place)
 
     return write_folder(out.parent, out.name, fill)
 
@@ -62,11 +65,7 @@ def _calibrated(source: Path | str, config: str | None, bits: int, group: int, t
     rows = calibration_rows(tokenizer, network.config, text)
     with progress("calibrating", network.config.layers, "blocks") as advance:
         calibrate_blocks(network, rows, *describe(rows, None, network.config), bits, group, advance)
-    layers: dict[str, type[QuantizedEmbedding | QuantizedLinear]] = {"embedding": QuantizedEmbedding, "head": QuantizedLinear}
-    for name, kind in layers.items():
-        layer = getattr(network, name)
-        if isinstance(layer, nn.Module):
-            setattr(network, name, kind.of(layer, *matrix_format(name, layer.weight.shape[1], bits, group)))
+    quantize_model(network, *matrix_format("embedding", network.config.hidden, bits, group))  # what is left: the tables
     yield from network.state_dict().items()
 
 

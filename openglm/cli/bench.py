@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from openglm.engine.engine import Engine
     from openglm.model.transformer import Transformer
 
-_GROUP = 64
 _PROBE_BYTES = 512 << 20  # far more than any cache
 
 
@@ -138,6 +137,7 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
     import torch
     from torch import nn
 
+    from openglm.checkpoints.load import GROUP
     from openglm.model.transformer import Transformer
     from openglm.quant.codes import check_format
     from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
@@ -152,9 +152,9 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
     for path, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) or layer is model.embedding:
             rows, columns = layer.weight.shape
-            check_format(bits, _GROUP, columns)
+            check_format(bits, GROUP, columns)
             codes = torch.from_numpy(draw.integers(0, 256, (rows, columns * bits // 8), np.uint8))
-            scales = torch.full((rows, columns // _GROUP), 0.08 / 2**bits, dtype=torch.float16)  # weights of about 0.02
+            scales = torch.full((rows, columns // GROUP), 0.08 / 2**bits, dtype=torch.float16)  # weights of about 0.02
             kind = QuantizedEmbedding if layer is model.embedding else QuantizedLinear
             model.set_submodule(path, kind.holding(layer, codes if bits == 4 else codes.view(torch.int8), scales))
     for module in model.modules():

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from openglm.quant.codes import check_format, nearest_codes, pack, quantize
+from openglm.quant.codes import check_format, fitting_format, nearest_codes, pack, quantize
 from openglm.quant.layers import QuantizedLinear
 
 _DAMPING = 0.01  # of the mean diagonal, added to it: the paper's value
@@ -67,7 +67,8 @@ def calibrate_blocks(
         moments = _input_moments(block, run, hidden)
         for name, layer in [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear)]:
             parent, _, leaf = name.rpartition(".")
-            codes, scales = quantize_calibrated(layer.weight.detach(), moments[_SAME_INPUT.get(leaf, leaf)], bits, group)
+            kind = fitting_format(layer.weight.shape[1], bits, group)
+            codes, scales = quantize_calibrated(layer.weight.detach(), moments[_SAME_INPUT.get(leaf, leaf)], *kind)
             setattr(block.get_submodule(parent), leaf, QuantizedLinear.holding(layer, codes, scales))
         hidden = run(hidden)
         advance()

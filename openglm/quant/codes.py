@@ -29,6 +29,11 @@ def check_format(bits: int, group: int, columns: int) -> None:
     require(bits == 8 or columns % 2 == 0, "bits", bits, f"rows of {columns} columns cannot be packed two to a byte; keep this layer in 8 bits")
 
 
+def fitting_format(columns: int, bits: int, group: int) -> tuple[int, int]:
+    """The wish for a format as far as a matrix can have it: 8 bits where rows cannot be packed, one scale a row where the group divides none."""
+    return 8 if columns % 2 else bits, group if group and columns % group == 0 else 0
+
+
 def quantize(weight_OI: Tensor, bits: int, group: int = 0, search: bool = True) -> tuple[Tensor, Tensor]:
     """Codes and scales [O, G] of a matrix. In 4 bits, for each group the scale with the least squared error among a few candidates,
     refitted to its codes; without the search, one share of the largest weight: some 4 % more error in a small part of the time.

@@ -56,11 +56,12 @@ def _blank(service: Service, body: InfillRequest) -> Wish:
     context = assistant.model.config.max_positions
     tokens = min(body.n_predict if body.n_predict > 0 else _INFILL_TOKENS, context // 2)
     before = "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ()) + body.input_prefix + body.prompt
+    ids = assistant.blank(before, body.input_suffix, context - tokens)
     params = SamplingParams(
         max_tokens=tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, seed=None if body.seed == -1 else body.seed,
         stop=tuple(body.stop or ()), stop_ids=assistant.blank_ends,
     )  # fmt: skip
-    return assistant.blank(before, body.input_suffix, context - tokens), params
+    return ids, params
 
 
 async def _pieces(service: Service, wish: Wish) -> AsyncIterator[bytes]:

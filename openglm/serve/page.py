@@ -67,9 +67,7 @@ class Page:
         """A new answer to the question at `which`; the old one is kept as feedback, as what was not wanted."""
         store = chats.checked(store)
         messages = chats.current(store)
-        asked = messages[: _place(which, messages) + 1]
-        while asked and asked[-1]["role"] != "user":
-            asked.pop()
+        asked = _asked(which, messages)
         if asked:
             old = messages[len(asked)]["content"] if len(messages) > len(asked) else None
             async for update in self._answer(chats.with_current(store, asked), system, temperature, top_p, tokens, run):
@@ -81,9 +79,7 @@ class Page:
         """Take the last question back into the box."""
         store = chats.checked(store)
         messages = chats.current(store)
-        asked = messages[: _place(which, messages) + 1]
-        while asked and asked[-1]["role"] != "user":
-            asked.pop()
+        asked = _asked(which, messages)
         text = asked.pop()["content"] if asked else ""
         return [gr.update(value=text), *self._shown(chats.with_current(store, asked))]
 
@@ -240,6 +236,14 @@ def _place(event: Any, messages: chats.Messages) -> int:
     """Which message an event of the display is about; a browser may say anything."""
     index = event.index[0] if isinstance(event.index, (list, tuple)) and event.index else event.index
     return min(max(index, 0), max(len(messages) - 1, 0)) if isinstance(index, int) else max(len(messages) - 1, 0)
+
+
+def _asked(event: Any, messages: chats.Messages) -> chats.Messages:
+    """The conversation up to the question that an event is about, or that its answer belongs to."""
+    asked = messages[: _place(event, messages) + 1]
+    while asked and asked[-1]["role"] != "user":
+        asked.pop()
+    return asked
 
 
 def mount(app: FastAPI) -> None:

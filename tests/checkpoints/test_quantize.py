@@ -1,5 +1,7 @@
 """Quantised folders: what is read back is what the definition says, calibrated or not; hostile and unfit input."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -65,6 +67,23 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, me
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("glm quantize: ") and message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_tokenizer_is_quantised_and_cannot_be_calibrated(tmp_path, text):
+    source = Path(__file__).parent.parent / "golden/glm4_9b/checkpoint"
+    folder, whole = quantize_checkpoint(source, tmp_path / "small", 8, 16), openglm.load_model(source, device="cpu", dtype="float32")
+    ids, small = torch.tensor([[9, 20, 31, 12]]), openglm.load_model(folder, device="cpu", dtype="float32")
+    assert (small.logits(ids) - whole.logits(ids)).norm() < 0.05 * whole.logits(ids).norm()
+    assert {m.bits for m in small.modules() if isinstance(m, QuantizedLinear)} == {8}
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        quantize_checkpoint(source, tmp_path / "other", 4, 16, text)
+
+
+def test_calibrated_codes_are_of_the_same_kinds_as_plain_ones(tmp_path, text):
+    """A group that divides no row becomes one scale a row, with a text as without."""
+    plain, calibrated = (quantize_checkpoint("nano", tmp_path / name, 4, 48, file) for name, file in (("plain", None), ("calibrated", text)))
+    shapes = [{name: (tensor.dtype, tensor.shape) for name, tensor in openglm.load_model(folder, device="cpu").state_dict().items()} for folder in (plain, calibrated)]
+    assert shapes[0] == shapes[1]
 
 
 def test_codes_are_not_quantised_twice(tmp_path):
