@@ -313,7 +313,7 @@ class ParallelConfig:
     """processes that share each matrix: heads, feed-forward columns and vocabulary are cut among them (Megatron-LM)"""
     pipeline: int = 1
     """stages, one after another, that hold consecutive blocks"""
-    zero: Literal[1, 2, 3] = 2
+    zero: Literal[1, 2, 3] = 1
     """what data-parallel processes hold a share of (ZeRO): 1 the optimizer's state, 2 and gradients, 3 and weights"""
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = "1f1b"
     """order of forward and backward passes in the pipeline"""

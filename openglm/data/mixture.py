@@ -195,12 +195,14 @@ def _as_it_is(batch: dict[str, NDArray]) -> dict[str, NDArray]:
     return batch
 
 
-def batches(mixture: Mixture, start_row: int, rows: int, workers: int) -> Iterator[dict[str, NDArray]]:
+def batches(mixture: Mixture, start_row: int, rows: int, workers: int, stride: int = 0) -> Iterator[dict[str, NDArray]]:
     """Endless batches [rows, seq_len] of `mixture.row(start_row)` and the following, prepared ahead by `workers` processes (0: none), in order whatever their number.
+
+    stride: rows from the start of a batch to that of the next, where others read those between; 0: none do.
 
     A worker that raises or dies ends the iteration with an error, never with a wait.
     """
-    starts: Any = itertools.count(start_row, rows)
+    starts: Any = itertools.count(start_row, stride or rows)
     loader: DataLoader = DataLoader(_Batches(mixture, rows), batch_size=None, sampler=starts, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
     try:
         yield from loader
