@@ -38,6 +38,7 @@ def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, r
     require(rows % (data * passes) == 0, "train.batch_rows", rows, f"must be a multiple of parallel.data x train.accumulation ({data} x {passes})")
     if config.pipeline > 1:
         require(config.zero == 1, "parallel.zero", config.zero, "a pipeline sums gradients over all its micro-batches before it shares them out: use 1")
+        require(passes >= config.pipeline, "train.accumulation", passes, f"a pipeline of {config.pipeline} stages needs at least as many micro-batches")
         multiple = config.schedule not in ("interleaved", "zero-bubble") or passes % config.pipeline == 0
         require(multiple, "train.accumulation", passes, f"must be a multiple of the {config.pipeline} stages for the schedule {config.schedule}")
 

@@ -11,7 +11,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from openglm.config import ParallelConfig
 from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
-from openglm.parallel.processes import Processes, local_part
+from openglm.parallel.processes import Processes, align_gradient, local_part
 
 _SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B, "zero-bubble": ScheduleInterleavedZeroBubble}
 
@@ -41,6 +41,7 @@ class Pipeline:
         run(*([ids_BT] if self.first else []), **told, positions_B2T=positions_B2T, segment_BT=segment_BT, return_outputs=False)
         if backward and self.tables:
             table, both = self.tables
+            align_gradient(table)
             dist.all_reduce(local_part(table.grad), group=both)
         return losses
 

@@ -156,6 +156,13 @@ def share_of(tensor: Tensor, parameter: Tensor) -> Tensor:
     return tensor
 
 
+def align_gradient(parameter: Tensor) -> None:
+    """Cut a gradient as its parameter is: that of a lookup in a table cut over the vocabulary comes whole."""
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor) and gradient.placements != parameter.placements:
+        parameter.grad = gradient.redistribute(placements=parameter.placements)
+
+
 def copies(parameter: Tensor, group: Processes) -> float:
     """How many processes of one pipeline stage hold each number of a parameter."""
     shards = 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from openglm.config import OptimizerConfig, require
-from openglm.parallel.processes import Processes, copies, local_part, share_of, whole
+from openglm.parallel.processes import Processes, align_gradient, copies, local_part, share_of, whole
 
 # Quintic Newton-Schulz coefficients of Keller Jordan's Muon; GLM-4.5: 5 iterations, momentum .95, update RMS .2.
 _NEWTON_SCHULZ, _ITERATIONS, _MOMENTUM, _UPDATE_RMS = (3.4445, -4.7750, 2.0315), 5, 0.95, 0.2
@@ -117,6 +117,8 @@ class Optimizers:
     @torch.no_grad()
     def clip(self) -> float:
         """Scale the gradients of the whole network down to the norm `clip`; returns the norm before."""
+        for parameter in self.names:
+            align_gradient(parameter)
         held = [(p, local_part(p.grad)) for p in self.names if p.grad is not None]
         gradients = [gradient for _, gradient in held]
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
