@@ -112,8 +112,8 @@ def train(
     out = Path(train.out)
     with processes(parallel, train.device) as group, ExitStack() as held:
         check_layout(parallel, model_config, group, train.batch_rows, train.accumulation)
-        whole = group.size("tensor") == group.size("pipeline") == 1
-        require(train.sample_every == 0 or whole, "train.sample_every", train.sample_every, "samples need the whole model in a process; set it to 0 under tensor and pipeline parallelism")
+        whole = parallel.tensor == parallel.pipeline == 1
+        require(whole or not train.sample_every, "train.sample_every", train.sample_every, "a sample needs the whole model in a process; set it to 0 with parallel.tensor or pipeline")
         found, record = group.tell(lambda: _take_folder(held, out, settings))
         stop = held.enter_context(stop_requests(out))
         state = _fresh_state(model_config, train, optimizer, parallel, group, start, record)

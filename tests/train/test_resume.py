@@ -20,7 +20,6 @@ from openglm.train import state
 from openglm.train.interrupt import stop_requests
 from openglm.train.state import find_checkpoint, locked, read_record
 
-
 WEIGHTS, MOMENTS = (f"shard-00001-model-{number:05}-of-00003.safetensors" for number in (1, 2))  # of the first process, as PyTorch names them
 
 
