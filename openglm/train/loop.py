@@ -113,7 +113,7 @@ def train(
     with processes(parallel, train.device) as group, ExitStack() as held:
         check_layout(parallel, model_config, group, train.batch_rows, train.accumulation)
         whole = parallel.tensor == parallel.pipeline == 1
-        require(whole or not train.sample_every, "train.sample_every", train.sample_every, "a sample needs the whole model in a process; set it to 0 with parallel.tensor or pipeline")
+        require(whole or not train.sample_every, "train.sample_every", train.sample_every, "a sample needs the whole model in a process; set it to 0")
         found, record = group.tell(lambda: _take_folder(held, out, settings))
         stop = held.enter_context(stop_requests(out))
         state = _fresh_state(model_config, train, optimizer, parallel, group, start, record)
