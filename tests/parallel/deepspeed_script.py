@@ -1,7 +1,8 @@
 """A training script as one writes it for DeepSpeed. Only the module it imports is chosen: `deepspeed` or `openglm.parallel.deepspeed`.
 
 torchrun --nproc-per-node 2 deepspeed_script.py MODULE CASES.json RESULT.json
-A case: {"config": DeepSpeed's JSON, "steps": optimizer steps, "save_at": after which to save, forget and load (optional), "folder": where}.
+A case: {"config": DeepSpeed's JSON, "steps": optimizer steps; optional: "save_at": after which to save, forget and load, "folder": where,
+"model_parallel": true for one model in all processes together}.
 """
 
 import importlib
@@ -9,6 +10,7 @@ import json
 import sys
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,29 +50,46 @@ def batch(micro_step: int, count: int) -> Tensor:
     return (start + stride * torch.arange(TOKENS)) % VOCABULARY
 
 
-def train(deepspeed, case: dict) -> list[float]:
-    """Mean loss of all processes at each optimizer step."""
-    import torch.distributed as dist
+class ModelParallel:
+    """As Megatron-LM's mpu: all processes hold one model together, each is a data-parallel group of its own."""
 
+    def __init__(self) -> None:
+        alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
+        for kind, group in (("data", alone), ("model", dist.group.WORLD)):
+            for name, value in (("group", group), ("rank", dist.get_rank(group)), ("world_size", dist.get_world_size(group))):
+                setattr(self, f"get_{kind}_parallel_{name}", lambda value=value: value)
+
+
+def train(deepspeed, case: dict) -> dict[str, list[float]]:
+    """Mean loss of all processes and norm of the gradients at each optimizer step."""
     deepspeed.init_distributed(dist_backend="gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
+    mpu = ModelParallel() if case.get("model_parallel") else None
+    rank, world = (0, 1) if mpu else (dist.get_rank(), dist.get_world_size())
 
     def start(seed: int):
         model = LanguageModel(seed + rank)  # only the first process's weights count
-        return deepspeed.initialize(model=model, model_parameters=parameter_groups(model), config_params=case["config"], dist_init_required=False)
+        model.network.embedding.weight.model_parallel = True  # each model-parallel process's part counts in the norm
+        return deepspeed.initialize(model=model, model_parameters=parameter_groups(model), mpu=mpu, config_params=case["config"], dist_init_required=False)
 
     engine, _, _, _ = start(1)
-    losses, accumulation = [], engine.gradient_accumulation_steps()
+    losses, norms, accumulation = [], [], engine.gradient_accumulation_steps()
     for step in range(case["steps"]):
         total = torch.zeros(())
         for micro in range(accumulation):
             rows = batch(step * accumulation + micro, ROWS * world)[rank * ROWS : (rank + 1) * ROWS]
             loss = engine(rows)
             engine.backward(loss)
+            if micro == step == 1:  # an evaluation at the worst moment
+                engine.eval()
+                with torch.no_grad():
+                    engine(rows)
+                engine.train()
             engine.step()
             total += loss.detach() / accumulation / world
-        dist.all_reduce(total)
+        if world > 1:
+            dist.all_reduce(total)
         losses.append(total.item())
+        norms.append(float(engine.get_global_grad_norm() or 0))
         if step + 1 == case.get("save_at"):
             engine.save_checkpoint(case["folder"], tag="half", client_state={"step": step, "order": (3, 1, 2)})
             if hasattr(engine, "destroy"):
@@ -78,7 +97,7 @@ def train(deepspeed, case: dict) -> list[float]:
             engine, _, _, _ = start(50)
             _, client = engine.load_checkpoint(case["folder"])
             assert client["step"] == step and client["order"] == (3, 1, 2)
-    return losses
+    return {"losses": losses, "norms": norms}
 
 
 if __name__ == "__main__":
@@ -87,7 +106,7 @@ if __name__ == "__main__":
     deepspeed = importlib.import_module(library)
     with open(cases) as file:
         curves = {name: train(deepspeed, case) for name, case in json.load(file).items()}
-    if torch.distributed.get_rank() == 0:
+    if dist.get_rank() == 0:
         with open(result, "w") as file:
             json.dump(curves, file)
-    torch.distributed.destroy_process_group()
+    dist.destroy_process_group()

@@ -49,9 +49,7 @@ OFF: dict[str, dict[str, Any]] = {
     "activation_checkpointing.": {"partition_activations": False, "cpu_checkpointing": False, "profile": False},
 }
 # The same for whole sections: {"enabled": false}.
-FEATURES = (
-    "amp autotuning tensorboard wandb comet csv_monitor flops_profiler comms_logger elasticity curriculum_learning data_efficiency hybrid_engine torch_autocast"
-).split()
+FEATURES = ("amp", "autotuning", "tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "comms_logger", "elasticity", "curriculum_learning", "data_efficiency")
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -103,7 +101,7 @@ def section(values: dict[str, Any], name: str) -> dict[str, Any]:
     known = USED[name].split() + HINTS.get(name, "").split()
     off = OFF.get(name, {})
     for key, value in values.items():
-        dull = key in off and value == off[key] or (not name and key in FEATURES and isinstance(value, dict) and value.get("enabled", False) is False)
+        dull = (key in off and value == off[key]) or (not name and key in FEATURES and isinstance(value, dict) and value.get("enabled", False) is False)
         require(key in known or dull, f"deepspeed {name}{key}", value, f"only {off[key]!r} is supported" if key in off else "not supported; leave it out or switch it off")
     return values
 
@@ -111,6 +109,7 @@ def section(values: dict[str, Any], name: str) -> dict[str, Any]:
 def settings(values: dict[str, Any], processes: int) -> Settings:
     """Check a configuration for so many data-parallel processes. Raises ValueError that names the key."""
     top = section(values, "")
+    section(top, "activation_checkpointing.")
     batch, micro, accumulation = _batches(top, processes)
     zero = section(top, "zero_optimization.")
     stage = _number(zero, "zero_optimization.stage", 0, low=0, whole=True)

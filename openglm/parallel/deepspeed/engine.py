@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from openglm.config import require
 from openglm.parallel.deepspeed import saving
@@ -39,7 +38,7 @@ class Engine(nn.Module):
         self.settings = settings(values, self.dp_world_size)
         self.device = own_device(args)
         self.micro_steps = self.global_steps = self.global_samples = self.skipped_steps = 0
-        self.loss_scale = LossScale(**self.settings.scale)
+        self.scaler = LossScale(**self.settings.scale)
         self._grad_norm: float | None = None
         names = {parameter: name for name, parameter in model.named_parameters()}
         # Megatron-LM's mark of a parameter that each model-parallel process holds a part of: the others are the same everywhere and count once in the norm.
@@ -52,6 +51,8 @@ class Engine(nn.Module):
         for group, own in zip(groups, members, strict=True):
             group["params"] = [now[name] for name in own]
         self.optimizer = self._optimizer(optimizer, groups)
+        if self.optimizer and self.settings.dtype and self.settings.stage == 0:
+            self._step_on_nothing()
         self.lr_scheduler = self._schedule(lr_scheduler)
 
     def _optimizer(self, given: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
@@ -65,8 +66,16 @@ class Engine(nn.Module):
             kind, options = self.settings.optimizer
             made = kind(groups, fused=all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]), **options)
         # What scripts read from DeepSpeed's wrapper stands on the optimizer itself, so that torch's schedules take it too. Weights are kept once: nothing to refresh.
-        made.optimizer, made.overflow, made.cur_scale, made.refresh_fp32_params = made, False, self.loss_scale.value, lambda: None
+        made.optimizer, made.overflow, made.cur_scale, made.refresh_fp32_params = made, False, self.scaler.value, lambda: None
         return made
+
+    def _step_on_nothing(self) -> None:
+        """DeepSpeed's half-precision optimizer of stage 0 makes its state by a step on zero gradients. Adam counts it, and its curve shows that."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.module.zero_grad()
 
     def _schedule(self, given: Any) -> Any:
         if given is not None:
@@ -95,7 +104,7 @@ class Engine(nn.Module):
         self.module.set_reshard_after_backward(last or self.settings.stage == 3)
         if scale_wrt_gas:
             loss = loss / self.settings.accumulation
-        (loss.float() * self.loss_scale.value).backward(retain_graph=retain_graph)
+        (loss.float() * self.scaler.value).backward(retain_graph=retain_graph)
         return loss
 
     def step(self) -> None:
@@ -107,25 +116,25 @@ class Engine(nn.Module):
     def _step(self) -> None:
         require(self.optimizer is not None, "deepspeed optimizer", None, "missing; name one in the configuration or give initialize() one")
         self._let_go()
-        norm = self._norm() / self.loss_scale.value
+        norm = self._norm() / self.scaler.value
         self._grad_norm = norm
         overflow = self.settings.check_overflow and not norm < float("inf")
         if overflow:
             self.skipped_steps += 1
         else:
             clip = self.settings.clip / (norm + 1e-6) if self.settings.clip else 1.0
-            self._scale_gradients(min(1.0, clip) / self.loss_scale.value)
+            self._scale_gradients(min(1.0, clip) / self.scaler.value)
             self.optimizer.step()
             if self.lr_scheduler is not None:
                 self.lr_scheduler.step()
-        self.loss_scale.update(overflow)
-        self.optimizer.overflow, self.optimizer.cur_scale = overflow, self.loss_scale.value
+        self.scaler.update(overflow)
+        self.optimizer.overflow, self.optimizer.cur_scale = overflow, self.scaler.value
         self.module.zero_grad()
         self.global_steps += 1
         self.global_samples += self.settings.train_batch
         every = self.settings.steps_per_print
         if every and self.global_steps % every == 0 and dist.get_rank() == 0:
-            say(f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss scale={self.loss_scale.value:g}")
+            say(f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss scale={self.scaler.value:g}")
 
     def _let_go(self) -> None:
         """Drop gathered weights, which an evaluation may have left: they would not follow the optimizer's step."""
@@ -238,8 +247,3 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
                 inside = Counter(id(parameter) for _, parameter in layer.named_parameters(remove_duplicate=False))
                 if inside and all(uses[key] == count for key, count in inside.items()):
                     yield layer
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

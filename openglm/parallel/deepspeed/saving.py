@@ -112,7 +112,7 @@ def _blank_moments(engine: Engine, there: dict[str, tuple[int, ...]]) -> dict[st
     blank = {}
     for key, shape in there.items():
         if key.startswith("optimizer."):
-            _, kind, name = key.split(".", 2)
+            name = key.split(".", 2)[2]
             require(name in parameters, "load_checkpoint", key, "the model has no such weight")
             like = parameters[name].detach()
             blank[key] = torch.zeros((), device=like.device) if shape == () and like.ndim else torch.zeros_like(like)
@@ -135,7 +135,7 @@ def _write_state(place: Path, engine: Engine, client: dict[str, Any]) -> None:
     optimizer, schedule = engine.optimizer, engine.lr_scheduler
     state = {
         "counters": {name: getattr(engine, name) for name in _COUNTERS},
-        "scale": engine.loss_scale.state_dict(),
+        "scale": engine.scaler.state_dict(),
         "schedule": None if schedule is None else schedule.state_dict(),
         "groups": [] if optimizer is None else [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
         "client": client,
@@ -167,8 +167,8 @@ def _restore(engine: Engine, state: dict[str, Any], moments: dict[str, Tensor], 
     for key, value in moments.items():
         _, kind, name = key.split(".", 2)
         engine.optimizer.state[parameters[name]][kind] = value
-    engine.loss_scale.load_state_dict(state["scale"])
-    engine.optimizer.cur_scale = engine.loss_scale.value
+    engine.scaler.load_state_dict(state["scale"])
+    engine.optimizer.cur_scale = engine.scaler.value
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -183,7 +183,7 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"dict": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, np.generic):
         return value.item()
-    require(isinstance(value, (Tensor, np.ndarray)), "client_state", type(value).__name__, "cannot be saved without pickle; give numbers, text, tensors, arrays, lists or dictionaries")
+    require(isinstance(value, (Tensor, np.ndarray)), "client_state", type(value).__name__, "cannot be saved without pickle; give numbers, text, tensors, lists or dictionaries")
     kind = "tensor" if isinstance(value, Tensor) else "array"
     key = str(len(tensors))
     tensors[key] = value.detach().cpu().clone().contiguous() if kind == "tensor" else torch.from_numpy(value.copy())

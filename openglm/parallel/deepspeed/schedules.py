@@ -110,7 +110,8 @@ def schedule(optimizer: torch.optim.Optimizer, kind: str, params: dict[str, Any]
         known = {name: value for name, value in known.items() if name not in ("warmup_min_lr", "warmup_max_lr")}
     for name, value in params.items():
         require(name in known and name != "optimizer", f"deepspeed scheduler.params.{name}", value, f"not an option of {kind}")
-    require(kind == "WarmupLR" or isinstance(params.get("total_num_steps"), int), "deepspeed scheduler.params.total_num_steps", params.get("total_num_steps"), "must be a whole number")
+    total = params.get("total_num_steps")
+    require(kind == "WarmupLR" or isinstance(total, int), "deepspeed scheduler.params.total_num_steps", total, "must be a whole number")
     return SCHEDULES[kind](optimizer, **params)
 
 
@@ -135,7 +136,8 @@ class LossScale:
             if self.patience > 1:
                 self.patience -= 1
             else:
-                require(self.hysteresis == 1 or self.value > self.smallest, "deepspeed fp16.min_loss_scale", self.smallest, "gradients overflow at this scale too; the run has diverged")
+                diverged = self.hysteresis > 1 and self.value == self.smallest
+                require(not diverged, "deepspeed fp16.min_loss_scale", self.smallest, "gradients overflow at this scale too; the run has diverged")
                 self.value = max(self.value / 2, self.smallest)
         else:
             stable = self.steps - self.last_overflow - 1
