@@ -1,10 +1,12 @@
 """The façade of DeepSpeed: its curves are those of a plain loop in one process (and of DeepSpeed, where it is installed), and what it cannot do it names."""
 
+import argparse
 import functools
 import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +182,10 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="one of another model"):
         other = torch.nn.Linear(2, 2)
         deepspeed.initialize(model=other, config={**CONFIG, "scheduler": {}})[0].load_checkpoint(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"save_checkpoint: .*nothing was changed"):
+        engine.save_checkpoint(tmp_path / "file", "a")
     shard = next((tmp_path / "good" / "mp_rank_00").glob("shard*"))
     whole = shard.read_bytes()
     for damaged in (whole[:-100], whole[: len(whole) // 2], b"\xff" * 100, b""):
@@ -187,6 +193,20 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match="damaged checkpoint") as caught:
             engine.load_checkpoint(tmp_path)
         assert "\n" not in str(caught.value)
+    shard.write_bytes(whole)
+    state = shard.parent / "state.json"
+    for damaged in ("", "[]", '{"dict": []}', '{"tensor": "99"}', '{"a": 1, "b": 2}'):
+        state.write_text(damaged)
+        with pytest.raises(ValueError, match="damaged checkpoint"):
+            engine.load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_lost_a_file_is_refused(curves, folder, tmp_path):
+    for number in (1, 2):
+        shutil.copytree(folder / "saved", tmp_path / str(number))
+        next((tmp_path / str(number) / "half" / "mp_rank_00").glob(f"shard-0000{number}*")).unlink()
+        with pytest.raises(ValueError, match=r"a file is missing|has shape|another model"):
+            engine_of().load_checkpoint(tmp_path / str(number))
 
 
 def test_steps_that_overflow_are_skipped_and_halve_the_scale():
@@ -283,6 +303,71 @@ def test_recomputed_dropout_is_the_same_inside_and_outside_the_tracker():
         gradients.append((gradient, torch.rand(2), deepspeed.checkpointing.get_cuda_rng_tracker().get_states()["model-parallel-rng"]))
     for plainly, recomputed in zip(*gradients, strict=True):
         assert torch.equal(plainly, recomputed) and plainly.float().abs().sum() > 0
+
+
+def test_the_ways_glms_scripts_call_it(tmp_path):
+    """A command line with a file, a schedule of the script's own, a loader, an optimizer of its own."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({key: value for key, value in CONFIG.items() if key != "scheduler"}))
+    args = deepspeed.add_config_arguments(argparse.ArgumentParser()).parse_args(["--deepspeed", "--deepspeed_config", str(path)])
+    deepspeed.checkpointing.configure(None, deepspeed_config=args.deepspeed_config, num_checkpoints=2)
+    assert args.deepspeed and deepspeed.checkpointing.is_configured()
+    model, rows = LanguageModel(1), list(batch(0, 8))
+    engine, optimizer, loader, plan = deepspeed.initialize(
+        args, model, model_parameters=parameter_groups(model), training_data=rows, lr_scheduler=lambda made: torch.optim.lr_scheduler.LambdaLR(made, lambda step: 1 / (1 + step))
+    )
+    assert {tuple(row.tolist()) for rows in loader for row in rows} == {tuple(row.tolist()) for row in rows} and len(next(iter(loader))) == ROWS
+    for _ in range(ACCUMULATION):
+        engine.backward(engine(next(iter(loader))))
+        engine.step()
+    assert engine.global_steps == 1 and engine.get_lr() == plan.get_last_lr() == [RATE / 2] * 2 and engine.network is model.network and not optimizer.overflow
+    with pytest.raises(ValueError, match="deepspeed_config"):
+        deepspeed.initialize(args, LanguageModel(1), config=CONFIG)
+    with pytest.raises(ValueError, match=r"nowhere.json': cannot be read"):
+        deepspeed.initialize(model=LanguageModel(1), config=str(tmp_path / "nowhere.json"))
+    own = LanguageModel(1)
+    given = torch.optim.SGD(own.parameters(), lr=0.1)
+    engine, returned, _, _ = deepspeed.initialize(model=own, optimizer=given, config={"train_batch_size": 4})
+    before = engine.module.network.final_norm.weight.full_tensor().clone()
+    move(engine)
+    assert returned is given and not torch.equal(engine.module.network.final_norm.weight.full_tensor(), before)
+
+
+def test_tied_layers_and_frozen_weights_train_as_ever():
+    """A layer that shares its weight with the rest of the model, one that is frozen, one that is used twice."""
+
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(6, 6) for _ in range(3))
+            self.layers[1].weight.requires_grad_(False)
+            self.out = torch.nn.Linear(6, 6)
+            self.out.weight = self.layers[0].weight
+
+        def forward(self, x):
+            for layer in (*self.layers, self.layers[2]):
+                x = layer(x).tanh()
+            return self.out(x).square().mean()
+
+    x, plain_model = torch.randn(5, 6), Odd()
+    optimizer = torch.optim.SGD([p for p in plain_model.parameters() if p.requires_grad], lr=0.5)
+    expected = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = plain_model(x)
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    for stage in range(4):
+        config = {"train_batch_size": 5, "zero_optimization": {"stage": stage}}
+        engine, *_ = deepspeed.initialize(model=Odd(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5), config=config)
+        losses = []
+        for _ in expected:
+            losses.append(engine(x))
+            engine.backward(losses[-1])
+            engine.step()
+        assert [loss.item() for loss in losses] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ The folder is filled under another name and renamed, so that a killed run leaves
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from openglm.config import require
 from openglm.runtime import say
@@ -40,16 +43,21 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
     """Write parent/tag. Raises ValueError in all processes when one of them fails; what was there before is untouched then."""
     require(tag not in ("", ".", "..", "latest") and Path(tag).name == tag, "tag", tag, "must be a plain name")
     temporary, first = parent / f".tmp-{tag}", dist.get_rank() == 0
-    place = temporary / f"mp_rank_{engine.mp_rank:02d}"
+    place, state, client_tensors = temporary / f"mp_rank_{engine.mp_rank:02d}", {}, {}
 
     def tensors() -> None:
         writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
         dcp.save({**_module_tensors(engine), **_optimizer_tensors(engine)}, storage_writer=writer, process_group=engine.dp_group)
 
-    _together(engine, lambda: shutil.rmtree(temporary, ignore_errors=True) or temporary.mkdir(parents=True), first)
-    _together(engine, tensors)
-    _together(engine, lambda: _write_state(place, engine, client), engine.dp_rank == 0)
-    _together(engine, lambda: _publish(temporary, parent / tag, latest), first)
+    try:
+        _together(engine, lambda: state.update(pack(_state(engine, client), client_tensors)))
+        _together(engine, lambda: shutil.rmtree(temporary, ignore_errors=True) or temporary.mkdir(parents=True), first)
+        _together(engine, tensors)
+        _together(engine, lambda: _write_state(place, state, client_tensors), engine.dp_rank == 0)
+        _together(engine, lambda: _publish(temporary, parent / tag, latest), first)
+    finally:
+        if first:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(engine: Engine, parent: Path, tag: str | None, strict: bool, optimizer: bool, schedule: bool, counters: bool) -> tuple[str | None, dict[str, Any] | None]:
@@ -62,18 +70,32 @@ def load(engine: Engine, parent: Path, tag: str | None, strict: bool, optimizer:
     require(Path(tag).name == tag, "tag", tag, "must be a plain name")
     place = parent / tag / f"mp_rank_{engine.mp_rank:02d}"
     require((place / _STATE).is_file(), "load_checkpoint", str(place), "holds no checkpoint of this interface")
-    try:
-        state = _read_state(place)
+    with _naming_damage(place):
+        state = unpack(json.loads((place / _STATE).read_text(encoding="utf-8")), load_file(place / _CLIENT))
         reader = HuggingFaceStorageReader(str(place))
-        there = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
-        module = _wanted(_module_tensors(engine), there, strict)
-        moments = _wanted(_blank_moments(engine, there), there, True) if optimizer and engine.optimizer is not None else {}
+        there = {name: _whole(name, entry) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+    module = _wanted(_module_tensors(engine), there, strict)
+    moments = _wanted(_blank_moments(engine, there), there, False) if optimizer and engine.optimizer is not None else {}
+    with _naming_damage(place):
         dcp.load({**module, **moments}, storage_reader=reader, process_group=engine.dp_group)
         _restore(engine, state, moments, optimizer, schedule, counters)
-        client = state["client"]
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError, dcp.api.CheckpointException) as error:
-        raise ValueError(f"{place}: damaged checkpoint ({str(error).splitlines()[0]}); load an older tag") from error
-    return str(parent / tag), client
+        return str(parent / tag), state["client"]
+
+
+@contextlib.contextmanager
+def _naming_damage(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, dcp.api.CheckpointException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{place}: damaged checkpoint ({reason}); load an older tag") from error
+
+
+def _whole(name: str, entry: TensorStorageMetadata) -> tuple[int, ...]:
+    """Shape of a tensor whose pieces are all there: torch would leave a gap as it is."""
+    there = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
+    require(there == math.prod(entry.size), name, there, f"numbers where {math.prod(entry.size)} belong; a file is missing")
+    return tuple(entry.size)
 
 
 def _together(engine: Engine, work: Callable[[], Any], mine: bool = True) -> None:
@@ -120,35 +142,30 @@ def _blank_moments(engine: Engine, there: dict[str, tuple[int, ...]]) -> dict[st
 
 
 def _wanted(ours: dict[str, Tensor], there: dict[str, tuple[int, ...]], strict: bool) -> dict[str, Tensor]:
-    """Those of our tensors that the checkpoint has, in the same shape."""
-    prefix = "module."
-    if strict:
-        odd = sorted({key for key in there if key.startswith(prefix)} ^ set(ours)) if any(key.startswith(prefix) for key in ours) else []
-        require(not odd, "load_checkpoint", odd[0] if odd else "", f"{len(odd)} names are only in the model or only in the checkpoint; it is one of another model")
+    """Those of our tensors that the checkpoint has, in the same shape; `strict`: it must have these weights and no others."""
+    odd = sorted({key for key in there if key.startswith("module.")} ^ set(ours)) if strict else []
+    require(not odd, "load_checkpoint", odd[0] if odd else "", f"{len(odd)} names are only in the model or only in the checkpoint; it is one of another model")
     found = {key: value for key, value in ours.items() if key in there}
     for key, value in found.items():
         require(tuple(value.shape) == there[key], "load_checkpoint", key, f"has shape {there[key]} in the checkpoint and {tuple(value.shape)} in the model")
     return found
 
 
-def _write_state(place: Path, engine: Engine, client: dict[str, Any]) -> None:
+def _state(engine: Engine, client: dict[str, Any]) -> dict[str, Any]:
     optimizer, schedule = engine.optimizer, engine.lr_scheduler
-    state = {
+    return {
         "counters": {name: getattr(engine, name) for name in _COUNTERS},
         "scale": engine.scaler.state_dict(),
         "schedule": None if schedule is None else schedule.state_dict(),
         "groups": [] if optimizer is None else [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
         "client": client,
     }
-    tensors: dict[str, Tensor] = {}
-    text = json.dumps(pack(state, tensors))
+
+
+def _write_state(place: Path, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     (place / _CLIENT).parent.mkdir()
     save_file(tensors, place / _CLIENT)
-    (place / _STATE).write_text(text, encoding="utf-8")
-
-
-def _read_state(place: Path) -> dict[str, Any]:
-    return unpack(json.loads((place / _STATE).read_text(encoding="utf-8")), load_file(place / _CLIENT))
+    (place / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def _restore(engine: Engine, state: dict[str, Any], moments: dict[str, Tensor], optimizer: bool, schedule: bool, counters: bool) -> None:
@@ -160,9 +177,9 @@ def _restore(engine: Engine, state: dict[str, Any], moments: dict[str, Tensor], 
     if not optimizer or engine.optimizer is None:
         return
     groups, parameters = engine.optimizer.param_groups, dict(engine.module.named_parameters())
-    require(len(groups) == len(state["groups"]), "load_checkpoint", len(state["groups"]), f"parameter groups in the checkpoint, {len(groups)} in the model")
+    require(len(groups) == len(state["groups"]), "parameter groups", len(state["groups"]), f"the model has {len(groups)}")
     for group, saved in zip(groups, state["groups"], strict=True):
-        group.update(saved)
+        group.update({key: saved[key] for key in group if key in saved and key != "params"})
     engine.optimizer.state.clear()
     for key, value in moments.items():
         _, kind, name = key.split(".", 2)
