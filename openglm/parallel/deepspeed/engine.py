@@ -1,0 +1,249 @@
+"""The engine that deepspeed.initialize returns: a model sharded over the data-parallel processes, its optimizer, and DeepSpeed's steps.
+
+Weights are kept in fp32 and sharded (stages 1 to 3) or whole (stage 0); what computes is gathered from them, in half precision if so configured. Stages
+differ in what stays gathered: 0 and 1 exchange gradients once a step, 2 after each micro-batch, 3 also lets weights go after each layer's forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._composable.replicate_with_fsdp import replicate
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+from openglm.config import require
+from openglm.parallel.deepspeed import saving
+from openglm.parallel.deepspeed.config import Settings, settings
+from openglm.parallel.deepspeed.groups import data_parallel, model_parallel, own_device
+from openglm.parallel.deepspeed.schedules import LossScale, schedule
+from openglm.runtime import say
+
+
+class Engine(nn.Module):
+    """Call it like the model; then `backward(loss)` and `step()` for each micro-batch."""
+
+    def __init__(self, args: Any, model: nn.Module, parameters: Any, mpu: Any, values: dict[str, Any], optimizer: Any, lr_scheduler: Any) -> None:
+        super().__init__()
+        self.dp_group = data_parallel(mpu)
+        self.mp_group, self.mp_rank = model_parallel(mpu)
+        self.dp_world_size, self.dp_rank = dist.get_world_size(self.dp_group), dist.get_rank(self.dp_group)
+        self.settings = settings(values, self.dp_world_size)
+        self.device = own_device(args)
+        self.micro_steps = self.global_steps = self.global_samples = self.skipped_steps = 0
+        self.scaler = LossScale(**self.settings.scale)
+        self._grad_norm: float | None = None
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        # Megatron-LM's mark of a parameter that each model-parallel process holds a part of: the others are the same everywhere and count once in the norm.
+        counted = {name for parameter, name in names.items() if self.mp_rank == 0 or any(getattr(parameter, mark, False) for mark in ("model_parallel", "tensor_model_parallel"))}
+        groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else _groups(model, parameters)
+        members = [[_name(names, parameter) for parameter in group["params"]] for group in groups]
+        self.module = _prepare(model, self.settings, self.dp_group, self.device)
+        now = dict(self.module.named_parameters())
+        self._counted = {now[name] for name in counted}
+        for group, own in zip(groups, members, strict=True):
+            group["params"] = [now[name] for name in own]
+        self.optimizer = self._optimizer(optimizer, groups)
+        if self.optimizer and self.settings.dtype and self.settings.stage == 0:
+            self._step_on_nothing()
+        self.lr_scheduler = self._schedule(lr_scheduler)
+
+    def _optimizer(self, given: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
+        if isinstance(given, torch.optim.Optimizer):
+            made = given
+        elif given is not None:
+            made = given(groups)
+        elif self.settings.optimizer is None:
+            return None
+        else:
+            kind, options = self.settings.optimizer
+            made = kind(groups, fused=all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]), **options)
+        # What scripts read from DeepSpeed's wrapper stands on the optimizer itself, so that torch's schedules take it too. Weights are kept once: nothing to refresh.
+        made.optimizer, made.overflow, made.cur_scale, made.refresh_fp32_params = made, False, self.scaler.value, lambda: None
+        return made
+
+    def _step_on_nothing(self) -> None:
+        """DeepSpeed's half-precision optimizer of stage 0 makes its state by a step on zero gradients. Adam counts it, and its curve shows that."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.module.zero_grad()
+
+    def _schedule(self, given: Any) -> Any:
+        if given is not None:
+            return given(self.optimizer) if callable(given) and not hasattr(given, "step") else given
+        return schedule(self.optimizer, *self.settings.scheduler) if self.settings.scheduler and self.optimizer else None
+
+    def __getattr__(self, name: str) -> Any:
+        """The model's own attributes, as in DeepSpeed."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(super().__getattr__("module"), name)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.module(*inputs, **options)
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        return (self.micro_steps + 1) % self.settings.accumulation == 0
+
+    def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Tensor:
+        """Add the gradients of one micro-batch. Returns the loss as it enters the step: divided by the number of micro-batches."""
+        last = self.is_gradient_accumulation_boundary()
+        self.module.set_requires_gradient_sync(last or self.settings.stage >= 2)
+        self.module.set_reshard_after_backward(last or self.settings.stage == 3)
+        if scale_wrt_gas:
+            loss = loss / self.settings.accumulation
+        (loss.float() * self.scaler.value).backward(retain_graph=retain_graph)
+        return loss
+
+    def step(self) -> None:
+        """After each micro-batch; the last one of a step moves the weights, unless gradients overflowed."""
+        if self.is_gradient_accumulation_boundary():
+            self._step()
+        self.micro_steps += 1
+
+    def _step(self) -> None:
+        require(self.optimizer is not None, "deepspeed optimizer", None, "missing; name one in the configuration or give initialize() one")
+        self._let_go()
+        norm = self._norm() / self.scaler.value
+        self._grad_norm = norm
+        overflow = self.settings.check_overflow and not norm < float("inf")
+        if overflow:
+            self.skipped_steps += 1
+        else:
+            clip = self.settings.clip / (norm + 1e-6) if self.settings.clip else 1.0
+            self._scale_gradients(min(1.0, clip) / self.scaler.value)
+            self.optimizer.step()
+            if self.lr_scheduler is not None:
+                self.lr_scheduler.step()
+        self.scaler.update(overflow)
+        self.optimizer.overflow, self.optimizer.cur_scale = overflow, self.scaler.value
+        self.module.zero_grad()
+        self.global_steps += 1
+        self.global_samples += self.settings.train_batch
+        every = self.settings.steps_per_print
+        if every and self.global_steps % every == 0 and dist.get_rank() == 0:
+            say(f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss scale={self.scaler.value:g}")
+
+    def _let_go(self) -> None:
+        """Drop gathered weights, which an evaluation may have left: they would not follow the optimizer's step."""
+        for module in self.module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    yield parameter, parameter.grad.to_local()
+
+    def _norm(self) -> float:
+        """Of all gradients together, over all shards and all model-parallel parts."""
+        total = torch.nn.utils.get_total_norm([grad for parameter, grad in self._gradients() if parameter in self._counted]).to(self.device).square()
+        if self.settings.stage > 0:
+            dist.all_reduce(total, group=self.dp_group)
+        if self.mp_group is not None:
+            dist.all_reduce(total, group=self.mp_group)
+        return total.sqrt().item()
+
+    def _scale_gradients(self, factor: float) -> None:
+        gradients = [grad for _, grad in self._gradients()]
+        if factor != 1.0 and gradients:
+            torch._foreach_mul_(gradients, factor)
+
+    def get_global_grad_norm(self) -> float | None:
+        """Of the last step, before clipping; None before the first."""
+        return self._grad_norm
+
+    def get_lr(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def train_batch_size(self) -> int:
+        return self.settings.train_batch
+
+    def train_micro_batch_size_per_gpu(self) -> int:
+        return self.settings.micro_batch
+
+    def gradient_accumulation_steps(self) -> int:
+        return self.settings.accumulation
+
+    def zero_optimization_stage(self) -> int:
+        return self.settings.stage
+
+    def save_checkpoint(self, save_dir: str | Path, tag: str | None = None, client_state: dict[str, Any] | None = None, save_latest: bool = True) -> bool:
+        """Write save_dir/tag, whole or not at all, then the file `latest`. All processes must call this. See saving.py for what `client_state` may hold."""
+        self._let_go()
+        saving.save(self, Path(save_dir), f"global_step{self.global_steps}" if tag is None else str(tag), client_state or {}, save_latest)
+        return True
+
+    def load_checkpoint(
+        self,
+        load_dir: str | Path,
+        tag: str | None = None,
+        load_module_strict: bool = True,
+        load_optimizer_states: bool = True,
+        load_lr_scheduler_states: bool = True,
+        load_module_only: bool = False,
+    ) -> tuple[str | None, dict[str, Any] | None]:
+        """(path, client_state) of load_dir/tag, or of what `latest` names; (None, None) where there is no such file. Any stage and number of processes may have saved it."""
+        self._let_go()
+        with_optimizer, with_schedule = load_optimizer_states and not load_module_only, load_lr_scheduler_states and not load_module_only
+        return saving.load(self, Path(load_dir), None if tag is None else str(tag), load_module_strict, with_optimizer, with_schedule, not load_module_only)
+
+
+def _groups(model: nn.Module, parameters: Any) -> list[dict[str, Any]]:
+    """Parameter groups from what initialize() may be given: groups, tensors, or nothing. Empty groups go, as in DeepSpeed."""
+    given = [parameter for parameter in model.parameters() if parameter.requires_grad] if parameters is None else list(parameters)
+    groups = [dict(group) for group in given if isinstance(group, dict)] or [{"params": given}]
+    for group in groups:
+        group["params"] = list(group["params"])
+    return [group for group in groups if group["params"]]
+
+
+def _name(names: dict[nn.Parameter, str], parameter: nn.Parameter) -> str:
+    require(parameter in names, "model_parameters", tuple(parameter.shape), "a tensor of this shape is not a parameter of the model")
+    return names[parameter]
+
+
+def _prepare(model: nn.Module, choice: Settings, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
+    """Move, make equal in all data-parallel processes, and shard: each layer by itself, so that its exchange overlaps its neighbours' work, then the rest."""
+    model.to(device)
+    for name, parameter in model.named_parameters():
+        if choice.dtype is not None and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+        require(not parameter.is_floating_point() or parameter.dtype == torch.float32, name, str(parameter.dtype), "weights must be float32 unless fp16 or bf16 is enabled")
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.data, dist.get_global_rank(group, 0), group=group)
+    options = {
+        "mesh": DeviceMesh.from_group(group, device.type),
+        "mp_policy": MixedPrecisionPolicy(choice.dtype, choice.reduce_dtype, cast_forward_inputs=choice.cast_inputs),
+        "offload_policy": CPUOffloadPolicy() if choice.offload and device.type != "cpu" else OffloadPolicy(),
+    }
+    wrap = partial(fully_shard, reshard_after_forward=choice.stage == 3) if choice.stage else replicate
+    for layer in _layers(model):
+        wrap(layer, **options)
+    return wrap(model, **options)
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Members of the outermost ModuleLists that share no parameter with the rest of the model: FSDP2 needs shared ones in one group."""
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    below: set[nn.Module] = set()
+    for module in list(model.modules()):
+        if isinstance(module, nn.ModuleList) and module not in below:
+            below.update(module.modules())
+            for layer in module:
+                inside = Counter(id(parameter) for _, parameter in layer.named_parameters(remove_duplicate=False))
+                if inside and all(uses[key] == count for key, count in inside.items()):
+                    yield layer
