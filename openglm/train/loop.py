@@ -95,7 +95,7 @@ class _Run:
 def train(
     model_config: ModelConfig | None, train: TrainConfig, optimizer: OptimizerConfig, rows: Rows, heldout: dict[str, Rows], tokenizer: Tokenizer | None = None,
     init_from: str | None = None, settings: dict[str, Any] | None = None, workers: int = 0, on_step: Callable[[int, dict[str, Any]], None] | None = None,
-    parallel: ParallelConfig = ParallelConfig(),
+    parallel: ParallelConfig | None = None,
 ) -> Result:
     """Train in the folder `train.out` until `train.steps`, or until a signal or a stop file; called again, it goes on from the last whole checkpoint.
 
@@ -103,6 +103,7 @@ def train(
     from; they are kept and held to at a resume. workers: processes that prepare rows. on_step(step, record) sees every step.
     Raises ValueError in one line for options that do not fit, a folder in use or not writable, and a loss that is not finite.
     """
+    parallel = parallel or ParallelConfig()
     start = load_model(init_from, device="cpu", dtype="float32") if init_from else None
     model_config = model_config or (start.config if start else None)
     require(model_config is not None, "model", None, "give a shape, or a model to start from (init_from)")
