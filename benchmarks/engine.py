@@ -13,9 +13,10 @@ import statistics
 import time
 
 from openglm.cli.bench import one_round, random_model, random_prompt
-from openglm.config import EngineConfig, model_preset
+from openglm.config import EngineConfig
 from openglm.engine.engine import Engine
 from openglm.engine.params import SamplingParams
+from openglm.presets import model_preset
 
 SHARED, QUOTED, OWN = 1000, 40, 5  # tokens of the shared beginning; of a quotation, and between two
 

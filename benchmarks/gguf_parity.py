@@ -26,8 +26,9 @@ import torch
 
 from openglm import generate, load_tokenizer
 from openglm.checkpoints.gguf import layout, write_gguf
-from openglm.config import ModelConfig, model_preset
+from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 
 PROMPTS = (3, 20, 75)  # tokens
 NETWORKS: dict[str, tuple[str, dict]] = {

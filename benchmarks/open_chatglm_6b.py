@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from openglm.checkpoints.layouts import LAYOUTS, empty_network, own_modules
-from openglm.config import ModelConfig, model_preset
+from openglm.config import ModelConfig
+from openglm.presets import model_preset
 from openglm.runtime import progress
 
 SHARDS, POOL = 8, 1 << 24  # random numbers, of which every tensor is a piece

@@ -126,8 +126,8 @@ def make_weights(shape: str, folder: Path) -> Path:
 
     from openglm.checkpoints.convert import convert
     from openglm.checkpoints.native import save_model
-    from openglm.config import model_preset
     from openglm.model.transformer import Transformer
+    from openglm.presets import model_preset
 
     place = folder / shape
     if not (place / "whole").is_dir():

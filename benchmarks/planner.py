@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from openglm.cli.options import read_toml
-from openglm.config import ModelConfig, model_preset
+from openglm.config import ModelConfig
 from openglm.parallel import cost
 from openglm.parallel.devices import GB, TERA, device
 from openglm.parallel.layout import Job, Layout
 from openglm.parallel.planner import Plan
+from openglm.presets import model_preset
 
 RUNS = Path(__file__).with_name("planner_runs.toml")
 SHAPE = ("layers", "hidden", "heads")

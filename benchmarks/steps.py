@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from openglm.cli.bench import random_model
-from openglm.config import EngineConfig, model_preset
+from openglm.config import EngineConfig
 from openglm.engine.native import NativeRunner, obstacle
 from openglm.engine.runner import Step
 from openglm.kernels import library as lib
+from openglm.presets import model_preset
 
 KINDS = ("embed", "norm", "linear", "rotary", "attend", "gather")
 

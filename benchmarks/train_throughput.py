@@ -19,8 +19,9 @@ import time
 import numpy as np
 import torch
 
-from openglm.config import ModelConfig, OptimizerConfig, model_preset
+from openglm.config import ModelConfig, OptimizerConfig
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.train.loss import accumulate_gradient, step_flops
 from openglm.train.optimizer import Optimizers
 

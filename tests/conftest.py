@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from openglm.checkpoints.native import save_model
-from openglm.config import model_preset
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.text.own import train_tokenizer
 
 LINES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡。", "你好！我是一个很小的模型。"]

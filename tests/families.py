@@ -5,8 +5,9 @@ import functools
 import torch
 
 from openglm import generate
-from openglm.config import ModelConfig, model_preset
+from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 
 TOKENS = dict(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5)
 # One small network of every kind in the family, by the preset whose options it takes.

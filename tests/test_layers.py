@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "openglm"
 FLOORS = {
-    "config": 1, "runtime": 1,
+    "config": 1, "presets": 1, "runtime": 1,
     "text": 2, "kernels": 2,
     "data": 3, "model": 3, "quant": 3, "tools": 3, "web": 3,
     "checkpoints": 4, "parallel": 4, "engine": 4,

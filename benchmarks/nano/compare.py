@@ -28,7 +28,8 @@ import torch
 
 import openglm
 from openglm.cli.options import read_toml
-from openglm.config import PretrainConfig, from_dict, model_preset, require
+from openglm.config import PretrainConfig, from_dict, require
+from openglm.presets import model_preset
 from openglm.runtime import progress, say
 from openglm.train.pretrain import pretrain
 

@@ -18,9 +18,10 @@ from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.layouts import PREFIX_ENCODER, Leaves, Source, empty_network, find_layout
 from openglm.checkpoints.native import CONFIG, TYPES, model_config, own_config, resolve
 from openglm.checkpoints.tensors import Tensors, find_weights, read_json
-from openglm.config import PRESETS, ModelConfig, model_preset, require
+from openglm.config import ModelConfig, require
 from openglm.model.adapters import Prefix
 from openglm.model.transformer import Transformer
+from openglm.presets import PRESETS, model_preset
 from openglm.quant.codes import fitting_format
 from openglm.quant.codes import quantize as quantize_weight
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear

@@ -9,7 +9,8 @@ import dataclasses
 from typing import Any
 
 from openglm.checkpoints.native import model_config
-from openglm.config import PRESETS, ModelConfig, SpecialTokens, require
+from openglm.config import ModelConfig, SpecialTokens, require
+from openglm.presets import PRESETS
 
 # Names of the same thing in the configurations of all generations; where two stand together the later one counts.
 _OPTIONS = {

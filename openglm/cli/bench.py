@@ -73,8 +73,9 @@ def run(argv: list[str]) -> int:
 def measure(options: BenchOptions) -> dict[str, float | str]:
     """The report. Its keys stay."""
     from openglm.checkpoints.load import load_model
-    from openglm.config import EngineConfig, model_preset
+    from openglm.config import EngineConfig
     from openglm.engine.engine import Engine
+    from openglm.presets import model_preset
     from openglm.runtime import choose_device, progress
 
     bits = None if options.quantize == "none" else options.quantize

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from openglm.cli.options import parse
-from openglm.config import ModelConfig, model_preset, require
+from openglm.config import ModelConfig, require
+from openglm.presets import model_preset
 
 SEARCHED = ("data", "tensor", "pipeline", "micro_batch", "zero", "recompute", "schedule", "chunks")
 # What a layout given in full means where it says no more: the large runs of 2021 and 2022 (GLM-130B, Megatron-LM, BLOOM, OPT).

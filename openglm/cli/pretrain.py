@@ -5,7 +5,8 @@ from __future__ import annotations
 import tyro
 
 from openglm.cli.options import parse, read_toml, take
-from openglm.config import DataConfig, PretrainConfig, TrainConfig, model_preset
+from openglm.config import DataConfig, PretrainConfig, TrainConfig
+from openglm.presets import model_preset
 
 
 def run(argv: list[str]) -> int:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openglm.cli.options import read_toml
-from openglm.config import model_preset
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/nano"))
 import blanks as blank_items

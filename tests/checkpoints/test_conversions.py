@@ -14,8 +14,8 @@ from openglm.checkpoints import native
 from openglm.checkpoints.convert import convert
 from openglm.checkpoints.load import load_model, open_checkpoint
 from openglm.checkpoints.report import memory, report
-from openglm.config import PRESETS, model_preset
 from openglm.model.transformer import Transformer
+from openglm.presets import PRESETS, model_preset
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.text.tokenizer import load_tokenizer
 

@@ -22,8 +22,8 @@ from openglm.checkpoints.convert import convert
 from openglm.checkpoints.gguf import write_gguf
 from openglm.checkpoints.gguf_vocabulary import merges
 from openglm.checkpoints.load import load_model
-from openglm.config import model_preset
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.text.formats import FORMATS, RoleTurns
 from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
 from openglm.text.tokenizer import ASSETS, load_tokenizer

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.checkpoints.published import recognise
-from openglm.config import model_preset
+from openglm.presets import model_preset
 
 _CHAT = dict(model_type="chatglm", hidden_size=4096, num_attention_heads=32)
 _SIX = dict(_CHAT, num_layers=28, inner_hidden_size=16384, max_sequence_length=2048, layernorm_epsilon=1e-5, pad_token_id=3)

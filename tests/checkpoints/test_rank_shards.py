@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from openglm.checkpoints.load import load_model
-from openglm.config import model_preset
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.quant.codes import dequantize, pack
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -8,9 +8,9 @@ import torch
 from openglm.checkpoints.convert import convert
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import save_model
-from openglm.config import model_preset
 from openglm.model.generate import generate
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 
 transformers = pytest.importorskip("transformers")
 

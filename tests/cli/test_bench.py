@@ -7,7 +7,7 @@ import torch
 
 from openglm.cli.bench import random_model, random_prompt, weight_bytes
 from openglm.cli.main import main
-from openglm.config import model_preset
+from openglm.presets import model_preset
 
 KEYS = {
     "prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_s", "weight_bytes", "peak_rss_bytes", "read_bandwidth_bytes_per_s", "machine_bandwidth_bytes_per_s",

@@ -10,7 +10,8 @@ import pytest
 
 from openglm.cli.main import VERBS, main
 from openglm.cli.options import parse
-from openglm.config import DataConfig, PretrainConfig, TrainConfig, model_preset
+from openglm.config import DataConfig, PretrainConfig, TrainConfig
+from openglm.presets import model_preset
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:

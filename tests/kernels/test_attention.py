@@ -7,10 +7,10 @@ import pytest
 import torch
 from programs import Request, Served, random_request
 
-from openglm.config import model_preset
 from openglm.kernels import library as lib
 from openglm.kernels.program import Program, make_step
 from openglm.model.positions import Rotary
+from openglm.presets import model_preset
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])

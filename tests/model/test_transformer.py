@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from families import KINDS, TOKENS, network, prompt, small
 
-from openglm.config import PRESETS, model_preset
 from openglm.model.attention import reference_attention
 from openglm.model.generate import generate
 from openglm.model.positions import Rotary, describe, training_mask
 from openglm.model.transformer import Transformer
+from openglm.presets import PRESETS, model_preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

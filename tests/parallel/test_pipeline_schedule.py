@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm.config import model_preset
 from openglm.parallel.cost import bubble
 from openglm.parallel.devices import device
 from openglm.parallel.layout import Job, Layout
 from openglm.parallel.memory import in_flight
 from openglm.parallel.schedule import idle_share, most_waiting, needs, simulate
+from openglm.presets import model_preset
 
 PIPELINES = st.tuples(st.sampled_from(["gpipe", "1f1b", "interleaved", "zero-bubble"]), st.integers(2, 8), st.integers(1, 4), st.integers(2, 4))
 

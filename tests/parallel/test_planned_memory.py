@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from openglm.config import PRESETS, ModelConfig, model_preset
+from openglm.config import ModelConfig
 from openglm.parallel.devices import device
 from openglm.parallel.layout import Job, Layout, divisors
 from openglm.parallel.memory import layer_activations, layer_weights, memory, stage_memory
+from openglm.presets import PRESETS, model_preset
 
 STATE = ("weights", "gradients", "master", "adam")
 

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from openglm.config import ModelConfig, model_preset
+from openglm.config import ModelConfig
 from openglm.parallel.cost import efficiency, hardware_flops, model_flops, product, step
 from openglm.parallel.devices import DEVICES, device
 from openglm.parallel.layout import Job, Layout
+from openglm.presets import model_preset
 
 
 def gpt(layers=96, hidden=12288, heads=96, vocab=51200):

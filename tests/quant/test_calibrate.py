@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import openglm
-from openglm.config import model_preset
 from openglm.model.positions import describe
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.quant.calibrate import calibrate_blocks, quantize_calibrated
 from openglm.quant.codes import dequantize, quantize
 from openglm.quant.layers import QuantizedLinear, quantize_model

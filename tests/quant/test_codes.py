@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from openglm.config import model_preset
 from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.quant.codes import dequantize, pack, quantize, unpack
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, quantize_model
 

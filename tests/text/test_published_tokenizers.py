@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 from text_samples import any_text, fragments
 
-from openglm.config import model_preset
+from openglm.presets import model_preset
 from openglm.text import load_tokenizer
 from openglm.text.bpe import _GLM4_PIECES, GLM4_SPECIAL
 from openglm.text.formats import FORMATS
