@@ -22,14 +22,17 @@ from torch import Tensor
 
 from openglm.checkpoints.durable import clear_stale, remove_folder, verify_folder, write_file, write_folder
 from openglm.checkpoints.native import fill_parameters, read_tensors
-from openglm.config import require
+from openglm.config import StabilityConfig, require
 from openglm.model.transformer import Transformer
 from openglm.runtime import say
 from openglm.train.optimizer import Optimizers
+from openglm.train.stability import Guard, Memory
 
 # Options that may differ between the two halves of a run: they change where and how fast, not what is trained.
 _FREE = ("train.out", "train.device", "train.dtype", "train.compile", "train.activation_checkpointing", "train.accumulation", "train.save_every", "train.keep", "train.log_every",
-         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from")
+         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from",
+         # ... and what gets a run past the trouble that stopped it
+         "stability.policy", "stability.loss_spike", "stability.norm_spike", "stability.limit", "stability.shrink")
 
 
 @dataclass
@@ -40,7 +43,12 @@ class State:
     optimizers: Optimizers
     ema: dict[str, Tensor] | None
     dtype: torch.dtype
+    guard: Guard
     step: int = 0
+    rows: int = 0
+    """the data cursor: first row that was not used yet"""
+    lines: int = 0
+    """lines of the log that belong to the last checkpoint"""
     window: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "trained": 0.0})
     """sums since the last line of the log"""
 
@@ -69,15 +77,15 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-def save_checkpoint(out: Path, state: State, rows: int, settings: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(out: Path, state: State, settings: dict[str, Any], keep: int) -> Path:
     """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep`."""
     def fill(place: Path) -> None:
         save_file(_on_cpu(dict(state.model.named_parameters())), place / "model.safetensors")
         save_file(_on_cpu(state.optimizers.state()), place / "optimizer.safetensors")
         if state.ema is not None:
             save_file(_on_cpu(state.ema), place / "ema.safetensors")
-        record = {"step": state.step, "rows": rows, "window": state.window, "dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.device)}
-        record["settings"] = flatten(settings)
+        record = {"step": state.step, "rows": state.rows, "lines": state.lines, "window": state.window, "guard": dataclasses.asdict(state.guard.memory)}
+        record |= {"dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.device), "settings": flatten(settings)}
         (place / "state.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     checkpoints, name = out / "checkpoints", f"step-{state.step:08d}"
@@ -97,14 +105,26 @@ def find_checkpoint(out: Path) -> Path | None:
         clear_stale(out / "checkpoints")
     candidates = _checkpoints(out)
     for folder in candidates:
-        try:
-            verify_folder(folder)
-            read_record(folder)
+        if _whole(folder):
             return folder
-        except ValueError as error:
-            say(f"checkpoint refused: {error}")
     require(not candidates, "train.out", str(out), "none of its checkpoints is whole; choose another folder to start again")
     return None
+
+
+def go_back(out: Path, every: int, below: int | None) -> Path | None:
+    """The newest whole checkpoint of a step that `every` divides, below step `below` if there is one; later ones are removed, for the run takes another way now.
+
+    Those that a signal left in between do not count: an unbroken run has none. None: nothing regular is kept yet.
+    """
+    regular = [folder for folder in _checkpoints(out) if int(folder.name.removeprefix("step-")) % every == 0 and _whole(folder)]
+    earlier = [folder for folder in regular if below is None or folder.name < f"step-{below:08d}"]
+    folder = next(iter(earlier or regular[-1:]), None)
+    if folder is not None:
+        write_file(out / "latest", folder.name + "\n")
+        for later in _checkpoints(out):
+            if later.name > folder.name:
+                remove_folder(later)
+    return folder
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -119,10 +139,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _whole(folder: Path) -> bool:
+    try:
+        verify_folder(folder)
+        read_record(folder)
+    except ValueError as error:
+        say(f"checkpoint refused: {error}")
+        return False
+    return True
+
+
 def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse to go on with options other than those of the first half. Raises ValueError that names the option."""
     remedy = "set it back, or choose another train.out (init_from carries the weights over)"
-    before, now = record["settings"], json.loads(json.dumps(flatten(settings)))
+    before = flatten({"stability": StabilityConfig()}) | record["settings"]  # which runs of earlier versions did not have
+    now = json.loads(json.dumps(flatten(settings)))
     for name in sorted(before.keys() | now.keys()):
         if not name.startswith((*_FREE, "rows")):
             require(before.get(name) == now.get(name), name, now.get(name), f"the checkpoints in train.out were made with {before.get(name)!r}; {remedy}")
@@ -138,7 +169,9 @@ def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
         for name, average in state.ema.items():
             require(name in averages and averages[name].shape == average.shape, "train.ema", str(folder), f"holds no average of {name}; start again in another folder")
             average.copy_(averages[name])
-    state.step, state.window = record["step"], record["window"]
+    state.step, state.rows, state.lines, state.window = record["step"], record["rows"], record.get("lines", 0), record["window"]
+    if "guard" in record:
+        state.guard.memory = Memory(**record["guard"])
     _set_rng_state(record["rng"], state.device)
 
 
