@@ -222,11 +222,10 @@ def test_a_run_that_stopped_goes_on_under_another_policy(tmp_path):
 def test_a_run_from_before_the_guard_goes_on(tmp_path):
     guarded(tmp_path)
     record = read_record(tmp_path / "checkpoints" / "step-00000012")
-    now = {"stability": StabilityConfig(), **record["settings"]}
-    old = {**record, "settings": {name: value for name, value in record["settings"].items() if not name.startswith("stability")}}
-    check_settings(old, now)
+    settings = {name: value for name, value in record["settings"].items() if not name.startswith("stability")}
+    check_settings({**record, "settings": settings}, {**settings, "stability": StabilityConfig()})
     with pytest.raises(ValueError, match=r"^stability.ramp_from = 2: .*made with 0"):
-        check_settings(old, {**now, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)})
+        check_settings({**record, "settings": settings}, {**settings, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)})
 
 
 SCENES = {
