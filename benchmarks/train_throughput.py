@@ -21,9 +21,11 @@ import torch
 
 from openglm.config import ModelConfig, OptimizerConfig
 from openglm.model.transformer import Transformer
+from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
-from openglm.train.loss import accumulate_gradient, step_flops
+from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers
+from openglm.train.passes import WholePasses
 
 
 def causal_rows(rows: int, seq_len: int, vocab: int) -> dict[str, np.ndarray]:
@@ -38,12 +40,11 @@ def our_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtyp
     torch.manual_seed(0)
     model = Transformer(config)
     model.initialize()
-    optimizers = Optimizers(model.train(), OptimizerConfig(), dtype)
-    rows, seq_len = batch["tokens"].shape
+    alone = Processes(torch.device("cpu"))
+    optimizers, passes = Optimizers(model.train().named_parameters(), OptimizerConfig(), dtype, alone), WholePasses(model, alone, dtype, micro)
 
     def step() -> None:
-        for at in range(0, rows, micro):
-            accumulate_gradient(model, model, {k: v[at : at + micro] for k, v in batch.items()}, float(rows * seq_len), dtype)
+        passes.gradient(batch, float(batch["tokens"].size))
         optimizers.clip()
         optimizers.step(1e-3)
 

@@ -313,7 +313,7 @@ class ParallelConfig:
     """processes that share each matrix: heads, feed-forward columns and vocabulary are cut among them (Megatron-LM)"""
     pipeline: int = 1
     """stages, one after another, that hold consecutive blocks"""
-    zero: Literal[1, 2, 3] = 2
+    zero: Literal[1, 2, 3] = 1
     """what data-parallel processes hold a share of (ZeRO): 1 the optimizer's state, 2 and gradients, 3 and weights"""
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = "1f1b"
     """order of forward and backward passes in the pipeline"""
@@ -371,7 +371,6 @@ class StabilityConfig:
         for name in ("loss_scale", "loss_scale_minimum"):
             require(math.frexp(getattr(self, name))[0] == 0.5, f"stability.{name}", getattr(self, name), "must be a power of two, so that scaling is exact")
         require((self.ramp_from > 0) == (self.ramp_rows > 0), "stability.ramp_rows", self.ramp_rows, "ramp_from and ramp_rows go together: set both or neither")
-
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,11 @@ def kernel_path() -> str:
     return os.environ.get("OPENGLM_KERNELS") or "auto"
 
 
+def launched() -> tuple[int, int]:
+    """Processes that torchrun (or a batch system in its manner) started for this run, and this one's number on its machine; (1, 0): none did."""
+    return int(os.environ.get("WORLD_SIZE") or 1), int(os.environ.get("LOCAL_RANK") or 0)
+
+
 @functools.cache
 def cpu_threads() -> int:
     """Threads for the CPU kernels: $OPENGLM_THREADS, else one for each physical core that this process may use; a second one would only share its core."""

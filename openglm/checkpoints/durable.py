@@ -26,6 +26,14 @@ def write_folder(parent: Path | str, name: str, writer: Callable[[Path], None]) 
     Returns the folder's path. Raises ValueError (one line) when the disk is full, the place is read-only and the like: nothing is
     left behind then, and what was there before is untouched.
     """
+    with filling(parent, name) as temporary:
+        writer(temporary)
+    return Path(parent) / name
+
+
+@contextlib.contextmanager
+def filling(parent: Path | str, name: str) -> Iterator[Path]:
+    """`write_folder` as a block: an empty folder that takes its name at the end of it."""
     target = Path(parent) / name
     temporary = target.parent / f"{_TEMPORARY}{name}-{os.getpid()}"
     try:
@@ -34,7 +42,7 @@ def write_folder(parent: Path | str, name: str, writer: Callable[[Path], None]) 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        writer(temporary)
+        yield temporary
         _seal(temporary)
         _take_name(temporary, target)
         sync_folder(target.parent)
@@ -47,7 +55,6 @@ def write_folder(parent: Path | str, name: str, writer: Callable[[Path], None]) 
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return target
 
 
 def write_file(path: Path | str, text: str) -> None:

@@ -29,22 +29,24 @@ TYPES = ("float32", "float16", "bfloat16")
 _SHARD = 2 << 30  # bytes of tensors that are held and written together
 
 
-def save_model(folder: Path | str, model: Transformer, tokenizer: Tokenizer | Path | str | None, dtype: str = "float32", weights: dict[str, Tensor] | None = None) -> Path:
+def save_model(folder: Path | str, model: Transformer, tokenizer: Tokenizer | Path | str | None, dtype: str = "float32") -> Path:
     """Write a model folder in one go, with the tokenizer (or that of a folder or file) if there is any.
 
-    weights: by parameter name, in place of the model's own, e.g. their running average. dtype: storage type; codes and scales keep theirs.
-    Raises ValueError when the place cannot be written; an earlier folder stays as it was.
+    dtype: storage type; codes and scales keep theirs. Raises ValueError when the place cannot be written; an earlier folder stays as it was.
     """
-    require(dtype in TYPES, "dtype", dtype, f"choose {' or '.join(TYPES)}")
-    held = model.state_dict() if weights is None else weights
-    tensors = {name: stored(name, tensor, getattr(torch, dtype)) for name, tensor in held.items() if not name.startswith("prefix.")}
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
+    return write_model(folder, model.config, ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith("prefix.")), vocabulary, dtype)
+
+
+def write_model(folder: Path | str, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None, dtype: str = "float32") -> Path:
+    """`save_model` from named tensors, one after another."""
+    require(dtype in TYPES, "dtype", dtype, f"choose {' or '.join(TYPES)}")
 
     def fill(place: Path) -> None:
-        write_tensors(place, tensors.items())
-        write_config(place, model.config)
-        if vocabulary is not None:
-            vocabulary.save(place)
+        write_tensors(place, ((name, stored(name, tensor, getattr(torch, dtype))) for name, tensor in tensors))
+        write_config(place, config)
+        if tokenizer is not None:
+            tokenizer.save(place)
 
     folder = Path(folder).resolve()
     return write_folder(folder.parent, folder.name, fill)

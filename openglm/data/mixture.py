@@ -194,21 +194,22 @@ def _as_it_is(batch: dict[str, NDArray]) -> dict[str, NDArray]:
     return batch
 
 
-def _spans(start: int, rows: int | Callable[[int], int]) -> Iterator[tuple[int, int]]:
+def _spans(start: int, rows: int | Callable[[int], int], share: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    part, parts = share
     while True:
         size = rows if isinstance(rows, int) else rows(start)
-        yield start, size
+        yield start + part * (size // parts), size // parts
         start += size
 
 
-def batches(mixture: Mixture, start_row: int, rows: int | Callable[[int], int], workers: int) -> Iterator[dict[str, NDArray]]:
+def batches(mixture: Mixture, start_row: int, rows: int | Callable[[int], int], workers: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, NDArray]]:
     """Endless batches [rows, seq_len] of `mixture.row(start_row)` and the following, prepared ahead by `workers` processes (0: none), in order whatever their number.
 
-    rows: of every batch, or of the one that begins at a given row.
+    rows: of every batch, or of the one that begins at a given row. share: (part, of so many equal parts) of each batch, where others read the other parts.
 
     A worker that raises or dies ends the iteration with an error, never with a wait.
     """
-    spans: Any = _spans(start_row, rows)
+    spans: Any = _spans(start_row, rows, share)
     loader: DataLoader = DataLoader(_Batches(mixture), batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
     try:
         yield from loader

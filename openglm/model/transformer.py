@@ -96,17 +96,9 @@ class Transformer(nn.Module):
         return self.final_norm.weight.dtype
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Random weights. N(0, .02), output projections smaller by sqrt(2 layers) (GLM); with DeepNorm, Xavier with gain
-        (2 layers)^-1/2 for the value, output and feed-forward matrices and 1 for query and key (arXiv 2203.00555, as GLM-130B)."""
-        depth = math.sqrt(2 * self.config.layers)
+        """Random weights; see `initialize_weight`."""
         for name, weight in self.named_parameters():
-            if weight.dim() < 2:
-                continue
-            leaf = name.split(".")[-2]
-            if self.config.residual == "deepnorm" and leaf.endswith("_proj"):
-                nn.init.xavier_normal_(weight, 1.0 if leaf in ("q_proj", "k_proj") else 1 / depth, generator)
-            else:
-                nn.init.normal_(weight, 0.0, 0.02 / depth if leaf in ("o_proj", "down_proj") else 0.02, generator)
+            initialize_weight(self.config, name, weight, generator)
 
     def embed(self, ids_BT: Tensor, positions_B2T: Tensor) -> Tensor:
         """What enters the first block, [B, T, H]."""
@@ -150,6 +142,19 @@ class Transformer(nn.Module):
             cache = KVCache(self.config, *input_ids.shape, self.device, self.dtype, self.prefix)
             mask = self.prefix.widen(mask)
         return self.project(self(input_ids, positions, mask, cache)).float()
+
+
+@torch.no_grad()
+def initialize_weight(config: ModelConfig, name: str, weight: Tensor, generator: torch.Generator | None = None) -> None:
+    """Fill one parameter. N(0, .02), output projections smaller by sqrt(2 layers) (GLM); with DeepNorm, Xavier with gain (2 layers)^-1/2 for the
+    value, output and feed-forward matrices and 1 for query and key (arXiv 2203.00555, as GLM-130B). Norms start at 1, biases at 0."""
+    depth, leaf = math.sqrt(2 * config.layers), name.split(".")[-2]
+    if weight.dim() < 2:
+        nn.init.constant_(weight, float(name.endswith("weight")))
+    elif config.residual == "deepnorm" and leaf.endswith("_proj"):
+        nn.init.xavier_normal_(weight, 1.0 if leaf in ("q_proj", "k_proj") else 1 / depth, generator)
+    else:
+        nn.init.normal_(weight, 0.0, 0.02 / depth if leaf in ("o_proj", "down_proj") else 0.02, generator)
 
 
 def check_ids(input_ids: Tensor, config: ModelConfig) -> None:

@@ -57,12 +57,22 @@ class Layout:
         return job.batch // (self.data * self.micro_batch)
 
     def stage_layers(self, job: Job) -> tuple[int, int, int]:
-        """Layers of the first, an inner and the last stage: equal, or the ends one lighter to make room for embedding and head (GLM-130B)."""
-        layers = job.model.layers
-        if layers % self.pipeline == 0 or (layers + 2) % self.pipeline:
-            return (layers // self.pipeline,) * 3
-        inner = (layers + 2) // self.pipeline
-        return inner - 1, inner, inner - 1
+        """Layers of the first, an inner and the last stage."""
+        layers = stage_layers(job.model.layers, self.pipeline)
+        return layers[0], layers[len(layers) // 2], layers[-1]
+
+
+def stage_layers(layers: int, stages: int) -> list[int]:
+    """Layers of each stage: equal, or the ends one lighter to make room for embedding and head (GLM-130B: 70 on 8 stages are 8, 6 x 9, 8)."""
+    if layers % stages == 0 or (layers + 2) % stages:
+        return [layers // stages] * stages
+    inner = (layers + 2) // stages
+    return [inner - 1, *[inner] * (stages - 2), inner - 1]
+
+
+def stage_counts(layers: int) -> list[int]:
+    """Numbers of stages that so many layers can be cut into."""
+    return sorted({*divisors(layers), *(n for n in divisors(layers + 2) if n > 2)})
 
 
 @cache
@@ -76,23 +86,23 @@ def check(job: Job, layout: Layout) -> None:
     require(d * t * p == job.devices, "devices", job.devices, f"data x tensor x pipeline is {d} x {t} x {p} = {d * t * p}")
     require(t <= job.device.node, "tensor", t, f"must fit in one node of {job.device.node} devices")
     fits = [n for n in divisors(model.kv_heads) if n <= job.device.node]
-    require(t in fits, "tensor", t, f"must divide the key/value heads ({model.kv_heads}); these would: {_near(fits, t)}")
+    require(t in fits, "tensor", t, f"must divide the key/value heads ({model.kv_heads}); these would: {near(fits, t)}")
     require(model.ffn_hidden % t == 0, "tensor", t, f"must divide the feed-forward width ({model.ffn_hidden})")
-    stages = sorted({*divisors(model.layers), *(n for n in divisors(model.layers + 2) if n > 2)})
-    require(p in stages, "pipeline", p, f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {_near(stages, p)}")
+    stages = stage_counts(model.layers)
+    require(p in stages, "pipeline", p, f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {near(stages, p)}")
     rows = job.batch // d
-    require(job.batch % d == 0, "data", d, f"must divide the batch ({job.batch}); these would: {_near(divisors(job.batch), d)}")
-    require(rows % layout.micro_batch == 0, "micro_batch", layout.micro_batch, f"must divide a replica's {rows} rows; these would: {_near(divisors(rows), layout.micro_batch)}")
+    require(job.batch % d == 0, "data", d, f"must divide the batch ({job.batch}); these would: {near(divisors(job.batch), d)}")
+    require(rows % layout.micro_batch == 0, "micro_batch", layout.micro_batch, f"must divide a replica's {rows} rows; these would: {near(divisors(rows), layout.micro_batch)}")
     require(layout.zero < 2 or p == 1, "zero", layout.zero, "2 and 3 share gradients out after every micro-batch, which a pipeline cannot wait for: use 0 or 1, or pipeline 1")
     if layout.schedule == "interleaved":
         pieces = [n for n in divisors(layout.stage_layers(job)[1]) if n > 1]
-        require(p > 1 and layout.chunks in pieces, "chunks", layout.chunks, f"must divide the layers of a stage and be above 1; these would: {_near(pieces, layout.chunks)}")
+        require(p > 1 and layout.chunks in pieces, "chunks", layout.chunks, f"must divide the layers of a stage and be above 1; these would: {near(pieces, layout.chunks)}")
         m = layout.micro_batches(job)
         require(m % p == 0, "schedule", "interleaved", f"needs a number of micro-batches ({m}) that is a multiple of the stages ({p})")
     else:
         require(layout.chunks == 1, "chunks", layout.chunks, f"is for the interleaved schedule, not {layout.schedule}")
 
 
-def _near(numbers: list[int], wanted: int) -> str:
+def near(numbers: list[int], wanted: int) -> str:
     """The eight allowed numbers nearest to the one that is not."""
     return ", ".join(map(str, sorted(sorted(numbers, key=lambda n: abs(n - wanted))[:8]))) or "none"

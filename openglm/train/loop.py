@@ -2,7 +2,8 @@
 
 A step: rows of a whole batch -> forward and backward in `accumulation` parts -> clip -> optimizer -> running average. What a step
 does depends on (configuration, weights, step number) alone, so a run that was killed goes on bit for bit from its last checkpoint.
-It does not know about text, and nothing here is meant to be inherited from.
+Each data-parallel group of processes has its share of the rows; all agree on every step. It does not know about text, and nothing
+here is meant to be inherited from.
 """
 
 from __future__ import annotations
@@ -13,32 +14,33 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from openglm.checkpoints.durable import write_file
 from openglm.checkpoints.load import load_model
-from openglm.checkpoints.native import save_model
-from openglm.config import ModelConfig, OptimizerConfig, StabilityConfig, TrainConfig, require
+from openglm.checkpoints.native import write_model
+from openglm.checkpoints.sharded import whole_tensors
+from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, StabilityConfig, TrainConfig, require
 from openglm.data.mixture import Row, batches
 from openglm.model.generate import generate
 from openglm.model.transformer import Transformer
-from openglm.runtime import choose_device, choose_dtype, progress, say
+from openglm.parallel.apply import check_layout, initial_weights, named_parameters, spread
+from openglm.parallel.processes import Processes, local_part, processes
+from openglm.runtime import choose_dtype, progress, say
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.interrupt import StopRequest, signals_held, stop_requests
 from openglm.train.log import Log
-from openglm.train.loss import accumulate_gradient, evaluate_batch, step_flops
+from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers, learning_rate
+from openglm.train.passes import Batch, Passes, PipelinedPasses, WholePasses
 from openglm.train.stability import Act, Guard, unscale
-from openglm.train.state import State, check_settings, find_checkpoint, go_back, locked, read_record, restore, save_checkpoint
-
-Batch = dict[str, np.ndarray]
+from openglm.train.state import Saver, State, check_settings, find_checkpoint, go_back, locked, read_record, restore
 
 
 class Rows(Protocol):
@@ -68,13 +70,17 @@ class _Run:
 
     train: TrainConfig
     optimizer: OptimizerConfig
+    parallel: ParallelConfig
+    group: Processes
     rows: Rows
     heldout: dict[str, Rows]
     tokenizer: Tokenizer | None
     settings: dict[str, Any]
     workers: int
     stop: StopRequest
-    log: Log
+    log: Log | None
+    """None but in the first process"""
+    saver: Saver
     on_step: Callable[[int, dict[str, Any]], None] | None
 
     @property
@@ -82,19 +88,20 @@ class _Run:
         return Path(self.train.out)
 
     @property
-    def micro_rows(self) -> int:
-        return self.train.batch_rows // self.train.accumulation
+    def own_rows(self) -> int:
+        """Rows of a step that fall to this process."""
+        return self.train.batch_rows // self.group.size("data")
 
 
 def train(
     model_config: ModelConfig | None, train: TrainConfig, optimizer: OptimizerConfig, rows: Rows, heldout: dict[str, Rows], tokenizer: Tokenizer | None = None,
     init_from: str | None = None, settings: dict[str, Any] | None = None, workers: int = 0, on_step: Callable[[int, dict[str, Any]], None] | None = None,
-    stability: StabilityConfig | None = None,
+    parallel: ParallelConfig = ParallelConfig(), stability: StabilityConfig = StabilityConfig(),  # noqa: B008  (frozen)
 ) -> Result:
     """Train in the folder `train.out` until `train.steps`, or until a signal or a stop file; called again, it goes on from the last whole checkpoint.
 
     model_config: None takes that of `init_from`, a model's folder to start from. settings: further options that the caller made rows
-    from; they are kept and held to at a resume. workers: processes that prepare rows. on_step(step, record) sees every step; with a record["act"], what the guard did about it.
+    from; they are kept and held to at a resume. workers: processes that prepare rows. on_step(step, record) sees every step; record["act"] says what the guard did about it.
     Raises ValueError in one line for options that do not fit, a folder in use or not writable, and for trouble that `stability` says to stop at.
     """
     start = load_model(init_from, device="cpu", dtype="float32") if init_from else None
@@ -102,117 +109,163 @@ def train(
     require(model_config is not None, "model", None, "give a shape, or a model to start from (init_from)")
     require(start is None or start.config == model_config, "init_from", init_from, "has another shape than model.*; leave those options out")
     require(train.seq_len <= model_config.max_positions, "train.seq_len", train.seq_len, f"longer than model.max_positions ({model_config.max_positions})")
-    device = choose_device(train.device)
-    stability = stability or StabilityConfig()
-    settings = {"model": model_config, "train": train, "optimizer": optimizer, "stability": stability, "init_from": init_from, **(settings or {}), "rows": rows.fingerprint}
+    settings = {"parallel": parallel, "stability": stability, "init_from": init_from, **(settings or {}), "rows": rows.fingerprint}
+    settings = {"model": model_config, "train": train, "optimizer": optimizer, **settings}
     out = Path(train.out)
-    with locked(out), stop_requests(out) as stop:
-        found = find_checkpoint(out)
-        record = read_record(found) if found else None
-        if record:
-            check_settings(record, settings)
-        write_file(out / "config.json", json.dumps({name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in settings.items()}, indent=1) + "\n")
-        state = _fresh_state(model_config, train, optimizer, stability, device, start, record)
-        if found and record:
-            restore(found, state, record)
-        log = Log(out, state.step, state.lines)
+    with processes(parallel, train.device) as group, ExitStack() as held:
+        check_layout(parallel, model_config, group, train.batch_rows, train.accumulation)
+        whole = group.size("tensor") == group.size("pipeline") == 1
+        require(train.sample_every == 0 or whole, "train.sample_every", train.sample_every, "samples need the whole model in a process; set it to 0 under tensor and pipeline parallelism")
+        found, record = group.tell(lambda: _take_folder(held, out, settings))
+        stop = held.enter_context(stop_requests(out))
+        state = _fresh_state(model_config, train, optimizer, parallel, stability, group, start, record)
+        if found:
+            restore(Path(found), state, record)
+        log = Log(out, state.step, state.lines) if group.first else None
+        saver = Saver(out, train.keep, group)
         try:
-            return _drive(_Run(train, optimizer, rows, heldout, tokenizer, settings, workers, stop, log, on_step), state)
+            return _drive(_Run(train, optimizer, parallel, group, rows, heldout, tokenizer, settings, workers, stop, log, saver, on_step), state)
         except RuntimeError as error:  # torch raises this wherever the main process happens to be when a worker dies, and not only while it waits for rows
             if "DataLoader worker" not in str(error):
                 raise
             reason = str(error).splitlines()[0]
             raise ValueError(f"data.workers = {workers}: a process that prepares rows died ({reason}); the same command goes on from the last checkpoint") from error
         finally:
-            log.close()
+            if log:
+                log.close()
+
+
+def _take_folder(held: ExitStack, out: Path, settings: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
+    """Lock the run's folder and write its configuration; the newest whole checkpoint and its record, if there is one."""
+    held.enter_context(locked(out))
+    found = find_checkpoint(out)
+    record = read_record(found) if found else None
+    if record:
+        check_settings(record, settings)
+    write_file(out / "config.json", json.dumps({name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in settings.items()}, indent=1) + "\n")
+    return str(found) if found else None, record
 
 
 def _fresh_state(
-    config: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, stability: StabilityConfig, device: torch.device, start: Transformer | None, record: dict[str, Any] | None,
+    config: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, parallel: ParallelConfig, stability: StabilityConfig, group: Processes, start: Transformer | None,
+    record: dict[str, Any] | None,
 ) -> State:
-    # A probe's answer may differ between two calls; the first one holds for the whole run.
-    dtype = choose_dtype(record["dtype"] if record and train.dtype == "auto" else train.dtype, device)
+    # A probe's answer may differ between two calls and two processes; the first one holds for all and for the whole run.
+    asked = record["dtype"] if record and train.dtype == "auto" else train.dtype
+    dtype = getattr(torch, group.tell(lambda: str(choose_dtype(asked, group.device)).removeprefix("torch.")))
     guard = Guard(stability, train.batch_rows, dtype == torch.float16, config.embedding_gradient_shrink)
+    if stability.ramp_from:
+        require(parallel.pipeline == 1, "stability.ramp_from", stability.ramp_from, "a pipeline takes batches of one size; set it to 0, or parallel.pipeline to 1")
+        data = group.size("data")
+        for name in ("ramp_from", "ramp_step"):
+            require(getattr(stability, name) % data == 0, f"stability.{name}", getattr(stability, name), f"must be a multiple of parallel.data ({data})")
     torch.manual_seed(train.seed)
-    model = start or Transformer(config)
-    if start is None:
-        model.initialize()
-    model = model.float().to(device).requires_grad_(True).train()
-    model.activation_checkpointing = train.activation_checkpointing
-    ema = {name: parameter.detach().clone() for name, parameter in model.named_parameters()} if train.ema else None
+    given = dict(start.named_parameters()) if start else {}
+    weights = (lambda name, _: given[name]) if start else initial_weights(config, train.seed)
+    pieces = spread(config, parallel, group, dtype, weights)
+    for piece in pieces:
+        piece.train().activation_checkpointing = train.activation_checkpointing
+        if train.compile:
+            for block in piece.blocks:
+                block.compile()
+    ema = {name: parameter.detach().clone() for name, parameter in named_parameters(pieces)} if train.ema else None
     products = torch.float32 if dtype == torch.float16 else dtype  # small gradients would vanish in half precision
-    return State(model, Optimizers(model, optimizer, products), ema, dtype, guard)
+    return State(pieces, Optimizers(named_parameters(pieces), optimizer, products, group), ema, dtype, group, guard)
+
+
+def _passes(run: _Run, state: State) -> Passes:
+    if run.parallel.pipeline > 1:
+        return PipelinedPasses(state.pieces, run.parallel, run.group, state.dtype, run.train.accumulation)
+    return WholePasses(state.pieces[0], run.group, state.dtype, run.own_rows // run.train.accumulation, run.parallel.zero)
 
 
 def _drive(run: _Run, state: State) -> Result:
-    steps, saved = run.train.steps, state.step
-    planned = state.guard.planned(steps)
-    forward = torch.compile(state.model) if run.train.compile else state.model
-    if state.step:
+    steps, saved, passes = run.train.steps, state.step, _passes(run, state)
+    first, planned = run.group.first, state.guard.planned(steps)
+    if state.step and first:
         say(f"resuming at step {state.step} of {steps} in {run.out}")
-    with progress("train", total=steps - state.step, unit="steps") as bar, closing(_Feed(run, state.guard)) as feed:
-        heldout = _between_steps(run, state, bar)
-        while state.step < steps and not run.stop.requested:
-            record = _step(run, state, forward, feed, planned)
+    with progress("train", steps - state.step, "steps", first) as bar, closing(_Feed(run, state.guard)) as feed:
+        heldout = _between_steps(run, state, passes, bar)
+        while state.step < steps and (record := _step(run, state, passes, feed, planned)):
             _report(run, state, record, bar)
             if state.step < record["step"]:  # went back
                 saved = state.step
                 continue
             if state.step % run.train.save_every == 0 or state.step == steps:
                 saved = _save(run, state)
-            heldout = _between_steps(run, state, bar) or heldout
+            heldout = _between_steps(run, state, passes, bar) or heldout
         if saved != state.step:
             _save(run, state)
+    run.saver.finish()
     if state.step < steps:
-        say(f"stopped by {run.stop.requested} at step {state.step} of {steps}; saved in {run.out}. The same command goes on from there")
+        if first:
+            say(f"stopped by {run.stop.requested or 'another process'} at step {state.step} of {steps}; saved in {run.out}. The same command goes on from there")
         return Result(state.step, False, heldout, None)
-    return Result(state.step, True, heldout, save_model(run.out / "model", state.model, run.tokenizer, weights=state.ema))
+    return Result(state.step, True, heldout, Path(run.group.tell(lambda: str(_publish(run, state)))))
+
+
+def _save(run: _Run, state: State) -> int:
+    state.lines = run.log.lines if run.log else 0
+    if state.step % run.train.save_every == 0:
+        state.guard.saved()
+    run.saver.save(state, run.settings)
+    return state.step
+
+
+def _publish(run: _Run, state: State) -> Path:
+    """The model's folder, from the last checkpoint: whatever the layout, it is whole there."""
+    tensors = whole_tensors(run.out / "checkpoints" / f"step-{state.step:08d}", "average" if state.ema is not None else "weights")
+    return write_model(run.out / "model", state.config, tensors, run.tokenizer)
 
 
 class _Feed:
-    """The batches of a run, prepared ahead; where the data cursor has jumped, they are opened again."""
+    """This process's share of the batches of a run, prepared ahead; where the data cursor has jumped, they are opened again."""
 
     def __init__(self, run: _Run, guard: Guard) -> None:
-        self.run, self.guard, self.stream, self.at = run, guard, None, -1
+        self.run, self.guard, self.stream, self.at = run, guard, None, (-1, 0)
 
     def take(self, start: int) -> Batch:
-        if start != self.at:
+        jumped = self.guard.memory.jumped
+        if (start, jumped) != self.at:  # what was jumped over counts in the size of batches, also where the next is the one that would have come
             self.close()
-            self.stream = _stream(self.run.rows, start, self.guard.rows_at, self.run.workers)
-        batch = next(self.stream)
-        self.at = start + len(batch["tokens"])
-        return batch
+            self.stream = _stream(self.run, self.run.rows, start, self.guard.rows_at, self.run.workers)
+        self.at = start + self.guard.rows_at(start), jumped
+        return next(self.stream)
 
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
 
 
-def _stream(rows: Rows, start: int, size: int | Callable[[int], int], workers: int) -> Iterator[Batch]:
-    """Batches in order. The loader draws a seed when it starts; training's own random numbers must not notice."""
-    with closing(batches(rows, start, size, workers)) as stream:
+def _stream(run: _Run, rows: Rows, start: int, size: int | Callable[[int], int], workers: int) -> Iterator[Batch]:
+    """This process's share of the batches of `size` rows, in order. The loader draws a seed when it starts; training's own random numbers must not notice."""
+    share = run.group.rank("data"), run.group.size("data")
+    with closing(batches(rows, start, size, workers, share)) as stream:
         with torch.random.fork_rng(devices=[]), signals_held():
             first = next(stream)
         yield first
         yield from stream
 
 
-def _step(run: _Run, state: State, forward: Callable[..., Tensor], feed: _Feed, planned: float) -> dict[str, Any]:
-    """One optimizer step, or what the guard does instead; returns its record. Raises ValueError before the weights are touched if the guard says stop."""
-    started, guard = time.perf_counter(), state.guard
-    batch = feed.take(state.rows)
-    size, total = len(batch["tokens"]), float(batch["loss_mask"].sum(dtype=np.float64))
-    loss, scale = torch.zeros((), device=state.device), guard.memory.scale
-    state.model.embedding_gradient_shrink = guard.shrink(state.step + 1)
-    for at in range(0, size, run.micro_rows):
-        part = {name: array[at : at + run.micro_rows] for name, array in batch.items()}
-        loss += accumulate_gradient(forward, state.model, part, max(total, 1.0) / scale, state.dtype)
-    unscale(state.model.parameters(), scale)
-    norm, loss_sum = float(state.optimizers.clip()), float(loss)
+def _step(run: _Run, state: State, passes: Passes, feed: _Feed, planned: float) -> dict[str, Any] | None:
+    """One optimizer step, or what the guard does instead; returns its record, or None when somebody asked to stop. Raises ValueError if the guard says stop."""
+    started, guard, scale = time.perf_counter(), state.guard, state.guard.memory.scale
+    if run.group.mesh is None and run.stop.requested:
+        return None
+    size, batch = guard.rows_at(state.rows), feed.take(state.rows)
+    trained = float(batch["loss_mask"].sum(dtype=np.float64)) if run.group.counts else 0.0
+    total, stop = run.group.sum(trained, bool(run.stop.requested))
+    if stop:
+        return None
+    for piece in state.pieces:
+        piece.embedding_gradient_shrink = guard.shrink(state.step + 1)
+    loss = passes.gradient(batch, max(total, 1.0) / scale)
+    loss_sum = run.group.sum(loss if run.group.counts else 0.0)[0]
+    unscale((p for _, p in named_parameters(state.pieces)), scale)
+    norm = state.optimizers.clip()
     rate = learning_rate(guard.progress(state.rows + size), planned, run.optimizer)
     record = {"step": state.step + 1, "loss": loss_sum / max(total, 1.0), "lr": rate, "grad_norm": norm, "trained": total, "rows": size}
-    act = guard.judge(record["loss"], norm)
-    if act is not None:
+    if act := guard.judge(record["loss"], norm):
         record["act"] = _obey(run, state, act, state.rows + size)
     else:
         state.optimizers.step(rate)
@@ -230,13 +283,16 @@ def _obey(run: _Run, state: State, act: Act, end: int) -> dict[str, Any]:
             f"step {state.step + 1}: {act.why}; nothing of this step was kept and the last checkpoint in {run.out} is good. "
             f"Lower optimizer.lr ({run.optimizer.lr:g}), set stability.policy to skip or rollback, or look at rows {state.rows} and following"
         )
-    state.model.zero_grad(set_to_none=True)
-    memory = state.guard.memory
-    folder = go_back(run.out, run.train.save_every, memory.back_to) if act.do == "rollback" else None
-    if folder is None:  # nothing to go back to: the batch is left out
-        start, state.step, state.rows = state.rows, state.step + 1, end
-        return {"do": "skip" if act.do == "rollback" else act.do, "why": act.why, "rows": [start, end]}
-    restore(folder, state, read_record(folder))
+    for piece in state.pieces:
+        piece.zero_grad(set_to_none=True)
+    start, memory, folder = state.rows, state.guard.memory, None
+    if act.do == "rollback":
+        run.saver.wait()
+        folder = run.group.tell(lambda: (found := go_back(run.out, run.train.save_every, memory.back_to)) and str(found))
+    if folder is None:  # no way back, or none wanted
+        state.step, state.rows = state.step + 1, end
+        return {"do": "scale" if act.do == "scale" else "skip", "why": act.why, "rows": [start, end]}
+    restore(Path(folder), state, read_record(Path(folder)))
     start, state.rows = state.rows, end
     state.guard.went_back(memory.acts, state.step, end - start)
     return {"do": act.do, "why": act.why, "rows": [start, end], "to": state.step}
@@ -247,24 +303,27 @@ def _average(state: State, decay: float) -> None:
     if state.ema is None:
         return
     decay = min(decay, (1 + state.step) / (10 + state.step))
-    torch._foreach_lerp_(list(state.ema.values()), [p.detach() for p in state.model.parameters()], 1 - decay)
+    torch._foreach_lerp_([local_part(a) for a in state.ema.values()], [local_part(p.detach()) for _, p in named_parameters(state.pieces)], 1 - decay)
 
 
 def _report(run: _Run, state: State, record: dict[str, Any], bar: Any) -> None:
+    run.saver.report()
     tokens = record["rows"] * run.train.seq_len
-    flops = step_flops(state.model.config, run.train.seq_len, tokens, int(record["trained"]))
+    flops = step_flops(state.config, run.train.seq_len, tokens, int(record["trained"]))
     speed = {"tokens_per_s": tokens / record["seconds"], "gflops": flops / record["seconds"] / 1e9}
     bar(state.step - record["step"] + 1, f"loss {record['loss']:.3f}  {speed['tokens_per_s']:,.0f} tokens/s  {speed['gflops']:,.0f} GFLOP/s")
     if run.on_step is not None:
         run.on_step(state.step, {**record, **speed})
     if "act" in record:
-        run.log.write({"step": record["step"], "act": record["act"]})
-        bar.print(f"step {record['step']}  {_said(record['act'])}")
+        if run.log:
+            run.log.write({"step": record["step"], "act": record["act"]})
+            bar.print(f"step {record['step']}  {_said(record['act'])}")
         return
     if state.window["trained"] and (state.step % run.train.log_every == 0 or state.step == run.train.steps):
         mean = state.window["loss"] / state.window["trained"]
         line = {"step": state.step, "loss": mean, "lr": record["lr"], "grad_norm": record["grad_norm"], "tokens": (state.rows - state.guard.memory.jumped) * run.train.seq_len}
-        run.log.write({**line, "wall": {**speed, "seconds": run.log.lap()}})
+        if run.log:
+            run.log.write({**line, "wall": {**speed, "seconds": run.log.lap()}})
         state.window = {"loss": 0.0, "trained": 0.0}
 
 
@@ -274,58 +333,60 @@ def _said(act: dict[str, Any]) -> str:
     return f"{act['why']}: {done} {first} to {end - 1}"
 
 
-def _save(run: _Run, state: State) -> int:
-    state.lines = run.log.lines
-    if state.step % run.train.save_every == 0:
-        state.guard.saved()
-    save_checkpoint(run.out, state, run.settings, run.train.keep)
-    return state.step
-
-
-def _between_steps(run: _Run, state: State, bar: Any) -> dict[str, float]:
+def _between_steps(run: _Run, state: State, passes: Passes, bar: Any) -> dict[str, float]:
     """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it is resumed."""
     if state.step == 0:
         return {}
     last, heldout = state.step == run.train.steps, {}
     with _averaged(state):
         if run.heldout and (last or state.step % run.train.eval_every == 0):
-            heldout = {name: loss for name, rows in run.heldout.items() if (loss := _heldout_loss(run, state, rows)) is not None}
-        if not run.stop.requested and heldout:
+            heldout = {name: loss for name, rows in run.heldout.items() if (loss := _heldout_loss(run, passes, rows)) is not None}
+        if run.log and not run.stop.requested and heldout:
             run.log.write({"step": state.step, "heldout": heldout})
             bar.print(f"step {state.step}  held-out loss  " + "  ".join(f"{name} {loss:.4f}" for name, loss in heldout.items()))
         if run.tokenizer is not None and run.train.sample_every and state.step % run.train.sample_every == 0:
             for name, rows in run.heldout.items():
                 text = _sample(state, run.tokenizer, rows)
-                bar.print(f"step {state.step}  {name}: {text}")
-                run.log.text(state.step, f"sample/{name}", text)
+                if run.log:
+                    bar.print(f"step {state.step}  {name}: {text}")
+                    run.log.text(state.step, f"sample/{name}", text)
     return heldout
 
 
 @contextmanager
 def _averaged(state: State) -> Iterator[None]:
     """Inside the block the model has the averaged weights (if any are kept) and is in evaluation mode."""
-    parameters = dict(state.model.named_parameters())
-    own = {name: parameter.data for name, parameter in parameters.items()}
-    state.model.eval()
+    def swap() -> None:
+        for name, parameter in named_parameters(state.pieces if state.ema is not None else []):
+            weights, average = local_part(parameter.detach()), local_part(state.ema[name])
+            own = weights.clone()
+            weights.copy_(average)
+            average.copy_(own)
+
+    for piece in state.pieces:
+        piece.eval()
+    swap()
     try:
-        for name, average in (state.ema or {}).items():
-            parameters[name].data = average
         yield
     finally:
-        for name, weights in own.items():
-            parameters[name].data = weights
-        state.model.train()
+        swap()
+        for piece in state.pieces:
+            piece.train()
 
 
-def _heldout_loss(run: _Run, state: State, rows: Rows) -> float | None:
-    """Mean loss of the first eval_rows rows; None when a stop is asked for meanwhile."""
-    loss, trained, size = 0.0, 0.0, min(run.micro_rows, run.train.eval_rows)
-    with closing(_stream(rows, 0, size, 0)) as stream:
+def _heldout_loss(run: _Run, passes: Passes, rows: Rows) -> float | None:
+    """Mean loss of the first eval_rows rows, or a few more so that all processes have as many; None when a stop is asked for meanwhile."""
+    loss, trained, size = 0.0, 0.0, run.train.batch_rows
+    if run.parallel.pipeline == 1:  # a pipeline takes batches of one size
+        shares = run.group.size("data")
+        size = min(size, math.ceil(run.train.eval_rows / shares) * shares)
+    with closing(_stream(run, rows, 0, size, 0)) as stream:
         for batch in itertools.islice(stream, math.ceil(run.train.eval_rows / size)):
-            if run.stop.requested:
+            if run.group.mesh is None and run.stop.requested:
                 return None
-            loss += float(evaluate_batch(state.model, batch, state.dtype))
+            loss += passes.evaluate(batch)
             trained += float(batch["loss_mask"].sum(dtype=np.float64))
+    loss, trained = run.group.sum(loss, trained) if run.group.counts else run.group.sum(0.0, 0.0)
     return loss / max(trained, 1.0)
 
 
@@ -336,8 +397,8 @@ def _sample(state: State, tokenizer: Tokenizer, rows: Rows) -> str:
     if len(trained) == 0:
         return "(a row without a blank)"
     prompt = torch.from_numpy(row.tokens[: trained[0] + 1])[None]
-    room = min(48, state.model.config.max_positions - prompt.shape[1])
-    ids = generate(state.model, prompt, room, temperature=0.8, seed=state.step, stop_ids=state.model.config.tokens.stop)
+    room = min(48, state.config.max_positions - prompt.shape[1])
+    ids = generate(state.pieces[0], prompt, room, temperature=0.8, seed=state.step, stop_ids=state.config.tokens.stop)
     context, answer = tokenizer.decode(prompt[0, -48:].tolist(), skip_special=False), tokenizer.decode(ids[0, prompt.shape[1] :].tolist(), skip_special=False)
     return f"… {context} ⟨{answer}⟩".replace("\n", " ")
 

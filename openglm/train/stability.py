@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openglm.config import StabilityConfig, require
+from openglm.parallel.processes import local_part
 
 WINDOW = 100  # steps of the running statistics, and good steps after which past acts are forgotten
 _ENOUGH = 20  # steps before anything counts as a spike
@@ -159,8 +160,8 @@ def ramped(config: StabilityConfig, full: int, rows: int) -> int:
 
 @torch.no_grad()
 def unscale(parameters: Iterable[Tensor], scale: float) -> None:
-    """Divide the gradients by the loss scale, a power of two: nothing is rounded."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    """Divide what this process holds of the gradients by the loss scale, a power of two: nothing is rounded."""
+    gradients = [local_part(p.grad) for p in parameters if p.grad is not None]
     if scale != 1.0 and gradients:
         torch._foreach_mul_(gradients, 1 / scale)
 

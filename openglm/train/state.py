@@ -1,6 +1,7 @@
 """What a training run keeps on disk, so that it can be killed at any instant and go on bit for bit.
 
-OUT/checkpoints/step-00000500/{model,optimizer,ema}.safetensors and state.json, written through `checkpoints.durable`; OUT/latest; OUT/lock.
+OUT/checkpoints/step-00000500: state.json, and of each process a file of weights, one of optimizer state and one of averaged weights (checkpoints/sharded.py);
+OUT/latest; OUT/lock. A checkpoint is read by any number of processes in any layout.
 """
 
 from __future__ import annotations
@@ -10,27 +11,31 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+import torch.distributed as dist
 from torch import Tensor
 
-from openglm.checkpoints.durable import clear_stale, remove_folder, verify_folder, write_file, write_folder
-from openglm.checkpoints.native import fill_parameters, read_tensors
-from openglm.config import StabilityConfig, require
+from openglm.checkpoints.durable import clear_stale, filling, remove_folder, verify_folder, write_file
+from openglm.checkpoints.sharded import finish_saving, load_shards, names, save_shards, start_saving
+from openglm.config import ModelConfig, StabilityConfig, require
 from openglm.model.transformer import Transformer
+from openglm.parallel.apply import named_parameters
+from openglm.parallel.processes import Processes
 from openglm.runtime import say
 from openglm.train.optimizer import Optimizers
 from openglm.train.stability import Guard, Memory
 
 # Options that may differ between the two halves of a run: they change where and how fast, not what is trained.
 _FREE = ("train.out", "train.device", "train.dtype", "train.compile", "train.activation_checkpointing", "train.accumulation", "train.save_every", "train.keep", "train.log_every",
-         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from",
+         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from", "parallel.",
          # ... and what gets a run past the trouble that stopped it
          "stability.policy", "stability.loss_spike", "stability.norm_spike", "stability.limit", "stability.shrink")
 
@@ -39,10 +44,12 @@ _FREE = ("train.out", "train.device", "train.dtype", "train.compile", "train.act
 class State:
     """Everything that a step changes."""
 
-    model: Transformer
+    pieces: list[Transformer]
+    """what this process has of the network; one process has one piece, all of it"""
     optimizers: Optimizers
     ema: dict[str, Tensor] | None
     dtype: torch.dtype
+    group: Processes
     guard: Guard
     step: int = 0
     rows: int = 0
@@ -53,8 +60,13 @@ class State:
     """sums since the last line of the log"""
 
     @property
-    def device(self) -> torch.device:
-        return self.model.device
+    def config(self) -> ModelConfig:
+        return self.pieces[0].config
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of this process, by kind and name."""
+        weights = {f"weights|{name}": parameter.detach() for name, parameter in named_parameters(self.pieces)}
+        return weights | {f"optimizer|{name}": t for name, t in self.optimizers.state().items()} | {f"average|{name}": t for name, t in (self.ema or {}).items()}
 
 
 @contextmanager
@@ -77,25 +89,78 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-def save_checkpoint(out: Path, state: State, settings: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep`."""
-    def fill(place: Path) -> None:
-        save_file(_on_cpu(dict(state.model.named_parameters())), place / "model.safetensors")
-        save_file(_on_cpu(state.optimizers.state()), place / "optimizer.safetensors")
-        if state.ema is not None:
-            save_file(_on_cpu(state.ema), place / "ema.safetensors")
-        record = {"step": state.step, "rows": state.rows, "lines": state.lines, "window": state.window, "guard": dataclasses.asdict(state.guard.memory)}
-        record |= {"dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.device), "settings": flatten(settings)}
-        (place / "state.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+class Saver:
+    """Writes checkpoints. One process writes at once; several train on meanwhile, so that two intervals may be lost and not one.
 
-    checkpoints, name = out / "checkpoints", f"step-{state.step:08d}"
-    if (checkpoints / name).exists():  # a damaged one that the resume passed over
-        remove_folder(checkpoints / name)
-    folder = write_folder(checkpoints, name, fill)
-    write_file(out / "latest", name + "\n")
-    for old in _checkpoints(out)[keep:]:
-        remove_folder(old)
-    return folder
+    A checkpoint that cannot be written is said, and training goes on, unless it is the one that a run ends with.
+    """
+
+    def __init__(self, out: Path, keep: int, group: Processes) -> None:
+        self.out, self.keep, self.group = out, keep, group
+        self.side = dist.new_group(backend="gloo") if group.mesh else None  # connections of its own: it writes while training exchanges
+        self.writing: Future | None = None
+        self.sealing: threading.Thread | None = None
+        self.trouble = ""
+
+    def save(self, state: State, settings: dict[str, Any]) -> None:
+        """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep`."""
+        self.wait()
+        self.report()
+        name, tensors = f"step-{state.step:08d}", state.tensors()
+        record = {"step": state.step, "rows": state.rows, "lines": state.lines, "window": state.window, "guard": dataclasses.asdict(state.guard.memory)}
+        record |= {"dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.group.device), "settings": flatten(settings)}
+        text = json.dumps(record, indent=1) + "\n"
+        place, writing = Future(), Future()
+        if self.side is None:
+            return self._write(name, text, place, lambda: save_shards(place.result(), tensors))
+        if self.group.first:
+            self.sealing = threading.Thread(target=self._write, args=(name, text, place, lambda: finish_saving(writing.result())))
+            self.sealing.start()
+        try:
+            self.writing = start_saving(self.group.tell(place.result), tensors, self.side)
+        except ValueError:  # no place for it, which the first process reports
+            return None
+        writing.set_result(self.writing)
+
+    def report(self) -> None:
+        """Say what went wrong with an earlier save."""
+        if self.trouble:
+            say(f"{self.trouble}. Training goes on")
+            self.trouble = ""
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises ValueError, in all processes, where the last checkpoint could not be."""
+        self.wait()
+        trouble = self.group.tell(lambda: self.trouble)
+        if trouble:
+            raise ValueError(trouble)
+
+    def _write(self, name: str, text: str, place: Future, fill: Callable[[], None]) -> None:
+        """A folder whose place is told, that is filled, sealed and named."""
+        checkpoints = self.out / "checkpoints"
+        try:
+            if (checkpoints / name).exists():  # a damaged one that the resume passed over
+                remove_folder(checkpoints / name)
+            with filling(checkpoints, name) as folder:
+                place.set_result(str(folder))
+                fill()
+                (folder / "state.json").write_text(text, encoding="utf-8")
+            write_file(self.out / "latest", name + "\n")
+            for old in _checkpoints(self.out)[self.keep :]:
+                remove_folder(old)
+        except Exception as error:
+            self.trouble = str(error) if isinstance(error, ValueError) else f"cannot write {checkpoints / name}: {type(error).__name__}: {error}"
+            if not place.done():
+                place.set_exception(ValueError(self.trouble))
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self.writing is not None:
+            with suppress(Exception):  # the first process knows and reports it
+                finish_saving(self.writing)
+        if self.sealing is not None:
+            self.sealing.join()
+        self.writing = self.sealing = None
 
 
 def find_checkpoint(out: Path) -> Path | None:
@@ -162,17 +227,13 @@ def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
 
 def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
     """Load a verified checkpoint into a freshly built state, random number generators included."""
-    fill_parameters(state.model, read_tensors(folder / "model.safetensors", state.model.config.parameters), folder / "model.safetensors")
-    state.optimizers.load_state(read_tensors(folder / "optimizer.safetensors"))
-    if state.ema is not None:
-        averages = read_tensors(folder / "ema.safetensors")
-        for name, average in state.ema.items():
-            require(name in averages and averages[name].shape == average.shape, "train.ema", str(folder), f"holds no average of {name}; start again in another folder")
-            average.copy_(averages[name])
+    moments = state.optimizers.blank_state(names(folder, "optimizer"))
+    state.optimizers.load_state(moments)
+    load_shards(folder, state.tensors())
     state.step, state.rows, state.lines, state.window = record["step"], record["rows"], record.get("lines", 0), record["window"]
     if "guard" in record:
         state.guard.memory = Memory(**record["guard"])
-    _set_rng_state(record["rng"], state.device)
+    _set_rng_state(record["rng"], state.group.device)
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -187,10 +248,6 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _checkpoints(out: Path) -> list[Path]:
     """Newest first."""
     return sorted((p for p in (out / "checkpoints").glob("step-*") if p.is_dir()), reverse=True)
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
 def _rng_state(device: torch.device) -> dict[str, str]:

@@ -16,9 +16,13 @@ from openglm.config import ModelConfig, OptimizerConfig
 from openglm.data.mixture import batches
 from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
+from openglm.parallel.processes import Processes
 from openglm.train import loss as loss_module
-from openglm.train.loss import accumulate_gradient, evaluate_batch, step_flops
+from openglm.train.loss import step_flops
 from openglm.train.optimizer import Muon, Optimizers, learning_rate, orthogonalize, parameter_groups
+from openglm.train.passes import WholePasses
+
+ALONE = Processes(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -44,6 +48,10 @@ def plain_loss(model, batch):
     return (losses * weights).sum(), weights.sum()
 
 
+def passes(model, rows=6):
+    return WholePasses(model, ALONE, torch.float32, rows)
+
+
 def gradients(model):
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -56,24 +64,24 @@ def test_loss_and_gradient_are_those_of_the_definition(model, batch, monkeypatch
     total, weight = plain_loss(model, batch)
     (total / weight).backward()
     total, expected = float(total.detach()), gradients(model)
-    found = accumulate_gradient(model, model, batch, float(weight), torch.float32)
+    found = passes(model).gradient(batch, float(weight))
     assert float(found) == pytest.approx(total, rel=1e-6)
-    assert float(evaluate_batch(model, batch, torch.float32)) == pytest.approx(total, rel=1e-6)
+    assert passes(model).evaluate(batch) == pytest.approx(total, rel=1e-6)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_targets_without_loss_do_not_matter(model, batch):
-    before = float(accumulate_gradient(model, model, batch, 10.0, torch.float32))
+    before = float(passes(model).gradient(batch, 10.0))
     expected = gradients(model)
     changed = {**batch, "targets": np.where(batch["loss_mask"] > 0, batch["targets"], 7)}
-    assert float(accumulate_gradient(model, model, changed, 10.0, torch.float32)) == before
+    assert float(passes(model).gradient(changed, 10.0)) == before
     assert all(torch.equal(g, expected[name]) for name, g in gradients(model).items())
 
 
 def test_a_batch_without_loss_changes_nothing(model, batch):
     silent = {**batch, "loss_mask": np.zeros_like(batch["loss_mask"])}
-    assert float(accumulate_gradient(model, model, silent, 1.0, torch.float32)) == 0.0
+    assert float(passes(model).gradient(silent, 1.0)) == 0.0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
@@ -118,7 +126,7 @@ def test_tuning_starts_from_the_given_weights(tmp_path):
     losses = []
     run(tmp_path / "second", model=None, init_from=str(first.model), on_step=lambda _, record: losses.append(record["loss"]))
     batch = next(batches(Rows(), 0, 8, 0))
-    expected = float(evaluate_batch(load_model(first.model), batch, torch.float32)) / float(batch["loss_mask"].sum())
+    expected = passes(load_model(first.model)).evaluate(batch) / float(batch["loss_mask"].sum())
     assert losses[0] == pytest.approx(expected, rel=1e-5)
 
 
@@ -134,13 +142,13 @@ def test_every_parameter_is_in_one_group_and_moves(shape, name):
     model = Transformer(ModelConfig(vocab_size=VOCAB, layers=2, hidden=16, heads=2, ffn_hidden=32, max_positions=SEQ, **shape))
     model.initialize()
     config = OptimizerConfig(name, lr=1e-2)
-    groups = parameter_groups(model, config)
+    groups = parameter_groups(model.named_parameters(), config)
     listed = sorted(n for group in groups.values() for n, _ in group)
     assert listed == sorted(n for n, _ in model.named_parameters())
     assert all(p.ndim == 2 and n.startswith("blocks.") for n, p in groups["muon"]) and bool(groups["muon"]) == (name == "muon")
     assert all(p.ndim == 1 for _, p in groups["plain"]) and all(p.ndim == 2 for _, p in groups["decay"])
     assert "embedding.weight" in dict(groups["decay"])
-    optimizers = Optimizers(model, config, torch.float32)
+    optimizers = Optimizers(model.named_parameters(), config, torch.float32, ALONE)
     held = [p for o in optimizers.all for group in o.param_groups for p in group["params"]]
     assert len(held) == len(set(held)) == len(listed)
     for p in model.parameters():
@@ -152,7 +160,7 @@ def test_every_parameter_is_in_one_group_and_moves(shape, name):
 
 def test_norms_and_biases_do_not_decay():
     model = Transformer(ModelConfig(vocab_size=VOCAB, layers=1, hidden=16, heads=2, ffn_hidden=32, bias="all"))
-    optimizers = Optimizers(model, OptimizerConfig(weight_decay=0.5), torch.float32)
+    optimizers = Optimizers(model.named_parameters(), OptimizerConfig(weight_decay=0.5), torch.float32, ALONE)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -162,7 +170,7 @@ def test_norms_and_biases_do_not_decay():
 
 
 def test_a_state_of_another_model_is_refused(model):
-    optimizers = Optimizers(model, OptimizerConfig(), torch.float32)
+    optimizers = Optimizers(model.named_parameters(), OptimizerConfig(), torch.float32, ALONE)
     with pytest.raises(ValueError, match=r"blocks.9.x|exp_avg"):
         optimizers.load_state({"blocks.9.x|exp_avg": torch.zeros(3)})
     with pytest.raises(ValueError, match="has shape"):

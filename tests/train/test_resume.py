@@ -14,10 +14,14 @@ from tiny_runs import MODEL, Rows, log_lines, run
 
 from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.load import load_model
-from openglm.checkpoints.native import read_tensors
+from openglm.checkpoints.sharded import KINDS, whole_tensors
 from openglm.config import OptimizerConfig
+from openglm.train import state
 from openglm.train.interrupt import stop_requests
 from openglm.train.state import find_checkpoint, locked, read_record
+
+
+WEIGHTS, MOMENTS = (f"shard-00001-model-{number:05}-of-00003.safetensors" for number in (1, 2))  # of the first process, as PyTorch names them
 
 
 class Crash(Exception):
@@ -34,7 +38,7 @@ def crash_at(*steps):
 def everything(out):
     """All that a later step could depend on, and the log."""
     folder = out / "checkpoints" / "step-00000012"
-    tensors = {file.name: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
+    tensors = {kind: dict(whole_tensors(folder, kind)) for kind in KINDS}
     record = json.loads((folder / "state.json").read_text())
     record["settings"].pop("train.out")
     return tensors, record, log_lines(out)
@@ -89,8 +93,7 @@ def test_training_leaves_the_random_numbers_alone(tmp_path):
 
 def test_the_running_average_becomes_the_model(tmp_path):
     result = run(tmp_path, ema=0.9)
-    average = read_tensors(tmp_path / "checkpoints" / "step-00000012" / "ema.safetensors")
-    last = read_tensors(tmp_path / "checkpoints" / "step-00000012" / "model.safetensors")
+    average, last = (dict(whole_tensors(tmp_path / "checkpoints" / "step-00000012", kind)) for kind in ("average", "weights"))
     model = dict(load_model(result.model).named_parameters())
     assert all(torch.equal(model[name], average[name]) for name in model)
     assert not torch.equal(average["embedding.weight"], last["embedding.weight"])
@@ -110,7 +113,7 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "missing", "swap"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("name", [WEIGHTS, MOMENTS, "state.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_named_and_an_older_one_used(tmp_path_factory, capfd, how, name):
     base = tmp_path_factory.getbasetemp() / "finished"
     if not base.exists():
@@ -135,7 +138,7 @@ def test_the_run_goes_on_from_the_older_checkpoint_to_the_same_end(tmp_path):
 
 def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
     run(tmp_path, keep=1)
-    damage(tmp_path / "checkpoints" / "step-00000012" / "model.safetensors", "flip")
+    damage(tmp_path / "checkpoints" / "step-00000012" / WEIGHTS, "flip")
     with pytest.raises(ValueError, match="none of its checkpoints is whole"):
         run(tmp_path, keep=1)
 
@@ -265,7 +268,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_whole(tmp_path
         run(tmp_path, optimizer, save_every=1)
     assert "\n" not in str(error.value)
     found = find_checkpoint(tmp_path)
-    assert all(bool(t.isfinite().all()) for t in read_tensors(found / "model.safetensors").values())
+    assert all(bool(t.isfinite().all()) for _, t in whole_tensors(found, "weights"))
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
@@ -274,18 +277,31 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         run(tmp_path / "file" / "run")
 
 
-def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(tmp_path, monkeypatch):
-    from openglm.train import state
+def full_disk(monkeypatch, *names):
+    """Saves under these names find no space once they have written their weights."""
+    original = state.save_shards
 
-    original = state.save_file
-
-    def full(tensors, path):
-        if "step-00000008" in str(path) and path.name == "optimizer.safetensors":
+    def save(place, tensors):
+        original(place, tensors)
+        if any(name in str(place) for name in names):
             raise OSError(28, os.strerror(28))
-        original(tensors, path)
 
-    monkeypatch.setattr(state, "save_file", full)
-    with pytest.raises(ValueError, match=r"cannot write .*step-00000008: No space left on device"):
+    monkeypatch.setattr(state, "save_shards", save)
+
+
+def test_a_full_disk_is_said_and_training_goes_on(tmp_path, monkeypatch, capfd):
+    full_disk(monkeypatch, "step-00000008")
+    assert run(tmp_path / "full").finished
+    said = [line for line in capfd.readouterr().err.splitlines() if "cannot write" in line]
+    assert len(said) == 1 and "step-00000008: No space left on device" in said[0] and said[0].endswith("Training goes on")
+    assert sorted(p.name for p in (tmp_path / "full" / "checkpoints").iterdir()) == ["step-00000004", "step-00000012"]
+    run(tmp_path / "whole")
+    assert_same(tmp_path / "whole", tmp_path / "full")
+
+
+def test_a_disk_that_is_full_at_the_end_ends_the_run_with_an_error_and_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    full_disk(monkeypatch, "step-00000008", "step-00000012")
+    with pytest.raises(ValueError, match=r"cannot write .*step-00000012: No space left on device"):
         run(tmp_path)
     assert find_checkpoint(tmp_path).name == "step-00000004"
     assert not list((tmp_path / "checkpoints").glob(".*"))

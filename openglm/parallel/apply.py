@@ -1,0 +1,160 @@
+"""Spreads the one network over processes, from outside: blocks over pipeline stages, matrices over tensor-parallel processes, weights, gradients and the
+optimizer's state over data-parallel ones. PyTorch's FSDP2, DTensor and pipelining do the work; the network does not know.
+
+It is made without memory first and filled matrix by matrix, each process its own share, so no process ever holds it whole.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, loss_parallel, parallelize_module
+
+from openglm.config import ModelConfig, ParallelConfig, require
+from openglm.model.transformer import Block, Transformer, initialize_weight
+from openglm.parallel.layout import divisors, near, stage_counts, stage_layers
+from openglm.parallel.processes import Processes, local_part, share_of
+
+Weights = Callable[[str, torch.Size], Tensor]
+
+
+def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, rows: int, passes: int) -> None:
+    """Raise the one-line error of the first number that does not divide, with those that would. rows: of a step; passes: micro-batches of each process."""
+    tensor, pieces, data = config.tensor, config.pipeline * config.chunks, group.size("data")
+    fits = [n for n in divisors(model.kv_heads) if model.ffn_hidden % n == 0 and model.vocab_size % n == 0]
+    wanted = f"must divide the key/value heads ({model.kv_heads}), the feed-forward width ({model.ffn_hidden}) and the vocabulary ({model.vocab_size})"
+    require(tensor in fits, "parallel.tensor", tensor, f"{wanted}; these would: {near(fits, tensor)}")
+    stages = [n for n in stage_counts(model.layers) if n % config.chunks == 0]
+    name = "parallel.pipeline" if config.chunks == 1 else "parallel.pipeline x chunks"
+    require(pieces in stages, name, pieces, f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {near(stages, pieces)}")
+    require(rows % (data * passes) == 0, "train.batch_rows", rows, f"must be a multiple of parallel.data x train.accumulation ({data} x {passes})")
+    if config.pipeline > 1:
+        require(config.zero == 1, "parallel.zero", config.zero, "a pipeline sums gradients over all its micro-batches before it shares them out: use 1")
+        multiple = config.schedule not in ("interleaved", "zero-bubble") or passes % config.pipeline == 0
+        require(multiple, "train.accumulation", passes, f"must be a multiple of the {config.pipeline} stages for the schedule {config.schedule}")
+
+
+def spread(model: ModelConfig, config: ParallelConfig, group: Processes, dtype: torch.dtype, weights: Weights) -> list[Transformer]:
+    """The pieces of the network that this process trains (several under an interleaved schedule), with their weights in fp32 on its device.
+
+    weights(name, shape) gives a whole parameter on the CPU. dtype: compute type of products. One process gets the plain network.
+    """
+    count = config.pipeline * config.chunks
+    pieces = [_piece(model, index, count) for index in range(group.rank("pipeline"), count, config.pipeline)]
+    for piece in pieces:
+        if mesh := group.shared("tensor"):
+            _split_matrices(piece, mesh)
+        if mesh := group.shared("data"):
+            _share_out(piece, mesh, config.zero, dtype)
+        piece.to_empty(device=group.device)
+        with torch.no_grad():
+            for name, parameter in piece.named_parameters():
+                local_part(parameter).copy_(share_of(weights(name, parameter.shape), parameter))
+    return pieces
+
+
+def initial_weights(config: ModelConfig, seed: int) -> Weights:
+    """Random weights that depend on the seed and the parameter's name alone, so that each process can make its own."""
+    def make(name: str, shape: torch.Size) -> Tensor:
+        weight = torch.empty(shape)
+        initialize_weight(config, name, weight, torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())))
+        return weight
+
+    return make
+
+
+def named_parameters(pieces: Iterable[Transformer]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of all pieces, under their names in the whole network."""
+    for piece in pieces:
+        yield from piece.named_parameters()
+
+
+def vocabulary_loss(group: Processes) -> AbstractContextManager:
+    """Where logits are cut over the vocabulary, cross entropy and its gradient belong inside this block: no process ever has a whole row of them."""
+    return loss_parallel() if group.shared("tensor") else nullcontext()
+
+
+def gather_gradients(model: Transformer, last: bool, zero: int) -> None:
+    """Before the backward pass of a micro-batch: whether gradients are summed over data-parallel processes after it, and weights given back."""
+    if isinstance(model, FSDPModule):
+        model.set_is_last_backward(last)
+        model.set_requires_gradient_sync(last or zero > 1)
+        model.set_reshard_after_backward(last or zero > 2)
+
+
+def give_back(model: Transformer) -> None:
+    """After a forward pass without a backward pass: drop the gathered weights, which would be stale after the next update."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+class Elsewhere(nn.Module):
+    """Stands where another stage has a part of the network; what comes in goes out."""
+
+    def forward(self, hidden: Tensor, *_: object) -> Tensor:
+        return hidden
+
+
+def _piece(config: ModelConfig, index: int, count: int) -> Transformer:
+    """The network without memory, with all but the blocks of one stage taken out. The table of a tied network is in the first and in the last."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    layers = stage_layers(config.layers, count)
+    mine = range(sum(layers[:index]), sum(layers[: index + 1]))
+    for layer in set(range(config.layers)) - set(mine):
+        model.blocks[layer] = Elsewhere()
+    first, last = index == 0, index == count - 1
+    if not first:
+        model.embed = lambda hidden, _: hidden  # type: ignore[method-assign]
+        model.position_embedding = model.block_position_embedding = None
+    if not first and not (last and config.tied):
+        model.embedding = Elsewhere()
+    if not last:
+        model.final_norm, model.head = Elsewhere(), None
+    return model
+
+
+def _split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
+    """Column and row parallel blocks, a table and logits cut over the vocabulary (Megatron-LM, arXiv 1909.08053)."""
+    columns, rows = ColwiseParallel, RowwiseParallel
+    plan = {"attention.q_proj": columns(), "attention.k_proj": columns(), "attention.v_proj": columns(), "attention.o_proj": rows()}
+    plan |= {"ffn.up_proj": columns(), "ffn.down_proj": rows()}
+    if model.config.gated:
+        plan["ffn.gate_proj"] = columns()
+    if model.config.qk_norm:  # one weight for all heads: its gradient is summed over those who hold some of them
+        plan |= {f"attention.{name}": SequenceParallel(sequence_dim=2, use_local_output=True) for name in ("q_norm", "k_norm")}
+    for block in model.blocks:
+        if isinstance(block, Block):
+            parallelize_module(block, mesh, plan)
+    if isinstance(model.embedding, nn.Embedding):
+        parallelize_module(model.embedding, mesh, rows(input_layouts=Replicate()))
+    if model.head is not None:
+        parallelize_module(model.head, mesh, columns())
+
+    def project(hidden: Tensor) -> Tensor:
+        table = model.embedding.weight if model.head is None else model.head.weight
+        return F.linear(DTensor.from_local(hidden, mesh, [Replicate()], run_check=False), table.to(hidden.dtype))
+
+    model.project = project  # type: ignore[method-assign]
+
+
+def _share_out(model: Transformer, mesh: DeviceMesh, zero: int, dtype: torch.dtype) -> None:
+    """ZeRO by FSDP2: the optimizer sees fp32 shares; products see gathered weights in their own type; gradients are summed in fp32."""
+    policy = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in model.blocks:
+        if isinstance(block, Block):
+            fully_shard(block, mesh=mesh, reshard_after_forward=zero == 3, mp_policy=policy)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=policy)  # the table is needed again for the logits
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # the loss is divided by the tokens of all, so gradients are summed and not averaged
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
