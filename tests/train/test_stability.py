@@ -1,7 +1,11 @@
 """What the guard sees, what it does about it, and that a run with trouble in it is still the same run after a kill."""
 
 import dataclasses
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_resume import Crash, assert_same, crash_at, everything
-from tiny_runs import MODEL, SEQ, Rows, log_lines, options, run
+from tiny_runs import MODEL, SEQ, Poisoned, Rows, log_lines, options, run
 
 from openglm.cli.options import parse, read_toml
 from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, StabilityConfig, TrainConfig
@@ -25,20 +29,6 @@ from openglm.train.state import check_settings, read_record
 
 ALONE = Processes(torch.device("cpu"))
 RECIPE = Path(__file__).parents[2] / "recipes" / "glm-130b" / "pretrain.toml"
-
-
-class Poisoned(Rows):
-    """Some rows weigh so much that the loss of their batch is not finite."""
-
-    def __init__(self, *bad: int) -> None:
-        super().__init__()
-        self.bad = bad
-
-    def row(self, i):
-        row = super().row(i)
-        if i in self.bad:
-            row.loss_mask[row.loss_mask > 0] = 3e38
-        return row
 
 
 def guarded(out, rows=None, on_step=None, stability=None, model=MODEL, workers=0, **changes):
@@ -339,6 +329,20 @@ def test_the_recipe_of_glm_130b_has_the_published_numbers():
     rows = guard.planned(train_.steps) * train_.batch_rows
     assert rows == pytest.approx(197_753_905, abs=train_.batch_rows)  # samples of the cosine
     assert optimizer.warmup_ratio * rows == pytest.approx(1_098_632, rel=1e-3)
+
+
+def test_processes_take_the_way_back_together(tmp_path):
+    """Two data-parallel processes, of which one alone reads the row that hurts."""
+    stability, script = {"policy": "rollback"}, Path(__file__).parents[1] / "parallel" / "spread_runs.py"
+    runs = {"two": {"parallel": {"data": 2}, "optimizer": {"lr": 1e-2}, "stability": stability, "bad": [60, 90]}}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script), str(tmp_path), json.dumps(runs)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    guarded(tmp_path / "one", Poisoned(60, 90), stability=stability)
+    assert len(acts(tmp_path / "one")) == 2 and acts(tmp_path / "two") == acts(tmp_path / "one")
+    (one, first, _), (two, second, _) = everything(tmp_path / "one"), everything(tmp_path / "two")
+    assert first["rows"] == second["rows"] and first["guard"]["jumped"] == second["guard"]["jumped"] == 64
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weight, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_the_ordinary_run_is_untouched(tmp_path):
