@@ -236,7 +236,7 @@ class OptimizerConfig:
     min_lr_ratio: float = 0.1
     """the cosine ends at this share of lr"""
     warmup_ratio: float = 0.02
-    """share of all steps over which lr rises linearly from 0"""
+    """share of all steps over which lr rises linearly from 0; of all rows, where batches grow"""
     beta1: float = 0.9
     """AdamW: decay of the first moment"""
     beta2: float = 0.95
@@ -274,8 +274,8 @@ class TrainConfig:
     """seed of the initial weights"""
     device: str = "auto"
     """auto, cpu, cuda, mps, ..."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """compute type of matrix products; auto: the faster one by a short probe. Weights and optimizer stay in float32"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """compute type of matrix products; auto: float32 or bfloat16, whichever a short probe finds faster; float16: with loss scaling. Weights and optimizer stay in float32"""
     compile: bool = False
     """fuse the network with torch.compile (needs a C++ compiler on a CPU)"""
     activation_checkpointing: bool = False
@@ -331,6 +331,49 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
+class StabilityConfig:
+    """What happens when a step looks bad, and what keeps steps from it. Figures of GLM-130B: arXiv 2210.02414 and its published log."""
+
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    """on trouble (not finite, or a spike): stop the run; skip: leave the batch out; rollback: go back to the last regular checkpoint and jump over the data since"""
+    loss_spike: float = 0.0
+    """a loss so many deviations above the median of the last 100 steps is trouble; 0: never"""
+    norm_spike: float = 0.0
+    """the same for the norm of the gradient before clipping"""
+    limit: int = 10
+    """so many batches left out or ways back without 100 good steps in a row between them; the next one stops the run"""
+    shrink_until: int = 0
+    """step up to which model.embedding_gradient_shrink holds, before it rises to 1; 0: for ever, which GLM-130B came back to after spikes"""
+    shrink_rise: int = 500
+    """steps of that rise"""
+    ramp_from: int = 0
+    """rows of the first batches (GLM-130B: 192), growing to train.batch_rows (4224); 0: all batches alike"""
+    ramp_step: int = 24
+    """rows by which batches grow at a time"""
+    ramp_rows: int = 0
+    """rows over which they grow (GLM-130B: 5493164, 2.5 % of all)"""
+    loss_scale: float = 65536.0
+    """float16: first factor on the loss that keeps small gradients above zero; halved when gradients overflow, and that batch is left out"""
+    loss_scale_window: int = 2000
+    """float16: steps without overflow after which the factor doubles"""
+    loss_scale_hysteresis: int = 2
+    """float16: overflows before the factor is halved for the first time"""
+    loss_scale_minimum: float = 1.0
+    """float16: an overflow with a factor as small as this is trouble"""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "stability.")
+        for name in ("loss_spike", "norm_spike", "shrink_until", "ramp_from", "ramp_rows"):
+            require(getattr(self, name) >= 0, f"stability.{name}", getattr(self, name), "must not be negative")
+        for name in ("limit", "shrink_rise", "ramp_step", "loss_scale_window", "loss_scale_hysteresis"):
+            require(getattr(self, name) > 0, f"stability.{name}", getattr(self, name), "must be a positive whole number")
+        require(self.loss_scale >= self.loss_scale_minimum, "stability.loss_scale", self.loss_scale, f"must be at least stability.loss_scale_minimum ({self.loss_scale_minimum:g})")
+        for name in ("loss_scale", "loss_scale_minimum"):
+            require(math.frexp(getattr(self, name))[0] == 0.5, f"stability.{name}", getattr(self, name), "must be a power of two, so that scaling is exact")
+        require((self.ramp_from > 0) == (self.ramp_rows > 0), "stability.ramp_rows", self.ramp_rows, "ramp_from and ramp_rows go together: set both or neither")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """A model from random weights by blank infilling."""
 
@@ -346,6 +389,8 @@ class PretrainConfig:
     """how blanks are made"""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """how it is spread over processes"""
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    """what happens on trouble, and what keeps it away"""
 
 
 @dataclass(frozen=True)
@@ -364,6 +409,8 @@ class SFTConfig:
     """how blanks are made in plain text"""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """how it is spread over processes"""
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    """what happens on trouble, and what keeps it away"""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -181,13 +180,13 @@ def _fingerprint(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class _Batches:
-    """Batch of the rows from `start` on; what a worker process holds."""
+    """Batch of `size` rows from `start` on; what a worker process holds."""
 
     mixture: Any  # anything with .row(index)
-    rows: int
 
-    def __getitem__(self, start: int) -> dict[str, NDArray]:
-        rows = [self.mixture.row(start + i) for i in range(self.rows)]
+    def __getitem__(self, span: tuple[int, int]) -> dict[str, NDArray]:
+        start, size = span
+        rows = [self.mixture.row(start + i) for i in range(size)]
         return {name: np.stack([getattr(row, name) for row in rows]) for name in FIELDS}
 
 
@@ -195,15 +194,23 @@ def _as_it_is(batch: dict[str, NDArray]) -> dict[str, NDArray]:
     return batch
 
 
-def batches(mixture: Mixture, start_row: int, rows: int, workers: int, stride: int = 0) -> Iterator[dict[str, NDArray]]:
+def _spans(start: int, rows: int | Callable[[int], int], share: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    part, parts = share
+    while True:
+        size = rows if isinstance(rows, int) else rows(start)
+        yield start + part * (size // parts), size // parts
+        start += size
+
+
+def batches(mixture: Mixture, start_row: int, rows: int | Callable[[int], int], workers: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, NDArray]]:
     """Endless batches [rows, seq_len] of `mixture.row(start_row)` and the following, prepared ahead by `workers` processes (0: none), in order whatever their number.
 
-    stride: rows from the start of a batch to that of the next, where others read those between; 0: none do.
+    rows: of every batch, or of the one that begins at a given row. share: (part, of so many equal parts) of each batch, where others read the other parts.
 
     A worker that raises or dies ends the iteration with an error, never with a wait.
     """
-    starts: Any = itertools.count(start_row, stride or rows)
-    loader: DataLoader = DataLoader(_Batches(mixture, rows), batch_size=None, sampler=starts, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
+    spans: Any = _spans(start_row, rows, share)
+    loader: DataLoader = DataLoader(_Batches(mixture), batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
     try:
         yield from loader
     except RuntimeError as error:

@@ -84,6 +84,7 @@ class Transformer(nn.Module):
         self.head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
         self.prefix: Prefix | None = None
         self.activation_checkpointing = False
+        self.embedding_gradient_shrink = config.embedding_gradient_shrink  # training may let it rise
 
     @property
     def device(self) -> torch.device:
@@ -102,7 +103,7 @@ class Transformer(nn.Module):
     def embed(self, ids_BT: Tensor, positions_B2T: Tensor) -> Tensor:
         """What enters the first block, [B, T, H]."""
         h = self.embedding(ids_BT)
-        shrink = self.config.embedding_gradient_shrink
+        shrink = self.embedding_gradient_shrink
         if shrink < 1 and torch.is_grad_enabled():
             h = h * shrink + h.detach() * (1 - shrink)
         if self.rotary is None:

@@ -12,22 +12,25 @@ from openglm.runtime import say
 
 
 class Log:
-    """Lines of log.jsonl: `{"step", "loss", ...}` every log_every steps and `{"step", "heldout": {source: loss}}`.
+    """Lines of log.jsonl: `{"step", "loss", ...}` every log_every steps, `{"step", "heldout": {source: loss}}`, and `{"step", "act": {"do", "why", "rows"}}`
+    for a batch that was left out or a way back, after which steps are counted again from the checkpoint.
 
     What depends on the clock sits under the key `wall`; all else is the same in a run that was broken and in one that was not.
     """
 
-    def __init__(self, out: Path, step: int) -> None:
-        """Opens the log of a run that stands at `step`; lines of steps that were lost are dropped."""
+    def __init__(self, out: Path, step: int, lines: int) -> None:
+        """Opens the log of a run that stands at `step`; of its lines the first `lines` stay, and those of steps that were lost are dropped."""
         self.path = out / "log.jsonl"
-        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _belongs(line, step)] if self.path.is_file() else []
+        kept = self.path.read_text(encoding="utf-8").splitlines()[:lines] if self.path.is_file() else []
         write_file(self.path, "".join(line + "\n" for line in kept))
+        self.lines = len(kept)
         self.curves = _tensorboard(out, step)
         self.started = time.perf_counter()
 
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self.lines += 1
         for name, value in _scalars(record):
             if self.curves is not None:
                 self.curves.add_scalar(name, value, record["step"])
@@ -46,15 +49,6 @@ class Log:
             self.curves.close()
 
 
-def _belongs(line: str, step: int) -> bool:
-    """Whether a line belongs to a run that stands at `step`. Held-out losses of that step are measured again, as they follow its checkpoint."""
-    try:
-        record = json.loads(line)
-        return record["step"] < step or (record["step"] == step and "heldout" not in record)
-    except (ValueError, KeyError, TypeError):  # the line that a kill cut short
-        return False
-
-
 def _tensorboard(out: Path, step: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -69,6 +63,6 @@ def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]
     for name, value in record.items():
         if isinstance(value, dict):
             found += _scalars(value, f"{prefix}{name}/")
-        elif name != "step":
+        elif name != "step" and isinstance(value, (int, float)):
             found.append((prefix + name, float(value)))
     return found

@@ -26,7 +26,7 @@ from openglm.checkpoints.durable import write_file
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import write_model
 from openglm.checkpoints.sharded import whole_tensors
-from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig, require
+from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, StabilityConfig, TrainConfig, require
 from openglm.data.mixture import Row, batches
 from openglm.model.generate import generate
 from openglm.model.transformer import Transformer
@@ -39,7 +39,8 @@ from openglm.train.log import Log
 from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers, learning_rate
 from openglm.train.passes import Batch, Passes, PipelinedPasses, WholePasses
-from openglm.train.state import Saver, State, check_settings, find_checkpoint, locked, read_record, restore
+from openglm.train.stability import Act, Guard, unscale
+from openglm.train.state import Saver, State, check_settings, find_checkpoint, go_back, locked, read_record, restore
 
 
 class Rows(Protocol):
@@ -95,21 +96,22 @@ class _Run:
 def train(
     model_config: ModelConfig | None, train: TrainConfig, optimizer: OptimizerConfig, rows: Rows, heldout: dict[str, Rows], tokenizer: Tokenizer | None = None,
     init_from: str | None = None, settings: dict[str, Any] | None = None, workers: int = 0, on_step: Callable[[int, dict[str, Any]], None] | None = None,
-    parallel: ParallelConfig | None = None,
+    parallel: ParallelConfig | None = None, stability: StabilityConfig | None = None,
 ) -> Result:
     """Train in the folder `train.out` until `train.steps`, or until a signal or a stop file; called again, it goes on from the last whole checkpoint.
 
     model_config: None takes that of `init_from`, a model's folder to start from. settings: further options that the caller made rows
-    from; they are kept and held to at a resume. workers: processes that prepare rows. on_step(step, record) sees every step.
-    Raises ValueError in one line for options that do not fit, a folder in use or not writable, and a loss that is not finite.
+    from; they are kept and held to at a resume. workers: processes that prepare rows. on_step(step, record) sees every step; record["act"] says what the guard did about it.
+    Raises ValueError in one line for options that do not fit, a folder in use or not writable, and for trouble that `stability` says to stop at.
     """
-    parallel = parallel or ParallelConfig()
+    parallel, stability = parallel or ParallelConfig(), stability or StabilityConfig()
     start = load_model(init_from, device="cpu", dtype="float32") if init_from else None
     model_config = model_config or (start.config if start else None)
     require(model_config is not None, "model", None, "give a shape, or a model to start from (init_from)")
     require(start is None or start.config == model_config, "init_from", init_from, "has another shape than model.*; leave those options out")
     require(train.seq_len <= model_config.max_positions, "train.seq_len", train.seq_len, f"longer than model.max_positions ({model_config.max_positions})")
-    settings = {"model": model_config, "train": train, "optimizer": optimizer, "parallel": parallel, "init_from": init_from, **(settings or {}), "rows": rows.fingerprint}
+    settings = {"parallel": parallel, "stability": stability, "init_from": init_from, **(settings or {}), "rows": rows.fingerprint}
+    settings = {"model": model_config, "train": train, "optimizer": optimizer, **settings}
     out = Path(train.out)
     with processes(parallel, train.device) as group, ExitStack() as held:
         check_layout(parallel, model_config, group, train.batch_rows, train.accumulation)
@@ -117,10 +119,10 @@ def train(
         require(whole or not train.sample_every, "train.sample_every", train.sample_every, "a sample needs the whole model in a process; set it to 0")
         found, record = group.tell(lambda: _take_folder(held, out, settings))
         stop = held.enter_context(stop_requests(out))
-        state = _fresh_state(model_config, train, optimizer, parallel, group, start, record)
+        state = _fresh_state(model_config, train, optimizer, parallel, stability, group, start, record)
         if found:
             restore(Path(found), state, record)
-        log = Log(out, state.step) if group.first else None
+        log = Log(out, state.step, state.lines) if group.first else None
         saver = Saver(out, train.keep, group)
         try:
             return _drive(_Run(train, optimizer, parallel, group, rows, heldout, tokenizer, settings, workers, stop, log, saver, on_step), state)
@@ -146,11 +148,18 @@ def _take_folder(held: ExitStack, out: Path, settings: dict[str, Any]) -> tuple[
 
 
 def _fresh_state(
-    config: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, parallel: ParallelConfig, group: Processes, start: Transformer | None, record: dict[str, Any] | None
+    config: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, parallel: ParallelConfig, stability: StabilityConfig, group: Processes, start: Transformer | None,
+    record: dict[str, Any] | None,
 ) -> State:
     # A probe's answer may differ between two calls and two processes; the first one holds for all and for the whole run.
     asked = record["dtype"] if record and train.dtype == "auto" else train.dtype
     dtype = getattr(torch, group.tell(lambda: str(choose_dtype(asked, group.device)).removeprefix("torch.")))
+    guard = Guard(stability, train.batch_rows, dtype == torch.float16, config.embedding_gradient_shrink)
+    if stability.ramp_from:
+        require(parallel.pipeline == 1, "stability.ramp_from", stability.ramp_from, "a pipeline takes batches of one size; set it to 0, or parallel.pipeline to 1")
+        data = group.size("data")
+        for name in ("ramp_from", "ramp_step"):
+            require(getattr(stability, name) % data == 0, f"stability.{name}", getattr(stability, name), f"must be a multiple of parallel.data ({data})")
     torch.manual_seed(train.seed)
     given = dict(start.named_parameters()) if start else {}
     weights = (lambda name, _: given[name]) if start else initial_weights(config, train.seed)
@@ -161,7 +170,8 @@ def _fresh_state(
             for block in piece.blocks:
                 block.compile()
     ema = {name: parameter.detach().clone() for name, parameter in named_parameters(pieces)} if train.ema else None
-    return State(pieces, Optimizers(named_parameters(pieces), optimizer, dtype, group), ema, dtype, group)
+    products = torch.float32 if dtype == torch.float16 else dtype  # small gradients would vanish in half precision
+    return State(pieces, Optimizers(named_parameters(pieces), optimizer, products, group), ema, dtype, group, guard)
 
 
 def _passes(run: _Run, state: State) -> Passes:
@@ -172,19 +182,21 @@ def _passes(run: _Run, state: State) -> Passes:
 
 def _drive(run: _Run, state: State) -> Result:
     steps, saved, passes = run.train.steps, state.step, _passes(run, state)
-    first = run.group.first
+    first, planned = run.group.first, state.guard.planned(steps)
     if state.step and first:
         say(f"resuming at step {state.step} of {steps} in {run.out}")
-    with progress("train", steps - state.step, "steps", first) as bar, closing(_stream(run, run.rows, state.rows, run.train.batch_rows, run.workers)) as stream:
+    with progress("train", steps - state.step, "steps", first) as bar, closing(_Feed(run, state.guard)) as feed:
         heldout = _between_steps(run, state, passes, bar)
-        while state.step < steps and (record := _step(run, state, passes, stream)):
+        while state.step < steps and (record := _step(run, state, passes, feed, planned)):
             _report(run, state, record, bar)
-            if state.step % run.train.save_every == 0 or state.step == steps:
-                run.saver.save(state, run.settings)
+            if state.step < record["step"]:  # went back
                 saved = state.step
+                continue
+            if state.step % run.train.save_every == 0 or state.step == steps:
+                saved = _save(run, state)
             heldout = _between_steps(run, state, passes, bar) or heldout
         if saved != state.step:
-            run.saver.save(state, run.settings)
+            _save(run, state)
     run.saver.finish()
     if state.step < steps:
         if first:
@@ -193,48 +205,98 @@ def _drive(run: _Run, state: State) -> Result:
     return Result(state.step, True, heldout, Path(run.group.tell(lambda: str(_publish(run, state)))))
 
 
+def _save(run: _Run, state: State) -> int:
+    state.lines = run.log.lines if run.log else 0
+    if state.step % run.train.save_every == 0:
+        state.guard.saved()
+    run.saver.save(state, run.settings)
+    return state.step
+
+
 def _publish(run: _Run, state: State) -> Path:
     """The model's folder, from the last checkpoint: whatever the layout, it is whole there."""
     tensors = whole_tensors(run.out / "checkpoints" / f"step-{state.step:08d}", "average" if state.ema is not None else "weights")
     return write_model(run.out / "model", state.config, tensors, run.tokenizer)
 
 
-def _stream(run: _Run, rows: Rows, start: int, size: int, workers: int) -> Iterator[Batch]:
+class _Feed:
+    """This process's share of the batches of a run, prepared ahead; where the data cursor has jumped, they are opened again."""
+
+    def __init__(self, run: _Run, guard: Guard) -> None:
+        self.run, self.guard, self.stream, self.at = run, guard, None, (-1, 0)
+
+    def take(self, start: int) -> Batch:
+        jumped = self.guard.memory.jumped
+        if (start, jumped) != self.at:  # what was jumped over counts in the size of batches, also where the next is the one that would have come
+            self.close()
+            self.stream = _stream(self.run, self.run.rows, start, self.guard.rows_at, self.run.workers)
+        self.at = start + self.guard.rows_at(start), jumped
+        return next(self.stream)
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+
+
+def _stream(run: _Run, rows: Rows, start: int, size: int | Callable[[int], int], workers: int) -> Iterator[Batch]:
     """This process's share of the batches of `size` rows, in order. The loader draws a seed when it starts; training's own random numbers must not notice."""
-    own = size // run.group.size("data")
-    with closing(batches(rows, start + run.group.rank("data") * own, own, workers, size)) as stream:
+    share = run.group.rank("data"), run.group.size("data")
+    with closing(batches(rows, start, size, workers, share)) as stream:
         with torch.random.fork_rng(devices=[]), signals_held():
             first = next(stream)
         yield first
         yield from stream
 
 
-def _step(run: _Run, state: State, passes: Passes, stream: Iterator[Batch]) -> dict[str, Any] | None:
-    """One optimizer step; returns its record, or None when somebody asked to stop. Raises ValueError before the weights are touched if the loss or the gradient is not finite."""
-    started = time.perf_counter()
+def _step(run: _Run, state: State, passes: Passes, feed: _Feed, planned: float) -> dict[str, Any] | None:
+    """One optimizer step, or what the guard does instead; returns its record, or None when somebody asked to stop. Raises ValueError if the guard says stop."""
+    started, guard, scale = time.perf_counter(), state.guard, state.guard.memory.scale
     if run.group.mesh is None and run.stop.requested:
         return None
-    batch = next(stream)
+    size, batch = guard.rows_at(state.rows), feed.take(state.rows)
     trained = float(batch["loss_mask"].sum(dtype=np.float64)) if run.group.counts else 0.0
     total, stop = run.group.sum(trained, bool(run.stop.requested))
     if stop:
         return None
-    loss = passes.gradient(batch, max(total, 1.0))
+    for piece in state.pieces:
+        piece.embedding_gradient_shrink = guard.shrink(state.step + 1)
+    loss = passes.gradient(batch, max(total, 1.0) / scale)
     loss_sum = run.group.sum(loss if run.group.counts else 0.0)[0]
+    unscale((p for _, p in named_parameters(state.pieces)), scale)
     norm = state.optimizers.clip()
-    if not (math.isfinite(norm) and math.isfinite(loss_sum)):
+    rate = learning_rate(guard.progress(state.rows + size), planned, run.optimizer)
+    record = {"step": state.step + 1, "loss": loss_sum / max(total, 1.0), "lr": rate, "grad_norm": norm, "trained": total, "rows": size}
+    if act := guard.judge(record["loss"], norm):
+        record["act"] = _obey(run, state, act, state.rows + size)
+    else:
+        state.optimizers.step(rate)
+        state.step, state.rows = state.step + 1, state.rows + size
+        _average(state, run.train.ema)
+        state.window["loss"] += loss_sum
+        state.window["trained"] += total
+    return {**record, "seconds": time.perf_counter() - started}
+
+
+def _obey(run: _Run, state: State, act: Act, end: int) -> dict[str, Any]:
+    """Leave out the batch that ends before row `end`, or go back and jump over all rows up to there. Returns what was done, for the log."""
+    if act.do == "stop":
         raise ValueError(
-            f"step {state.step + 1}: loss {loss_sum / max(total, 1.0):g}, gradient norm {norm:g}; nothing of this step was kept and the last checkpoint in {run.out} is good. "
-            f"Lower optimizer.lr ({run.optimizer.lr:g}), or look at rows {state.rows} and following"
+            f"step {state.step + 1}: {act.why}; nothing of this step was kept and the last checkpoint in {run.out} is good. "
+            f"Lower optimizer.lr ({run.optimizer.lr:g}), set stability.policy to skip or rollback, or look at rows {state.rows} and following"
         )
-    rate = learning_rate(state.step + 1, run.train.steps, run.optimizer)
-    state.optimizers.step(rate)
-    state.step += 1
-    state.rows += run.train.batch_rows
-    _average(state, run.train.ema)
-    state.window["loss"] += loss_sum
-    state.window["trained"] += total
-    return {"step": state.step, "loss": loss_sum / max(total, 1.0), "lr": rate, "grad_norm": norm, "trained": total, "seconds": time.perf_counter() - started}
+    for piece in state.pieces:
+        piece.zero_grad(set_to_none=True)
+    start, memory, folder = state.rows, state.guard.memory, None
+    if act.do == "rollback":
+        run.saver.wait()
+        folder = run.group.tell(lambda: (found := go_back(run.out, run.train.save_every, memory.back_to)) and str(found))
+    if folder is None:  # no way back, or none wanted
+        state.step, state.rows = state.step + 1, end
+        return {"do": "scale" if act.do == "scale" else "skip", "why": act.why, "rows": [start, end]}
+    restore(Path(folder), state, read_record(Path(folder)))
+    start, state.rows = state.rows, end
+    state.guard.went_back(memory.acts, state.step, end - start)
+    return {"do": act.do, "why": act.why, "rows": [start, end], "to": state.step}
 
 
 def _average(state: State, decay: float) -> None:
@@ -247,18 +309,29 @@ def _average(state: State, decay: float) -> None:
 
 def _report(run: _Run, state: State, record: dict[str, Any], bar: Any) -> None:
     run.saver.report()
-    tokens = run.train.batch_rows * run.train.seq_len
+    tokens = record["rows"] * run.train.seq_len
     flops = step_flops(state.config, run.train.seq_len, tokens, int(record["trained"]))
     speed = {"tokens_per_s": tokens / record["seconds"], "gflops": flops / record["seconds"] / 1e9}
-    bar(1, f"loss {record['loss']:.3f}  {speed['tokens_per_s']:,.0f} tokens/s  {speed['gflops']:,.0f} GFLOP/s")
+    bar(state.step - record["step"] + 1, f"loss {record['loss']:.3f}  {speed['tokens_per_s']:,.0f} tokens/s  {speed['gflops']:,.0f} GFLOP/s")
     if run.on_step is not None:
         run.on_step(state.step, {**record, **speed})
-    if state.step % run.train.log_every == 0 or state.step == run.train.steps:
-        mean = state.window["loss"] / max(state.window["trained"], 1.0)
-        line = {"step": state.step, "loss": mean, "lr": record["lr"], "grad_norm": record["grad_norm"], "tokens": state.step * tokens}
+    if "act" in record:
+        if run.log:
+            run.log.write({"step": record["step"], "act": record["act"]})
+            bar.print(f"step {record['step']}  {_said(record['act'])}")
+        return
+    if state.window["trained"] and (state.step % run.train.log_every == 0 or state.step == run.train.steps):
+        mean = state.window["loss"] / state.window["trained"]
+        line = {"step": state.step, "loss": mean, "lr": record["lr"], "grad_norm": record["grad_norm"], "tokens": (state.rows - state.guard.memory.jumped) * run.train.seq_len}
         if run.log:
             run.log.write({**line, "wall": {**speed, "seconds": run.log.lap()}})
         state.window = {"loss": 0.0, "trained": 0.0}
+
+
+def _said(act: dict[str, Any]) -> str:
+    first, end = act["rows"]
+    done = f"back to the checkpoint of step {act['to']}, past rows" if "to" in act else "left out rows"
+    return f"{act['why']}: {done} {first} to {end - 1}"
 
 
 def _between_steps(run: _Run, state: State, passes: Passes, bar: Any) -> dict[str, float]:

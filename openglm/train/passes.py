@@ -49,7 +49,7 @@ class WholePasses:
     def gradient(self, batch: Batch, total: float) -> float:
         loss, rows = torch.zeros((), device=self.group.device), len(batch["tokens"])
         for at in range(0, rows, self.micro_rows):
-            gather_gradients(self.model, at + self.micro_rows == rows, self.zero)
+            gather_gradients(self.model, at + self.micro_rows >= rows, self.zero)
             loss += self._accumulate(_part(batch, at, self.micro_rows), total)
         return float(loss)
 

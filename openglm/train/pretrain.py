@@ -21,7 +21,7 @@ def pretrain(config: PretrainConfig, on_step: Callable[[int, dict[str, Any]], No
     model = fit_to_tokenizer(config.model, tokenizer)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     settings = {"data": config.data, "infilling": config.infilling}
-    return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, settings=settings, workers=config.data.workers, on_step=on_step, parallel=config.parallel)
+    return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, None, settings, config.data.workers, on_step, config.parallel, config.stability)
 
 
 def fit_to_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -20,4 +20,4 @@ def sft(config: SFTConfig, on_step: Callable[[int, dict[str, Any]], None] | None
     model, tokenizer = network_config(folder), load_tokenizer(folder)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     settings = {"data": config.data, "infilling": config.infilling}
-    return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, str(folder), settings, config.data.workers, on_step, config.parallel)
+    return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, str(folder), settings, config.data.workers, on_step, config.parallel, config.stability)

@@ -25,16 +25,19 @@ from torch import Tensor
 
 from openglm.checkpoints.durable import clear_stale, filling, remove_folder, verify_folder, write_file
 from openglm.checkpoints.sharded import finish_saving, load_shards, names, save_shards, start_saving
-from openglm.config import ModelConfig, require
+from openglm.config import ModelConfig, StabilityConfig, require
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import named_parameters
 from openglm.parallel.processes import Processes
 from openglm.runtime import say
 from openglm.train.optimizer import Optimizers
+from openglm.train.stability import Guard, Memory
 
 # Options that may differ between the two halves of a run: they change where and how fast, not what is trained.
 _FREE = ("train.out", "train.device", "train.dtype", "train.compile", "train.activation_checkpointing", "train.accumulation", "train.save_every", "train.keep", "train.log_every",
-         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from", "parallel.")
+         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from", "parallel.",
+         # ... and what gets a run past the trouble that stopped it
+         "stability.policy", "stability.loss_spike", "stability.norm_spike", "stability.limit", "stability.shrink")
 
 
 @dataclass
@@ -47,9 +50,12 @@ class State:
     ema: dict[str, Tensor] | None
     dtype: torch.dtype
     group: Processes
+    guard: Guard
     step: int = 0
     rows: int = 0
-    """rows read so far"""
+    """the data cursor: first row that was not used yet"""
+    lines: int = 0
+    """lines of the log that belong to the last checkpoint"""
     window: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "trained": 0.0})
     """sums since the last line of the log"""
 
@@ -98,11 +104,12 @@ class Saver:
 
     def save(self, state: State, settings: dict[str, Any]) -> None:
         """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep`."""
-        self._wait()
+        self.wait()
         self.report()
         name, tensors = f"step-{state.step:08d}", state.tensors()
-        record = {"step": state.step, "rows": state.rows, "window": state.window, "dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.group.device)}
-        text = json.dumps({**record, "settings": flatten(settings)}, indent=1) + "\n"
+        record = {"step": state.step, "rows": state.rows, "lines": state.lines, "window": state.window, "guard": dataclasses.asdict(state.guard.memory)}
+        record |= {"dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.group.device), "settings": flatten(settings)}
+        text = json.dumps(record, indent=1) + "\n"
         place, writing = Future(), Future()
         if self.side is None:
             return self._write(name, text, place, lambda: save_shards(place.result(), tensors))
@@ -123,7 +130,7 @@ class Saver:
 
     def finish(self) -> None:
         """Wait for what is being written. Raises ValueError, in all processes, where the last checkpoint could not be."""
-        self._wait()
+        self.wait()
         trouble = self.group.tell(lambda: self.trouble)
         if trouble:
             raise ValueError(trouble)
@@ -146,7 +153,8 @@ class Saver:
             if not place.done():
                 place.set_exception(ValueError(self.trouble))
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until nothing is being written."""
         if self.writing is not None:
             with suppress(Exception):  # the first process knows and reports it
                 finish_saving(self.writing)
@@ -162,14 +170,26 @@ def find_checkpoint(out: Path) -> Path | None:
         clear_stale(out / "checkpoints")
     candidates = _checkpoints(out)
     for folder in candidates:
-        try:
-            verify_folder(folder)
-            read_record(folder)
+        if _whole(folder):
             return folder
-        except ValueError as error:
-            say(f"checkpoint refused: {error}")
     require(not candidates, "train.out", str(out), "none of its checkpoints is whole; choose another folder to start again")
     return None
+
+
+def go_back(out: Path, every: int, below: int | None) -> Path | None:
+    """The newest whole checkpoint of a step that `every` divides, below step `below` if there is one; later ones are removed, for the run takes another way now.
+
+    Those that a signal left in between do not count: an unbroken run has none. None: nothing regular is kept yet.
+    """
+    regular = [folder for folder in _checkpoints(out) if int(folder.name.removeprefix("step-")) % every == 0 and _whole(folder)]
+    earlier = [folder for folder in regular if below is None or folder.name < f"step-{below:08d}"]
+    folder = next(iter(earlier or regular[-1:]), None)
+    if folder is not None:
+        write_file(out / "latest", folder.name + "\n")
+        for later in _checkpoints(out):
+            if later.name > folder.name:
+                remove_folder(later)
+    return folder
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -184,10 +204,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _whole(folder: Path) -> bool:
+    try:
+        verify_folder(folder)
+        read_record(folder)
+    except ValueError as error:
+        say(f"checkpoint refused: {error}")
+        return False
+    return True
+
+
 def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse to go on with options other than those of the first half. Raises ValueError that names the option."""
     remedy = "set it back, or choose another train.out (init_from carries the weights over)"
-    before, now = record["settings"], json.loads(json.dumps(flatten(settings)))
+    before = flatten({"stability": StabilityConfig()}) | record["settings"]  # which runs of earlier versions did not have
+    now = json.loads(json.dumps(flatten(settings)))
     for name in sorted(before.keys() | now.keys()):
         if not name.startswith((*_FREE, "rows")):
             require(before.get(name) == now.get(name), name, now.get(name), f"the checkpoints in train.out were made with {before.get(name)!r}; {remedy}")
@@ -199,7 +230,9 @@ def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
     moments = state.optimizers.blank_state(names(folder, "optimizer"))
     state.optimizers.load_state(moments)
     load_shards(folder, state.tensors())
-    state.step, state.rows, state.window = record["step"], record["rows"], record["window"]
+    state.step, state.rows, state.lines, state.window = record["step"], record["rows"], record.get("lines", 0), record["window"]
+    if "guard" in record:
+        state.guard.memory = Memory(**record["guard"])
     _set_rng_state(record["rng"], state.group.device)
 
 

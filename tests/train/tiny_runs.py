@@ -33,6 +33,20 @@ class Rows:
         return Row(text[:-1].copy(), text[1:].copy(), loss, np.where(inside, at, 0), np.where(part_b, at - n + 1, 0), np.where(inside, 0, -1))
 
 
+class Poisoned(Rows):
+    """Some rows weigh so much that the loss of their batch is not finite."""
+
+    def __init__(self, *bad: int) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def row(self, i):
+        row = super().row(i)
+        if i in self.bad:
+            row.loss_mask[row.loss_mask > 0] = 3e38
+        return row
+
+
 def options(out, **changes) -> TrainConfig:
     usual = {"steps": 12, "seq_len": SEQ, "batch_rows": 8, "accumulation": 2, "save_every": 4, "log_every": 3, "eval_every": 6, "eval_rows": 4}
     return TrainConfig(**{"out": str(out), **usual, "device": "cpu", "dtype": "float32", **changes})
