@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -19,31 +20,38 @@ _SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": Sched
 class Pipeline:
     """Forward and backward passes of all micro-batches of a step, over the stages of one data-parallel group."""
 
-    def __init__(self, pieces: list[Transformer], config: ParallelConfig, group: Processes, micro_batches: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """loss(hidden states [b, T, H] of a micro-batch, its targets) -> what the gradient is of; it runs in the last stage."""
-        self.last, count = group.rank("pipeline") == config.pipeline - 1, config.pipeline * config.chunks
-        along = group.mesh["pipeline"].get_group()
-        stages = []
-        for number, piece in enumerate(pieces):
-            piece.register_forward_pre_hook(_with_mask, with_kwargs=True)
-            stages.append(PipelineStage(piece, group.rank("pipeline") + number * config.pipeline, count, group.device, group=along))
-        kind = _SCHEDULES[config.schedule]
-        single = config.schedule in ("gpipe", "1f1b")
-        self.schedule = kind(stages[0] if single else stages, micro_batches, loss_fn=loss, scale_grads=False)
-        self.first = group.rank("pipeline") == 0
+    def __init__(self, pieces: list[Transformer], config: ParallelConfig, group: Processes, micro_rows: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """micro_rows: rows that pass through at once. loss(hidden states [b, T, H], their targets) -> what the gradient is of; it runs in the last stage."""
+        self.pieces, self.config, self.group, self.micro_rows, self.loss = pieces, config, group, micro_rows, loss
+        self.first, self.last = group.rank("pipeline") == 0, group.rank("pipeline") == config.pipeline - 1
+        self.count, self.schedule = 0, None
         self.tables = self._tied(pieces, group)
+        for piece in pieces:
+            piece.register_forward_pre_hook(_with_mask, with_kwargs=True)
 
     def run(self, ids_BT: Tensor, targets: Tensor, positions_B2T: Tensor, segment_BT: Tensor, backward: bool) -> list[Tensor]:
         """Losses of the micro-batches, in the last stage; elsewhere none. With `backward`, gradients are added to the parameters."""
         losses: list[Tensor] = []
-        run = self.schedule.step if backward else self.schedule.eval
+        schedule = self._scheduled(len(ids_BT) // self.micro_rows)
         told = {"target": targets, "losses": losses} if self.last else {}
+        run = schedule.step if backward else schedule.eval
         run(*([ids_BT] if self.first else []), **told, positions_B2T=positions_B2T, segment_BT=segment_BT, return_outputs=False)
         if backward and self.tables:
             table, both = self.tables
             align_gradient(table)
             dist.all_reduce(local_part(table.grad), group=both)
         return losses
+
+    def _scheduled(self, count: int) -> Any:
+        """PyTorch's schedule of so many micro-batches; a batch that grows needs a new one."""
+        if count != self.count:
+            config, group = self.config, self.group
+            places = [group.rank("pipeline") + number * config.pipeline for number in range(len(self.pieces))]
+            along, stages = group.mesh["pipeline"].get_group(), config.pipeline * config.chunks
+            made = [PipelineStage(piece, place, stages, group.device, group=along) for piece, place in zip(self.pieces, places, strict=True)]
+            alone = config.schedule in ("gpipe", "1f1b")
+            self.count, self.schedule = count, _SCHEDULES[config.schedule](made[0] if alone else made, count, loss_fn=self.loss, scale_grads=False)
+        return self.schedule
 
     @staticmethod
     def _tied(pieces: list[Transformer], group: Processes) -> tuple[Tensor, dist.ProcessGroup] | None:

@@ -155,11 +155,9 @@ def _fresh_state(
     asked = record["dtype"] if record and train.dtype == "auto" else train.dtype
     dtype = getattr(torch, group.tell(lambda: str(choose_dtype(asked, group.device)).removeprefix("torch.")))
     guard = Guard(stability, train.batch_rows, dtype == torch.float16, config.embedding_gradient_shrink)
-    if stability.ramp_from:
-        require(parallel.pipeline == 1, "stability.ramp_from", stability.ramp_from, "a pipeline takes batches of one size; set it to 0, or parallel.pipeline to 1")
-        data = group.size("data")
-        for name in ("ramp_from", "ramp_step"):
-            require(getattr(stability, name) % data == 0, f"stability.{name}", getattr(stability, name), f"must be a multiple of parallel.data ({data})")
+    unit = group.size("data") if parallel.pipeline == 1 else train.batch_rows // train.accumulation
+    for name in ("ramp_from", "ramp_step") if stability.ramp_from else ():
+        require(getattr(stability, name) % unit == 0, f"stability.{name}", getattr(stability, name), f"must be a multiple of {unit}, the rows that pass through at once")
     torch.manual_seed(train.seed)
     given = dict(start.named_parameters()) if start else {}
     weights = (lambda name, _: given[name]) if start else initial_weights(config, train.seed)
@@ -175,9 +173,10 @@ def _fresh_state(
 
 
 def _passes(run: _Run, state: State) -> Passes:
+    micro_rows = run.own_rows // run.train.accumulation
     if run.parallel.pipeline > 1:
-        return PipelinedPasses(state.pieces, run.parallel, run.group, state.dtype, run.train.accumulation)
-    return WholePasses(state.pieces[0], run.group, state.dtype, run.own_rows // run.train.accumulation, run.parallel.zero)
+        return PipelinedPasses(state.pieces, run.parallel, run.group, state.dtype, micro_rows)
+    return WholePasses(state.pieces[0], run.group, state.dtype, micro_rows, run.parallel.zero)
 
 
 def _drive(run: _Run, state: State) -> Result:
@@ -378,7 +377,7 @@ def _averaged(state: State) -> Iterator[None]:
 def _heldout_loss(run: _Run, passes: Passes, rows: Rows) -> float | None:
     """Mean loss of the first eval_rows rows, or a few more so that all processes have as many; None when a stop is asked for meanwhile."""
     loss, trained, size = 0.0, 0.0, run.train.batch_rows
-    if run.parallel.pipeline == 1:  # a pipeline takes batches of one size
+    if run.parallel.pipeline == 1:  # a pipeline takes as many as in training
         shares = run.group.size("data")
         size = min(size, math.ceil(run.train.eval_rows / shares) * shares)
     with closing(_stream(run, rows, 0, size, 0)) as stream:

@@ -98,9 +98,9 @@ class WholePasses:
 class PipelinedPasses:
     """Each process has some of the layers: micro-batches go through the stages."""
 
-    def __init__(self, pieces: list[Transformer], config: ParallelConfig, group: Processes, dtype: torch.dtype, micro_batches: int) -> None:
+    def __init__(self, pieces: list[Transformer], config: ParallelConfig, group: Processes, dtype: torch.dtype, micro_rows: int) -> None:
         self.head, self.group, self.dtype, self.total = pieces[-1], group, dtype, 1.0
-        self.pipeline = Pipeline(pieces, config, group, micro_batches, self._loss)
+        self.pipeline = Pipeline(pieces, config, group, micro_rows, self._loss)
 
     def gradient(self, batch: Batch, total: float) -> float:
         return self._run(batch, total, backward=True)
