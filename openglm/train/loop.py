@@ -288,7 +288,7 @@ def _obey(run: _Run, state: State, act: Act, end: int) -> dict[str, Any]:
     start, memory, folder = state.rows, state.guard.memory, None
     if act.do == "rollback":
         run.saver.wait()
-        folder = run.group.tell(lambda: (found := go_back(run.out, run.train.save_every, memory.back_to)) and str(found))
+        folder = run.group.tell(lambda: (found := go_back(run.out, run.train.save_every, act.below)) and str(found))
     if folder is None:  # no way back, or none wanted
         state.step, state.rows = state.step + 1, end
         return {"do": "scale" if act.do == "scale" else "skip", "why": act.why, "rows": [start, end]}

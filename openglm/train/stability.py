@@ -54,6 +54,8 @@ class Act:
 
     do: str
     why: str
+    below: int | None = None
+    """step below which a way back leads; None: to the newest checkpoint"""
 
 
 class Guard:
@@ -80,10 +82,11 @@ class Guard:
             memory.calm += 1
             memory.acts = 0 if memory.calm >= WINDOW else memory.acts
             return None
+        below = memory.back_to if memory.calm else None  # trouble in the first batch after a way back: more of the data is bad, not the checkpoint
         memory.acts, memory.calm = memory.acts + 1, 0
         if self.config.policy != "stop" and memory.acts > self.config.limit:
             return Act("stop", f"{trouble}, after {self.config.limit} acts (stability.limit) without {WINDOW} good steps in a row")
-        return Act(self.config.policy, trouble)
+        return Act(self.config.policy, trouble, below)
 
     def went_back(self, acts: int, step: int, jumped: int) -> None:
         """The memory is that of the checkpoint of `step` again, but for the number of acts so far; the run jumps over so many rows."""

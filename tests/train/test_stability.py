@@ -187,12 +187,17 @@ def test_going_back_jumps_over_the_data_that_hurt(tmp_path, capfd):
 
 
 def test_trouble_again_leads_further_back_and_removes_what_came_after(tmp_path):
-    """Steps 9 to 12 fail on every data: a sick checkpoint. After the one of step 8, that of step 4 is tried."""
-    result = guarded(tmp_path, Poisoned(64, 72), stability={"policy": "rollback"}, keep=9)
-    assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [(9, 8, [64, 72]), (9, 4, [32, 80])]
+    """A good step lies between: the checkpoint may be sick. After the one of step 8, that of step 4 is tried."""
+    result = guarded(tmp_path, Poisoned(64, 85), stability={"policy": "rollback"}, keep=9)
+    assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [(9, 8, [64, 72]), (10, 4, [32, 88])]
     assert result.finished
     assert sorted(int(p.name[-2:]) for p in (tmp_path / "checkpoints").iterdir()) == [4, 8, 12]
-    assert read_record(tmp_path / "checkpoints" / "step-00000008")["rows"] == 80 + 32
+    assert read_record(tmp_path / "checkpoints" / "step-00000008")["rows"] == 88 + 32
+
+
+def test_bad_batches_in_a_row_are_jumped_over_from_one_checkpoint(tmp_path):
+    assert guarded(tmp_path, Poisoned(70, 72, 85), stability={"policy": "rollback"}, keep=9).finished
+    assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [(9, 8, [64, 72]), (9, 8, [64, 80]), (9, 8, [64, 88])]
 
 
 def test_without_a_checkpoint_the_batch_is_left_out(tmp_path):
