@@ -21,7 +21,7 @@ from openglm.engine.constrain import Constraint, Vocabulary
 from openglm.engine.native import NativeRunner, obstacle
 from openglm.engine.params import Event, Result, SamplingParams, check_request
 from openglm.engine.runner import Runner, Step, TorchRunner
-from openglm.engine.sampling import Chooser, logprob
+from openglm.engine.sampling import Chooser, logprob, peaks
 from openglm.engine.scheduler import Scheduler
 from openglm.engine.sequence import Sequence as Request
 from openglm.engine.speculate import Lookup
@@ -115,7 +115,7 @@ class Engine:
             return []
         step = self._lay_out(plan)
         logits = self.runner.run(step)
-        highest, likeliest = (t.tolist() for t in logits.max(-1)) if len(step.wanted) else ([], [])
+        likeliest, highest = peaks(logits) if len(step.wanted) else ([], [])
         events: list[Event] = []
         row = 0
         for request, count in plan:

@@ -9,6 +9,7 @@ import ctypes
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,8 @@ class Program:
         assert all(op.out != self._ops[-1].out for op in self._ops[:-1]), "the result has room for the rows that are asked for, not for all tokens"
         self._capacity = max(16, 1 << (tokens - 1).bit_length())
         widest = max((op.matrix.contents.columns + 63 for op in self._ops if op.matrix), default=0)
-        self._rows = [torch.zeros(self._capacity, width) for width in self._widths]
+        # The result is new in every run, and is the widest of all.
+        self._rows = [torch.zeros(0 if i == self._ops[-1].out else self._capacity, width) for i, width in enumerate(self._widths)]
         self._codes = torch.zeros(self._capacity * widest, dtype=torch.int8)
         self._scales = torch.zeros(2, self._capacity * (widest // 32 + 1), dtype=torch.int32)
         self._angles = torch.zeros(self._capacity * 4 * max(1, self._struct.angle_count))
@@ -164,8 +166,11 @@ class Program:
 
 def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray) -> lib.Step:
     """The arrays of a step as one structure; all are int32. ids [N], positions [2, N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
-    starts = np.concatenate([[0], np.cumsum(new)]).astype(np.int32)
-    arrays = [np.ascontiguousarray(a, dtype=np.int32) for a in (ids, positions, starts, cached, visible, tables, wanted)]
-    step = lib.Step(*(a.ctypes.data for a in arrays), len(ids), len(new), tables.shape[1], len(wanted))
-    step.arrays = arrays  # kept alive with the step
+    starts = np.zeros(len(new) + 1, np.int32)
+    np.cumsum(new, out=starts[1:])
+    parts = [ids, positions.ravel(), starts, cached, visible, tables.ravel(), wanted]
+    whole = np.concatenate(parts, dtype=np.int32, casting="unsafe")  # one array: between two steps every call into numpy counts
+    ends = accumulate((4 * len(part) for part in parts), initial=whole.ctypes.data)
+    step = lib.Step(*islice(ends, len(parts)), len(ids), len(new), tables.shape[1], len(wanted))
+    step.whole = whole  # kept alive with the step
     return step

@@ -86,7 +86,8 @@ struct Walk {
         return phases.share(tokens * program->cache.kv_heads, [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
       case GLM_ATTEND: {  // in, out, layer
         const int threads = Pool::threads();
-        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, first, last); });
+        const uint8_t* next = tokens <= 16 && (&op)[1].kind == GLM_LINEAR ? (&op)[1].matrix->data : nullptr;
+        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, next, first, last); });
       }
       default:
         return phases.share(step->outputs, [&](int first, int last) { gather(op, first, last); });
