@@ -97,7 +97,7 @@ class NativeRunner:
         return self.program.run(make_step(step.ids, step.positions, step.new, step.cached, step.visible, tables, step.wanted))
 
     def _panels(self, modules: list[nn.Module], gated: bool = False) -> Panels:
-        panels = Panels(self.arena, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated)
+        panels = Panels(self.arena, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated, forget=not self.keep_weights)
         for module in modules if not self.keep_weights else ():
             _release(module)
         return panels

@@ -89,7 +89,7 @@ def open_library() -> ctypes.CDLL:
     library.glm_paths.restype = ctypes.c_char_p
     library.glm_packed_bytes.restype = c_int64
     library.glm_pack.argtypes = (*[c_int32] * 4, c_void_p, c_void_p, c_int32, c_void_p, *[c_int32] * 3)
-    library.glm_huge_pages.argtypes = (c_void_p, c_int64)
+    library.glm_huge_pages.argtypes = library.glm_forget.argtypes = (c_void_p, c_int64)
     library.glm_run.argtypes = (POINTER(Program), POINTER(Step))
     library.glm_read.argtypes, library.glm_read.restype = (c_void_p, c_int64), c_uint64
     return library

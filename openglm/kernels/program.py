@@ -6,6 +6,7 @@ Shapes: N tokens of a step, O rows (outputs) and I columns (inputs) of a matrix,
 from __future__ import annotations
 
 import ctypes
+import mmap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,19 +54,22 @@ class Arena:
         self.library, self._slab = library, torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int) -> Tensor:
-        """`size` bytes, at a multiple of 64. What is left of a slab was never touched and costs nothing."""
+        """`size` bytes of zeros, at a multiple of 64. What was never written costs nothing."""
         rounded = -(-size // 64) * 64
         if rounded > len(self._slab):
-            self._slab = torch.empty(max(rounded, self.SLAB), dtype=torch.uint8)
+            self._slab = torch.frombuffer(mmap.mmap(-1, max(rounded, self.SLAB), mmap.MAP_PRIVATE | mmap.MAP_ANON), dtype=torch.uint8)
             self.library.glm_huge_pages(self._slab.data_ptr(), self._slab.numel())  # before the first touch, which decides
         taken, self._slab = self._slab[:size], self._slab[rounded:]
-        return taken.zero_()
+        return taken
 
 
 class Panels:
-    """Matrices of the same input, one below the other, in panels of 16 rows (csrc/glm.h). `gated`: two, whose rows alternate eight by eight, so that a gate meets its branch."""
+    """Matrices of the same input, one below the other, in panels of 16 rows (csrc/glm.h). `gated`: two, whose rows alternate eight by eight, so that a gate meets its branch.
+    `forget`: what is packed is lost where it was, piece by piece, so that even the largest matrix is never in memory twice."""
 
-    def __init__(self, arena: Arena, weights: Sequence[Weight], biases: Sequence[Tensor | None] = (), gated: bool = False) -> None:
+    _AT_ONCE = 8 << 20  # bytes
+
+    def __init__(self, arena: Arena, weights: Sequence[Weight], biases: Sequence[Tensor | None] = (), gated: bool = False, forget: bool = False) -> None:
         library, first, rows = arena.library, weights[0], [len(w.codes) for w in weights]
         assert all((w.kind, w.columns) == (first.kind, first.columns) for w in weights), "matrices of one product differ in kind"
         self.kind, self.columns, self.rows, self.block = first.kind, first.columns, sum(rows), min(w.block for w in weights)
@@ -75,16 +79,24 @@ class Panels:
         self.bias = torch.zeros(padded) if any(b is not None for b in biases) else None
         start = 0
         for i, weight in enumerate(weights):
-            codes = (weight.codes.float() if weight.scales is None else weight.codes).detach().contiguous()
-            scales = None if weight.scales is None else weight.scales.detach().contiguous()
-            shape = (self.kind, rows[i], self.columns, self.block)
-            library.glm_pack(*shape, codes.data_ptr(), scales.data_ptr() if scales is not None else None, weight.group, self.data.data_ptr(), 0 if gated else start, 1 + gated, i)
+            self._pack(library, weight, rows[i], 0 if gated else start, 1 + gated, i, forget)
             if self.bias is not None and biases[i] is not None:
                 place = torch.arange(rows[i])
                 place = place // 8 * 16 + i * 8 + place % 8 if gated else place + start
                 self.bias[place] = biases[i].detach().float()
             start += rows[i]
         self.struct = lib.Matrix(self.data.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, self.rows, self.columns, self.kind, self.block)
+
+    def _pack(self, library: ctypes.CDLL, weight: Weight, rows: int, target: int, interleaved: int, half: int, forget: bool) -> None:
+        codes = (weight.codes.float() if weight.scales is None else weight.codes).detach().contiguous()
+        scales = None if weight.scales is None else weight.scales.detach().contiguous()
+        step = max(1, self._AT_ONCE // codes[0].nbytes)
+        for first in range(0, rows, step):
+            piece, scale = codes[first : first + step], scales[first:].data_ptr() if scales is not None else None
+            shape = (self.kind, len(piece), self.columns, self.block)
+            library.glm_pack(*shape, piece.data_ptr(), scale, weight.group, self.data.data_ptr(), target + first, interleaved, half)
+            if forget:
+                library.glm_forget(piece.data_ptr(), piece.nbytes)
 
 
 class PagedStore:

@@ -88,6 +88,7 @@ int64_t glm_packed_bytes(int kind, int rows, int columns, int block);
 // Rows of codes or floats into panels. `interleaved`: 2 puts them into half-panels (8 rows each, `half` 0 or 1), so that a gate and its branch lie side by side; 1: whole panels.
 void glm_pack(int kind, int rows, int columns, int block, const void* codes, const uint16_t* scales, int group, uint8_t* out, int first_row, int interleaved, int half);
 void glm_huge_pages(void* data, int64_t bytes);
+void glm_forget(void* data, int64_t bytes);  // what was there is lost, and its memory back with the system though the place is still the caller's
 void glm_run(const GlmProgram* program, const GlmStep* step);
 uint64_t glm_read(const void* data, int64_t bytes);  // sums memory on all threads: what reading can reach at best
 #ifdef __cplusplus

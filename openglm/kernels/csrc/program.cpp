@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -156,14 +157,21 @@ int glm_start(int threads, const char* path) {
   return 0;
 }
 
-void glm_huge_pages(void* data, int64_t bytes) {
-#ifdef MADV_HUGEPAGE
-  const uintptr_t page = 2u << 20, first = ((uintptr_t)data + page - 1) / page * page, last = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
-  if (last > first) madvise((void*)first, last - first, MADV_HUGEPAGE);
-#else
-  (void)data, (void)bytes;
-#endif
+#ifdef __linux__
+namespace {
+// For the whole pages between two addresses.
+void advise(void* data, int64_t bytes, uintptr_t page, int advice) {
+  const uintptr_t first = ((uintptr_t)data + page - 1) / page * page, last = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
+  if (last > first) madvise((void*)first, last - first, advice);
 }
+}  // namespace
+
+void glm_huge_pages(void* data, int64_t bytes) { advise(data, bytes, 2u << 20, MADV_HUGEPAGE); }
+void glm_forget(void* data, int64_t bytes) { advise(data, bytes, (uintptr_t)sysconf(_SC_PAGESIZE), MADV_DONTNEED); }
+#else
+void glm_huge_pages(void*, int64_t) {}
+void glm_forget(void*, int64_t) {}
+#endif
 
 void glm_run(const GlmProgram* program, const GlmStep* step) {
   Call call = {program, step};
