@@ -237,9 +237,9 @@ def _rows(request: Request, count: int) -> int:
 
 def choose_runner(model: Transformer, config: EngineConfig, blocks: int, adapters: list[Prefix | Lora | None]) -> Runner:
     """The kernels where they can run this model and are not declined, else torch."""
-    why = "adapters are served" if any(adapters) else obstacle(model, config) if config.runner != "torch" else "torch was asked for"
+    why = obstacle(model, config, adapters) if config.runner != "torch" else "torch was asked for"
     require(why is None or config.runner != "native", "engine.runner", "native", f"{why}; choose auto or torch")
-    return TorchRunner(model, config, blocks, adapters) if why else NativeRunner(model, config, blocks, config.keep_weights)
+    return TorchRunner(model, config, blocks, adapters) if why else NativeRunner(model, config, blocks, config.keep_weights, adapters)
 
 
 def room(model: Transformer, config: EngineConfig) -> int:

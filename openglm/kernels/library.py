@@ -36,7 +36,7 @@ class Cache(Structure):
 
 class Op(Structure):
     _fields_ = (
-        ("kind", c_int32), ("in_", c_int32), ("out", c_int32), ("other", c_int32), ("layer", c_int32), ("mode", c_int32),
+        ("kind", c_int32), ("in_", c_int32), ("out", c_int32), ("other", c_int32), ("adapter", c_int32), ("added", c_int32), ("layer", c_int32), ("mode", c_int32),
         ("scale", c_float), ("eps", c_float), ("matrix", POINTER(Matrix)), ("weight", c_void_p), ("bias", c_void_p),
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ class Program(Structure):
 class Step(Structure):
     _fields_ = (
         ("ids", c_void_p), ("positions", c_void_p), ("starts", c_void_p), ("cached", c_void_p), ("prefix", c_void_p), ("tables", c_void_p), ("rows", c_void_p),
-        ("tokens", c_int32), ("sequences", c_int32), ("table_width", c_int32), ("outputs", c_int32),
+        ("adapters", c_void_p), ("tokens", c_int32), ("sequences", c_int32), ("table_width", c_int32), ("outputs", c_int32),
     )  # fmt: skip
 
 

@@ -110,6 +110,24 @@ class PagedStore:
         self.struct = lib.Cache(self.data.data_ptr(), layer_bytes, block_bytes, head_bytes, lib.CACHE_KINDS[kind], heads, kv_heads, head_dim)
 
 
+    def write(self, keys_LMPD: Tensor, values_LMPD: Tensor, table: np.ndarray, start: int) -> None:
+        """Keys and values of P virtual tokens, those from `start` on, as the first of a sequence whose blocks are `table`."""
+        width, kind = keys_LMPD.shape[3], {0: torch.float32, 1: torch.float16, 2: torch.int8}[self.struct.kind]
+        half = width * lib.PANEL * kind.itemsize
+        keys = self.data[..., :half].view(kind).unflatten(-1, (width, lib.PANEL))
+        values = self.data[..., half : 2 * half].view(kind).unflatten(-1, (lib.PANEL, width))
+        for token in range(start, keys_LMPD.shape[2]):
+            block, slot = int(table[token // lib.PANEL]), token % lib.PANEL
+            key, value = keys_LMPD[:, :, token].float(), values_LMPD[:, :, token].float()
+            if kind == torch.int8:
+                scales = self.data[:, block, :, 2 * half :].view(torch.float32)
+                for place, rows in ((slot, key), (lib.PANEL + slot, value)):
+                    scales[..., place] = scale = rows.abs().amax(-1).clamp_min(1e-8) / 127
+                    rows /= scale[..., None]
+                key, value = key.round(), value.round()
+            keys[:, block, ..., slot], values[:, block, :, slot] = key, value
+
+
 class Program:
     """Operations in order. `buffer` and `add` build it, `run` executes it for one step; the last operation's output is the result."""
 
@@ -132,13 +150,13 @@ class Program:
         return len(self._widths) - 1
 
     def add(self, kind: int, in_: int = -1, out: int = -1, other: int = -1, layer: int = 0, mode: int = 0, scale: float = 1.0, eps: float = 0.0,
-            matrix: Panels | None = None, weight: Tensor | None = None, bias: Tensor | None = None) -> None:  # fmt: skip
+            adapter: int = 0, added: int = -1, matrix: Panels | None = None, weight: Tensor | None = None, bias: Tensor | None = None) -> None:  # fmt: skip
         """Append an operation; csrc/program.cpp says which fields each kind reads. Tensors must be fp32 and contiguous."""
         for tensor in (weight, bias):
             assert tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()), tensor
         pointers = [t.data_ptr() if t is not None else None for t in (weight, bias)]
         self._kept += [matrix, weight, bias]
-        self._ops.append(lib.Op(kind, in_, out, other, layer, mode, scale, eps, ctypes.pointer(matrix.struct) if matrix else None, *pointers))
+        self._ops.append(lib.Op(kind, in_, out, other, adapter, added, layer, mode, scale, eps, ctypes.pointer(matrix.struct) if matrix else None, *pointers))
 
     def profile(self) -> None:
         """From now on, `durations` holds the nanoseconds of each operation of the last run."""
@@ -176,11 +194,12 @@ class Program:
         return result
 
 
-def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray) -> lib.Step:
-    """The arrays of a step as one structure; all are int32. ids [N], positions [2, N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
+def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray,
+              adapters: np.ndarray | None = None) -> lib.Step:  # fmt: skip
+    """The arrays of a step as one structure of int32. ids [N], positions [2, N], adapters [N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
     starts = np.zeros(len(new) + 1, np.int32)
     np.cumsum(new, out=starts[1:])
-    parts = [ids, positions.ravel(), starts, cached, visible, tables.ravel(), wanted]
+    parts = [ids, positions.ravel(), starts, cached, visible, tables.ravel(), wanted, np.zeros(len(ids)) if adapters is None else adapters]
     whole = np.concatenate(parts, dtype=np.int32, casting="unsafe")  # one array: between two steps every call into numpy counts
     ends = accumulate((4 * len(part) for part in parts), initial=whole.ctypes.data)
     step = lib.Step(*islice(ends, len(parts)), len(ids), len(new), tables.shape[1], len(wanted))

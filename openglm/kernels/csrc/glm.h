@@ -34,6 +34,8 @@ enum { GLM_PLAIN, GLM_RESIDUAL, GLM_GELU, GLM_GELU_TANH, GLM_GEGLU, GLM_SWIGLU }
 // One operation on all tokens of a step. `in`, `out` and `other` number the program's buffers, -1: none; see program.cpp for the fields each kind reads.
 typedef struct {
   int32_t kind, in, out, other;
+  int32_t adapter;      // of GLM_LINEAR: only for tokens with this one, unless 0
+  int32_t added;        // of GLM_LINEAR: buffer of what adapters add to the product before all else, for tokens that have one; in the order of the panels; -1: none
   int32_t layer, mode;  // mode: what GLM_LINEAR does with its product; GLM_NORM: 1 = LayerNorm
   float scale, eps;
   const GlmMatrix* matrix;
@@ -74,6 +76,7 @@ typedef struct {
   const int32_t* prefix;     // [sequences], columns that every token sees
   const int32_t* tables;     // [sequences, table_width], blocks of each
   const int32_t* rows;       // [outputs], tokens that GLM_GATHER takes
+  const int32_t* adapters;   // [tokens], which LoRA each has; 0: none
   int32_t tokens, sequences, table_width, outputs;
 } GlmStep;
 

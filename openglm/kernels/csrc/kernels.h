@@ -10,6 +10,10 @@ struct Linear {
   int64_t x_width, residual_width, out_width;
   int tokens, mode;
   float scale;
+  int adapter;
+  const int32_t* adapters;  // as in GlmOp and GlmStep
+  const float* added;
+  int64_t added_width;
 };
 
 struct Kernels {

@@ -48,10 +48,18 @@ struct Walk {
 
   const GlmBuffer& buffer(int i) const { return program->buffers[i]; }
 
-  // Fields of GLM_LINEAR: in, out, other (the residual), mode, scale (of the residual), matrix.
+  bool wanted(int adapter) const {
+    for (int token = 0; token < step->tokens; token++)
+      if (step->adapters[token] == adapter) return true;
+    return adapter == 0;
+  }
+
+  // Fields of GLM_LINEAR: in, out, other (the residual), mode, scale (of the residual), matrix, adapter, added.
   void linear(const GlmOp& op, int tokens) const {
+    if (!wanted(op.adapter)) return;
     const GlmBuffer &in = buffer(op.in), &out = buffer(op.out), &other = buffer(op.other < 0 ? op.in : op.other);
-    const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale};
+    const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale,
+                      op.adapter, step->adapters, op.added < 0 ? nullptr : buffer(op.added).data, op.added < 0 ? 0 : buffer(op.added).width};
     if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantise(l, first, last); });
     phases.share(linear_units(*op.matrix, tokens), [&](int first, int last) { kernels->linear(l, first, last); });
   }
