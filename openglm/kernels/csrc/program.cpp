@@ -41,6 +41,8 @@ const Kernels* find(const char* path) {
 
 const Kernels* kernels = &kernels_portable;
 
+enum { FEW = 16, NEXT_RUN = 4 << 20 };  // tokens of a step that lasts as long as reading the weights; bytes that are read while the caller chooses tokens
+
 struct Walk {
   const GlmProgram* program;
   const GlmStep* step;
@@ -95,7 +97,7 @@ struct Walk {
         return phases.share(tokens * program->cache.kv_heads, [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
       case GLM_ATTEND: {  // in, out, layer
         const int threads = Pool::threads();
-        const uint8_t* next = tokens <= 16 && (&op)[1].kind == GLM_LINEAR ? (&op)[1].matrix->data : nullptr;
+        const uint8_t* next = tokens <= FEW && (&op)[1].kind == GLM_LINEAR ? (&op)[1].matrix->data : nullptr;
         return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, next, first, last); });
       }
       default:
@@ -183,7 +185,11 @@ void glm_forget(void*, int64_t) {}
 
 void glm_run(const GlmProgram* program, const GlmStep* step) {
   Call call = {program, step};
-  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); }, &call);
+  // A step of few tokens reads weights all the time, and another one follows: it may find its first ones in the caches.
+  Bytes next = {nullptr, 0};
+  for (int i = 0; i < program->op_count && step->tokens <= FEW && !next.from; i++)
+    if (program->ops[i].kind == GLM_LINEAR) next = {program->ops[i].matrix->data, NEXT_RUN};
+  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); }, &call, next);
 }
 
 uint64_t glm_read(const void* data, int64_t bytes) {
