@@ -91,9 +91,10 @@ class NativeRunner:
         self.scale = config.block_size // lib.PANEL  # blocks of the kernels in one of the engine
         plain = isinstance(model.blocks[0].ffn.down_proj, nn.Linear)
         kind = ("float32" if plain else "float16") if config.kv_dtype == "auto" else config.kv_dtype
-        self.paged = PagedStore(kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim)
+        self.arena = Arena(lib.load())
+        self.paged = PagedStore(self.arena, kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim)
         frequencies = None if model.rotary is None else model.rotary.frequencies(torch.device("cpu"))
-        self.program, self.arena = Program(lib.load(), self.paged, shape.positions, frequencies), Arena(lib.load())
+        self.program = Program(lib.load(), self.paged, shape.positions, frequencies)
         with torch.no_grad():
             self._lower(model)
 

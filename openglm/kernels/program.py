@@ -102,10 +102,11 @@ class Panels:
 class PagedStore:
     """Keys and values of all layers in blocks of 16 tokens. `kind`: float32, float16 or int8."""
 
-    def __init__(self, kind: str, layers: int, blocks: int, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(self, arena: Arena, kind: str, layers: int, blocks: int, heads: int, kv_heads: int, head_dim: int) -> None:
         size = {"float32": 4, "float16": 2, "int8": 1}[kind]
         head = 2 * head_dim * lib.PANEL * size + (2 * 4 * lib.PANEL if kind == "int8" else 0)
-        self.data = torch.zeros(layers, blocks, kv_heads, head, dtype=torch.uint8)
+        # What no sequence has written yet takes no memory.
+        self.data = arena.take(layers * blocks * kv_heads * head).view(layers, blocks, kv_heads, head)
         layer_bytes, block_bytes, head_bytes = self.data.stride()[:3]
         self.struct = lib.Cache(self.data.data_ptr(), layer_bytes, block_bytes, head_bytes, lib.CACHE_KINDS[kind], heads, kv_heads, head_dim)
 
