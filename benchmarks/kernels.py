@@ -59,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     library = lib.load()
-    memory = Arena(library).take(512 << 20)
+    memory = Arena(library).take(512 << 20).fill_(1)
     read = memory.numel() / best_seconds(lambda: library.glm_read(memory.data_ptr(), memory.numel()), 5)
     print(f"reading memory: {read / 1e9:.1f} GB/s")
     for tokens in options.tokens:

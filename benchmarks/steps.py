@@ -60,7 +60,7 @@ def main() -> None:
     size = sum(lib.load().glm_packed_bytes(m.kind, m.rows, m.columns, m.block) for m in matrices.values())
     if config.tied is False:
         size -= lib.load().glm_packed_bytes(*(getattr(runner.program._ops[0].matrix.contents, n) for n in ("kind", "rows", "columns", "block")))  # looked up, not read
-    memory = runner.arena.take(512 << 20)
+    memory = runner.arena.take(512 << 20).fill_(1)
     read = memory.numel() / min(seconds(lambda: runner.program.library.glm_read(memory.data_ptr(), memory.numel()), 5))
     print(f"{o.shape}: {size / 1e6:.0f} MB of weights read a token; reading memory {read / 1e9:.1f} GB/s")
     for sequences, new, cached in ((1, o.context, 0), *((r, 1, o.context) for r in o.requests)):

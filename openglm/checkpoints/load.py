@@ -28,7 +28,7 @@ from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import choose_device, choose_dtype, progress
 
 GROUP = 64  # columns that share a scale when `quantize` makes codes
-TABLE_BITS = 8  # of embedding and output layer, whatever the blocks have: docs/results.md
+LOGITS_BITS = 8  # of the matrix that makes the logits, whatever the blocks have: docs/performance.md
 _BITS = {"int8": 8, "int4": 4}
 _QUANTIZED: dict[type, type[QuantizedLinear] | type[QuantizedEmbedding]] = {nn.Linear: QuantizedLinear, nn.Embedding: QuantizedEmbedding}
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -159,7 +159,7 @@ def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device
     if "codes" in leaves:
         module = quantized.holding(module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True))
     elif bits and quantized:
-        kind = matrix_format(path, leaves["weight"].shape[1], bits, GROUP)
+        kind = matrix_format(path, network.config.tied, leaves["weight"].shape[1], bits, GROUP)
         module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), *kind, search=False))
     else:
         module.weight = _parameter(leaves["weight"], device, dtype)
@@ -169,9 +169,9 @@ def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device
     setattr(network.get_submodule(parent), name, module)
 
 
-def matrix_format(path: str, columns: int, bits: int, group: int) -> tuple[int, int]:
-    """Bits and group of one matrix of a network that is quantised."""
-    return fitting_format(columns, TABLE_BITS if path in ("embedding", "head") else bits, group)
+def matrix_format(path: str, tied: bool, columns: int, bits: int, group: int) -> tuple[int, int]:
+    """Bits and group of one matrix of a network that is quantised. An embedding that is only looked up goes with the blocks."""
+    return fitting_format(columns, LOGITS_BITS if path == ("embedding" if tied else "head") else bits, group)
 
 
 def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:

@@ -7,6 +7,7 @@ for which the whole network is held in fp32.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from openglm.config import ModelConfig, require
 from openglm.model.positions import describe
 from openglm.quant.calibrate import calibrate_blocks
 from openglm.quant.codes import check_format, quantize
-from openglm.quant.layers import quantize_model
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import progress
 from openglm.text.published import find
 from openglm.text.tokenizer import Tokenizer, load_tokenizer
@@ -55,7 +56,7 @@ def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str,
             weight = leaves["weight"]
             if weight.dim() == 2 and not path.endswith("position_embedding"):
                 del leaves["weight"]
-                leaves["codes"], leaves["scales"] = quantize(weight, *matrix_format(path, weight.shape[1], bits, group))
+                leaves["codes"], leaves["scales"] = quantize(weight, *matrix_format(path, checkpoint.config.tied, weight.shape[1], bits, group))
             yield from ((f"{path}.{leaf}", tensor.contiguous()) for leaf, tensor in leaves.items())
             advance()
 
@@ -65,7 +66,10 @@ def _calibrated(source: Path | str, config: str | None, bits: int, group: int, t
     rows = calibration_rows(tokenizer, network.config, text)
     with progress("calibrating", network.config.layers, "blocks") as advance:
         calibrate_blocks(network, rows, *describe(rows, None, network.config), bits, group, advance)
-    quantize_model(network, *matrix_format("embedding", network.config.hidden, bits, group))  # what is left: the tables
+    kind = partial(matrix_format, tied=network.config.tied, columns=network.config.hidden, bits=bits, group=group)
+    network.embedding = QuantizedEmbedding.of(network.embedding, *kind("embedding"))
+    if network.head is not None:
+        network.head = QuantizedLinear.of(network.head, *kind("head"))
     yield from network.state_dict().items()
 
 

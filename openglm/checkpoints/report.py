@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from openglm.checkpoints.load import GROUP, TABLE_BITS, Checkpoint
+from openglm.checkpoints.load import GROUP, LOGITS_BITS, Checkpoint
 from openglm.config import ModelConfig
 
 TOKENS, LORA_RANK, VIRTUAL_TOKENS = 512, 8, 128  # a row of training text; usual sizes of the two ways of light tuning
 _SHAPE = ("parameters", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn_hidden", "vocab_size", "max_positions", "positions", "mask", "residual", "tied")
 FORMULAS = {
     "fp16": "2 bytes a weight",
-    "int8, int4": f"1 or 1/2 byte a weight of a block's matrix, 1 of embedding and output layer, and 2 for every {GROUP} of them; 2 a weight of norms and biases",
+    "int8, int4": f"1 or 1/2 byte a weight of a matrix, 1 of the one that makes the logits, and 2 for every {GROUP} of them; 2 a weight of norms and biases",
     "kv_cache_per_token": "2 * layers * kv_heads * head_dim numbers of 2 bytes, to be added for every token of context",
     "activations": f"4 bytes * {TOKENS} tokens * (layers * hidden + 8 * hidden + 4 * ffn_hidden + 2 * vocab_size), blocks recomputed",
     "full": "16 bytes a weight (weight, gradient and two moments in fp32) + activations",
@@ -34,12 +34,14 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def memory(config: ModelConfig) -> dict[str, Any]:
     """Bytes for inference by weight type, for a token of context, and for each way of tuning with one row at a time (FORMULAS)."""
-    total, pairs, tables = config.parameters, 2 * config.layers * config.kv_heads * config.head_dim, config.vocab_size * config.hidden * (1 if config.tied else 2)
+    total, pairs, table = config.parameters, 2 * config.layers * config.kv_heads * config.head_dim, config.vocab_size * config.hidden
+    looked_up = 0 if config.tied else table
     blocks = config.layers * _block_weights(config)
     lora = config.layers * LORA_RANK * (3 * config.hidden + (config.heads + 2 * config.kv_heads) * config.head_dim)
     activations = 4 * TOKENS * ((config.layers + 8) * config.hidden + 4 * config.ffn_hidden + 2 * config.vocab_size)
-    whole = 2 * (blocks + tables) // GROUP + 2 * (total - blocks - tables)
-    codes = {f"int{bits}": (blocks * bits + tables * TABLE_BITS) // 8 + whole for bits in (8, 4)}
+    coded = blocks + looked_up + table
+    whole = 2 * coded // GROUP + 2 * (total - coded)
+    codes = {f"int{bits}": ((blocks + looked_up) * bits + table * LOGITS_BITS) // 8 + whole for bits in (8, 4)}
     tuning = {"full": 16 * total, "lora": 2 * total + 16 * lora, "p-tuning": 2 * total + 16 * VIRTUAL_TOKENS * pairs}
     return {"inference": {"fp16": 2 * total, **codes}, "kv_cache_per_token": 2 * pairs, "tuning": {way: size + activations for way, size in tuning.items()}}
 

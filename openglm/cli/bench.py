@@ -138,9 +138,8 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
     import torch
     from torch import nn
 
-    from openglm.checkpoints.load import GROUP
+    from openglm.checkpoints.load import GROUP, matrix_format
     from openglm.model.transformer import Transformer
-    from openglm.quant.codes import check_format
     from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 
     if quantize is None:
@@ -149,13 +148,13 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
         return model.eval().requires_grad_(False)
     with torch.device("meta"):
         model = Transformer(shape)
-    draw, bits = np.random.default_rng(0), 4 if quantize == "int4" else 8
+    draw = np.random.default_rng(0)
     for path, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) or layer is model.embedding:
             rows, columns = layer.weight.shape
-            check_format(bits, GROUP, columns)
+            bits, group = matrix_format(path, shape.tied, columns, 4 if quantize == "int4" else 8, GROUP)
             codes = torch.from_numpy(draw.integers(0, 256, (rows, columns * bits // 8), np.uint8))
-            scales = torch.full((rows, columns // GROUP), 0.08 / 2**bits, dtype=torch.float16)  # weights of about 0.02
+            scales = torch.full((rows, columns // (group or columns)), 0.08 / 2**bits, dtype=torch.float16)  # weights of about 0.02
             kind = QuantizedEmbedding if layer is model.embedding else QuantizedLinear
             model.set_submodule(path, kind.holding(layer, codes if bits == 4 else codes.view(torch.int8), scales))
     for module in model.modules():
@@ -180,8 +179,8 @@ def read_bandwidth() -> float:
     from openglm.kernels.program import Arena
 
     library, times = load(), []
-    # In huge pages, like the weights: small ones would make the machine look slower than it is.
-    memory = Arena(library).take(_PROBE_BYTES) if library else torch.ones(_PROBE_BYTES, dtype=torch.uint8)
+    # In huge pages, like the weights: small ones would make the machine look slower than it is. Written once, for pages that never were are all the same one.
+    memory = (Arena(library).take(_PROBE_BYTES) if library else torch.empty(_PROBE_BYTES, dtype=torch.uint8)).fill_(1)
     words = memory.view(torch.int64)
     for _ in range(7):
         start = time.perf_counter()

@@ -21,7 +21,7 @@ from openglm.engine.constrain import Constraint, Vocabulary
 from openglm.engine.native import NativeRunner, obstacle
 from openglm.engine.params import Event, Result, SamplingParams, check_request
 from openglm.engine.runner import Runner, Step, TorchRunner
-from openglm.engine.sampling import Chooser, logprob
+from openglm.engine.sampling import Chooser, logprob, peaks
 from openglm.engine.scheduler import Scheduler
 from openglm.engine.sequence import Sequence as Request
 from openglm.engine.speculate import Lookup
@@ -115,7 +115,7 @@ class Engine:
             return []
         step = self._lay_out(plan)
         logits = self.runner.run(step)
-        highest, likeliest = (t.tolist() for t in logits.max(-1)) if len(step.wanted) else ([], [])
+        likeliest, highest = peaks(logits) if len(step.wanted) else ([], [])
         events: list[Event] = []
         row = 0
         for request, count in plan:
@@ -237,9 +237,9 @@ def _rows(request: Request, count: int) -> int:
 
 def choose_runner(model: Transformer, config: EngineConfig, blocks: int, adapters: list[Prefix | Lora | None]) -> Runner:
     """The kernels where they can run this model and are not declined, else torch."""
-    why = "adapters are served" if any(adapters) else obstacle(model, config) if config.runner != "torch" else "torch was asked for"
+    why = obstacle(model, config, adapters) if config.runner != "torch" else "torch was asked for"
     require(why is None or config.runner != "native", "engine.runner", "native", f"{why}; choose auto or torch")
-    return TorchRunner(model, config, blocks, adapters) if why else NativeRunner(model, config, blocks, config.keep_weights)
+    return TorchRunner(model, config, blocks, adapters) if why else NativeRunner(model, config, blocks, config.keep_weights, adapters)
 
 
 def room(model: Transformer, config: EngineConfig) -> int:

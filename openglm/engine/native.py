@@ -7,6 +7,7 @@ The network is defined there alone; what it can hold that the kernels cannot is 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from openglm.config import EngineConfig
 from openglm.engine.runner import Step
 from openglm.kernels import library as lib
 from openglm.kernels.program import Arena, PagedStore, Panels, Program, Weight, make_step
+from openglm.model.adapters import Lora, Prefix
 from openglm.model.attention import Attention
 from openglm.model.transformer import Block, FeedForward, Transformer
 from openglm.quant.layers import QuantizedLinear, QuantizedWeight
@@ -23,15 +25,13 @@ from openglm.quant.layers import QuantizedLinear, QuantizedWeight
 _MODES = {"gelu": lib.GELU, "gelu_tanh": lib.GELU_TANH, "geglu": lib.GEGLU, "swiglu": lib.SWIGLU}
 
 
-def obstacle(model: Transformer, config: EngineConfig) -> str | None:
-    """Why the kernels cannot run this model with this cache; None: they can."""
+def obstacle(model: Transformer, config: EngineConfig, adapters: Sequence[Prefix | Lora | None] = ()) -> str | None:
+    """Why the kernels cannot run this model with this cache and these adapters; None: they can."""
     shape = model.config
     if model.device.type != "cpu":
         return f"the model is on {model.device.type}"
     if lib.load() is None:
         return "the kernels are not there"
-    if model.prefix is not None:
-        return "a prefix is attached"
     if strange := [type(m).__name__ for b in model.blocks for m in b.modules() if not isinstance(m, _KNOWN)]:
         return f"the network holds a {strange[0]}"
     if shape.head_dim % 16 or shape.head_dim > lib.LARGEST_HEAD:
@@ -45,6 +45,9 @@ def obstacle(model: Transformer, config: EngineConfig) -> str | None:
         return "groups of weights are not multiples of 32"
     if any(_differ(group) for group in products):
         return "matrices of one product are stored in different ways"
+    inside = {name for name, _ in model.named_modules() if name.startswith("blocks.")}
+    if strange := {name for adapter in adapters if isinstance(adapter, Lora) for name in adapter.names} - inside:
+        return f"an adapter changes {min(strange)}"
     return None
 
 
@@ -78,26 +81,38 @@ class NativeRunner:
     keep_weights: False empties the model's own matrices as they are repacked, so that they are in memory once; the model is then of no other use.
     """
 
-    def __init__(self, model: Transformer, config: EngineConfig, blocks: int, keep_weights: bool = True) -> None:
+    def __init__(
+        self, model: Transformer, config: EngineConfig, blocks: int, keep_weights: bool = True, adapters: Sequence[Prefix | Lora | None] = ()
+    ) -> None:
         shape = model.config
+        self.loras = {number: adapter for number, adapter in enumerate(adapters) if isinstance(adapter, Lora)}
+        self.names = {module: name for name, module in model.named_modules()}
         self.vocabulary, self.keep_weights = shape.vocab_size, keep_weights
         self.scale = config.block_size // lib.PANEL  # blocks of the kernels in one of the engine
         plain = isinstance(model.blocks[0].ffn.down_proj, nn.Linear)
         kind = ("float32" if plain else "float16") if config.kv_dtype == "auto" else config.kv_dtype
-        self.store = PagedStore(kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim)
+        self.arena = Arena(lib.load())
+        self.paged = PagedStore(self.arena, kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim)
         frequencies = None if model.rotary is None else model.rotary.frequencies(torch.device("cpu"))
-        self.program, self.arena = Program(lib.load(), self.store, shape.positions, frequencies), Arena(lib.load())
+        self.program = Program(lib.load(), self.paged, shape.positions, frequencies)
         with torch.no_grad():
             self._lower(model)
 
     def run(self, step: Step) -> Tensor:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
         assert step.ids.min() >= 0 and step.ids.max() < self.vocabulary, (step.ids.min(), step.ids.max())
-        tables = step.tables if self.scale == 1 else (step.tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(step.tables), -1)
-        return self.program.run(make_step(step.ids, step.positions, step.new, step.cached, step.visible, tables, step.wanted))
+        adapters = np.repeat(np.where(np.isin(step.adapters, list(self.loras)), step.adapters, 0), step.new) if self.loras else None
+        return self.program.run(make_step(step.ids, step.positions, step.new, step.cached, step.visible, self._small(step.tables), step.wanted, adapters))
+
+    def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
+        self.paged.write(prefix.keys, prefix.values, self._small(table[None])[0], start)
+
+    def _small(self, tables: np.ndarray) -> np.ndarray:
+        """Blocks of the kernels in place of the engine's."""
+        return tables if self.scale == 1 else (tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(tables), -1)
 
     def _panels(self, modules: list[nn.Module], gated: bool = False) -> Panels:
-        panels = Panels(self.arena, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated)
+        panels = Panels(self.arena, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated, forget=not self.keep_weights)
         for module in modules if not self.keep_weights else ():
             _release(module)
         return panels
@@ -121,22 +136,42 @@ class NativeRunner:
         into_qkv, out_of_attention, into_inner, out_of_inner = (self._panels(group, gated and i == 2) for i, group in enumerate(_products(block)))
         norms = [None if isinstance(n, nn.Identity) else n.weight.float().contiguous() for n in (a.q_norm, a.k_norm)]
         self._norm(block.attention_norm, self.h, self.x)
-        p.add(lib.LINEAR, self.x, self.qkv, matrix=into_qkv)
+        p.add(lib.LINEAR, self.x, self.qkv, matrix=into_qkv, added=self._adapt(self.x, [a.q_proj, a.k_proj, a.v_proj]))
         # Query-key layer scaling divides and multiplies again, for half precision's sake; in fp32 it is nothing.
         p.add(lib.ROTARY, self.qkv, layer=a.layer, scale=1 / math.sqrt(a.head_dim), weight=norms[0], bias=norms[1], eps=getattr(a.q_norm, "eps", 0.0))
         p.add(lib.ATTEND, self.qkv, self.attended, layer=a.layer)
-        self._join(block, out_of_attention, self.attended, block.attention_post_norm)
+        self._join(block, out_of_attention, self.attended, block.attention_post_norm, self._adapt(self.attended, [a.o_proj]))
         self._norm(block.ffn_norm, self.h, self.x)
-        p.add(lib.LINEAR, self.x, self.inner, matrix=into_inner, mode=_MODES[block.ffn.activation])
-        self._join(block, out_of_inner, self.inner, block.ffn_post_norm)
+        p.add(lib.LINEAR, self.x, self.inner, matrix=into_inner, mode=_MODES[block.ffn.activation], added=self._adapt(self.x, _products(block)[2], gated))
+        self._join(block, out_of_inner, self.inner, block.ffn_post_norm, self._adapt(self.inner, [block.ffn.down_proj]))
 
-    def _join(self, block: Block, matrix: Panels, source: int, post_norm: nn.Module) -> None:
+    def _adapt(self, source: int, modules: list[nn.Module], gated: bool = False) -> int:
+        """Thin products of the LoRAs that change these layers, each for its own tokens; returns the buffer of what they add, -1: nothing.
+        A LoRA that leaves all of them alone beside one that does not adds zeros."""
+        p, names = self.program, [self.names[m] for m in modules]
+        if not any(name in lora.names for lora in self.loras.values() for name in names):
+            return -1
+        shapes = [(m.rows, m.columns) if isinstance(m, QuantizedWeight) else m.weight.shape for m in modules]
+        lanes = -(-sum(rows for rows, _ in shapes) // lib.PANEL) * lib.PANEL
+        added = p.buffer(lanes)
+        for number, lora in self.loras.items():
+            nothing = [(torch.zeros(1, columns), torch.zeros(rows, 1)) for rows, columns in shapes]
+            pairs = [lora.pair(name) if name in lora.names else none for name, none in zip(names, nothing, strict=True)]
+            down, up = torch.cat([d for d, _ in pairs]), torch.block_diag(*(u for _, u in pairs))
+            thin = p.buffer(len(down))
+            p.add(lib.LINEAR, source, thin, adapter=number, matrix=Panels(self.arena, [Weight(down)]))
+            panels = Panels(self.arena, [Weight(part) for part in up.split([rows for rows, _ in shapes])], gated=gated)
+            panels.struct.rows = lanes  # in the order of the panels, whatever a row is
+            p.add(lib.LINEAR, thin, added, adapter=number, matrix=panels)
+        return added
+
+    def _join(self, block: Block, matrix: Panels, source: int, post_norm: nn.Module, added: int) -> None:
         """The last product of a branch and its return to the residual stream."""
         if isinstance(post_norm, nn.Identity):
             residual, scale = (self.x, block.alpha) if block.alpha else (self.h, 1.0)
-            self.program.add(lib.LINEAR, source, self.h, residual, mode=lib.RESIDUAL, scale=scale, matrix=matrix)
+            self.program.add(lib.LINEAR, source, self.h, residual, mode=lib.RESIDUAL, scale=scale, matrix=matrix, added=added)
         else:
-            self.program.add(lib.LINEAR, source, self.x, matrix=matrix)
+            self.program.add(lib.LINEAR, source, self.x, matrix=matrix, added=added)
             self._norm(post_norm, self.x, self.h, self.h)
 
     def _norm(self, norm: nn.Module, source: int, target: int, added: int = -1) -> None:

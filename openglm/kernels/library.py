@@ -36,7 +36,7 @@ class Cache(Structure):
 
 class Op(Structure):
     _fields_ = (
-        ("kind", c_int32), ("in_", c_int32), ("out", c_int32), ("other", c_int32), ("layer", c_int32), ("mode", c_int32),
+        ("kind", c_int32), ("in_", c_int32), ("out", c_int32), ("other", c_int32), ("adapter", c_int32), ("added", c_int32), ("layer", c_int32), ("mode", c_int32),
         ("scale", c_float), ("eps", c_float), ("matrix", POINTER(Matrix)), ("weight", c_void_p), ("bias", c_void_p),
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ class Program(Structure):
 class Step(Structure):
     _fields_ = (
         ("ids", c_void_p), ("positions", c_void_p), ("starts", c_void_p), ("cached", c_void_p), ("prefix", c_void_p), ("tables", c_void_p), ("rows", c_void_p),
-        ("tokens", c_int32), ("sequences", c_int32), ("table_width", c_int32), ("outputs", c_int32),
+        ("adapters", c_void_p), ("tokens", c_int32), ("sequences", c_int32), ("table_width", c_int32), ("outputs", c_int32),
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def open_library() -> ctypes.CDLL:
     library.glm_paths.restype = ctypes.c_char_p
     library.glm_packed_bytes.restype = c_int64
     library.glm_pack.argtypes = (*[c_int32] * 4, c_void_p, c_void_p, c_int32, c_void_p, *[c_int32] * 3)
-    library.glm_huge_pages.argtypes = (c_void_p, c_int64)
+    library.glm_huge_pages.argtypes = library.glm_forget.argtypes = (c_void_p, c_int64)
     library.glm_run.argtypes = (POINTER(Program), POINTER(Step))
     library.glm_read.argtypes, library.glm_read.restype = (c_void_p, c_int64), c_uint64
     return library

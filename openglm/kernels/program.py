@@ -6,9 +6,11 @@ Shapes: N tokens of a step, O rows (outputs) and I columns (inputs) of a matrix,
 from __future__ import annotations
 
 import ctypes
+import mmap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -52,19 +54,22 @@ class Arena:
         self.library, self._slab = library, torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int) -> Tensor:
-        """`size` bytes, at a multiple of 64. What is left of a slab was never touched and costs nothing."""
+        """`size` bytes of zeros, at a multiple of 64. What was never written costs nothing."""
         rounded = -(-size // 64) * 64
         if rounded > len(self._slab):
-            self._slab = torch.empty(max(rounded, self.SLAB), dtype=torch.uint8)
+            self._slab = torch.frombuffer(mmap.mmap(-1, max(rounded, self.SLAB), mmap.MAP_PRIVATE | mmap.MAP_ANON), dtype=torch.uint8)
             self.library.glm_huge_pages(self._slab.data_ptr(), self._slab.numel())  # before the first touch, which decides
         taken, self._slab = self._slab[:size], self._slab[rounded:]
-        return taken.zero_()
+        return taken
 
 
 class Panels:
-    """Matrices of the same input, one below the other, in panels of 16 rows (csrc/glm.h). `gated`: two, whose rows alternate eight by eight, so that a gate meets its branch."""
+    """Matrices of the same input, one below the other, in panels of 16 rows (csrc/glm.h). `gated`: two, whose rows alternate eight by eight, so that a gate meets its branch.
+    `forget`: what is packed is lost where it was, piece by piece, so that even the largest matrix is never in memory twice."""
 
-    def __init__(self, arena: Arena, weights: Sequence[Weight], biases: Sequence[Tensor | None] = (), gated: bool = False) -> None:
+    _AT_ONCE = 8 << 20  # bytes
+
+    def __init__(self, arena: Arena, weights: Sequence[Weight], biases: Sequence[Tensor | None] = (), gated: bool = False, forget: bool = False) -> None:
         library, first, rows = arena.library, weights[0], [len(w.codes) for w in weights]
         assert all((w.kind, w.columns) == (first.kind, first.columns) for w in weights), "matrices of one product differ in kind"
         self.kind, self.columns, self.rows, self.block = first.kind, first.columns, sum(rows), min(w.block for w in weights)
@@ -74,10 +79,7 @@ class Panels:
         self.bias = torch.zeros(padded) if any(b is not None for b in biases) else None
         start = 0
         for i, weight in enumerate(weights):
-            codes = (weight.codes.float() if weight.scales is None else weight.codes).detach().contiguous()
-            scales = None if weight.scales is None else weight.scales.detach().contiguous()
-            shape = (self.kind, rows[i], self.columns, self.block)
-            library.glm_pack(*shape, codes.data_ptr(), scales.data_ptr() if scales is not None else None, weight.group, self.data.data_ptr(), 0 if gated else start, 1 + gated, i)
+            self._pack(library, weight, rows[i], 0 if gated else start, 1 + gated, i, forget)
             if self.bias is not None and biases[i] is not None:
                 place = torch.arange(rows[i])
                 place = place // 8 * 16 + i * 8 + place % 8 if gated else place + start
@@ -85,16 +87,46 @@ class Panels:
             start += rows[i]
         self.struct = lib.Matrix(self.data.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, self.rows, self.columns, self.kind, self.block)
 
+    def _pack(self, library: ctypes.CDLL, weight: Weight, rows: int, target: int, interleaved: int, half: int, forget: bool) -> None:
+        codes = (weight.codes.float() if weight.scales is None else weight.codes).detach().contiguous()
+        scales = None if weight.scales is None else weight.scales.detach().contiguous()
+        step = max(1, self._AT_ONCE // codes[0].nbytes)
+        for first in range(0, rows, step):
+            piece, scale = codes[first : first + step], scales[first:].data_ptr() if scales is not None else None
+            shape = (self.kind, len(piece), self.columns, self.block)
+            library.glm_pack(*shape, piece.data_ptr(), scale, weight.group, self.data.data_ptr(), target + first, interleaved, half)
+            if forget:
+                library.glm_forget(piece.data_ptr(), piece.nbytes)
+
 
 class PagedStore:
     """Keys and values of all layers in blocks of 16 tokens. `kind`: float32, float16 or int8."""
 
-    def __init__(self, kind: str, layers: int, blocks: int, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(self, arena: Arena, kind: str, layers: int, blocks: int, heads: int, kv_heads: int, head_dim: int) -> None:
         size = {"float32": 4, "float16": 2, "int8": 1}[kind]
         head = 2 * head_dim * lib.PANEL * size + (2 * 4 * lib.PANEL if kind == "int8" else 0)
-        self.data = torch.zeros(layers, blocks, kv_heads, head, dtype=torch.uint8)
+        # What no sequence has written yet takes no memory.
+        self.data = arena.take(layers * blocks * kv_heads * head).view(layers, blocks, kv_heads, head)
         layer_bytes, block_bytes, head_bytes = self.data.stride()[:3]
         self.struct = lib.Cache(self.data.data_ptr(), layer_bytes, block_bytes, head_bytes, lib.CACHE_KINDS[kind], heads, kv_heads, head_dim)
+
+
+    def write(self, keys_LMPD: Tensor, values_LMPD: Tensor, table: np.ndarray, start: int) -> None:
+        """Keys and values of P virtual tokens, those from `start` on, as the first of a sequence whose blocks are `table`."""
+        width, kind = keys_LMPD.shape[3], {0: torch.float32, 1: torch.float16, 2: torch.int8}[self.struct.kind]
+        half = width * lib.PANEL * kind.itemsize
+        keys = self.data[..., :half].view(kind).unflatten(-1, (width, lib.PANEL))
+        values = self.data[..., half : 2 * half].view(kind).unflatten(-1, (lib.PANEL, width))
+        for token in range(start, keys_LMPD.shape[2]):
+            block, slot = int(table[token // lib.PANEL]), token % lib.PANEL
+            key, value = keys_LMPD[:, :, token].float(), values_LMPD[:, :, token].float()
+            if kind == torch.int8:
+                scales = self.data[:, block, :, 2 * half :].view(torch.float32)
+                for place, rows in ((slot, key), (lib.PANEL + slot, value)):
+                    scales[..., place] = scale = rows.abs().amax(-1).clamp_min(1e-8) / 127
+                    rows /= scale[..., None]
+                key, value = key.round(), value.round()
+            keys[:, block, ..., slot], values[:, block, :, slot] = key, value
 
 
 class Program:
@@ -119,13 +151,13 @@ class Program:
         return len(self._widths) - 1
 
     def add(self, kind: int, in_: int = -1, out: int = -1, other: int = -1, layer: int = 0, mode: int = 0, scale: float = 1.0, eps: float = 0.0,
-            matrix: Panels | None = None, weight: Tensor | None = None, bias: Tensor | None = None) -> None:  # fmt: skip
+            adapter: int = 0, added: int = -1, matrix: Panels | None = None, weight: Tensor | None = None, bias: Tensor | None = None) -> None:  # fmt: skip
         """Append an operation; csrc/program.cpp says which fields each kind reads. Tensors must be fp32 and contiguous."""
         for tensor in (weight, bias):
             assert tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()), tensor
         pointers = [t.data_ptr() if t is not None else None for t in (weight, bias)]
         self._kept += [matrix, weight, bias]
-        self._ops.append(lib.Op(kind, in_, out, other, layer, mode, scale, eps, ctypes.pointer(matrix.struct) if matrix else None, *pointers))
+        self._ops.append(lib.Op(kind, in_, out, other, adapter, added, layer, mode, scale, eps, ctypes.pointer(matrix.struct) if matrix else None, *pointers))
 
     def profile(self) -> None:
         """From now on, `durations` holds the nanoseconds of each operation of the last run."""
@@ -139,7 +171,8 @@ class Program:
         assert all(op.out != self._ops[-1].out for op in self._ops[:-1]), "the result has room for the rows that are asked for, not for all tokens"
         self._capacity = max(16, 1 << (tokens - 1).bit_length())
         widest = max((op.matrix.contents.columns + 63 for op in self._ops if op.matrix), default=0)
-        self._rows = [torch.zeros(self._capacity, width) for width in self._widths]
+        # The result is new in every run, and is the widest of all.
+        self._rows = [torch.zeros(0 if i == self._ops[-1].out else self._capacity, width) for i, width in enumerate(self._widths)]
         self._codes = torch.zeros(self._capacity * widest, dtype=torch.int8)
         self._scales = torch.zeros(2, self._capacity * (widest // 32 + 1), dtype=torch.int32)
         self._angles = torch.zeros(self._capacity * 4 * max(1, self._struct.angle_count))
@@ -162,10 +195,14 @@ class Program:
         return result
 
 
-def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray) -> lib.Step:
-    """The arrays of a step as one structure; all are int32. ids [N], positions [2, N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
-    starts = np.concatenate([[0], np.cumsum(new)]).astype(np.int32)
-    arrays = [np.ascontiguousarray(a, dtype=np.int32) for a in (ids, positions, starts, cached, visible, tables, wanted)]
-    step = lib.Step(*(a.ctypes.data for a in arrays), len(ids), len(new), tables.shape[1], len(wanted))
-    step.arrays = arrays  # kept alive with the step
+def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray,
+              adapters: np.ndarray | None = None) -> lib.Step:  # fmt: skip
+    """The arrays of a step as one structure of int32. ids [N], positions [2, N], adapters [N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
+    starts = np.zeros(len(new) + 1, np.int32)
+    np.cumsum(new, out=starts[1:])
+    parts = [ids, positions.ravel(), starts, cached, visible, tables.ravel(), wanted, np.zeros(len(ids)) if adapters is None else adapters]
+    whole = np.concatenate(parts, dtype=np.int32, casting="unsafe")  # one array: between two steps every call into numpy counts
+    ends = accumulate((4 * len(part) for part in parts), initial=whole.ctypes.data)
+    step = lib.Step(*islice(ends, len(parts)), len(ids), len(new), tables.shape[1], len(wanted))
+    step.whole = whole  # kept alive with the step
     return step

@@ -24,6 +24,12 @@ def make_norm(config: ModelConfig) -> nn.Module:
     return kind(config.hidden, config.norm_eps)
 
 
+def make_table(rows: int, columns: int) -> nn.Embedding:
+    """nn.Embedding, but for what it does on the meta device: to fill nothing with random numbers, torch loads its compiler, 70 MB and a second."""
+    weight_VH = torch.empty(rows, columns)
+    return nn.Embedding.from_pretrained(weight_VH if weight_VH.is_meta else nn.init.normal_(weight_VH), freeze=False)
+
+
 class FeedForward(nn.Module):
     """GELU (erf or tanh), GeGLU or SwiGLU (arXiv 2002.05202). `gate_proj` is the branch that passes through the non-linearity."""
 
@@ -74,10 +80,10 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden)
+        self.embedding = make_table(config.vocab_size, config.hidden)
         learned = config.positions == "learned_2d"
-        self.position_embedding = nn.Embedding(config.max_positions + 1, config.hidden) if learned else None
-        self.block_position_embedding = nn.Embedding(config.max_positions + 1, config.hidden) if learned else None
+        self.position_embedding = make_table(config.max_positions + 1, config.hidden) if learned else None
+        self.block_position_embedding = make_table(config.max_positions + 1, config.hidden) if learned else None
         self.rotary = None if learned else Rotary(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = make_norm(config)

@@ -27,7 +27,7 @@ def test_reports_every_key_for_models_and_shapes(capsys, source, quantize):
     report = json.loads(capsys.readouterr().out)
     assert report.keys() == KEYS and all(report[key] > 0 for key in KEYS - {"runner"})
     whole = model_preset("nano", **({"layers": 1} if "--shape" in source else {})).parameters * 4
-    shares = {"none": (0.9, 1.1), "int8": (0.2, 0.3), "int4": (0.1, 0.19)}  # a third of nano is its table, which stays in 8 bits
+    shares = {"none": (0.9, 1.1), "int8": (0.2, 0.3), "int4": (0.1, 0.24)}  # most of one layer of nano is its table, which stays in 8 bits
     assert shares[quantize][0] < report["weight_bytes"] / whole < shares[quantize][1]
 
 

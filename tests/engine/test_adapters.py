@@ -8,7 +8,10 @@ from families import network, prompt, small
 
 from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
+from openglm.engine.native import NativeRunner
+from openglm.kernels import library as lib
 from openglm.model.adapters import Lora, Prefix
+from openglm.quant.layers import QuantizedWeight, quantize_model
 
 KINDS = ["chatglm-6b", "glm-4-9b-chat", "glm-130b"]
 COUNT = 10
@@ -19,11 +22,11 @@ def random_prefix(config, length: int, seed: int) -> Prefix:
     return Prefix.of(torch.randn(length, config.layers * 2 * config.kv_heads * config.head_dim, generator=draw), config)
 
 
-def random_lora(model, seed: int) -> Lora:
+def random_lora(model, seed: int, leaves: tuple[str, ...] = ("q_proj", "v_proj", "down_proj")) -> Lora:
     draw, pairs = torch.Generator().manual_seed(seed), {}
     for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear) and name.endswith(("q_proj", "v_proj", "down_proj")):
-            rows, columns = layer.weight.shape
+        if isinstance(layer, torch.nn.Linear | QuantizedWeight) and name.endswith(leaves):
+            rows, columns = layer.weight.shape  # a quantised layer widens its codes for this
             pairs[name] = 0.5 * torch.randn(2, columns, generator=draw), 0.5 * torch.randn(rows, 2, generator=draw)
     return Lora(pairs)
 
@@ -62,6 +65,32 @@ def test_each_request_is_answered_by_its_own_model(hold, kind, options):
     assert not any(engine.pool.counts) and engine.pool.available == engine.pool.blocks
     again = engine.generate([prompt(model.config, 16, 16)], SamplingParams(max_tokens=COUNT, ignore_eos=True))[0]
     assert again.ids == answer(model, prompt(model.config, 16, 16)), "the base is as it was"
+
+
+@pytest.mark.skipif(lib.load() is None, reason="the package was installed without its kernels")
+@pytest.mark.parametrize(("kind", "kv_dtype"), [("chatglm-6b", "float32"), ("glm-4-9b-chat", "int8"), ("glm-4-0414-9b", "float32"), ("glm-130b", "float16")])
+@pytest.mark.parametrize("bits", [0, 4])
+def test_the_kernels_serve_adapters_as_torch_does(kind, kv_dtype, bits):
+    """Log-probabilities of the same steps from both runners: LoRAs of different layers, one of them of gates alone, prefixes, and requests without either, in one batch."""
+    model = network(small(kind, layers=2, hidden=64, ffn_hidden=96 if bits else 50, head_dim=16)).requires_grad_(False)
+    model = quantize_model(model, 4, 32) if bits else model
+    gate = "gate_proj" if model.config.gated else "up_proj"
+    loras = {"one": random_lora(model, 3), "two": random_lora(model, 4, ("k_proj", "o_proj", gate))}
+    adapters = {"long": random_prefix(model.config, 19, 2), **loras, "short": random_prefix(model.config, 3, 1)}
+    answers = {}
+    for runner in ("torch", "native"):
+        engine = Engine(model, EngineConfig(runner=runner, kv_dtype=kv_dtype, max_sequences=8, step_tokens=16, share_prefixes=False), adapters=adapters)
+        assert isinstance(engine.runner, NativeRunner) == (runner == "native")
+        for name in (None, *adapters):
+            engine.add_request(prompt(model.config, 13, 5), SamplingParams(max_tokens=4, ignore_eos=True, logprobs=0, logit_bias={9: 1e4}), name)
+        results = {}
+        while engine.busy:
+            results |= {event.id: event.result for event in engine.step() if event.result}
+        answers[runner] = torch.tensor([[one.logprob for one in results[number].logprobs] for number in sorted(results)])
+    spread = answers["torch"].std(0).min()
+    tolerance = {"float32": 2e-4, "float16": 5e-3, "int8": 5e-2}[kv_dtype] + (0.1 if bits else 0)  # the kernels round activations to 8 bits beside quantised weights
+    assert spread > 2 * tolerance, "the adapters differ by more than the runners may"
+    torch.testing.assert_close(answers["native"], answers["torch"], rtol=0, atol=tolerance)
 
 
 def test_a_models_own_prefix_is_used_without_asking():

@@ -165,7 +165,7 @@ def with_mixed_formats(model):
 
 
 @pytest.mark.parametrize(("change", "options", "reason"), [
-    (with_adapter, {}, "LowRank"), (with_prefix, {}, "prefix"), (with_mixed_formats, {}, "different ways"),
+    (with_adapter, {}, "LowRank"), (with_mixed_formats, {}, "different ways"),
     (lambda m: quantize_model(m, 4, 16), {}, "multiples of 32"), (None, {"block_size": 8}, "block_size is 8"), (None, {"kv_dtype": "bfloat16"}, "bfloat16"),
 ])  # fmt: skip
 def test_what_cannot_be_lowered_is_said(change, options, reason):

@@ -81,7 +81,7 @@ class Served:
     def __init__(self, library, kind, requests, blocks=160, layer=1):
         (_, heads, d), kv_heads = requests[0].q.shape, requests[0].k.shape[1]
         self.requests, self.done, self.layer = requests, [0] * len(requests), layer
-        self.store = PagedStore(kind, 2, blocks, heads, kv_heads, d)
+        self.store = PagedStore(Arena(library), kind, 2, blocks, heads, kv_heads, d)
         self.store.data.fill_(0xFF)  # NaN everywhere: what nobody wrote must not be read
         self.tables = np.random.default_rng(1).permutation(blocks).astype(np.int32)[: blocks // len(requests) * len(requests)].reshape(len(requests), -1)
         self.program = Program(library, self.store)

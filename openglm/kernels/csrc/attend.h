@@ -7,7 +7,7 @@
 
 namespace {
 
-enum { CHUNK = 512, MOST_ROWS = 8, LARGEST_HEAD = 256 };  // columns between two looks at the running maximum; limits of one unit of attention
+enum { CHUNK = 512, MOST_ROWS = 8, LARGEST_HEAD = 256, AHEAD = 1 << 18, SOON = 3 };  // columns between two looks at the running maximum; limits of one unit of attention; bytes of weights that it fetches; half-blocks of cache
 
 INLINE uint8_t* head_of(const GlmCache& c, int layer, int block, int head) { return c.data + layer * c.layer_bytes + block * c.block_bytes + head * c.head_bytes; }
 
@@ -108,6 +108,19 @@ template <bool ADD, class E> void multiply_rows(int rows, const float* a, int a_
   if (rows == 1) multiply<1, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
 }
 
+INLINE void prefetch_all(const uint8_t* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) prefetch(from + i);
+}
+
+// What the next product begins with: fetched piece by piece while attention computes, for else memory would stand idle.
+struct Ahead {
+  const uint8_t* from;
+  int64_t bytes;
+  void some() {
+    for (int i = 0; i < 4096 && bytes > 0; i += 64, from += 64, bytes -= 64) prefetch_wide(from);
+  }
+};
+
 struct Rows {  // one unit of attention: rows that share a kv head and a sequence
   float query[MOST_ROWS * LARGEST_HEAD], score[MOST_ROWS * CHUNK], out[MOST_ROWS * LARGEST_HEAD];
   float largest[MOST_ROWS], total[MOST_ROWS];
@@ -133,17 +146,27 @@ void soften(Rows& u, int row, int count, int d) {
   for (int i = 0; i < d; i += 8) store(u.out + row * d + i, load8(u.out + row * d + i) * all(shrink));
 }
 
-template <class E> void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, int head) {
-  const int d = c.head_dim;
+template <class E> void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, int head, Ahead ahead) {
+  const int d = c.head_dim, half = d * 16;
+  const auto keys_of = [&](int column) { return (const E*)head_of(c, layer, table[column / 16], head); };
   int columns = 0;
   for (int r = 0; r < u.rows; r++) columns = u.seen[r] > columns ? u.seen[r] : columns;
+  // A chunk's keys are read before its values, block after block, and no processor can foresee where the next block lies: half-block n of the chunk at `from`, and those of the next.
+  const auto fetch = [&](int from, int blocks, int n) {
+    const bool further = n >= 2 * blocks;
+    const int column = further ? from + CHUNK + 16 * (n - 2 * blocks) : from + 16 * (n % blocks);
+    if (column < columns) prefetch_all((const uint8_t*)(keys_of(column) + (further || n < blocks ? 0 : half)), half * (int64_t)sizeof(E));
+    ahead.some();
+  };
+  for (int n = 0; n < SOON; n++) fetch(0, ceil_div(columns < CHUNK ? columns : CHUNK, 16), n);
   for (int from = 0; from < columns; from += CHUNK) {
-    const int end = from + CHUNK < columns ? from + CHUNK : columns;
+    const int end = from + CHUNK < columns ? from + CHUNK : columns, blocks = ceil_div(end - from, 16);
     for (int at = from; at < end; at += 16) {
-      const E* keys = (const E*)head_of(c, layer, table[at / 16], head);
+      const E* keys = keys_of(at);
+      fetch(from, blocks, (at - from) / 16 + SOON);
       multiply_rows<false>(u.rows, u.query, d, keys, 16, d, u.score + at - from, CHUNK);
       if (c.kind != GLM_KV_I8) continue;
-      const float* scales = (const float*)(keys + 2 * d * 16);
+      const float* scales = (const float*)(keys + 2 * half);
       for (int r = 0; r < u.rows; r++)
         for (int i = 0; i < 16; i++) u.score[r * CHUNK + at - from + i] *= scales[i];
     }
@@ -154,9 +177,10 @@ template <class E> void attend_rows(const GlmCache& c, Rows& u, int layer, const
       shared = count < shared ? count : shared;
     }
     for (int at = from; at < end; at += 16) {
-      const E* values = (const E*)head_of(c, layer, table[at / 16], head) + d * 16;
+      const E* values = keys_of(at) + half;
+      fetch(from, blocks, blocks + (at - from) / 16 + SOON);
       float* score = u.score + at - from;
-      const float* scales = (const float*)(values + d * 16) + 16;
+      const float* scales = (const float*)(values + half) + 16;
       if (c.kind == GLM_KV_I8)
         for (int r = 0; r < u.rows; r++)
           for (int i = 0; i < 16; i++) score[r * CHUNK + i] *= scales[i];
@@ -174,7 +198,7 @@ template <class E> void attend_rows(const GlmCache& c, Rows& u, int layer, const
 }
 
 // Buffer `in` as `rotary` left it; the heads' sums go to `out`. Token i of a sequence sees columns below max(prefix, i + 1).
-void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads, int first, int last) {
+void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads, const uint8_t* next, int first, int last) {
   const GlmCache& c = p.cache;
   const Cut cut = cut_of(c, s, threads);
   const int d = c.head_dim, group = c.heads / c.kv_heads, units_of_block = c.kv_heads * cut.parts;
@@ -194,10 +218,11 @@ void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads,
         u.largest[u.rows] = -INFINITY, u.total[u.rows] = 0.f;
       }
     memset(u.out, 0, (size_t)(u.rows * d) * sizeof(float));
+    const Ahead ahead = {next ? next + unit * AHEAD : nullptr, next ? AHEAD : 0};
     const int32_t* table = s.tables + (int64_t)sequence * s.table_width;
-    if (c.kind == GLM_KV_F32) attend_rows<float>(c, u, op.layer, table, head);
-    else if (c.kind == GLM_KV_F16) attend_rows<uint16_t>(c, u, op.layer, table, head);
-    else attend_rows<int8_t>(c, u, op.layer, table, head);
+    if (c.kind == GLM_KV_F32) attend_rows<float>(c, u, op.layer, table, head, ahead);
+    else if (c.kind == GLM_KV_F16) attend_rows<uint16_t>(c, u, op.layer, table, head, ahead);
+    else attend_rows<int8_t>(c, u, op.layer, table, head, ahead);
     for (int r = 0; r < u.rows; r++)
       for (int i = 0; i < d; i++) u.target[r][i] = u.out[r * d + i] / u.total[r];
   }

@@ -34,6 +34,8 @@ enum { GLM_PLAIN, GLM_RESIDUAL, GLM_GELU, GLM_GELU_TANH, GLM_GEGLU, GLM_SWIGLU }
 // One operation on all tokens of a step. `in`, `out` and `other` number the program's buffers, -1: none; see program.cpp for the fields each kind reads.
 typedef struct {
   int32_t kind, in, out, other;
+  int32_t adapter;      // of GLM_LINEAR: only for tokens with this one, unless 0
+  int32_t added;        // of GLM_LINEAR: buffer of what adapters add to the product before all else, for tokens that have one; in the order of the panels; -1: none
   int32_t layer, mode;  // mode: what GLM_LINEAR does with its product; GLM_NORM: 1 = LayerNorm
   float scale, eps;
   const GlmMatrix* matrix;
@@ -74,6 +76,7 @@ typedef struct {
   const int32_t* prefix;     // [sequences], columns that every token sees
   const int32_t* tables;     // [sequences, table_width], blocks of each
   const int32_t* rows;       // [outputs], tokens that GLM_GATHER takes
+  const int32_t* adapters;   // [tokens], which LoRA each has; 0: none
   int32_t tokens, sequences, table_width, outputs;
 } GlmStep;
 
@@ -88,6 +91,7 @@ int64_t glm_packed_bytes(int kind, int rows, int columns, int block);
 // Rows of codes or floats into panels. `interleaved`: 2 puts them into half-panels (8 rows each, `half` 0 or 1), so that a gate and its branch lie side by side; 1: whole panels.
 void glm_pack(int kind, int rows, int columns, int block, const void* codes, const uint16_t* scales, int group, uint8_t* out, int first_row, int interleaved, int half);
 void glm_huge_pages(void* data, int64_t bytes);
+void glm_forget(void* data, int64_t bytes);  // what was there is lost, and its memory back with the system though the place is still the caller's
 void glm_run(const GlmProgram* program, const GlmStep* step);
 uint64_t glm_read(const void* data, int64_t bytes);  // sums memory on all threads: what reading can reach at best
 #ifdef __cplusplus

@@ -10,6 +10,10 @@ struct Linear {
   int64_t x_width, residual_width, out_width;
   int tokens, mode;
   float scale;
+  int adapter;
+  const int32_t* adapters;  // as in GlmOp and GlmStep
+  const float* added;
+  int64_t added_width;
 };
 
 struct Kernels {
@@ -19,7 +23,7 @@ struct Kernels {
   void (*quantise)(const Linear&, int first, int last);                                                                               // token and block
   void (*linear)(const Linear&, int first, int last);                                                                                 // chunk of tokens and panel
   void (*rotary)(const GlmOp&, const GlmProgram&, const GlmStep&, int first, int last);                                               // token and kv head
-  void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, int first, int last);                                  // tokens and heads
+  void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, const uint8_t* next, int first, int last);                                  // tokens and heads
 };
 
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }

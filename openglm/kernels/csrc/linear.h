@@ -30,6 +30,7 @@ INLINE f8 load_some(const float* in, int count) {
 
 // The two vectors of a panel's product with one token.
 INLINE void finish_panel(const Linear& l, int panel, int token, f8 a, f8 b) {
+  if (l.added && l.adapters[token]) a += load8(l.added + token * l.added_width + panel * 16), b += load8(l.added + token * l.added_width + panel * 16 + 8);
   if (l.matrix->bias) a += load8(l.matrix->bias + panel * 16), b += load8(l.matrix->bias + panel * 16 + 8);
   float* out = l.out + token * l.out_width;
   if (l.mode == GLM_GEGLU || l.mode == GLM_SWIGLU) {
@@ -129,10 +130,17 @@ void linear(const Linear& l, int first, int last) {
   const int panels = panels_of(*l.matrix), chunk = chunk_of(*l.matrix);
   for (int unit = first; unit < last; unit++) {
     int token = unit / panels * chunk, end = token + chunk < l.tokens ? token + chunk : l.tokens;
-    for (int count = ceil_div(end - token, TILE); count > 0; count--) {  // tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1
-      int size = ceil_div(end - token, count);
-      tiles[size - 1](l, unit % panels, token);
-      token += size;
+    while (token < end) {
+      int run = end;  // tokens from here on that are all wanted
+      if (l.adapter) {
+        while (token < end && l.adapters[token] != l.adapter) token++;
+        for (run = token; run < end && l.adapters[run] == l.adapter; run++) continue;
+      }
+      for (int count = ceil_div(run - token, TILE); count > 0; count--) {  // tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1
+        int size = ceil_div(run - token, count);
+        tiles[size - 1](l, unit % panels, token);
+        token += size;
+      }
     }
   }
 }

@@ -21,6 +21,7 @@ static inline void relax() {}
 namespace {
 
 enum { SPINS = 4000 };  // some tens of microseconds; after that the processor is offered to others
+enum : int64_t { PIECE = 4096 };  // bytes fetched between two looks for a new run
 
 template <class T> struct alignas(128) Shared {  // a cache line of its own, and its neighbour, which processors fetch along
   std::atomic<T> value{0};
@@ -33,6 +34,7 @@ struct State {
   std::atomic<int> generation{0};     // of threads: those of an older one end
   void (*body)(void*, Phases&) = nullptr;
   void* argument = nullptr;
+  Bytes next_run = {nullptr, 0};
   std::mutex sleep, one_at_a_time;
   std::condition_variable wake;
 };
@@ -44,7 +46,7 @@ template <class Done> void wait_until(Done done) {
   for (int spin = 0; !done(); spin++) spin < SPINS ? relax() : std::this_thread::yield();
 }
 
-void work(int generation, int seen) {
+void work(int generation, int number, int seen) {
   State& state = *current;
   const auto news = [&] { return state.job.value.load() != seen; };
   for (;;) {
@@ -55,12 +57,17 @@ void work(int generation, int seen) {
     }
     seen = state.job.value.load();
     if (state.generation.load() != generation) return;
+    Bytes next = {nullptr, 0};
     state.active.value.fetch_add(1);
     if (state.open.value.load()) {  // else the run went by without this thread
       Phases phases;
       state.body(state.argument, phases);
+      next = state.next_run;
     }
+    const int others = state.threads - 1;
     state.active.value.fetch_sub(1);
+    for (int64_t at = number * PIECE; at < next.count && !news(); at += others * PIECE)
+      for (int64_t i = at; i < at + PIECE && i < next.count; i += 64) __builtin_prefetch(next.from + i, 0, 2);  // no fault, whatever is there now
   }
 }
 
@@ -106,14 +113,14 @@ void Pool::start(int threads) {
   const int generation = state.generation.fetch_add(1) + 1;
   publish(state);
   state.threads = threads;
-  for (int i = 1; i < threads; i++) std::thread(work, generation, state.job.value.load()).detach();
+  for (int i = 1; i < threads; i++) std::thread(work, generation, i - 1, state.job.value.load()).detach();
 }
 
-void Pool::run(void (*body)(void*, Phases&), void* argument) {
+void Pool::run(void (*body)(void*, Phases&), void* argument, Bytes next) {
   State& state = *current;
   std::lock_guard<std::mutex> lock(state.one_at_a_time);
   state.next.value.store(0), state.done.value.store(0);
-  state.body = body, state.argument = argument;
+  state.body = body, state.argument = argument, state.next_run = next;
   if (state.threads > 1) {
     state.open.value.store(1);
     publish(state);

@@ -27,9 +27,15 @@ class Phases {
   int64_t begin_ = 0;
 };
 
+struct Bytes {
+  const uint8_t* from;
+  int64_t count;
+};
+
 struct Pool {
   static int threads();
   static void start(int threads);
   // Runs body(argument, phases) on the caller and on whoever is awake. One call at a time; others wait for it.
-  static void run(void (*body)(void*, Phases&), void* argument);
+  // Afterwards the other threads fetch `next`, with which another run will probably begin, while the caller is busy elsewhere; it may be gone by then.
+  static void run(void (*body)(void*, Phases&), void* argument, Bytes next = {nullptr, 0});
 };

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -40,6 +41,8 @@ const Kernels* find(const char* path) {
 
 const Kernels* kernels = &kernels_portable;
 
+enum { FEW = 16, NEXT_RUN = 4 << 20 };  // tokens of a step that lasts as long as reading the weights; bytes that are read while the caller chooses tokens
+
 struct Walk {
   const GlmProgram* program;
   const GlmStep* step;
@@ -47,10 +50,18 @@ struct Walk {
 
   const GlmBuffer& buffer(int i) const { return program->buffers[i]; }
 
-  // Fields of GLM_LINEAR: in, out, other (the residual), mode, scale (of the residual), matrix.
+  bool wanted(int adapter) const {
+    for (int token = 0; token < step->tokens; token++)
+      if (step->adapters[token] == adapter) return true;
+    return adapter == 0;
+  }
+
+  // Fields of GLM_LINEAR: in, out, other (the residual), mode, scale (of the residual), matrix, adapter, added.
   void linear(const GlmOp& op, int tokens) const {
+    if (!wanted(op.adapter)) return;
     const GlmBuffer &in = buffer(op.in), &out = buffer(op.out), &other = buffer(op.other < 0 ? op.in : op.other);
-    const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale};
+    const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale,
+                      op.adapter, step->adapters, op.added < 0 ? nullptr : buffer(op.added).data, op.added < 0 ? 0 : buffer(op.added).width};
     if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantise(l, first, last); });
     phases.share(linear_units(*op.matrix, tokens), [&](int first, int last) { kernels->linear(l, first, last); });
   }
@@ -86,7 +97,8 @@ struct Walk {
         return phases.share(tokens * program->cache.kv_heads, [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
       case GLM_ATTEND: {  // in, out, layer
         const int threads = Pool::threads();
-        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, first, last); });
+        const uint8_t* next = tokens <= FEW && (&op)[1].kind == GLM_LINEAR ? (&op)[1].matrix->data : nullptr;
+        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, next, first, last); });
       }
       default:
         return phases.share(step->outputs, [&](int first, int last) { gather(op, first, last); });
@@ -155,18 +167,29 @@ int glm_start(int threads, const char* path) {
   return 0;
 }
 
-void glm_huge_pages(void* data, int64_t bytes) {
-#ifdef MADV_HUGEPAGE
-  const uintptr_t page = 2u << 20, first = ((uintptr_t)data + page - 1) / page * page, last = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
-  if (last > first) madvise((void*)first, last - first, MADV_HUGEPAGE);
-#else
-  (void)data, (void)bytes;
-#endif
+#ifdef __linux__
+namespace {
+// For the whole pages between two addresses.
+void advise(void* data, int64_t bytes, uintptr_t page, int advice) {
+  const uintptr_t first = ((uintptr_t)data + page - 1) / page * page, last = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
+  if (last > first) madvise((void*)first, last - first, advice);
 }
+}  // namespace
+
+void glm_huge_pages(void* data, int64_t bytes) { advise(data, bytes, 2u << 20, MADV_HUGEPAGE); }
+void glm_forget(void* data, int64_t bytes) { advise(data, bytes, (uintptr_t)sysconf(_SC_PAGESIZE), MADV_DONTNEED); }
+#else
+void glm_huge_pages(void*, int64_t) {}
+void glm_forget(void*, int64_t) {}
+#endif
 
 void glm_run(const GlmProgram* program, const GlmStep* step) {
   Call call = {program, step};
-  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); }, &call);
+  // A step of few tokens reads weights all the time, and another one follows: it may find its first ones in the caches.
+  Bytes next = {nullptr, 0};
+  for (int i = 0; i < program->op_count && step->tokens <= FEW && !next.from; i++)
+    if (program->ops[i].kind == GLM_LINEAR) next = {program->ops[i].matrix->data, NEXT_RUN};
+  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); }, &call, next);
 }
 
 uint64_t glm_read(const void* data, int64_t bytes) {

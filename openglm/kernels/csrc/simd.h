@@ -50,6 +50,7 @@ INLINE f8 exponential(f8 x) {
 INLINE f8 load_half(const uint16_t* p) { return (f8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 INLINE uint16_t to_half(float x) { return (uint16_t)_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(x), 0), 0); }
 INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+INLINE void prefetch_wide(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }  // not into the first-level cache
 #elif defined(__ARM_NEON)
 INLINE f8 load_half(const uint16_t* p) {
   float16x8_t h = vreinterpretq_f16_u16(vld1q_u16(p));
@@ -58,6 +59,7 @@ INLINE f8 load_half(const uint16_t* p) {
 }
 INLINE uint16_t to_half(float x) { return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x))), 0); }
 INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+INLINE void prefetch_wide(const void* p) { __builtin_prefetch(p, 0, 2); }
 #else
 template <class T, class U> INLINE T bits(U x) { return load<T>(&x); }
 INLINE float from_half(uint16_t h) {
@@ -75,6 +77,7 @@ INLINE uint16_t to_half(float x) {
   return (uint16_t)(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13);
 }
 INLINE void prefetch(const void*) {}
+INLINE void prefetch_wide(const void*) {}
 #endif
 
 INLINE f8 load8(const float* p) { return load<f8>(p); }
