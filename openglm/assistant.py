@@ -14,11 +14,11 @@ from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import resolve
 from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
-from openglm.engine.params import Event, SamplingParams
+from openglm.engine.params import Event, Result, SamplingParams
 from openglm.text.render import parse_reply
 from openglm.text.tokenizer import load_tokenizer
 
-__all__ = ["Assistant", "Event", "Reply", "SamplingParams"]
+__all__ = ["Assistant", "Event", "Reply", "Result", "SamplingParams"]
 _CALL = "<|observation|>"  # closes an answer that calls a tool
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import time
 from collections.abc import AsyncIterator
@@ -52,7 +53,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, config: ServeConfig, **options: Any) -> None:
         settings = uvicorn.Config(
-            app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False, ws="none", http="h11",
+            app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False, ws="none", http="h11", proxy_headers=False,
             h11_max_incomplete_event_size=_LONGEST_HEADERS, timeout_graceful_shutdown=int(config.grace) + 3, **options,
         )  # fmt: skip
         super().__init__(settings)
@@ -75,6 +76,8 @@ def serve(assistant: Assistant, config: ServeConfig, name: str) -> int:
     if not config.api_key and not _only_here(config.host):
         say(f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page")
     server = Server(build(assistant, config, name), config)
+    gc.collect()
+    gc.freeze()  # what is there stays: looking through it again and again would hold up every answer
     server.run()
     return 0 if server.started else 1
 
