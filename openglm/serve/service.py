@@ -165,7 +165,10 @@ class Service:
         while self._take_commands(wait=not engine.busy):
             if engine.busy:
                 try:
-                    self._deliver(engine.step())
+                    start = time.perf_counter()
+                    events = engine.step()
+                    self.metrics.step(time.perf_counter() - start, len(events))
+                    self._deliver(events)
                 except Exception as error:  # a defect must not leave readers waiting for ever
                     say(f"glm serve: the engine failed: {type(error).__name__}: {error}")
                     self._fail_all(error)
@@ -188,6 +191,7 @@ class Service:
         try:
             ticket.number = self.assistant.engine.add_request(*ticket.wish)
             self._by_number[ticket.number] = ticket
+            self.metrics.asked_length.observe(ticket.wish[1].max_tokens)
         except ValueError as error:
             self._post([(ticket, error)])
         except RecursionError:
