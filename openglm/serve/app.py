@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from openglm import __version__
 from openglm.assistant import Assistant
 from openglm.runtime import say
-from openglm.serve import embeddings, errors, extras, feedback, openai
+from openglm.serve import embeddings, errors, extras, feedback, openai, reference
 from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
@@ -41,6 +41,7 @@ def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embedd
     app.include_router(embeddings.router)
     app.include_router(extras.router)
     app.include_router(feedback.router)
+    app.include_router(reference.router)
     if config.page:
         from openglm.serve import page
 

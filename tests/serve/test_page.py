@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def canary():
 def paged(another, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "f.db"
     server = another(page=True, feedback=True, feedback_url=f"sqlite:///{file}")
-    server.file = file
+    server.file, answer = file, server.service.answer
+    server.service.answer = lambda wishes: answer([(ids, replace(params, ignore_eos=True)) for ids, params in wishes])  # this model may end before it began
     return server
 
 
@@ -206,6 +208,17 @@ def test_markup_in_a_text_is_text_and_asks_nobody(browser, paged, canary):
     page.wait_for_timeout(500)
     assert not hits and "onerror=alert(1)" in page.inner_text("#talk .user.message")
     assert page.locator("#talk script, #talk iframe, #talk [onerror], #talk [onload], #talk a[href^='javascript']").count() == 0
+
+
+def test_the_interface_is_described_on_a_page_of_its_own(browser, paged):
+    page = browser.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{paged.url}/docs")
+    page.click("summary:has-text('POST /v1/chat/completions')")
+    row = page.locator("details[open] tr:has-text('temperature')").first
+    assert "≥ 0" in row.inner_text() and "≤ 2" in row.inner_text() and page.locator("details[open] tr:has-text('messages *')").count() == 1
+    assert all(url.startswith(paged.url) for url in asked) and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_phone_has_all_of_it_on_its_screen(browser, paged):
