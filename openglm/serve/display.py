@@ -45,7 +45,7 @@ def talk(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         content, title = shown(message["content"]), ""
         if call := message.get("call"):
             name = call[0]
-            content, title = f"{content}\n\n{_code(call[1])}".strip(), f"🔧 {name}"
+            content, title = f"{content}\n\n{_code(call[1])}".strip(), f"↪ {name}"
         elif message["role"] == "tool":
             content, title = _code(message["content"]), f"↩ {name}"
         for number, (label, address, quote) in enumerate(message.get("sources", ()), start=1):

@@ -263,7 +263,7 @@ def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypat
     page.keyboard.press("Tab")
     page.click(".sidebar .toggle-button")
     ask(page, "你好")
-    page.wait_for_selector("#talk:has-text('🔧 get_time')")
+    page.wait_for_selector("#talk:has-text('↪ get_time')")
     page.wait_for_selector("#note:has-text('tool')")
     assert "<img src=x onerror=alert(1)>" in page.inner_text("#talk") and not page.locator("#talk [onerror]").count()
     ask(page, "12:00")
