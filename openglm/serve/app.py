@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import ipaddress
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -74,14 +76,26 @@ class Server(uvicorn.Server):
             say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends")
 
 
-def serve(assistant: Assistant, config: ServeConfig, name: str) -> int:
+def bind(config: ServeConfig) -> socket.socket:
+    """The socket to listen on, so that a wrong address is known before a model is loaded. Raises ValueError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name == "posix"))  # a port is free again as soon as its server has ended
+        listener.bind(address)
+    except OSError as error:
+        raise ValueError(f"host, port = {config.host!r}, {config.port}: {error.strerror}; choose another") from None
+    return listener
+
+
+def serve(assistant: Assistant, config: ServeConfig, name: str, listener: socket.socket) -> int:
     """Answer until a signal comes; returns the exit code."""
     if not config.api_key and not _only_here(config.host):
         say(f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page")
     server = Server(build(assistant, config, name), config)
     gc.collect()
     gc.freeze()  # what is there stays: looking through it again and again would hold up every answer
-    server.run()
+    server.run(sockets=[listener])
     return 0 if server.started else 1
 
 

@@ -16,6 +16,7 @@ import pytest
 from test_life import start_server
 
 import openglm.serve
+from openglm.cli.main import main
 from openglm.serve import app
 from openglm.serve.config import ServeConfig
 from openglm.serve.schemas import ChatGLMRequest, CompletionRequest, EmbeddingRequest, InfillRequest
@@ -110,9 +111,16 @@ def test_who_opens_the_port_to_others_without_a_key_is_warned(assistant, monkeyp
 
     monkeypatch.setattr(app, "Server", Never)
     for host, key, warned in (("127.0.0.1", "", False), ("localhost", "", False), ("::1", "", False), ("0.0.0.0", "", True), ("::", "", True), ("0.0.0.0", "k", False)):
-        assert app.serve(assistant, ServeConfig(host=host, api_key=key, page=False, feedback=False), "toy") == 0
+        assert app.serve(assistant, ServeConfig(host=host, api_key=key, page=False, feedback=False), "toy", None) == 0
         assert ("no --api-key" in capsys.readouterr().err) is warned, host
     assert ServeConfig().host == "127.0.0.1"
+
+
+def test_an_address_that_cannot_be_had_is_one_line_before_a_model_is_loaded(live, capsys):
+    for host, port in (("127.0.0.1", live.port), ("256.1.1.1", 0), ("no.such.host.invalid", 0)):
+        assert main(["serve", "/no/such/model", "--host", host, "--port", str(port)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "host, port" in error and host in error
 
 
 def test_keys_are_compared_in_constant_time():
