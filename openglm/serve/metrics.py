@@ -27,6 +27,9 @@ class Metrics:
         self.token_seconds = Histogram("glm_token_seconds", "Between two tokens of an answer", buckets=_SECONDS, registry=registry)
         self.prompt_length = Histogram("glm_prompt_length", "Tokens of a prompt", buckets=_TOKENS, registry=registry)
         self.answer_length = Histogram("glm_answer_length", "Tokens of an answer", buckets=_TOKENS, registry=registry)
+        self.asked_length = Histogram("glm_asked_length", "Tokens that an answer was allowed", buckets=_TOKENS, registry=registry)
+        self.step_seconds = Histogram("glm_step_seconds", "One pass of the network", buckets=_SECONDS, registry=registry)
+        self.step_tokens = Counter("glm_step_tokens", "New tokens of answers, over all passes", registry=registry)
         gauges = {
             "glm_running": ("Answers being computed", lambda: len(engine.scheduler.running)),
             "glm_waiting": ("Requests that wait for their turn", lambda: len(engine.scheduler.waiting)),
@@ -38,6 +41,10 @@ class Metrics:
         }
         for name, (text, read) in gauges.items():
             Gauge(name, text, registry=registry).set_function(read)
+
+    def step(self, seconds: float, tokens: int) -> None:
+        self.step_seconds.observe(seconds)
+        self.step_tokens.inc(tokens)
 
     def token(self, seconds: float, first: bool) -> None:
         (self.first_token_seconds if first else self.token_seconds).observe(seconds)

@@ -24,7 +24,9 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(request)]}
+    embedder = request.app.state.embedder
+    more = [{"id": embedder.name, "object": "model", "created": request.app.state.created, "owned_by": "openglm"}] if embedder else []
+    return {"object": "list", "data": [_model(request), *more]}
 
 
 @router.get("/models/{name}")
@@ -169,7 +171,7 @@ def _wishes(service: Service, body: Sampling, ids: list[int], max_tokens: int | 
     return [(ids, SamplingParams(**params, seed=seed)) for seed in seeds]
 
 
-_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "stop")
+_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "stop", "ignore_eos")
 
 
 async def _respond(request: Request, body: Sampling, kind: str, answering: Answering) -> Response:
@@ -185,8 +187,8 @@ async def _respond(request: Request, body: Sampling, kind: str, answering: Answe
 
 async def collect(service: Service, answering: Answering) -> None:
     async for batch in service.answer(answering.wishes):
-        for place, one in batch:
-            answering.choices[place].feed(one)
+        for _ in answering.feed(batch):
+            pass
 
 
 async def _chunks(service: Service, head: dict[str, Any], answering: Answering, with_usage: bool) -> AsyncIterator[bytes]:
@@ -196,12 +198,12 @@ async def _chunks(service: Service, head: dict[str, Any], answering: Answering, 
     async with aclosing(service.answer(answering.wishes)) as batches:
         async for batch in batches:
             parts = []
-            for place, one in batch:
+            for place, deltas in answering.feed(batch):
                 choice = answering.choices[place]
-                parts += [choice.chunk(place, delta, False) for delta in (choice.opening() if place not in opened else ())]
+                deltas = deltas if place in opened else choice.opening() + deltas
                 opened.add(place)
-                parts += [choice.chunk(place, delta, False) for delta in choice.feed(one)]
-                if one.result is not None:
+                parts += [choice.chunk(place, delta, False) for delta in deltas]
+                if choice.reason:
                     parts.append(choice.chunk(place, {}, True))
             if parts:
                 yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)

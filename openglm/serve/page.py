@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
 from openglm.assistant import SamplingParams
+from openglm.config import require
 from openglm.serve import chats
-from openglm.serve.display import original, shown
+from openglm.serve.display import original, talk
 from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Broken, Busy, Service
 from openglm.serve.words import WORDS
@@ -31,11 +32,19 @@ _STYLE = """
 #talk {height: calc(100dvh - 13rem) !important; min-height: 14rem}
 footer {display: none !important}
 """
-_EXPORT = """(store) => {
+_SAVE = """(text) => {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(store.all[store.now], null, 1)], {type: "application/json"}));
+  link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
   link.download = "chat.json"; link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
+_OPEN = """(text, store, system) => new Promise((done) => {
+  const input = document.createElement("input");
+  input.type = "file"; input.accept = ".json"; input.id = "opened"; input.style.display = "none"; document.body.append(input);
+  const end = (text) => { input.remove(); done([text, store, system]); };
+  input.onchange = async () => end(await input.files[0].text());
+  input.oncancel = () => end("");
+  input.click();
+})"""
 _LATEX = [{"left": a, "right": b, "display": d} for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))]
 
 
@@ -48,6 +57,16 @@ class Run:
     stop: asyncio.Event | None = None
 
 
+class Knobs(NamedTuple):
+    """What the side panel says, as a browser sends it."""
+
+    system: str
+    tools: str
+    temperature: float
+    top_p: float
+    tokens: float
+
+
 class Page:
     """The handlers of one server's page, and its layout."""
 
@@ -56,24 +75,27 @@ class Page:
         self.service: Service = app.state.service
         self.context = self.service.assistant.model.config.max_positions
 
-    async def say(self, text: str, store: Any, system: str, temperature: float, top_p: float, tokens: float, run: Run) -> AsyncIterator[list[Any]]:
+    async def say(self, text: str, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
+        """A question, or what a tool returned that the model has called."""
         store = chats.checked(store)
         if text and text.strip():
-            store = chats.with_current(store, [*chats.current(store), {"role": "user", "content": text.strip()}])
-            async for update in self._answer(store, system, temperature, top_p, tokens, run):
+            before = chats.current(store)
+            role = "tool" if before and before[-1].get("call") else "user"
+            store = chats.with_current(store, [*before, {"role": role, "content": text.strip()}])
+            async for update in self._answer(store, run, Knobs(*knobs)):
                 yield update
 
-    async def retry(self, store: Any, system: str, temperature: float, top_p: float, tokens: float, run: Run, which: gr.RetryData) -> AsyncIterator[list[Any]]:
+    async def retry(self, which: gr.RetryData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
         """A new answer to the question at `which`; the old one is kept as feedback, as what was not wanted."""
         store = chats.checked(store)
         messages = chats.current(store)
         asked = _asked(which, messages)
         if asked:
-            old = messages[len(asked)]["content"] if len(messages) > len(asked) else None
-            async for update in self._answer(chats.with_current(store, asked), system, temperature, top_p, tokens, run):
+            old = messages[len(asked)] if len(messages) > len(asked) else None
+            async for update in self._answer(chats.with_current(store, asked), run, Knobs(*knobs)):
                 yield update
-            if old:
-                await self._keep(update[2], "retry", asked, old, system, better=chats.current(update[2])[-1]["content"])
+            if old and old["content"]:
+                await self._keep(update[2], "retry", asked, old, Knobs(*knobs).system, better=chats.current(update[2])[-1]["content"])
 
     async def undo(self, store: Any, which: gr.UndoData) -> list[Any]:
         """Take the last question back into the box."""
@@ -83,26 +105,28 @@ class Page:
         text = asked.pop()["content"] if asked else ""
         return [gr.update(value=text), *self._shown(chats.with_current(store, asked))]
 
-    async def edit(self, store: Any, system: str, temperature: float, top_p: float, tokens: float, run: Run, change: gr.EditData) -> AsyncIterator[list[Any]]:
-        """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it."""
-        store = chats.checked(store)
+    async def edit(self, change: gr.EditData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
+        """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it. Steps and sources are what they are."""
+        store, knobs = chats.checked(store), Knobs(*knobs)
         messages, place = chats.current(store), _place(change, chats.current(store))
-        new = {**messages[place], "content": original(str(change.value))} if messages else None
-        if new is None:
+        old = messages[place] if messages else None
+        if old is None or old["role"] == "tool" or old.keys() & {"call", "sources"}:
+            yield [gr.skip(), *self._shown(store)]
             return
+        new = {**old, "content": original(str(change.value))}
         if new["role"] == "user":
-            async for update in self._answer(chats.with_current(store, [*messages[:place], new]), system, temperature, top_p, tokens, run):
+            async for update in self._answer(chats.with_current(store, [*messages[:place], new]), run, knobs):
                 yield update
             return
-        await self._keep(store, "edit", messages[:place], messages[place]["content"], system, better=new["content"])
+        await self._keep(store, "edit", messages[:place], old, knobs.system, better=new["content"])
         yield [gr.skip(), *self._shown(chats.with_current(store, [*messages[:place], new, *messages[place + 1 :]]))]
 
-    async def like(self, store: Any, system: str, reason: str | None, vote: gr.LikeData) -> tuple[Any, Any]:
+    async def like(self, vote: gr.LikeData, store: Any, system: str, reason: str | None) -> tuple[Any, Any]:
         store = chats.checked(store)
-        messages, place = chats.current(store), _place(vote, chats.current(store))
+        messages, place = chats.current(store), _end(_place(vote, chats.current(store)), chats.current(store))
         if messages and messages[place]["role"] == "assistant" and vote.liked is not None:
             kind = "up" if vote.liked is True or vote.liked == "Like" else "down"
-            await self._keep(store, kind, messages[:place], messages[place]["content"], system, reason=(reason or "").strip()[:4096] or None)
+            await self._keep(store, kind, messages[:place], messages[place], system, reason=(reason or "").strip()[:4096] or None)
         return "", await self.kept(store)
 
     async def kept(self, store: Any) -> list[dict[str, Any]]:
@@ -116,33 +140,38 @@ class Page:
             await asyncio.to_thread(self.state.feedback.forget, store["now"])
         return self._shown(chats.without(store, store["now"]))
 
-    async def _keep(self, store: chats.Store, kind: str, before: chats.Messages, answer: str, system: str, better: str | None = None, reason: str | None = None) -> None:
+    async def _keep(
+        self, store: chats.Store, kind: str, before: chats.Messages, answer: Mapping[str, Any], system: str, better: str | None = None, reason: str | None = None,
+    ) -> None:  # fmt: skip
         if self.state.feedback:
-            messages = [{"role": "system", "content": system}, *before] if system else before
-            row = {"conversation": store["now"], "kind": kind, "messages": messages, "answer": answer, "better": better, "reason": reason}
-            await asyncio.to_thread(self.state.feedback.add, **row, sampling={}, model=self.state.model, weights=self.service.assistant.fingerprint)
+            row = {"conversation": store["now"], "kind": kind, "messages": _with_system(system, before), "answer": answer["content"], "better": better, "reason": reason}
+            weights = self.service.assistant.fingerprint
+            await asyncio.to_thread(self.state.feedback.add, **row, sampling=answer.get("sampling", {}), model=self.state.model, weights=weights)
             self.service.metrics.feedback.inc()
 
-    async def _answer(self, store: chats.Store, system: str, temperature: float, top_p: float, tokens: float, run: Run) -> AsyncIterator[list[Any]]:
+    async def _answer(self, store: chats.Store, run: Run, knobs: Knobs) -> AsyncIterator[list[Any]]:
         """Show an answer to the current conversation while it grows; the browser stores it once it has ended."""
-        asked, note, text = chats.current(store), "", ""
+        asked, done, note = chats.current(store), chats.current(store), ""
         run.stop = asyncio.Event()
-        yield [gr.update(value="", submit_btn=False, stop_btn=True), _talk(asked), gr.skip(), gr.skip(), ""]
+        yield [gr.update(value="", submit_btn=False, stop_btn=True), talk(asked), gr.skip(), gr.skip(), ""]
         try:
-            messages = [{"role": "system", "content": system}, *asked] if system and system.strip() else asked
-            ids, dropped = await asyncio.to_thread(self.service.assistant.ask, messages, cut=True)
+            tools = _tools(knobs.tools)
+            ids, dropped = await asyncio.to_thread(self.service.assistant.ask, _with_system(knobs.system, asked), tools, cut=True)
             note = WORDS["cut"].format(dropped) if dropped else ""
-            params = SamplingParams(max_tokens=max(1, min(int(tokens), self.context - len(ids))), temperature=float(temperature), top_p=float(top_p))
-            async for text in self._grow(ids, params, run.stop):
-                yield [gr.skip(), _talk([*asked, {"role": "assistant", "content": text}]), gr.skip(), gr.skip(), note]
+            sampling = {"temperature": float(knobs.temperature), "top_p": float(knobs.top_p), "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids)))}
+            names = [tool.get("function", tool)["name"] for tool in tools]
+            async for message in self._grow(ids, SamplingParams(**sampling), names, run.stop):
+                done = [*asked, chats.answer(message, sampling)]
+                yield [gr.skip(), talk(done), gr.skip(), gr.skip(), note]
         except (ValueError, Busy, Broken) as error:
             note = f"{WORDS['failed']} {error}"
-        done = [*asked, {"role": "assistant", "content": text}] if text else asked
+        last = done[-1]
+        done, note = (asked, note) if not last["content"] and not last.get("call") else (done, WORDS["called"] if last.get("call") else note)
         yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
 
-    async def _grow(self, ids: list[int], params: SamplingParams, stop: asyncio.Event) -> AsyncIterator[str]:
-        """The answer's text so far, again and again, until it ends or is stopped."""
-        reply, text, stopped = ReplyStream(self.service.assistant), "", asyncio.ensure_future(stop.wait())
+    async def _grow(self, ids: list[int], params: SamplingParams, names: list[str], stop: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+        """The answer's message so far, again and again, until it ends or is stopped."""
+        reply, text, stopped = ReplyStream(self.service.assistant, names), "", asyncio.ensure_future(stop.wait())
         async with aclosing(self.service.answer([(ids, params)])) as batches:
             try:
                 while True:
@@ -154,9 +183,11 @@ class Page:
                         return
                     if (events := batch.result()) is None:
                         return
-                    for _, one in events:
-                        text += reply.feed(one.token, one.text) + (reply.end(one.result.ids)[0] if one.result else "")
-                    yield text
+                    text += "".join([reply.feed(one.token, one.text) for _, one in events])
+                    result = events[-1][1].result
+                    rest, calls = reply.end(result.ids) if result else ("", [])
+                    text += rest
+                    yield {"content": text, "tool_calls": calls}
             finally:
                 stopped.cancel()
 
@@ -164,7 +195,7 @@ class Page:
         """Display, store, list of conversations and note for a store."""
         choices = chats.found(store, "")
         now = store["now"] if chats.current(store) else None
-        return [_talk(chats.current(store)), store, gr.update(choices=choices, value=now), ""]
+        return [talk(chats.current(store)), store, gr.update(choices=choices, value=now), ""]
 
     def open(self, name: str | None, store: Any) -> list[Any]:
         store = chats.checked(store)
@@ -172,6 +203,13 @@ class Page:
 
     def new(self, store: Any) -> list[Any]:
         return self._shown(chats.started(chats.checked(store)))
+
+    def bring(self, text: str, store: Any, system: str) -> list[Any]:
+        """A conversation from a file becomes one of the page's."""
+        store, (messages, found) = chats.checked(store), chats.imported(text)
+        if not messages:
+            return [*self._shown(store)[:-1], WORDS["no_chat"] if text else "", system]
+        return [*self._shown(chats.with_current(chats.started(store), messages)), found]
 
     def search(self, words: str, store: Any) -> Any:
         return gr.update(choices=chats.found(chats.checked(store), words))
@@ -189,11 +227,14 @@ class Page:
                 picker = gr.Radio([], show_label=False, container=False, elem_id="picker")
                 with gr.Accordion(w("settings"), open=False):
                     system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
+                    tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
                     temperature = gr.Slider(0, 2, 0.5, step=0.05, label=w("temperature"))
                     top_p = gr.Slider(0.05, 1, 0.8, step=0.05, label=w("top_p"))
                     tokens = gr.Slider(1, max(self.context // 2, 2), min(256, self.context // 2), step=1, label=w("tokens"))
-                export, delete = gr.Button(w("export"), elem_id="export"), gr.Button(w("delete"), variant="stop", elem_id="delete")
-            talk = gr.Chatbot(
+                with gr.Row():
+                    export, bring = gr.Button(w("export"), elem_id="export", min_width=80), gr.Button(w("import"), elem_id="import", min_width=80)
+                delete, file = gr.Button(w("delete"), variant="stop", elem_id="delete"), gr.Textbox(visible=False)
+            display = gr.Chatbot(
                 elem_id="talk", show_label=False, container=False, buttons=["copy"], editable="all", latex_delimiters=_LATEX, allow_tags=False, allow_file_downloads=False,
                 placeholder=f"**{self.state.model}**", feedback_options=("Like", "Dislike") if self.state.feedback else None,
             )  # fmt: skip
@@ -203,23 +244,24 @@ class Page:
                 gr.Markdown(w("feedback_text"))
                 reason = gr.Textbox(placeholder=w("reason"), show_label=False, container=False, elem_id="reason")
                 kept, look = gr.JSON([], show_label=False), gr.Button(w("look"), elem_id="look")
-            knobs, shown = [system, temperature, top_p, tokens], [talk, store, picker, note]
+            knobs, shown = [system, tools, temperature, top_p, tokens], [display, store, picker, note]
             quiet = {"show_progress": "hidden", "api_visibility": "private"}
             blocks.load(lambda held: self._shown(chats.checked(held)), store, shown, **quiet)
-            box.submit(self.say, [box, store, *knobs, run], [box, *shown], **quiet)
+            box.submit(self.say, [box, store, run, *knobs], [box, *shown], **quiet)
             box.stop(_stop, run, None, **quiet)
-            talk.retry(self.retry, [store, *knobs, run], [box, *shown], **quiet)
-            talk.undo(self.undo, store, [box, *shown], **quiet)
-            talk.edit(self.edit, [store, *knobs, run], [box, *shown], **quiet)
+            display.retry(self.retry, [store, run, *knobs], [box, *shown], **quiet)
+            display.undo(self.undo, store, [box, *shown], **quiet)
+            display.edit(self.edit, [store, run, *knobs], [box, *shown], **quiet)
             if self.state.feedback:
-                talk.like(self.like, [store, system, reason], [reason, kept], **quiet)
+                display.like(self.like, [store, system, reason], [reason, kept], **quiet)
                 look.click(self.kept, store, kept, **quiet)
             fresh.click(self.new, store, shown, **quiet)
             words.change(self.search, [words, store], picker, **quiet)
-            talk.clear(self.new, store, shown, **quiet)
+            display.clear(self.new, store, shown, **quiet)
             picker.input(self.open, [picker, store], shown, **quiet)
             delete.click(self.delete, store, shown, **quiet)
-            export.click(None, store, None, js=_EXPORT, **quiet)
+            export.click(lambda held, text: chats.exported(chats.checked(held), text), [store, system], file, **quiet).then(None, file, None, js=_SAVE, **quiet)
+            bring.click(self.bring, [file, store, system], [*shown, system], js=_OPEN, **quiet)
         return blocks.queue(default_concurrency_limit=None)
 
 
@@ -228,8 +270,19 @@ async def _stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
         run.stop.set()
 
 
-def _talk(messages: chats.Messages) -> chats.Messages:
-    return [{**message, "content": shown(message["content"])} for message in messages]
+def _with_system(system: str | None, messages: chats.Messages) -> list[dict[str, Any]]:
+    """A conversation as the model reads it."""
+    return [*([{"role": "system", "content": system}] if system and system.strip() else []), *chats.for_model(messages)]
+
+
+def _tools(text: str | None) -> list[dict[str, Any]]:
+    """Tools as a user typed them. Raises ValueError."""
+    try:
+        tools = json.loads(text) if text and text.strip() else []
+    except (ValueError, RecursionError):
+        tools = None
+    require(isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools), "tools", (text or "")[:20], "must be a list in OpenAI's JSON form")
+    return tools
 
 
 def _place(event: Any, messages: chats.Messages) -> int:
@@ -238,10 +291,17 @@ def _place(event: Any, messages: chats.Messages) -> int:
     return min(max(index, 0), max(len(messages) - 1, 0)) if isinstance(index, int) else max(len(messages) - 1, 0)
 
 
+def _end(place: int, messages: chats.Messages) -> int:
+    """The last message of the answer that one belongs to: the display makes one of its calls, their results and its text."""
+    while place + 1 < len(messages) and messages[place]["role"] != "user" and messages[place + 1]["role"] != "user":
+        place += 1
+    return place
+
+
 def _asked(event: Any, messages: chats.Messages) -> chats.Messages:
-    """The conversation up to the question that an event is about, or that its answer belongs to."""
-    asked = messages[: _place(event, messages) + 1]
-    while asked and asked[-1]["role"] != "user":
+    """The conversation up to the question, or a tool's result, that an event is about, or that its answer belongs to."""
+    asked = messages[: _end(_place(event, messages), messages) + 1]
+    while asked and asked[-1]["role"] == "assistant":
         asked.pop()
     return asked
 

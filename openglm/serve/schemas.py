@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1 << 20)]
+Embedded = Annotated[str, Field(min_length=1, max_length=1 << 15)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 _DEEPEST = 32
@@ -107,6 +108,7 @@ class Sampling(Body):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
+    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     chat_template: None = None
@@ -131,6 +133,16 @@ class CompletionRequest(Sampling):
     suffix: Text | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
+
+
+class EmbeddingRequest(Body):
+    """`input_type` tells questions from what is searched, as other servers of such models have it."""
+
+    model: Annotated[str, Field(max_length=256)] | None = None
+    input: Embedded | Annotated[list[Embedded], Field(min_length=1, max_length=256)]
+    input_type: Literal["query", "passage"] = "passage"
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: _Count | None = None
 
 
 class ExtraFile(Body):

@@ -1,7 +1,8 @@
 """One engine in a thread of its own, and answers as asynchronous streams.
 
-The thread takes commands between two steps, so a reader that goes away frees its place within one step, and hands each step's events to
-the event loop in one piece. It knows nothing of HTTP.
+The thread takes commands between two steps, so a reader that goes away frees its place within one step. An answer's beginning and end reach
+its reader at once; what lies between is gathered for 20 ms, for no eye sees the difference, and each piece costs both ends more than its tokens
+cost the engine. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,19 +36,35 @@ class Broken(Exception):
 
 Wish = tuple[Sequence[int], SamplingParams]
 Batch = list[tuple[int, Event]]
+_GATHER = 0.02  # seconds
+
+
+@dataclass(eq=False)
+class Inbox:
+    """What came of a group of requests and was not read yet: the place of each in the group, and an Event or the exception that ended it. The engine's thread fills it."""
+
+    events: deque[tuple[int, Event | Exception]] = field(default_factory=deque)
+    full: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def take(self) -> list[tuple[int, Event | Exception]]:
+        """All that lies ready, once the reader was woken."""
+        await self.full.wait()
+        self.full.clear()
+        return [self.events.popleft() for _ in range(len(self.events))]
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One request in the engine. What comes of it goes into the inbox of its group: its place there, and an Event or the exception that ended it."""
+    """One request in the engine."""
 
     place: int
     wish: Wish
-    inbox: asyncio.Queue[tuple[int, Event | Exception]]
+    inbox: Inbox
     number: int | None = None
     began: float = field(default_factory=time.perf_counter)
     last: float = 0.0
     """time of the latest token"""
+    begun: bool = False
 
 
 class Service:
@@ -58,6 +76,7 @@ class Service:
         self._by_number: dict[int, Ticket] = {}
         self._open: set[Ticket] = set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._ringing, self._rang = False, 0.0
         self.draining = False
 
     def start(self) -> None:
@@ -79,10 +98,10 @@ class Service:
         self._loop.call_soon_threadsafe(self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open)))
 
     async def answer(self, wishes: Sequence[Wish]) -> AsyncIterator[Batch]:
-        """Events of a group of requests, each with its request's place in the group; all that lie ready come in one list. Each request's last
+        """Events of a group of requests, each with its request's place in the group; what is ready comes in one list. Each request's last
         event has its result. Raises ValueError for a wrong request, Busy, Broken. Whoever stops reading, or is cancelled, frees all places."""
         self._admit(len(wishes))
-        inbox: asyncio.Queue = asyncio.Queue()
+        inbox = Inbox()
         tickets = [Ticket(place, wish, inbox) for place, wish in enumerate(wishes)]
         self._open.update(tickets)
         for ticket in tickets:
@@ -91,11 +110,10 @@ class Service:
         try:
             left = len(tickets)
             while left:
-                batch = [await inbox.get()]
-                while not inbox.empty():
-                    batch.append(inbox.get_nowait())
+                batch = await inbox.take()
                 left -= sum(self._ended(event) for _, event in batch)
-                yield batch
+                if batch:
+                    yield batch
         finally:
             timer.cancel()
             self._open.difference_update(tickets)
@@ -126,6 +144,20 @@ class Service:
         for ticket in tickets:
             self._commands.put(partial(self._cut, ticket))
 
+    def _wake(self, urgent: list[Inbox]) -> None:
+        """Let readers look: those of `urgent` now, the others together when the last time is long enough ago."""
+        for inbox in urgent:
+            inbox.full.set()
+        if not self._ringing:
+            self._ringing = True
+            self._loop.call_at(self._rang + _GATHER, self._ring)
+
+    def _ring(self) -> None:
+        self._ringing, self._rang = False, self._loop.time()  # before it looks: what comes later rings again
+        for ticket in self._open:
+            if ticket.inbox.events:
+                ticket.inbox.full.set()
+
     # What follows runs in the engine's thread.
 
     def _run(self) -> None:
@@ -133,7 +165,10 @@ class Service:
         while self._take_commands(wait=not engine.busy):
             if engine.busy:
                 try:
-                    self._deliver(engine.step())
+                    start = time.perf_counter()
+                    events = engine.step()
+                    self.metrics.step(time.perf_counter() - start, len(events))
+                    self._deliver(events)
                 except Exception as error:  # a defect must not leave readers waiting for ever
                     say(f"glm serve: the engine failed: {type(error).__name__}: {error}")
                     self._fail_all(error)
@@ -156,6 +191,7 @@ class Service:
         try:
             ticket.number = self.assistant.engine.add_request(*ticket.wish)
             self._by_number[ticket.number] = ticket
+            self.metrics.asked_length.observe(ticket.wish[1].max_tokens)
         except ValueError as error:
             self._post([(ticket, error)])
         except RecursionError:
@@ -202,10 +238,11 @@ class Service:
         self._post(post)
 
     def _post(self, post: list[tuple[Ticket, Event | Exception]]) -> None:
-        if post:
-            self._loop.call_soon_threadsafe(_hand_out, post)
-
-
-def _hand_out(post: list[tuple[Ticket, Event | Exception]]) -> None:
-    for ticket, event in post:
-        ticket.inbox.put_nowait((ticket.place, event))
+        urgent = []
+        for ticket, event in post:
+            ticket.inbox.events.append((ticket.place, event))
+            if isinstance(event, Exception) or event.result is not None or not ticket.begun:
+                urgent.append(ticket.inbox)
+            ticket.begun = True
+        if post and (urgent or not self._ringing):
+            self._loop.call_soon_threadsafe(self._wake, urgent)

@@ -75,6 +75,8 @@ class RoleTurns:
     """text of the tools, from their list and the system message, which has no turn of its own where `merged`"""
     write_call: Callable[[str, Mapping[str, Any]], str]
     """text of a call's arguments"""
+    call_opening: str = ""
+    """what stands before a call's arguments where they are to follow as JSON"""
     inline: bool = False
     """a call's name and arguments are the last lines of a content; else the name is the header line of an answer of its own"""
     merged: bool = False
@@ -211,7 +213,7 @@ def _list_tools_chatglm3(tools: Sequence[Tool], system: str) -> str:
 
 _HEAD = ("[gMASK]", "<sop>")
 _OWN_TURNS = RoleTurns(_HEAD, _list_tools, write_json_call, inline=True, opening="\n")
-_CHATGLM3_TURNS = RoleTurns(("[gMASK]", "sop"), _list_tools_chatglm3, write_python_call, merged=True, joined=False, last="</s>")
+_CHATGLM3_TURNS = RoleTurns(("[gMASK]", "sop"), _list_tools_chatglm3, write_python_call, "```python\ntool_call(**", merged=True, joined=False, last="</s>")
 _GLM4_TURNS = RoleTurns(_HEAD, _list_tools_glm4, write_json_call)
 _0414_TURNS = RoleTurns(_HEAD, _list_tools, write_json_call)
 _Z1_TURNS = RoleTurns(_HEAD, _list_tools, write_json_call, opening="\n<think>", thinks=True)

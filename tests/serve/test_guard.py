@@ -2,13 +2,24 @@
 
 import ast
 import base64
+import contextlib
+import copy
 import json
+import os
+import random
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from test_life import start_server
 
 import openglm.serve
+from openglm.cli.main import main
+from openglm.serve import app
+from openglm.serve.config import ServeConfig
+from openglm.serve.schemas import ChatGLMRequest, CompletionRequest, EmbeddingRequest, InfillRequest
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
@@ -26,6 +37,7 @@ def raw(server, request: bytes, size: int = 65536) -> bytes:
 @pytest.mark.parametrize("host,status", [
     ("127.0.0.1", 200), ("localhost:8000", 200), ("LOCALHOST", 200), ("[::1]:80", 200), ("192.168.1.7", 200), ("evil.test", 403), ("127.0.0.1.evil.test", 403),
     ("localhost@evil.test", 403), ("", 403), ("localhost/x", 403), ("a:b:c", 403), ("[::1", 403), ("localhost:99999999", 403), ("\xff", 403),
+    ("127.0.0.1\\@evil.test", 403), ("127.0.0.1 evil.test", 403), ("me:x@127.0.0.1", 403), ("evil.test\\127.0.0.1", 403),
 ])  # fmt: skip
 def test_only_known_names_are_answered(live, host, status):
     assert live.client.get("/v1/models", headers={"Host": host.encode("latin-1")}).status_code == status
@@ -80,6 +92,37 @@ def test_a_bad_host_never_skips_the_key(keyed):
         assert answer.split(b" ")[1] in (b"400", b"401", b"403")
 
 
+def test_nothing_from_outside_is_unpickled_rendered_or_run():
+    """No module that could is imported by the server, and Gradio's ways to other hosts are not used."""
+    for path in Path(openglm.serve.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert names.isdisjoint({"pickle", "dill", "marshal", "shelve", "jinja2", "subprocess", "torch"}), path
+        assert calls.isdisjoint({"eval", "exec", "compile", "gr.load", "gr.Interface", "os.system"}), path
+        assert not any(keyword.arg == "share" for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords), path
+
+
+def test_who_opens_the_port_to_others_without_a_key_is_warned(assistant, monkeypatch, capsys):
+    class Never(app.Server):
+        def run(self, sockets=None):
+            self.started = True
+
+    monkeypatch.setattr(app, "Server", Never)
+    for host, key, warned in (("127.0.0.1", "", False), ("localhost", "", False), ("::1", "", False), ("0.0.0.0", "", True), ("::", "", True), ("0.0.0.0", "k", False)):
+        assert app.serve(assistant, ServeConfig(host=host, api_key=key, page=False, feedback=False), "toy", None) == 0
+        assert ("no --api-key" in capsys.readouterr().err) is warned, host
+    assert ServeConfig().host == "127.0.0.1"
+
+
+def test_an_address_that_cannot_be_had_is_one_line_before_a_model_is_loaded(live, capsys):
+    for host, port in (("127.0.0.1", live.port), ("256.1.1.1", 0), ("no.such.host.invalid", 0)):
+        assert main(["serve", "/no/such/model", "--host", host, "--port", str(port)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "host, port" in error and host in error
+
+
 def test_keys_are_compared_in_constant_time():
     source = (Path(openglm.serve.__file__).parent / "guard.py").read_text(encoding="utf-8")
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
@@ -130,6 +173,22 @@ def test_odd_numbers_are_400_and_name_the_field(live, field):
             assert answer.status_code == 400 and answer.json()["error"]["param"] == field, (field, value, answer.text)
 
 
+BODIES = {"/v1/completions": ({"prompt": "a", "max_tokens": 1}, CompletionRequest), "/infill": ({"n_predict": 1}, InfillRequest)}
+BODIES |= {"/": ({"prompt": "a", "max_length": 9}, ChatGLMRequest), "/v1/embeddings": ({"input": "a"}, EmbeddingRequest)}
+EVERY = [(path, name) for path, (_, model) in BODIES.items() for name, field in model.model_fields.items() if any(kind in str(field.annotation) for kind in ("int", "float"))]
+
+
+@pytest.mark.parametrize("path,field", EVERY)
+def test_odd_numbers_in_every_other_body(live, path, field):
+    """Each is refused by its name, or is within what the field takes; what is no number at all is never taken for one."""
+    for value in ODD:
+        whole = json.dumps(BODIES[path][0] | {field: "VALUE"}).replace('"VALUE"', value)
+        answer = live.client.post(path, content=whole, headers={"Content-Type": "application/json"})
+        if value in ("NaN", "Infinity", "-Infinity", "1e999", "1e308", "-1e308", "true"):
+            assert answer.status_code == 400, (field, value, answer.text)
+        assert answer.status_code in (200, 400, 404) and (answer.status_code != 400 or answer.json()["error"]["param"].startswith(field)), (field, value, answer.text)
+
+
 @pytest.mark.parametrize("fields,param", [
     ({"messages": []}, "messages"), ({"messages": [{"role": "king", "content": ""}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
@@ -162,15 +221,69 @@ def bad_schemas():
     yield {"type": "integer", "multipleOf": 0}
 
 
+def mutated_schemas(count: int):
+    """Good schemas with something in them replaced by what does not belong there."""
+    dice = random.Random(5)
+    odd = [None, -1, 1e308, 2**70, "", "\x00", "(", "[", "(a*)*b", "x" * 5000, [], {}, [[]], {"$ref": "#"}, {"type": "king"}, True, "#/$defs/a"]
+    odd += [{"anyOf": []}, [{"not": {}}], {"const": None}]
+    keys = ["type", "properties", "items", "enum", "pattern", "required", "minItems", "maxLength"]
+    keys += ["minimum", "anyOf", "allOf", "$ref", "$defs", "format", "additionalProperties", "const"]
+    for _ in range(count):
+        schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "a+"}, "b": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
+        for _ in range(dice.randint(1, 3)):
+            inner = schema.get("properties")
+            places = [schema, inner, inner.get("a") if isinstance(inner, dict) else None]
+            dice.choice([place for place in places if isinstance(place, dict)])[dice.choice(keys)] = copy.deepcopy(dice.choice(odd))
+        yield schema
+
+
 def test_bad_schemas_are_400_or_followed_and_the_next_request_is_answered(live):
-    for number, schema in enumerate(bad_schemas()):
+    for number, schema in enumerate([*bad_schemas(), *mutated_schemas(200)]):
         for fields in (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}, "max_tokens": 1},
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}], "tool_choice": "required", "max_tokens": 1},
-        ):
+        )[: 2 if number < 40 else 1]:
             answer = live.client.post("/v1/chat/completions", json={**GOOD, **fields})
-            assert answer.status_code in (200, 400), (number, answer.text)
-    assert live.client.post("/v1/chat/completions", json=GOOD).status_code == 200
+            assert answer.status_code in (200, 400), (number, schema, answer.text)
+    assert live.service.healthy and live.client.post("/v1/chat/completions", json=GOOD).status_code == 200
+
+
+def test_what_is_too_large_costs_no_memory(toy):
+    """A process of its own, with one listening socket on this machine alone: bodies, forms, headers and ranges beyond all measure leave it as it was."""
+    process, url = start_server(toy, "--no-feedback")
+    try:
+        port = int(url.rpartition(":")[2])
+        server = SimpleNamespace(port=port)
+        assert listening(process.pid) == [("0100007F", port)]
+        httpx.get(f"{url}/v1/models")
+        before = resident(process.pid)
+        json_head = {"Content-Type": "application/json"}
+        chunks = (b"x" * (1 << 20) for _ in range(100))
+        with contextlib.suppress(httpx.TransportError):  # it may hang up before all is sent
+            assert httpx.post(f"{url}/v1/completions", content=chunks, headers=json_head).status_code == 413
+        with contextlib.suppress(httpx.TransportError):
+            assert httpx.post(f"{url}/v1/completions", content=b"x" * (100 << 20), headers=json_head).status_code == 413
+        form = "&".join(f"a{i}=1" for i in range(100_000)).encode()
+        assert httpx.post(f"{url}/v1/completions", content=form, headers={"Content-Type": "application/x-www-form-urlencoded"}).status_code == 415
+        ranges = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nRange: bytes=" + b",".join(b"0-1" for _ in range(10_000)) + b"\r\n\r\n"
+        assert raw(server, ranges)[9:12] in (b"200", b"400", b"431")
+        assert raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n")[9:12] in (b"400", b"431", b"")
+        assert httpx.get(f"{url}/health").status_code == 200 and resident(process.pid) - before < 50 << 20
+    finally:
+        process.terminate()
+        process.wait(timeout=15)
+
+
+def resident(process: int) -> int:
+    return int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) * 4096
+
+
+def listening(process: int) -> list[tuple[str, int]]:
+    """Address, in the kernel's words, and port of each socket on which a process waits for connections."""
+    links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()]
+    mine = {link[8:-1] for link in links if link.startswith("socket:[")}
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]]
+    return [(row[1].split(":")[0], int(row[1].split(":")[1], 16)) for row in rows if row[3] == "0A" and row[9] in mine]
 
 
 @pytest.mark.parametrize("path", [

@@ -11,8 +11,11 @@ import time
 
 import httpx
 import pytest
+from live import Live
 
+from openglm.assistant import Assistant
 from openglm.config import EngineConfig
+from openglm.engine.native import NativeRunner
 
 LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 80, "temperature": 0, "logit_bias": {"5": -100, "7": -100, "9": -100}}
 
@@ -91,17 +94,27 @@ def test_a_failing_engine_fails_its_requests_and_goes_on(another):
     assert server.client.post("/v1/chat/completions", json={**LONG, "max_tokens": 2}).status_code == 200
 
 
-def test_every_slot_and_the_prefix_cache_give_the_same_answer(another):
-    """Greedy and in float32: bit-equal, alone or among others, found in the cache or not."""
-    answers = set()
+QUESTIONS = ["你好", "写一首关于月亮的诗", "How are you today?", "介绍一下你自己", "床前明月光", "一加一等于几？"]
+
+
+def test_every_slot_and_the_prefix_cache_give_the_same_answer():
+    """Greedy and in float32: bit-equal, alone or among others, found in the cache or not; on the kernels, down to the log-probabilities."""
+    found: dict[str, set] = {question: set() for question in QUESTIONS}
     for share in (True, False):
-        server = another(EngineConfig(max_sequences=4, block_size=4, step_tokens=16, share_prefixes=share))
+        server = Live(Assistant("nano", device="cpu", engine=EngineConfig(max_sequences=4, share_prefixes=share)))
+        exact = isinstance(server.service.assistant.engine.runner, NativeRunner)
+
+        def ask(question, server=server, exact=exact):
+            more = {"max_tokens": 32, "ignore_eos": True, "frequency_penalty": 0.3, "logprobs": True}
+            tokens = server.chat(messages=[{"role": "user", "content": question}], **more).json()["choices"][0]["logprobs"]["content"]
+            found[question].add(tuple((one["token"], one["logprob"] if exact else 0) for one in tokens))
+
+        for question in QUESTIONS:
+            ask(question)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            body = {**LONG, "logprobs": True, "max_tokens": 40}
-            for answer in pool.map(lambda _, s=server, b=body: s.client.post("/v1/chat/completions", json=b).json(), range(8)):
-                choice = answer["choices"][0]
-                answers.add((choice["message"]["content"], tuple(x["token"] for x in choice["logprobs"]["content"])))
-    assert len(answers) == 1
+            list(pool.map(ask, QUESTIONS * 3))
+        server.stop()
+    assert all(len(answers) == 1 and len(set(next(iter(answers)))) > 8 for answers in found.values())
 
 
 def test_the_event_loop_stays_free_while_a_large_text_is_read(live):

