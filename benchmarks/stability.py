@@ -171,7 +171,8 @@ def spikes(path: str, name: str, stability: StabilityConfig, noise: range, steps
         acts = [line for line in map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines()) if "act" in line]
     heldout_loss = statistics.fmean(result.heldout.values())
     print(f"{name:22} held-out loss {heldout_loss:.4f}; loss of the last 10 steps {statistics.fmean(r['loss'] for r in seen[-10:]):.4f}; acts {json.dumps(acts)}", flush=True)
-    return {"name": name, "step": [r["step"] for r in seen], "loss": [r["loss"] for r in seen], "norm": [r["grad_norm"] for r in seen], "acts": acts, "heldout": heldout_loss}
+    acted = [i for i, r in enumerate(seen) if "act" in r]
+    return {"name": name, "step": [r["step"] for r in seen], "loss": [r["loss"] for r in seen], "norm": [r["grad_norm"] for r in seen], "acts": acted, "heldout": heldout_loss}
 
 
 def draw(curves: list[dict], runs: list[dict], out: Path) -> None:
@@ -194,7 +195,7 @@ def draw(curves: list[dict], runs: list[dict], out: Path) -> None:
     for run, place in zip(runs, axes[-1], strict=False):
         place.plot(run["loss"], lw=1)
         for act in run["acts"]:
-            place.axvline(run["step"].index(act["step"]), color="tab:red", ls=":", lw=1)
+            place.axvline(act, color="tab:red", ls=":", lw=1)
         place.set(title=f"noise, {run['name']}\nheld-out loss {run['heldout']:.3f}", xlabel="steps as made; dotted: an act", ylim=(6, 12))
     figure.savefig(out, dpi=80)
 

@@ -1,0 +1,79 @@
+"""What the training loop costs over a plain one in one process: guard, log, running sums, progress bar, agreement between processes.
+
+    python benchmarks/loop_overhead.py [--rounds 5] [--steps 8]
+
+nano's shape, 32 rows of 512 tokens in parts of 4, fp32, AdamW. The plain loop has rows, passes, clipping and the update, and nothing else. They take turns; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+
+import numpy as np
+import torch
+
+from openglm.config import OptimizerConfig, TrainConfig
+from openglm.data.mixture import Row, batches
+from openglm.model.transformer import Transformer
+from openglm.parallel.processes import Processes
+from openglm.presets import model_preset
+from openglm.train.loop import train
+from openglm.train.optimizer import Optimizers
+from openglm.train.passes import WholePasses
+
+MODEL, SEQ, ROWS, PARTS = dataclasses.replace(model_preset("nano"), positions="rope"), 512, 32, 8
+
+
+class Rows:
+    """Random rows that are all part B."""
+
+    fingerprint = "random"
+
+    def row(self, i: int) -> Row:
+        text, at = np.random.default_rng(i).integers(10, MODEL.vocab_size, SEQ + 1), np.arange(SEQ)
+        return Row(text[:-1].copy(), text[1:].copy(), np.ones(SEQ, np.float32), at, at + 1, np.zeros_like(at))
+
+
+def plain(steps: int) -> list[float]:
+    """Seconds of each step but the first."""
+    torch.manual_seed(1)
+    model, alone, marks = Transformer(MODEL), Processes(torch.device("cpu")), []
+    model.initialize()
+    passes, optimizers = WholePasses(model, alone, torch.float32, ROWS // PARTS), Optimizers(model.named_parameters(), OptimizerConfig(), torch.float32, alone)
+    stream = batches(Rows(), 0, ROWS, 0)
+    for _ in range(steps):
+        batch = next(stream)
+        passes.gradient(batch, float(batch["loss_mask"].sum()))
+        optimizers.clip()
+        optimizers.step(1e-3)
+        marks.append(time.perf_counter())
+    return list(np.diff(marks))
+
+
+def ours(steps: int) -> list[float]:
+    marks: list[float] = []
+    with tempfile.TemporaryDirectory() as out:
+        options = TrainConfig(out, steps, SEQ, ROWS, PARTS, device="cpu", dtype="float32", save_every=steps, eval_every=steps, log_every=1)
+        train(MODEL, options, OptimizerConfig(), Rows(), {}, on_step=lambda *_: marks.append(time.perf_counter()))
+    return list(np.diff(marks))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns")
+    parser.add_argument("--steps", type=int, default=8, help="steps of a turn")
+    args = parser.parse_args()
+    found: dict[str, list[float]] = {"plain": [], "ours": []}
+    for round_ in range(args.rounds):
+        for name, run in (("plain", plain), ("ours", ours)) if round_ % 2 else (("ours", ours), ("plain", plain)):
+            found[name] += run(args.steps)
+    middle = {name: statistics.median(seconds) for name, seconds in found.items()}
+    print(f"seconds a step: plain {middle['plain']:.3f}, ours {middle['ours']:.3f}; ratio {middle['ours'] / middle['plain']:.3f}, {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()
