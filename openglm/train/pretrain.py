@@ -10,12 +10,15 @@ from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainCon
 from openglm.data.dialogue import DialogueSource
 from openglm.data.mixture import Mixture
 from openglm.data.shards import Corpus
+from openglm.parallel.processes import shape
+from openglm.runtime import launched
 from openglm.text.tokenizer import Tokenizer, load_tokenizer
 from openglm.train import loop
 
 
 def pretrain(config: PretrainConfig, on_step: Callable[[int, dict[str, Any]], None] | None = None) -> loop.Result:
     """Train from random weights in `config.train.out`; the same call resumes. Raises ValueError in one line."""
+    shape(config.parallel, launched()[0])  # before texts are read, which takes a while
     require(bool(config.data.path), "data.path", config.data.path, "give the folder of a corpus; `glm data build` makes one")
     tokenizer = load_tokenizer(config.data.path)
     model = fit_to_tokenizer(config.model, tokenizer)

@@ -8,6 +8,8 @@ from typing import Any
 from openglm.checkpoints.load import network_config
 from openglm.checkpoints.native import resolve
 from openglm.config import SFTConfig, require
+from openglm.parallel.processes import shape
+from openglm.runtime import launched
 from openglm.text.tokenizer import load_tokenizer
 from openglm.train import loop
 from openglm.train.pretrain import make_rows
@@ -15,6 +17,7 @@ from openglm.train.pretrain import make_rows
 
 def sft(config: SFTConfig, on_step: Callable[[int, dict[str, Any]], None] | None = None) -> loop.Result:
     """Tune the model `config.init_from` in `config.train.out`; the same call resumes. Raises ValueError in one line."""
+    shape(config.parallel, launched()[0])  # before texts are read, which takes a while
     require(bool(config.data.dialogues), "data.dialogues", dict(config.data.dialogues), "give a name and a .jsonl file of conversations")
     folder = resolve(config.init_from)
     model, tokenizer = network_config(folder), load_tokenizer(folder)
