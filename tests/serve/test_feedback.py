@@ -7,6 +7,7 @@ import sqlite3
 import threading
 
 import httpx
+import orjson
 import pytest
 from test_life import start_server
 
@@ -50,6 +51,13 @@ def test_pairs(store):
 def test_judgements_that_contradict_each_other_make_no_pair(store):
     store.put("edit", "a", "b"), store.put("edit", "b", "a"), store.put("edit", "c", "c")
     assert pairs(store) == set()
+
+
+def test_rows_are_plain_for_every_writer_of_json(store):
+    """Gradio's refuses names that are not exactly `str`, and then the page does not show what is stored."""
+    store.put("up", "a")
+    (row_,) = store.of(ID)
+    assert {type(name) for name in row_} == {str} and orjson.loads(orjson.dumps(row_))["kind"] == "up"
 
 
 def test_the_route_keeps_shows_and_forgets(another, tmp_path):
