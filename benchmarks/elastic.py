@@ -18,7 +18,7 @@ from pathlib import Path
 import layouts
 import torch
 
-STEPS, EVERY = 600, 20
+STEPS, EVERY = 300, 10
 
 
 def work(out: Path, parallel: dict) -> None:

@@ -87,6 +87,12 @@ def launched() -> tuple[int, int]:
     return int(os.environ.get("WORLD_SIZE") or 1), int(os.environ.get("LOCAL_RANK") or 0)
 
 
+def attempt() -> int:
+    """How often torchrun has started these processes again. Known where all are on one machine: launchers on several may count differently."""
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) if one_machine else 0
+
+
 @functools.cache
 def cpu_threads() -> int:
     """Threads for the CPU kernels: $OPENGLM_THREADS, else one for each physical core that this process may use; a second one would only share its core."""

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from openglm.config import ParallelConfig
-from openglm.runtime import choose_device, launched
+from openglm.runtime import attempt, choose_device, launched
 
 AXES = ("pipeline", "data", "tensor")
 _PATIENCE = timedelta(minutes=10)  # for a process that has stopped taking part in the exchanges
@@ -125,7 +125,10 @@ def processes(config: ParallelConfig, device: str) -> Iterator[Processes]:
 def _join(device: torch.device) -> None:
     backend = dist.get_default_backend_for_device(device)
     try:
-        dist.init_process_group("gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{backend}", timeout=_PATIENCE)
+        store, rank, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        # torchrun (2.13) keeps one store over its restarts, with the addresses of processes that are gone.
+        store = dist.PrefixStore(f"attempt-{attempt()}", store)
+        dist.init_process_group("gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{backend}", store=store, rank=rank, world_size=count, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:  # torch's network errors are RuntimeErrors
         reason = str(error).splitlines()[0]
         raise ValueError(f"parallel: the other processes cannot be reached ({reason}); check --rdzv-endpoint, the network and that all nodes were started") from error

@@ -56,7 +56,8 @@ class Feedback:
     def of(self, conversation: str) -> list[dict[str, Any]]:
         """Its rows, as anything that writes JSON takes them: SQLAlchemy's names are of a type of their own."""
         with self.engine.connect() as connection:
-            return [{str(name): value for name, value in row.items()} for row in connection.execute(select(_rows).where(_rows.c.conversation == conversation).order_by(_rows.c.id)).mappings()]
+            found = connection.execute(select(_rows).where(_rows.c.conversation == conversation).order_by(_rows.c.id)).mappings()
+            return [{str(name): value for name, value in row.items()} for row in found]
 
     def forget(self, conversation: str) -> int:
         """Delete a conversation's rows; returns how many there were."""
