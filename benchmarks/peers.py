@@ -3,7 +3,7 @@
     python benchmarks/peers.py --shapes glm-4-0.4b glm-4-1.5b --folder FOLDER [--rounds 5] [--json out.json] [--plot out.png]
 
 FOLDER gets the weights (2 bytes each) and the GGUF files, some 6 GB for both shapes; what is there already is used again. Ours reads them as int4 in
-groups of 64 with the tables in int8, llama.cpp as Q4_0 with its logits in Q8_0, transformers in fp32. Each reader is a process of its own that waits
+groups of 64 with the logits in int8, llama.cpp as Q4_0 with its logits in Q8_0, transformers in fp32. Each reader is a process of its own that waits
 while the others run. A round: a prompt of 512 tokens read, 32 tokens written behind it, and 8 answers of 32 tokens at once behind prompts of 128.
 Ours goes through the engine, sampler included; llama.cpp through its C interface, without a sampler. Medians, and the median of the rounds' ratios.
 """
