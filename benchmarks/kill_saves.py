@@ -56,14 +56,14 @@ def child(work: Callable[[int], None]) -> tuple[int, int]:
 
 def report_saves(write: int) -> None:
     """From now on a process says when a save begins and ends."""
-    save = loop.save_checkpoint
+    save = state.Saver.save
 
-    def reporting(out, now, *rest):
+    def reporting(saver, now, settings):
         os.write(write, b"begin %d\n" % now.step)
-        save(out, now, *rest)
+        save(saver, now, settings)
         os.write(write, b"end %d\n" % now.step)
 
-    loop.save_checkpoint = reporting
+    state.Saver.save = reporting
 
 
 def newest(out: Path, count: dict[str, int]) -> int:
@@ -107,7 +107,7 @@ def random_kills(out: Path, kills: int, chance: random.Random, count: dict[str, 
 
 def die_at(operation: int, out: Path) -> None:
     """Resume, train one step, and die before the operation of that number of its save."""
-    save, fsync = loop.save_checkpoint, os.fsync
+    save, fsync = state.Saver.save, os.fsync
 
     def dying(*arguments):
         left = [operation]
@@ -123,7 +123,7 @@ def die_at(operation: int, out: Path) -> None:
         save(*arguments)
         os._exit(0)
 
-    loop.save_checkpoint = dying
+    state.Saver.save = dying
     train_on(out)
 
 
