@@ -73,7 +73,7 @@ def run(out: Path, steps: int, stop_at: int, parallel: ParallelConfig) -> None:
             (out / "stop").touch()
 
     passes = max(2, parallel.pipeline)
-    options = TrainConfig(str(out), steps, SEQ, 16, passes, device="cpu", dtype="float32", ema=0.9, save_every=steps, eval_every=steps, eval_rows=16, log_every=1)
+    options = TrainConfig(str(out), steps, SEQ, 16, passes, device="cpu", dtype="float32", ema=0.9, save_every=steps, eval_every=max(1, steps // 2), eval_rows=16, log_every=1)
     train(MODEL, options, OptimizerConfig(lr=1e-3), Rows(0), {"heldout": Rows(1)}, on_step=on_step, parallel=parallel)
     if int(os.environ.get("RANK", 0)) == 0:
         kept = out / "losses.json"

@@ -83,7 +83,7 @@ def vocabulary_loss(group: Processes) -> AbstractContextManager:
     return loss_parallel() if group.shared("tensor") else nullcontext()
 
 
-def gather_gradients(model: Transformer, last: bool, zero: int) -> None:
+def gather_gradients(model: nn.Module, last: bool, zero: int) -> None:
     """Before the backward pass of a micro-batch: whether gradients are summed over data-parallel processes after it, and weights given back."""
     if isinstance(model, FSDPModule):
         model.set_is_last_backward(last)
@@ -91,8 +91,8 @@ def gather_gradients(model: Transformer, last: bool, zero: int) -> None:
         model.set_reshard_after_backward(last or zero > 2)
 
 
-def give_back(model: Transformer) -> None:
-    """After a forward pass without a backward pass: drop the gathered weights, which would be stale after the next update."""
+def give_back(model: nn.Module) -> None:
+    """After forward passes without a backward pass: drop the gathered weights, which would not follow a change of the shares."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -82,11 +82,6 @@ class Processes:
             raise ValueError(answer["trouble"])
         return answer["answer"]
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.mesh is not None:
-            self.sum(0.0)
-
 
 def shape(config: ParallelConfig, count: int) -> tuple[int, int, int]:
     """Sizes of the axes for so many processes. Raises ValueError with the numbers that would fit."""

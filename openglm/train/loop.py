@@ -30,7 +30,7 @@ from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, Stabili
 from openglm.data.mixture import Row, batches
 from openglm.model.generate import generate
 from openglm.model.transformer import Transformer
-from openglm.parallel.apply import check_layout, initial_weights, named_parameters, spread
+from openglm.parallel.apply import check_layout, give_back, initial_weights, named_parameters, spread
 from openglm.parallel.processes import Processes, local_part, processes
 from openglm.runtime import choose_dtype, progress, say
 from openglm.text.tokenizer import Tokenizer
@@ -335,16 +335,19 @@ def _said(act: dict[str, Any]) -> str:
 
 def _between_steps(run: _Run, state: State, passes: Passes, bar: Any) -> dict[str, float]:
     """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it is resumed."""
-    if state.step == 0:
-        return {}
-    last, heldout = state.step == run.train.steps, {}
+    last = state.step == run.train.steps
+    measured = bool(run.heldout) and (last or state.step % run.train.eval_every == 0)
+    shown = run.tokenizer is not None and bool(run.train.sample_every) and state.step % run.train.sample_every == 0
+    heldout: dict[str, float] = {}
+    if state.step == 0 or not (measured or shown):
+        return heldout
     with _averaged(state):
-        if run.heldout and (last or state.step % run.train.eval_every == 0):
+        if measured:
             heldout = {name: loss for name, rows in run.heldout.items() if (loss := _heldout_loss(run, passes, rows)) is not None}
         if run.log and not run.stop.requested and heldout:
             run.log.write({"step": state.step, "heldout": heldout})
             bar.print(f"step {state.step}  held-out loss  " + "  ".join(f"{name} {loss:.4f}" for name, loss in heldout.items()))
-        if run.tokenizer is not None and run.train.sample_every and state.step % run.train.sample_every == 0:
+        if shown:
             for name, rows in run.heldout.items():
                 text = _sample(state, run.tokenizer, rows)
                 if run.log:
@@ -369,9 +372,10 @@ def _averaged(state: State) -> Iterator[None]:
     try:
         yield
     finally:
-        swap()
         for piece in state.pieces:
+            give_back(piece)
             piece.train()
+        swap()
 
 
 def _heldout_loss(run: _Run, passes: Passes, rows: Rows) -> float | None:

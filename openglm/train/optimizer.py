@@ -98,6 +98,7 @@ class Optimizers:
         """parameters: names and what this process holds of them. dtype: compute type of the model's products; Muon's follow it."""
         groups = parameter_groups(parameters, config)
         self.config, self.names, self.group = config, {p: name for group in groups.values() for name, p in group}, group
+        self.shares = {p: self._share_of_norm(p) for p in self.names} if group.mesh else {}
         decays = {"decay": config.weight_decay, "plain": 0.0}
         adamw = [{"params": held, "weight_decay": decay} for kind, decay in decays.items() for held in _by_mesh([p for _, p in groups[kind]])]
         fused = all(p.device.type in ("cpu", "cuda") for p in self.names)
@@ -125,7 +126,7 @@ class Optimizers:
         if self.group.mesh is None:
             norm = float(torch.linalg.vector_norm(norms))
         else:
-            once = torch.tensor([self._share_of_norm(p) for p, _ in held], dtype=torch.float64)
+            once = torch.tensor([self.shares[p] for p, _ in held], dtype=torch.float64)
             norm = math.sqrt(self.group.sum(float((norms.double().cpu() ** 2 * once).sum()))[0])
         if gradients and norm > self.config.clip:
             torch._foreach_mul_(gradients, self.config.clip / (norm + 1e-6))

@@ -15,7 +15,7 @@ from torch import Tensor
 from openglm.config import ParallelConfig
 from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
-from openglm.parallel.apply import gather_gradients, give_back, vocabulary_loss
+from openglm.parallel.apply import gather_gradients, vocabulary_loss
 from openglm.parallel.pipeline import Pipeline
 from openglm.parallel.processes import Processes
 from openglm.train.loss import cross_entropy, positions_at_once
@@ -62,7 +62,6 @@ class WholePasses:
             with vocabulary_loss(self.group):
                 for hidden, target, weight in zip(selected_NH.split(size), targets.split(size), weights.split(size), strict=True):
                     loss += cross_entropy(self.model, hidden, target, weight, self.dtype)
-        give_back(self.model)
         return float(loss)
 
     def _accumulate(self, batch: Batch, total: float) -> Tensor:

@@ -114,7 +114,8 @@ class Saver:
         if self.side is None:
             return self._write(name, text, place, lambda: save_shards(place.result(), tensors))
         if self.group.first:
-            self.sealing = threading.Thread(target=self._write, args=(name, text, place, lambda: finish_saving(writing.result())))
+            seal = (name, text, place, lambda: finish_saving(writing.result()))
+            self.sealing = threading.Thread(target=self._write, args=seal, daemon=True)  # a process that fails must not wait for it
             self.sealing.start()
         try:
             self.writing = start_saving(self.group.tell(place.result), tensors, self.side)

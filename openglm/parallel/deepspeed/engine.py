@@ -17,9 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from openglm.config import require
+from openglm.parallel.apply import gather_gradients, give_back
 from openglm.parallel.deepspeed import saving
 from openglm.parallel.deepspeed.config import Settings, settings
 from openglm.parallel.deepspeed.groups import data_parallel, model_parallel, own_device
@@ -99,9 +100,7 @@ class Engine(nn.Module):
 
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Tensor:
         """Add the gradients of one micro-batch. Returns the loss as it enters the step: divided by the number of micro-batches."""
-        last = self.is_gradient_accumulation_boundary()
-        self.module.set_requires_gradient_sync(last or self.settings.stage >= 2)
-        self.module.set_reshard_after_backward(last or self.settings.stage == 3)
+        gather_gradients(self.module, self.is_gradient_accumulation_boundary(), self.settings.stage)
         if scale_wrt_gas:
             loss = loss / self.settings.accumulation
         (loss.float() * self.scaler.value).backward(retain_graph=retain_graph)
@@ -115,7 +114,7 @@ class Engine(nn.Module):
 
     def _step(self) -> None:
         require(self.optimizer is not None, "deepspeed optimizer", None, "missing; name one in the configuration or give initialize() one")
-        self._let_go()
+        give_back(self.module)
         norm = self._norm() / self.scaler.value
         self._grad_norm = norm
         overflow = self.settings.check_overflow and not norm < float("inf")
@@ -135,12 +134,6 @@ class Engine(nn.Module):
         every = self.settings.steps_per_print
         if every and self.global_steps % every == 0 and dist.get_rank() == 0:
             say(f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss scale={self.scaler.value:g}")
-
-    def _let_go(self) -> None:
-        """Drop gathered weights, which an evaluation may have left: they would not follow the optimizer's step."""
-        for module in self.module.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for group in self.optimizer.param_groups:
@@ -183,7 +176,7 @@ class Engine(nn.Module):
 
     def save_checkpoint(self, save_dir: str | Path, tag: str | None = None, client_state: dict[str, Any] | None = None, save_latest: bool = True) -> bool:
         """Write save_dir/tag, whole or not at all, then the file `latest`. All processes must call this. See saving.py for what `client_state` may hold."""
-        self._let_go()
+        give_back(self.module)
         saving.save(self, Path(save_dir), f"global_step{self.global_steps}" if tag is None else str(tag), client_state or {}, save_latest)
         return True
 
@@ -197,7 +190,7 @@ class Engine(nn.Module):
         load_module_only: bool = False,
     ) -> tuple[str | None, dict[str, Any] | None]:
         """(path, client_state) of load_dir/tag, or of what `latest` names; (None, None) where there is no such file. Any stage and number of processes may have saved it."""
-        self._let_go()
+        give_back(self.module)
         with_optimizer, with_schedule = load_optimizer_states and not load_module_only, load_lr_scheduler_states and not load_module_only
         return saving.load(self, Path(load_dir), None if tag is None else str(tag), load_module_strict, with_optimizer, with_schedule, not load_module_only)
 
