@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from kill_saves import child
 
-from openglm.checkpoints.native import read_tensors
+from openglm.checkpoints.sharded import KINDS, whole_tensors
 from openglm.config import OptimizerConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "train"))
@@ -43,7 +43,7 @@ def last_state(out: Path, steps: int):
     folder = out / "checkpoints" / f"step-{steps:08d}"
     record = json.loads((folder / "state.json").read_text())
     record["settings"].pop("train.out")
-    return record, {f"{file.name}/{name}": tensor for file in folder.glob("*.safetensors") for name, tensor in read_tensors(file).items()}
+    return record, {f"{kind}|{name}": tensor for kind in KINDS for name, tensor in whole_tensors(folder, kind)}
 
 
 def broken_run(out: Path, steps: int, options: argparse.Namespace, expected: dict[str, str]) -> tuple[int, int]:

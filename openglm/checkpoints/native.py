@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from openglm.checkpoints.durable import write_folder
-from openglm.checkpoints.tensors import INDEX, open_safetensors
+from openglm.checkpoints.tensors import INDEX
 from openglm.config import ModelConfig, from_dict, require
 from openglm.model.transformer import Transformer
 from openglm.text.tokenizer import Tokenizer, load_tokenizer
@@ -109,29 +108,3 @@ def model_config(values: dict[str, Any], where: str) -> ModelConfig:
         return from_dict(ModelConfig, values, "model.")
     except (TypeError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(f"{where}: an option of the wrong kind ({error}); use another copy of this folder") from None
-
-
-def read_tensors(path: Path, parameters: int | None = None) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. With `parameters`, the file must declare exactly so many numbers: checked before any is read."""
-    file = open_safetensors(path)
-    try:
-        names = list(file.keys())
-        declared = sum(torch.Size(file.get_slice(name).get_shape()).numel() for name in names)
-        if parameters is not None and declared != parameters:
-            raise ValueError(f"{path}: {declared} weights where {CONFIG} describes {parameters}; the two files do not belong together")
-        return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]}); use another copy") from None
-
-
-def fill_parameters(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copy tensors into the parameters of the same name. Raises ValueError for a name or a shape that does not fit."""
-    parameters = dict(model.named_parameters())
-    for name in sorted(parameters.keys() | tensors.keys()):
-        ours, theirs = parameters.get(name), tensors.get(name)
-        if ours is None or theirs is None:
-            raise ValueError(f"{source}: tensor {name!r} is {'missing' if theirs is None else 'unknown'}; {CONFIG} describes another network")
-        if ours.shape != theirs.shape or not theirs.is_floating_point():
-            raise ValueError(f"{source}: tensor {name!r} has shape {list(theirs.shape)} of {theirs.dtype}, not {list(ours.shape)} of floats; {CONFIG} describes another network")
-        with torch.no_grad():
-            ours.copy_(theirs)
