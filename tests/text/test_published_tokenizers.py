@@ -268,7 +268,15 @@ def test_normalised_texts_come_back_from_chatglm6b(family, pieces):
 def test_chatglm6b_loses_what_its_normalisation_loses_and_no_more(family, text):
     for kind in ("chatglm-6b", "chatglm-6b-first"):
         once = family[kind].decode(family[kind].encode(text))
-        assert family[kind].decode(family[kind].encode(once)) == once
+        blanks = len(once) - len(once.rstrip(" "))
+        lost = blanks % 80 == 1  # "▁" beside 80 spaces came back as one more: alone behind a whole blank, it is dropped at the end
+        assert family[kind].decode(family[kind].encode(once)) == once[: len(once) - lost]
+
+
+def test_a_space_behind_a_whole_blank_is_dropped_at_the_end(family):
+    for kind in ("chatglm-6b", "chatglm-6b-first"):
+        once = family[kind].decode(family[kind].encode("a▁" + " " * 80))
+        assert once == "a" + " " * 81 and family[kind].decode(family[kind].encode(once)) == "a" + " " * 80
 
 
 names = [*GLM4_SPECIAL, *ICE_SPECIAL, "sop", "eop", "<s>", "</s>", "<pad>", "[CLS]", "<|endofpiece|>", "［gMASK］", "＜ｓｏｐ＞", "[ＭＡＳＫ]", " "]
