@@ -28,16 +28,20 @@ class Ours:
         import os
 
         os.environ["OPENGLM_THREADS"] = str(threads)
-        from openglm.checkpoints.load import load_model
         from openglm.cli.bench import one_round, weight_bytes
         from openglm.config import EngineConfig
         from openglm.engine.engine import Engine
 
-        model = load_model(weights / "whole", device="cpu", quantize="int4")
+        model = self.load(weights)
         self.read = weight_bytes(model)[1]
         config = EngineConfig(kv_tokens=REQUESTS * (PROMPT + NEW + 32), max_sequences=REQUESTS, step_tokens=PROMPT, keep_weights=False, share_prefixes=False)
         self.engine, self.round = Engine(model, config), one_round
         assert type(self.engine.runner).__name__ == "NativeRunner", "the kernels are not installed"
+
+    def load(self, weights: Path):
+        from openglm.checkpoints.load import load_model
+
+        return load_model(weights / "whole", device="cpu", quantize="int4")
 
     def measure(self, seed: int) -> dict[str, float]:
         _, prefill, decode = self.round(self.engine, 1, PROMPT, NEW, seed)
@@ -150,11 +154,12 @@ def work(reader: str, weights: Path, threads: int) -> None:
         print(json.dumps(mine.measure(int(line))), flush=True)
 
 
-def compare(weights: Path, readers: list[str], rounds: int, threads: int) -> dict:
+def compare(weights: Path, readers: list[str], rounds: int, threads: int, script: str = __file__) -> dict:
+    """Start the readers, each as `script --worker NAME`, and let them take turns."""
     out: dict = {"rounds": {name: [] for name in readers}}
     processes = {}
     for name in readers:  # one after another: loading must not disturb
-        command = [sys.executable, __file__, "--worker", name, "--folder", str(weights), "--threads", str(threads)]
+        command = [sys.executable, script, "--worker", name, "--folder", str(weights), "--threads", str(threads)]
         processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         out |= json.loads(processes[name].stdout.readline())
     for number in range(rounds):

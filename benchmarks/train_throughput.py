@@ -23,6 +23,7 @@ from openglm.config import ModelConfig, OptimizerConfig
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
+from openglm.runtime import keep_freed_memory
 from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers
 from openglm.train.passes import WholePasses
@@ -87,6 +88,7 @@ def products(size: int = 1024, times: int = 20):
 def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as training does
     config = dataclasses.replace(model_preset(args.preset), positions="rope_half", mask="causal", span_positions="running", qk_norm=False, max_positions=max(512, args.seq_len))
     batch, dtype = causal_rows(args.rows, args.seq_len, config.vocab_size), torch.bfloat16 if args.bfloat16 else torch.float32
     packed = {**batch, "segment": batch["position"] * 3 // args.seq_len}  # three texts a row: the kernel needs a mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import sys
@@ -16,6 +17,8 @@ import torch
 from openglm.config import require
 
 Item = TypeVar("Item")
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # malloc.h
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -53,6 +56,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if faster else torch.float32
     except RuntimeError:  # a device without bfloat16
         return torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large blocks that are freed, in place of giving them back and asking for them anew, page by page, in every step: a sixth of a small training step.
+
+    Does nothing where the C library is another one.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> None:

@@ -19,29 +19,42 @@ class ReplyStream:
         self._assistant, self._names = assistant, frozenset(names)
         self._next_text = assistant.tokenizer.special.get("<|assistant|>")  # parts the texts of one answer
         self._sent: list[str] = []
-        self._held = ""
+        self._held = ""  # empty, or not white space alone
+        self._later: list[str] = []  # behind it, in pieces, for there may be very many: white space before the next letter, or a call
         self._in_call = False
 
     def feed(self, token: int | None, text: str) -> str:
-        """Content that is certain now."""
-        self._held += "\n" if token is not None and token == self._next_text else text
-        return "" if self._in_call else self._release(self._certain())
+        """Content that is certain now. All pieces together take time in proportion to their length."""
+        piece = "\n" if token is not None and token == self._next_text else text
+        if self._in_call or not (self._held or piece.strip()):
+            self._later.append(piece)
+            return ""
+        self._take(piece)
+        content = self._release(self._certain())
+        if not self._held.strip():
+            self._held, self._later = "", [self._held]
+        return content
 
     def end(self, ids: Sequence[int]) -> tuple[str, list[dict[str, Any]]]:
         """The rest of the content, and the calls."""
+        self._take("")
         message = self._assistant.called(ids) if self._names else None
         if message is None or message["tool_calls"][0]["function"]["name"] not in self._names:
             return self._release(len(self._held.rstrip())), []
         sent, whole = "".join(self._sent), message["content"].strip()
         return whole[len(sent) :] if whole.startswith(sent) else "", message["tool_calls"]
 
+    def _take(self, piece: str) -> None:
+        self._held, self._later = "".join([self._held, *self._later, piece]), []
+
     def _certain(self) -> int:
         """How much of the held text no call can claim: all but white space at its end and what begins with a line that may be a name."""
         end = len(self._held.rstrip())
         start = (self._held.find("\n") + 1 or end) if self._sent else 0
         while self._names and start < end:
-            line, ended, _ = self._held[start:].partition("\n")
-            self._in_call = bool(ended) and line in self._names
+            stop = self._held.find("\n", start)
+            ended, line = stop >= 0, self._held[start : stop if stop >= 0 else None]
+            self._in_call = ended and line in self._names
             if self._in_call or (not ended and any(name.startswith(line) for name in self._names)):
                 return len(self._held[:start].rstrip())
             start += len(line) + 1

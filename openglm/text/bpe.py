@@ -48,7 +48,7 @@ class BpeTokenizer(Tokenizer):
         self._bpe = bpe
 
     def _encode(self, text: str) -> list[int]:
-        return self._bpe.encode(text, add_special_tokens=False).ids
+        return self._ids([text])[0]
 
     def library_json(self) -> str:
         """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts, as other programs expect."""
@@ -60,7 +60,11 @@ class BpeTokenizer(Tokenizer):
         """`encode` for many texts, on all cores."""
         for number, text in enumerate(texts):
             require_text(text, f"texts[{number}]")
-        return [encoding.ids for encoding in self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self._ids(list(texts))
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Without the library's character offsets, which take twice as long; and this call lets other threads run, the one for a single text does not."""
+        return [encoding.ids for encoding in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def read_ranks(content: bytes) -> dict[bytes, int]:

@@ -32,7 +32,7 @@ from openglm.model.generate import generate
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import check_layout, give_back, initial_weights, named_parameters, spread
 from openglm.parallel.processes import Processes, local_part, processes
-from openglm.runtime import choose_dtype, progress, say
+from openglm.runtime import choose_dtype, keep_freed_memory, progress, say
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.interrupt import StopRequest, signals_held, stop_requests
 from openglm.train.log import Log
@@ -159,6 +159,8 @@ def _fresh_state(
     for name in ("ramp_from", "ramp_step") if stability.ramp_from else ():
         require(getattr(stability, name) % unit == 0, f"stability.{name}", getattr(stability, name), f"must be a multiple of {unit}, the rows that pass through at once")
     torch.manual_seed(train.seed)
+    if group.device.type == "cpu":
+        keep_freed_memory()
     given = dict(start.named_parameters()) if start else {}
     weights = (lambda name, _: given[name]) if start else initial_weights(config, train.seed)
     pieces = spread(config, parallel, group, dtype, weights)

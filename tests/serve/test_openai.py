@@ -107,6 +107,13 @@ def test_only_a_line_that_may_be_a_name_is_held_back(assistant):
     assert stream.feed(None, "\nget_time\n{") == "" and stream.end([5]) == ("\nget_time\n{", [])
 
 
+def test_blanks_without_end_are_read_in_linear_time(assistant):
+    """Minutes, where all that is held back is looked through again for each line or each piece."""
+    stream = ReplyStream(assistant, ["get_time"])
+    assert stream.feed(None, "a") == "a" and not any(stream.feed(None, " \n") for _ in range(500_000)) and stream.feed(None, "\n" * 1_000_000) == ""
+    assert len(stream.feed(None, "b")) == 2_000_001
+
+
 def test_parallel_calls_are_laid_out_one_after_another(assistant):
     calls = [{"id": str(i), "type": "function", "function": {"name": f"f{i}", "arguments": "{}"}} for i in range(2)]
     results = [{"role": "tool", "tool_call_id": str(i), "content": f"r{i}"} for i in (1, 0)]

@@ -2,6 +2,8 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import unicodedata
 from pathlib import Path
 
@@ -104,6 +106,17 @@ def test_long_texts_take_linearly_many_tokens(tokenizer, unit):
     one, many = len(tokenizer.encode(unit)), tokenizer.encode(unit * 100)
     assert len(many) <= 100 * (one + 1)
     assert tokenizer.decode(many) == unit * 100
+
+
+def test_other_threads_go_on_while_a_long_text_is_cut(tokenizer):
+    """A server answers others meanwhile."""
+    cutting = threading.Thread(target=tokenizer.encode, args=(" \n" * 300_000,))
+    turns = 0
+    cutting.start()
+    while cutting.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 10
 
 
 @pytest.mark.parametrize("text", ["\ud800", "好\udfff", "\udc00\ud800"])

@@ -1,0 +1,100 @@
+"""ChatGLM-6B's shape here beside a GLM-4-9B-like one of as many bytes in llama.cpp, which has no ChatGLM-6B: random weights, in turn, round by round.
+
+    python benchmarks/equal_bytes.py --folder FOLDER [--rounds 5] [--json out.json]
+
+FOLDER gets the GGUF file, 3.9 GB; what is there already is used again. GLM-4-9B keeps its widths and gets as many layers as make one token read
+the same bytes in both: ours int4 in groups of 64 with the logits in int8, llama.cpp Q4_0 with its logits in Q8_0. The rounds are those of `peers.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import peers
+import torch
+from torch import Tensor
+
+from openglm.checkpoints.gguf import write_gguf
+from openglm.cli.bench import random_model, weight_bytes
+from openglm.config import ModelConfig
+from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
+
+POOL = 1 << 24  # random numbers, of which every tensor is a piece
+Q4_0, Q8_0 = 18 / 32, 34 / 32  # bytes a weight
+
+
+class RandomWeights(Mapping[str, Tensor]):
+    """Every parameter of a network, made when it is asked for."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        with torch.device("meta"):
+            self.shapes = {name: weight.shape for name, weight in Transformer(config).named_parameters()}
+        self.pool = torch.randn(POOL, generator=torch.Generator().manual_seed(1)) * 0.02
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape = self.shapes[name]
+        if len(shape) == 1:
+            return torch.full(shape, float(name.endswith("weight")))
+        return self.pool.repeat(shape.numel() // POOL + 1)[: shape.numel()].view(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class Ours(peers.Ours):
+    def load(self, weights: Path):
+        return random_model(model_preset("chatglm-6b"), "int4")
+
+
+def read_bytes(config: ModelConfig) -> float:
+    """Bytes of a llama.cpp file that every token reads."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    blocks = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
+    return blocks * Q4_0 + model.head.weight.numel() * Q8_0
+
+
+def like_glm4(wanted: int) -> ModelConfig:
+    """GLM-4-9B with the number of layers that comes nearest to reading so many bytes a token."""
+    return min((model_preset("glm-4-9b", layers=n) for n in range(1, 41)), key=lambda config: abs(read_bytes(config) - wanted))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", required=True, help="where the weights are kept")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", help="write all figures here")
+    parser.add_argument("--worker", choices=["ours", "llama.cpp"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    folder = Path(args.folder)
+    if args.worker:
+        peers.READERS["ours"] = Ours
+        peers.work(args.worker, folder, args.threads)
+        return
+    wanted = weight_bytes(random_model(model_preset("chatglm-6b"), "int4"))[1]
+    config = like_glm4(wanted)
+    file = folder / "q4_0.gguf"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_gguf(file, RandomWeights(config), config, kind="q4_0")
+    result = peers.compare(folder, ["ours", "llama.cpp"], args.rounds, args.threads, __file__)
+    print(f"a token reads {wanted / 1e9:.2f} GB of ours, {read_bytes(config) / 1e9:.2f} GB of llama.cpp's, whose GLM-4-9B has {config.layers} layers here")
+    for job in peers.WORK:
+        ours, theirs = ([r[job] for r in result["rounds"][name]] for name in ("ours", "llama.cpp"))
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        print(f"{peers.NAMES[job]}: ours {statistics.median(ours):.2f} tokens/s, llama.cpp {statistics.median(theirs):.2f}, ratio {ratio:.2f}")
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Does any work on text that comes from outside grow faster than the text? And does the server answer others meanwhile?
+
+    python benchmarks/hostile_text.py [--model nano] [--size 500000] [--rounds 5]
+
+Each kind of text is made of one unit, repeated. Time for twice the length over time for the length, the least of some rounds each: 2 is linear, 4 quadratic; the
+bar is 2.6. What takes under a millisecond is not judged. Then a live server is sent texts of a megabyte, one after another, and /health is asked meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+
+from openglm.assistant import Assistant
+from openglm.serve.display import original, shown
+from openglm.serve.replies import ReplyStream
+from openglm.text import replies
+from openglm.text.render import render
+
+UNITS = ("a", "你", " ", " x", ".", "\n", " \n", "\u0301", " \u3000", "'s", "[MASK]", "12", "今天 day, ", "`", "`a", "```\n", "](https://x", "<|user|>", "tool\n", "tool_call(a=1)\n", "</think>", "{",
+         '{"a":', "，,", "#", "|a|b|\n", "\\", "$")  # fmt: skip
+
+
+def works(assistant: Assistant) -> dict[str, Callable[[str], object]]:
+    """Name -> what is done with a text."""
+    tokenizer = assistant.tokenizer
+
+    def stream(text: str) -> None:
+        """As an answer of many small pieces, while a tool might be called."""
+        reader = ReplyStream(assistant, ["tool", "a" * 60])
+        for start in range(0, len(text), 3):
+            reader.feed(None, text[start : start + 3])
+        reader.end([])
+
+    readers = {name: getattr(replies, name) for name in ("parse_own", "parse_chatglm6b", "parse_chatglm3", "parse_glm4", "parse_z1")}
+    return {
+        "tokenizer": tokenizer.encode, "renderer": lambda text: render(tokenizer, [{"role": "user", "content": text}], generation_prompt=True),
+        "Markdown cleaner": shown, "Markdown cleaner's inverse": original, "stream of an answer": stream,
+        **{name: lambda text, read=read: (read([text], True), read([f"tool\n```python\n{text}\n```"], True)) for name, read in readers.items()},
+    }  # fmt: skip
+
+
+def seconds(work: Callable[[str], object], text: str, rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work(text)
+        times.append(time.perf_counter() - start)
+        if times[-1] < 1e-4:
+            break
+    return min(times)
+
+
+def growth(assistant: Assistant, size: int, rounds: int) -> None:
+    for name, work in works(assistant).items():
+        found = []
+        for unit in UNITS:
+            text = unit * (size // len(unit))
+            once, twice = (seconds(work, t, rounds) for t in (text, text * 2))
+            if twice > 1e-3:
+                found.append((twice / once, twice, unit))
+        worst = sorted(found, reverse=True)[:3]
+        print(f"{name:28s} " + ("under a millisecond" if not worst else "; ".join(f"{ratio:.2f} for {unit!r} ({1e3 * long:.0f} ms)" for ratio, long, unit in worst)), flush=True)
+
+
+def health(model: str, size: int) -> None:
+    command = [sys.executable, "-m", "openglm.cli.main", "serve", model, "--port", "0", "--no-page", "--no-feedback", "--device", "cpu"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        base = "http://127.0.0.1:" + re.search(r":(\d+);", next(line for line in server.stderr if "listening on" in line))[1]
+        waits, over = [], threading.Event()
+
+        def ask() -> None:
+            with httpx.Client() as client:
+                while not over.is_set():
+                    start = time.perf_counter()
+                    assert client.get(f"{base}/health").status_code == 200
+                    waits.append(time.perf_counter() - start)
+                    time.sleep(0.005)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        with httpx.Client(timeout=60) as client:
+            for unit in UNITS:
+                body = json.dumps({"messages": [{"role": "user", "content": unit * (size // len(unit.encode()))}]}).encode()
+                client.post(f"{base}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+        over.set()
+        asking.join()
+    finally:
+        server.terminate()
+        server.wait(timeout=15)
+    waits.sort()
+    middle, most, worst = (1e3 * wait for wait in (statistics.median(waits), waits[int(0.99 * len(waits))], waits[-1]))
+    print(f"/health meanwhile, {len(waits)} times: median {middle:.1f} ms, 99 % within {most:.0f} ms, worst {worst:.0f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--size", type=int, default=500_000, help="characters of the shorter text")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    growth(Assistant(options.model, device="cpu"), options.size, options.rounds)
+    health(options.model, 1_000_000)
+
+
+if __name__ == "__main__":
+    main()
