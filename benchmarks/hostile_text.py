@@ -26,8 +26,10 @@ from openglm.serve.replies import ReplyStream
 from openglm.text import replies
 from openglm.text.render import render
 
-UNITS = ("a", "你", " ", " x", ".", "\n", " \n", "\u0301", " \u3000", "'s", "[MASK]", "12", "今天 day, ", "`", "`a", "```\n", "](https://x", "<|user|>", "tool\n", "tool_call(a=1)\n", "</think>", "{",
-         '{"a":', "，,", "#", "|a|b|\n", "\\", "$")  # fmt: skip
+UNITS = (
+    "a", "你", " ", " x", ".", "\n", " \n", "\u0301", " \u3000", "'s", "[MASK]", "12", "今天 day, ", "`", "`a", "```\n", "](https://x", "<|user|>", "tool\n", "tool_call(a=1)\n",
+    "</think>", "{", '{"a":', "，,", "#", "|a|b|\n", "\\", "$",
+)  # fmt: skip
 
 
 def works(assistant: Assistant) -> dict[str, Callable[[str], object]]:

@@ -3,8 +3,11 @@
     python benchmarks/load.py --model nano --clients 64 --seconds 120 --out load
     python benchmarks/load.py --model nano --clients 8 --overhead --tokens 200 --seconds 20 --out overhead
 
-Clients ask for streams one after another; every third leaves in the middle of some. With --overhead nobody leaves, every answer has --tokens tokens, and the run is
-cut into rounds, each followed by one of the engine alone with the same prompts: the two rates are compared in pairs, for other work on the machine changes both.
+    python benchmarks/load.py --model nano --clients 64 --seconds 1200 --tokens 4 --mixed --out soak
+
+Clients ask for streams one after another; every third leaves in the middle of some. With --mixed some ask for whole answers, some for a text to go on with, and some
+for what is refused. With --overhead nobody leaves, every answer has --tokens tokens, and the run is cut into rounds, each followed by one of the engine alone with the
+same prompts: the two rates are compared in pairs, for other work on the machine changes both.
 Writes `load.json`, and `load.png` where matplotlib is installed.
 """
 
@@ -26,7 +29,7 @@ from typing import Any
 
 QUESTIONS = ("你好", "介绍一下你自己", "写一首关于月亮的诗", "How are you today?", "Tell me about the sea.", "一加一等于几？", "床前明月光", "What is a language model?")
 ROUNDS = 6  # of the server and the engine alone by turns
-BODY = {"stream": True, "temperature": 1.0, "stream_options": {"include_usage": True}}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 @dataclass
@@ -41,18 +44,28 @@ class Ask:
     outcome: str
 
 
-async def ask(port: int, client: int, began: float, tokens: int, whole: bool, leave_after: int | None, seed: int) -> Ask:
-    """One stream, read to its end or left after some pieces."""
-    messages = [{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}]
-    body = json.dumps({**BODY, "messages": messages, "max_tokens": tokens, "ignore_eos": whole, "seed": seed}).encode()
+def request(kind: str, tokens: int, whole: bool, seed: int) -> tuple[str, dict[str, Any]]:
+    """Path and body of a question."""
+    question = QUESTIONS[seed % len(QUESTIONS)]
+    body = {"temperature": 9.0 if kind == "refused" else 1.0, "max_tokens": tokens, "ignore_eos": whole, "seed": seed, **(STREAM if kind != "at once" else {})}
+    if kind == "text":
+        return "/v1/completions", {**body, "prompt": question}
+    return "/v1/chat/completions", {**body, "messages": [{"role": "user", "content": question}]}
+
+
+async def ask(port: int, client: int, began: float, kind: str, tokens: int, whole: bool, leave_after: int | None, seed: int) -> Ask:
+    """One answer, read to its end or left after some pieces."""
+    path, fields = request(kind, tokens, whole, seed)
+    body = json.dumps(fields).encode()
     start, first, got, outcome = time.perf_counter() - began, 0.0, 0, "broken"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         head = await reader.readuntil(b"\r\n\r\n")
-        if b" 200 " not in head.split(b"\r\n")[0]:
-            return Ask(client, start, 0.0, time.perf_counter() - began, 0, head.split(b"\r\n")[0].decode())
+        status = head.split(b"\r\n")[0].decode()
+        if " 200 " not in status:
+            return Ask(client, start, 0.0, time.perf_counter() - began, 0, kind if kind == "refused" and " 400 " in status else status)
         pieces, tail = 0, b""
         while piece := await reader.read(1 << 16):  # counted, not parsed: the clients share the machine with what is measured
             first = first or time.perf_counter() - began
@@ -60,7 +73,7 @@ async def ask(port: int, client: int, began: float, tokens: int, whole: bool, le
             if leave_after is not None and pieces > leave_after:
                 outcome = "left"
                 break
-        if tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+        if tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") or (kind == "at once" and tail.endswith(b"}")):
             outcome, got = "whole", int(re.findall(rb'"completion_tokens":(\d+)', tail)[-1])
     finally:
         writer.close()
@@ -72,7 +85,9 @@ async def client(port: int, number: int, options: argparse.Namespace, began: flo
     dice = random.Random(number)
     while time.perf_counter() - began < seconds:
         leaves = number % 3 == 2 and not options.overhead
-        asked.append(await ask(port, number, began, options.tokens, options.overhead, dice.randrange(1, options.tokens // 2) if leaves else None, dice.randrange(1 << 30)))
+        kind = dice.choice(("at once", "text", *["chat"] * 7, "refused")) if options.mixed and not leaves else "chat"
+        leave_after = dice.randrange(1, max(2, options.tokens // 2)) if leaves else None
+        asked.append(await ask(port, number, began, kind, options.tokens, options.overhead, leave_after, dice.randrange(1 << 30)))
 
 
 async def metrics(port: int) -> dict[str, float]:
@@ -110,7 +125,9 @@ def summary(found: dict, options: argparse.Namespace) -> dict:
     mean_first = after["glm_first_token_seconds_sum"] / after["glm_first_token_seconds_count"]
     return {
         "requests": len(asked), "whole": len(whole), "left": sum(one["outcome"] == "left" for one in asked),
-        "failed": sorted({one["outcome"] for one in asked if one["outcome"] not in ("whole", "left")}), "tokens_per_s": sum(one["tokens"] for one in whole) / found["seconds"],
+        "refused": sum(one["outcome"] == "refused" for one in asked),
+        "failed": sorted({one["outcome"] for one in asked if one["outcome"] not in ("whole", "left", "refused")}),
+        "tokens_per_s": sum(one["tokens"] for one in whole) / found["seconds"],
         "median_over_slowest_client": statistics.median(by_client) / max(min(by_client), 1), "rss_growth_bytes": half[-1] - half[0], "rss_bytes": half[-1],
         "still_running": after["glm_running"] + after["glm_waiting"], "blocks_held": after["glm_cache_blocks"] - after["glm_cache_blocks_free"],
         "first_byte_s": statistics.mean(one["first"] - one["start"] for one in whole), "first_token_in_server_s": mean_first, "clients": options.clients,
@@ -187,6 +204,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
     parser.add_argument("--overhead", action="store_true", help="nobody leaves; then the engine alone")
+    parser.add_argument("--mixed", action="store_true", help="streams, whole answers, texts to go on with, and what is refused")
     parser.add_argument("--out", type=Path, default=Path("load"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
