@@ -3,7 +3,7 @@
     python benchmarks/equal_bytes.py --folder FOLDER [--rounds 5] [--json out.json]
 
 FOLDER gets the GGUF file, 3.9 GB; what is there already is used again. GLM-4-9B keeps its widths and gets as many layers as make one token read
-the same bytes in both: ours int4 in groups of 64 with the logits in int8, llama.cpp Q4_0 with its logits in Q8_0. The rounds are those of `peers.py`.
+the same bytes in both: ours int4 in groups of 64 with the logits in int8, llama.cpp Q4_0 with its logits in Q8_0. A round: a prompt of 512 tokens, 32 tokens behind it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from openglm.presets import model_preset
 
 POOL = 1 << 24  # random numbers, of which every tensor is a piece
 Q4_0, Q8_0 = 18 / 32, 34 / 32  # bytes a weight
+WORK = ("prefill", "decode")
 
 
 class RandomWeights(Mapping[str, Tensor]):
@@ -53,6 +54,14 @@ class Ours(peers.Ours):
     def load(self, weights: Path):
         return random_model(model_preset("chatglm-6b"), "int4")
 
+    def measure(self, seed: int) -> dict[str, float]:
+        return dict(zip(WORK, self.round(self.engine, 1, peers.PROMPT, peers.NEW, seed)[1:], strict=True))
+
+
+class LlamaCpp(peers.LlamaCpp):
+    def measure(self, seed: int) -> dict[str, float]:
+        return dict(zip(WORK, self._round(1, peers.PROMPT), strict=True))
+
 
 def read_bytes(config: ModelConfig) -> float:
     """Bytes of a llama.cpp file that every token reads."""
@@ -77,7 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(args.folder)
     if args.worker:
-        peers.READERS["ours"] = Ours
+        peers.READERS = {"ours": Ours, "llama.cpp": LlamaCpp}
         peers.work(args.worker, folder, args.threads)
         return
     wanted = weight_bytes(random_model(model_preset("chatglm-6b"), "int4"))[1]
@@ -88,7 +97,7 @@ def main() -> None:
         write_gguf(file, RandomWeights(config), config, kind="q4_0")
     result = peers.compare(folder, ["ours", "llama.cpp"], args.rounds, args.threads, __file__)
     print(f"a token reads {wanted / 1e9:.2f} GB of ours, {read_bytes(config) / 1e9:.2f} GB of llama.cpp's, whose GLM-4-9B has {config.layers} layers here")
-    for job in peers.WORK:
+    for job in WORK:
         ours, theirs = ([r[job] for r in result["rounds"][name]] for name in ("ours", "llama.cpp"))
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         print(f"{peers.NAMES[job]}: ours {statistics.median(ours):.2f} tokens/s, llama.cpp {statistics.median(theirs):.2f}, ratio {ratio:.2f}")
