@@ -120,7 +120,7 @@ def _bars(axis, rows: dict[str, dict[str, tuple[float, float, float]]], label: s
         axis.bar(at, value, width, yerr=[value - low, high - value], capsize=2, label=name, color=COLOURS[name])
     axis.set_xticks(range(len(groups)), groups)
     axis.set_ylabel(label)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -131,7 +131,7 @@ def plot(report: dict, path: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), constrained_layout=True)
     readers = report["reading"]["readers"]
     order = [name for name in COLOURS if name in readers]
     languages = report["languages"]
