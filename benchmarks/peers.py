@@ -59,7 +59,9 @@ class LlamaCpp:
 
         self.api = api = llama_cpp
         api.llama_backend_init()
-        model = api.llama_model_load_from_file(str(weights / "q4_0.gguf").encode(), api.llama_model_default_params())
+        options = api.llama_model_default_params()
+        options.use_extra_bufts = not has_amx()
+        model = api.llama_model_load_from_file(str(weights / "q4_0.gguf").encode(), options)
         self.contexts = {sequences: self._context(model, sequences, threads) for sequences in (1, REQUESTS)}
         self.batch = api.llama_batch_init(PROMPT, 0, 1)
 
@@ -95,6 +97,13 @@ class LlamaCpp:
 
     def about(self) -> dict[str, float]:
         return {}
+
+
+def has_amx() -> bool:
+    """Whether this processor has matrix tiles. There llama-cpp-python 0.3.36 ends with an illegal instruction in its tiles unless it is kept from rearranging weights, so this is
+    not its best setting, prompts above all."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and "amx_int8" in info.read_text()
 
 
 class Transformers:
