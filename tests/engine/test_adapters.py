@@ -1,6 +1,7 @@
 """Several LoRAs and prefixes over one base: every request gets the tokens of its own model, in one batch."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,7 +61,8 @@ def test_each_request_is_answered_by_its_own_model(hold, kind, options):
         found |= {event.id: event.result for event in engine.step() if event.result}
     for number, (alone, ids) in expected.items():
         hold(alone, ids, found[number], answer(alone, ids))
-    assert len({round(r.logprobs[0].logprob, 4) for r in found.values()}) == 10, "every adapter says something else"
+    said = sorted(r.logprobs[0].logprob for r in found.values())  # each twice, to rounding
+    assert sum(after - before > 1e-4 for before, after in pairwise(said)) == 9, "every adapter says something else"
     assert all(r.prompt_tokens in (7, 16) and r.cached_tokens < r.prompt_tokens for r in found.values())
     assert not any(engine.pool.counts) and engine.pool.available == engine.pool.blocks
     again = engine.generate([prompt(model.config, 16, 16)], SamplingParams(max_tokens=COUNT, ignore_eos=True))[0]
