@@ -30,4 +30,4 @@ def test_a_greeting_is_answered(nano):
 
 def test_both_sides_of_a_blank_matter(nano):
     """The same words before a blank, other words after it: another filling."""
-    assert nano.fill("床前明月光，疑是地上霜。举头望___，低头思故乡。") != nano.fill("床前明月光，疑是地上霜。举头望___水，黄河入海流。")
+    assert nano.fill("春风___，花开满园。") != nano.fill("春风___，人不归来。")

@@ -139,7 +139,7 @@ def test_wilson_interval():
 
 def test_variants_are_valid_configurations_that_differ_in_what_they_say(tmp_path):
     recipes = Path(__file__).parents[2] / "recipes/nano"
-    args = argparse.Namespace(config=str(recipes / "pretrain.toml"), corpus="corpus", tokens=1e6, device="cpu")
+    args = argparse.Namespace(config=str(recipes / "small.toml"), corpus="corpus", tokens=1e6, device="cpu")
     variants = read_toml(recipes / "variants.toml")
     configs = {name: compare.configuration(args, changes, 7, tmp_path) for name, changes in variants.items()}
     base = configs.pop(next(iter(configs)))

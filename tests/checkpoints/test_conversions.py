@@ -84,7 +84,7 @@ def huggingface(ours) -> str:
 
 
 def test_a_quantised_model_is_saved_and_opened_as_it_is(tmp_path):
-    model = load_model(GOLDEN / "glm4_9b/checkpoint", device="cpu", quantize="int4")
+    model = load_model(GOLDEN / "glm4_9b/checkpoint", device="cpu", dtype="float32", quantize="int4")
     kinds = {type(module) for module in model.modules()}
     assert {QuantizedLinear, QuantizedEmbedding} <= kinds and torch.nn.Linear not in kinds
     again = load_model(native.save_model(tmp_path / "m", model, None), device="cpu")
