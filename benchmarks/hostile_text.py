@@ -3,7 +3,8 @@
     python benchmarks/hostile_text.py [--model nano] [--size 500000] [--rounds 5]
 
 Each kind of text is made of one unit, repeated. Time for twice the length over time for the length, the least of some rounds each: 2 is linear, 4 quadratic; the
-bar is 2.6. What takes under a millisecond is not judged. Then a live server is sent texts of a megabyte, one after another, and /health is asked meanwhile.
+bar is 2.6. What takes under a millisecond is not judged. Then a live server is sent texts of a megabyte, one after another, and /health is asked meanwhile; a model
+of a short context, such as nano, refuses them by their length and cuts none.
 """
 
 from __future__ import annotations
