@@ -1,7 +1,7 @@
 """The last step of the recipe: the bundled `nano`, in half precision. python recipes/nano/publish.py [PRETRAINED FOLDER] [TUNED FOLDER]
 
-Its weights lie three quarters of the way from the pre-trained to the tuned ones (WiSE-FT, arXiv 2109.01903): it chats as well as the tuned model and has forgotten
-half as much of plain text.
+Its weights lie three quarters of the way from the pre-trained to the tuned ones (WiSE-FT, arXiv 2109.01903): it chats about as well as the tuned model and has forgotten
+less of plain text.
 """
 
 import sys
