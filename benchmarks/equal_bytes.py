@@ -16,6 +16,7 @@ from pathlib import Path
 
 import peers
 import torch
+from open_chatglm_6b import Pool
 from torch import Tensor
 
 from openglm.checkpoints.gguf import write_gguf
@@ -24,7 +25,6 @@ from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
 from openglm.presets import model_preset
 
-POOL = 1 << 24  # random numbers, of which every tensor is a piece
 Q4_0, Q8_0 = 18 / 32, 34 / 32  # bytes a weight
 WORK = ("prefill", "decode")
 
@@ -35,13 +35,11 @@ class RandomWeights(Mapping[str, Tensor]):
     def __init__(self, config: ModelConfig) -> None:
         with torch.device("meta"):
             self.shapes = {name: weight.shape for name, weight in Transformer(config).named_parameters()}
-        self.pool = torch.randn(POOL, generator=torch.Generator().manual_seed(1)) * 0.02
+        self.pool = Pool()
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self.shapes[name]
-        if len(shape) == 1:
-            return torch.full(shape, float(name.endswith("weight")))
-        return self.pool.repeat(shape.numel() // POOL + 1)[: shape.numel()].view(shape)
+        return torch.full(shape, float(name.endswith("weight"))) if len(shape) == 1 else self.pool.piece(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

@@ -3,34 +3,42 @@
     python benchmarks/hostile_text.py [--model nano] [--size 500000] [--rounds 5]
 
 Each kind of text is made of one unit, repeated. Time for twice the length over time for the length, the least of some rounds each: 2 is linear, 4 quadratic; the
-bar is 2.6. What takes under a millisecond is not judged. Then a live server is sent texts of a megabyte, one after another, and /health is asked meanwhile; a model
-of a short context, such as nano, refuses them by their length and cuts none.
+bar is 2.6. What takes under a millisecond is not judged. Then a live server is sent texts of a megabyte, one after another, and /health is asked meanwhile. Its model is
+a toy of nano's tokenizer and a context that a megabyte might fit by its length, so that each text is cut into tokens, and refused for their number.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
+import torch
+from live_server import live_server
 
 from openglm.assistant import Assistant
+from openglm.checkpoints.native import save_model
+from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.serve.display import original, shown
 from openglm.serve.replies import ReplyStream
 from openglm.text import replies
 from openglm.text.render import render
+from openglm.text.tokenizer import load_tokenizer
+from openglm.train.pretrain import fit_to_tokenizer
 
 UNITS = (
     "a", "你", " ", " x", ".", "\n", " \n", "\u0301", " \u3000", "'s", "[MASK]", "12", "今天 day, ", "`", "`a", "```\n", "](https://x", "<|user|>", "tool\n", "tool_call(a=1)\n",
     "</think>", "{", '{"a":', "，,", "#", "|a|b|\n", "\\", "$",
 )  # fmt: skip
+
+CONTEXT = 1 << 16
 
 
 def works(assistant: Assistant) -> dict[str, Callable[[str], object]]:
@@ -75,12 +83,16 @@ def growth(assistant: Assistant, size: int, rounds: int) -> None:
         print(f"{name:28s} " + ("under a millisecond" if not worst else "; ".join(f"{ratio:.2f} for {unit!r} ({1e3 * long:.0f} ms)" for ratio, long, unit in worst)), flush=True)
 
 
-def health(model: str, size: int) -> None:
-    command = [sys.executable, "-m", "openglm.cli.main", "serve", model, "--port", "0", "--no-page", "--no-feedback", "--device", "cpu"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        base = "http://127.0.0.1:" + re.search(r":(\d+);", next(line for line in server.stderr if "listening on" in line))[1]
-        waits, over = [], threading.Event()
+def toy(folder: Path) -> Path:
+    tokenizer = load_tokenizer("nano")
+    model = Transformer(fit_to_tokenizer(model_preset("nano", layers=1, max_positions=CONTEXT), tokenizer))
+    model.initialize(torch.Generator().manual_seed(0))
+    return save_model(folder / "toy", model, tokenizer)
+
+
+def health(size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, live_server(toy(Path(folder))) as (port, _):
+        base, waits, over = f"http://127.0.0.1:{port}", [], threading.Event()
 
         def ask() -> None:
             with httpx.Client() as client:
@@ -95,12 +107,10 @@ def health(model: str, size: int) -> None:
         with httpx.Client(timeout=60) as client:
             for unit in UNITS:
                 body = json.dumps({"messages": [{"role": "user", "content": unit * (size // len(unit.encode()))}]}).encode()
-                client.post(f"{base}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+                refusal = client.post(f"{base}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+                assert refusal.status_code == 400 and "tokens" in refusal.text, refusal.text
         over.set()
         asking.join()
-    finally:
-        server.terminate()
-        server.wait(timeout=15)
     waits.sort()
     middle, most, worst = (1e3 * wait for wait in (statistics.median(waits), waits[int(0.99 * len(waits))], waits[-1]))
     print(f"/health meanwhile, {len(waits)} times: median {middle:.1f} ms, 99 % within {most:.0f} ms, worst {worst:.0f} ms")
@@ -113,7 +123,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     growth(Assistant(options.model, device="cpu"), options.size, options.rounds)
-    health(options.model, 1_000_000)
+    health(1_000_000)
 
 
 if __name__ == "__main__":

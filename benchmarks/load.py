@@ -20,12 +20,12 @@ import os
 import random
 import re
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from live_server import live_server
 
 QUESTIONS = ("你好", "介绍一下你自己", "写一首关于月亮的诗", "How are you today?", "Tell me about the sea.", "一加一等于几？", "床前明月光", "What is a language model?")
 ROUNDS = 6  # of the server and the engine alone by turns
@@ -208,19 +208,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("load"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "openglm.cli.main", "serve", options.model, "--port", "0", "--no-page", "--no-feedback", "--device", "cpu"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    try:
-        line = next(line for line in server.stderr if "listening on" in line)
-        port = int(re.search(r":(\d+);", line)[1])
+    with live_server(options.model) as (port, process):
         if options.overhead:
-            found = overhead(port, server.pid, options)
+            found = overhead(port, process, options)
         else:
             found = asyncio.run(run(port, options, options.seconds))
             found = {**summary(found, options), **found}
-    finally:
-        server.terminate()
-        server.wait(timeout=15)
     (options.out / "load.json").write_text(json.dumps(found), encoding="utf-8")
     draw(found, options.out / "load.png")
     print(json.dumps({name: value for name, value in found.items() if name not in ("asked", "seen", "after")}, indent=1))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -59,9 +60,7 @@ class LlamaCpp:
 
         self.api = api = llama_cpp
         api.llama_backend_init()
-        options = api.llama_model_default_params()
-        options.use_extra_bufts = not has_amx()
-        model = api.llama_model_load_from_file(str(weights / "q4_0.gguf").encode(), options)
+        model = api.llama_model_load_from_file(str(weights / "q4_0.gguf").encode(), api.llama_model_default_params())
         self.contexts = {sequences: self._context(model, sequences, threads) for sequences in (1, REQUESTS)}
         self.batch = api.llama_batch_init(PROMPT, 0, 1)
 
@@ -97,13 +96,6 @@ class LlamaCpp:
 
     def about(self) -> dict[str, float]:
         return {}
-
-
-def has_amx() -> bool:
-    """Whether this processor has matrix tiles. There llama-cpp-python 0.3.36 ends with an illegal instruction in its tiles unless it is kept from rearranging weights, so this is
-    not its best setting, prompts above all."""
-    info = Path("/proc/cpuinfo")
-    return info.exists() and "amx_int8" in info.read_text()
 
 
 class Transformers:
@@ -170,17 +162,25 @@ def compare(weights: Path, readers: list[str], rounds: int, threads: int, script
     for name in readers:  # one after another: loading must not disturb
         command = [sys.executable, script, "--worker", name, "--folder", str(weights), "--threads", str(threads)]
         processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        out |= json.loads(processes[name].stdout.readline())
+        out |= answer(processes[name], name)
     for number in range(rounds):
         for name in readers:
             processes[name].stdin.write(f"{number + 1}\n")
             processes[name].stdin.flush()
-            out["rounds"][name].append(json.loads(processes[name].stdout.readline()))
+            out["rounds"][name].append(answer(processes[name], name))
             print(f"{weights.name}, round {number + 1}, {name}: " + ", ".join(f"{k} {v:.1f}" for k, v in out["rounds"][name][-1].items()), file=sys.stderr)
     for process in processes.values():
         process.stdin.close()
         process.wait()
     return out
+
+
+def answer(process: subprocess.Popen, name: str) -> dict[str, float]:
+    line = process.stdout.readline()
+    if not line:
+        hint = "; on a processor with AMX build llama.cpp with clang, for gcc 12 leaves out the stores that set its tiles up" if process.wait() == -signal.SIGILL else ""
+        sys.exit(f"{name} ended with status {process.wait()}{hint}")
+    return json.loads(line)
 
 
 def rows(results: dict[str, dict]) -> list[tuple[str, str, dict[str, float], dict[str, float]]]:

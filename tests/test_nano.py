@@ -26,8 +26,3 @@ def test_it_says_its_name_in_the_language_of_the_question_and_stops(nano, questi
 
 def test_a_greeting_is_answered(nano):
     assert nano.reply([{"role": "user", "content": "你好"}], temperature=0).text.strip()
-
-
-def test_both_sides_of_a_blank_matter(nano):
-    """The same words before a blank, other words after it: another filling."""
-    assert nano.fill("春风___，花开满园。") != nano.fill("春风___，人不归来。")

@@ -7,7 +7,7 @@ rule cuts queries, keys and values that lie head by head (outer = heads), in thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +143,13 @@ class Source:
             if targets:
                 yield from self.cut(foreign)
 
+    def table_in_file(self) -> Leaves | None:
+        """The word embedding as a view of its file; None where it must be put together first."""
+        foreign = next(foreign for foreign, targets in self.table.items() if targets == ("embedding",))
+        if len(self.ranks) > 1 or self.repeat_row:
+            return None
+        return {leaf: self._whole(name, leaf, ("embedding",), Tensors.left_in_file) for leaf, name in self._leaf_names(foreign).items()}
+
     def cut(self, foreign: str) -> Iterator[tuple[str, Leaves]]:
         """Our modules in one of the checkpoint's."""
         targets = self.table[foreign]
@@ -179,7 +186,7 @@ class Source:
         columns = (0, *self.ranks[0].shapes[name])[-1] * (len(self.ranks) if _cut_dimension(targets) == 1 else 1)
         return 8 if columns == self.ours[targets[0]]["weight"][-1] else 4
 
-    def _whole(self, name: str, leaf: str, targets: tuple[str, ...]) -> Tensor:
+    def _whole(self, name: str, leaf: str, targets: tuple[str, ...], read: Callable[[Tensors, str], Tensor] = Tensors.__getitem__) -> Tensor:
         """One tensor, put together from all ranks."""
         ours, cut, ranks = [self.ours[path]["weight"] for path in targets], _cut_dimension(targets), len(self.ranks)
         own_scales = leaf == "scales" and len(self.ranks[0].shapes[name]) == 2  # published ones are one a row
@@ -196,7 +203,7 @@ class Source:
             shape[cut] //= ranks
         for rank in self.ranks:
             self._check(rank, name, leaf, tuple(shape))
-        pieces = [rank[name] for rank in self.ranks]
+        pieces = [read(rank, name) for rank in self.ranks]
         if leaf == "scales" and not own_scales:
             return torch.cat([piece[:, None] for piece in pieces], 0 if cut == 0 else 1)
         whole = pieces[0] if cut is None else torch.cat(pieces, cut)

@@ -24,7 +24,7 @@ from openglm.model.transformer import Transformer
 from openglm.presets import PRESETS, model_preset
 from openglm.quant.codes import fitting_format
 from openglm.quant.codes import quantize as quantize_weight
-from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbedding
 from openglm.runtime import choose_device, choose_dtype, progress
 
 GROUP = 64  # columns that share a scale when `quantize` makes codes
@@ -58,8 +58,9 @@ def load_model(
 
     config: a preset's name or a JSON file, for folders that carry no configuration (shards of a training run) or in place of theirs.
     adapter: folder of a P-Tuning v2 prefix. device: None takes what `auto` finds. dtype: None takes the checkpoint's own type on an
-    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. Raises ValueError naming what is
-    missing, damaged, of another shape or not served.
+    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. On a CPU the word embedding of a quantised
+    model that does not make the logits too stays in its file, from which rows are read as they are looked up. Raises ValueError naming what is missing,
+    damaged, of another shape or not served.
     """
     require(quantize in (None, *_BITS), "quantize", quantize, f"choose {' or '.join(_BITS)}")
     checkpoint, target = open_checkpoint(path_or_name, config, verify=True), choose_device(device or "auto")
@@ -68,9 +69,13 @@ def load_model(
     require(not (bits and had) or bits == had, "quantize", quantize, f"these weights are int{had} already; leave the option out")
     kind = choose_type(checkpoint.config, stored, target, dtype)
     network = empty_network(checkpoint.config)
+    table = checkpoint.source.table_in_file() if (bits or had) and not checkpoint.config.tied and target.type == "cpu" else None
     with progress("reading", len(checkpoint.source.ours), "matrices", checkpoint.nbytes > _SHOWN) as advance:
         for path, leaves in checkpoint.source.modules():
-            _place(network, path, leaves, target, kind, bits)
+            if path == "embedding" and table:
+                network.embedding = _looked_up(network.embedding, table, kind)
+            else:
+                _place(network, path, leaves, target, kind, bits)
             advance()
     has_prefix = any(PREFIX_ENCODER in name for name in checkpoint.source.ranks[0])
     if adapter or has_prefix:
@@ -167,6 +172,14 @@ def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device
         module.dtype = dtype
     parent, _, name = path.rpartition(".")
     setattr(network.get_submodule(parent), name, module)
+
+
+def _looked_up(embedding: nn.Embedding, leaves: Leaves, dtype: torch.dtype) -> StoredEmbedding | QuantizedEmbedding:
+    if "codes" not in leaves:
+        return StoredEmbedding(leaves["weight"], dtype)
+    table = QuantizedEmbedding.holding(embedding, leaves["codes"], leaves["scales"].to(torch.float16))
+    table.dtype = dtype
+    return table
 
 
 def matrix_format(path: str, tied: bool, columns: int, bits: int, group: int) -> tuple[int, int]:

@@ -28,21 +28,22 @@ TYPES = ("float32", "float16", "bfloat16")
 _SHARD = 2 << 30  # bytes of tensors that are held and written together
 
 
-def save_model(folder: Path | str, model: Transformer, tokenizer: Tokenizer | Path | str | None, dtype: str = "float32") -> Path:
+def save_model(folder: Path | str, model: Transformer, tokenizer: Tokenizer | Path | str | None, dtype: str | None = None) -> Path:
     """Write a model folder in one go, with the tokenizer (or that of a folder or file) if there is any.
 
-    dtype: storage type; codes and scales keep theirs. Raises ValueError when the place cannot be written; an earlier folder stays as it was.
+    dtype: storage type, None: that of each tensor; codes and scales always keep theirs. Raises ValueError when the place cannot be written; an earlier folder stays as it was.
     """
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
     return write_model(folder, model.config, ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith("prefix.")), vocabulary, dtype)
 
 
-def write_model(folder: Path | str, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None, dtype: str = "float32") -> Path:
+def write_model(folder: Path | str, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None, dtype: str | None = None) -> Path:
     """`save_model` from named tensors, one after another."""
-    require(dtype in TYPES, "dtype", dtype, f"choose {' or '.join(TYPES)}")
+    require(dtype in (None, *TYPES), "dtype", dtype, f"choose {' or '.join(TYPES)}")
+    kind = getattr(torch, dtype) if dtype else None
 
     def fill(place: Path) -> None:
-        write_tensors(place, ((name, stored(name, tensor, getattr(torch, dtype))) for name, tensor in tensors))
+        write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in tensors))
         write_config(place, config)
         if tokenizer is not None:
             tokenizer.save(place)

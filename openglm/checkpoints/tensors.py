@@ -56,10 +56,14 @@ class Tensors(Mapping[str, Tensor]):
         path = self._home[name]
         if self._open is None or self._open[0] != path or self._read > _RESIDENT:
             self._open = None  # unmapped before the next is mapped
-            self._open, self._read = (path, open_safetensors(path).get_tensor if path.suffix == ".safetensors" else _load_torch(path).__getitem__), 0
+            self._open, self._read = (path, _map(path)), 0
         tensor = self._open[1](name)
         self._read += tensor.nbytes
         return tensor
+
+    def left_in_file(self, name: str) -> Tensor:
+        """A tensor that is to stay a view of its file, on a mapping of its own: no other one's pages are held with it."""
+        return _map(self._home[name])(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._home  # what Mapping offers would read the tensor
@@ -76,6 +80,10 @@ class Tensors(Mapping[str, Tensor]):
     @property
     def nbytes(self) -> int:
         return sum(path.stat().st_size for path in self.files)
+
+
+def _map(path: Path) -> Callable[[str], Tensor]:
+    return open_safetensors(path).get_tensor if path.suffix == ".safetensors" else _load_torch(path).__getitem__
 
 
 def find_weights(folder: Path) -> list[Path]:

@@ -140,7 +140,7 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
 
     from openglm.checkpoints.load import GROUP, matrix_format
     from openglm.model.transformer import Transformer
-    from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
+    from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbedding
 
     if quantize is None:
         model = Transformer(shape)
@@ -149,26 +149,32 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
     with torch.device("meta"):
         model = Transformer(shape)
     draw = np.random.default_rng(0)
+    if model.head is not None:  # left in its file by `load_model`: here rows that overlap and take hardly any memory
+        rows, columns = model.embedding.weight.shape
+        model.embedding = StoredEmbedding(torch.from_numpy(draw.normal(0, 0.02, 8 * rows + columns)).half().as_strided((rows, columns), (8, 1)), torch.float32)
     for path, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear) or layer is model.embedding:
+        if isinstance(layer, (nn.Linear, nn.Embedding)) and "position" not in path:
             rows, columns = layer.weight.shape
             bits, group = matrix_format(path, shape.tied, columns, 4 if quantize == "int4" else 8, GROUP)
             codes = torch.from_numpy(draw.integers(0, 256, (rows, columns * bits // 8), np.uint8))
             scales = torch.full((rows, columns // (group or columns)), 0.08 / 2**bits, dtype=torch.float16)  # weights of about 0.02
-            kind = QuantizedEmbedding if layer is model.embedding else QuantizedLinear
+            kind = QuantizedEmbedding if isinstance(layer, nn.Embedding) else QuantizedLinear
             model.set_submodule(path, kind.holding(layer, codes if bits == 4 else codes.view(torch.int8), scales))
     for module in model.modules():
-        for name, tensor in list(module.named_parameters(recurse=False)):
+        for name, tensor in list(module.named_parameters(recurse=False)) if not isinstance(module, StoredEmbedding) else ():
             setattr(module, name, nn.Parameter(torch.full(tensor.shape, float(name == "weight" and tensor.dim() == 1))))
     return model.eval().requires_grad_(False)
 
 
 def weight_bytes(model: Transformer) -> tuple[int, int]:
-    """Of all weights, and of those that every step reads whole: a table that is only looked up is not."""
-    sizes = {module: sum(t.nbytes for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)]) for module in model.modules()}
+    """Of all weights in memory, and of those that every step reads whole: a table that is only looked up is not, and may stay in its file."""
+    from openglm.quant.layers import StoredEmbedding
+
+    held = (module for module in model.modules() if not isinstance(module, StoredEmbedding))
+    sizes = {module: sum(t.nbytes for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)]) for module in held}
     looked_up = [model.position_embedding, model.block_position_embedding] + ([model.embedding] if model.head is not None else [])
     total = sum(sizes.values())
-    return total, total - sum(sizes[table] for table in looked_up if table is not None)
+    return total, total - sum(sizes.get(table, 0) for table in looked_up)
 
 
 def read_bandwidth() -> float:

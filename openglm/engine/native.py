@@ -40,7 +40,7 @@ def obstacle(model: Transformer, config: EngineConfig, adapters: Sequence[Prefix
         return f"engine.block_size is {config.block_size}, not a multiple of {lib.PANEL}"
     if config.kv_dtype == "bfloat16":
         return "keys and values are wanted in bfloat16"
-    products = [[model.embedding], *([] if model.head is None else [[model.head]]), *(group for b in model.blocks for group in _products(b))]
+    products = [[model.embedding if model.head is None else model.head], *(group for b in model.blocks for group in _products(b))]
     if any(_weight(m).block == 0 for group in products for m in group):
         return "groups of weights are not multiples of 32"
     if any(_differ(group) for group in products):
@@ -102,6 +102,9 @@ class NativeRunner:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
         assert step.ids.min() >= 0 and step.ids.max() < self.vocabulary, (step.ids.min(), step.ids.max())
         adapters = np.repeat(np.where(np.isin(step.adapters, list(self.loras)), step.adapters, 0), step.new) if self.loras else None
+        if self.embed is not None:
+            with torch.inference_mode():
+                self.program.write(self.h, self.embed(torch.from_numpy(step.ids)[None], torch.from_numpy(step.positions)[None])[0])
         return self.program.run(make_step(step.ids, step.positions, step.new, step.cached, step.visible, self._small(step.tables), step.wanted, adapters))
 
     def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
@@ -120,16 +123,19 @@ class NativeRunner:
     def _lower(self, model: Transformer) -> None:
         shape, p = model.config, self.program
         tables = [None if t is None else t.weight.float().contiguous() for t in (model.position_embedding, model.block_position_embedding)]
-        embedding = self._panels([model.embedding])
+        # A table that makes no logits stays where it is, which may be in its file; its few rows of a step are looked up by the network itself.
+        self.embed = None if model.head is None else model.embed
+        logits_of = self._panels([model.embedding if model.head is None else model.head])
         self.h, self.x = p.buffer(shape.hidden), p.buffer(shape.hidden)
         self.qkv, self.attended = p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim), p.buffer(shape.heads * shape.head_dim)
         self.inner, logits = p.buffer(shape.ffn_hidden), p.buffer(shape.vocab_size)
-        p.add(lib.EMBED, out=self.h, matrix=embedding, weight=tables[0], bias=tables[1])
+        if self.embed is None:
+            p.add(lib.EMBED, out=self.h, matrix=logits_of, weight=tables[0], bias=tables[1])
         for block in model.blocks:
             self._lower_block(block)
         p.add(lib.GATHER, self.h, self.x)
         self._norm(model.final_norm, self.x, self.x)
-        p.add(lib.LINEAR, self.x, logits, matrix=embedding if model.head is None else self._panels([model.head]))
+        p.add(lib.LINEAR, self.x, logits, matrix=logits_of)
 
     def _lower_block(self, block: Block) -> None:
         p, a, gated = self.program, block.attention, block.ffn.gate_proj is not None

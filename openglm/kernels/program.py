@@ -182,6 +182,11 @@ class Program:
         p.ops, p.op_count, p.buffers = self._op_array, len(self._ops), self._buffers
         p.codes, p.scales, p.corrections, p.angles = self._codes.data_ptr(), self._scales[0].data_ptr(), self._scales[1].data_ptr(), self._angles.data_ptr()
 
+    def write(self, buffer: int, rows: Tensor) -> None:
+        """Fill a buffer before a run."""
+        self._reserve(len(rows))
+        self._rows[buffer][: len(rows)] = rows
+
     def run(self, step: lib.Step) -> Tensor:
         """The rows that the last operation wrote, [outputs, width]."""
         self._reserve(step.tokens)

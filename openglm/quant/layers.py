@@ -90,6 +90,17 @@ class QuantizedEmbedding(QuantizedWeight):
         return dequantize(self.codes[flat], self.scales[flat], self.dtype).unflatten(0, ids.shape)
 
 
+class StoredEmbedding(nn.Module):
+    """Rows of a table as it is stored, which may be in a file (`weight` is then a view of it); gives them as `dtype`."""
+
+    def __init__(self, weight_VH: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.dtype = nn.Parameter(weight_VH, requires_grad=False), dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).to(self.dtype)
+
+
 def quantize_model(model: nn.Module, bits: int, group: int) -> nn.Module:
     """Replace every linear layer and the word embedding by quantised ones, in place. Position tables and norms stay as they are."""
     for module in list(model.modules()):

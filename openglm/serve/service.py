@@ -1,7 +1,7 @@
 """One engine in a thread of its own, and answers as asynchronous streams.
 
 The thread takes commands between two steps, so a reader that goes away frees its place within one step. An answer's beginning and end reach
-its reader at once; what lies between is gathered for 20 ms, for no eye sees the difference, and each piece costs both ends more than its tokens
+its reader at once; what lies between is gathered for 40 ms, for no eye sees the difference, and each piece costs both ends more than its tokens
 cost the engine. It knows nothing of HTTP.
 """
 
@@ -36,7 +36,7 @@ class Broken(Exception):
 
 Wish = tuple[Sequence[int], SamplingParams]
 Batch = list[tuple[int, Event]]
-_GATHER = 0.02  # seconds
+_GATHER = 0.04  # seconds
 
 
 @dataclass(eq=False)

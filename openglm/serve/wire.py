@@ -14,6 +14,7 @@ from openglm.serve.errors import as_api_error
 
 Result = TypeVar("Result")
 DONE = b"data: [DONE]\n\n"
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _SMALL = 1 << 14  # bytes; cutting so much into tokens takes a millisecond or two
 
 
@@ -23,7 +24,7 @@ class Gone(Exception):
 
 def event(value: Any) -> bytes:
     """One server-sent event. JSON has no line ends of its own, so no text can end an event or begin another."""
-    return b"data: %b\n\n" % json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"data: %b\n\n" % _to_json(value).encode()
 
 
 async def prepare(request: Request, work: Callable[..., Result], *arguments: Any) -> Result:

@@ -114,6 +114,8 @@ def train(
     settings = {"model": model_config, "train": train, "optimizer": optimizer, **settings}
     out = Path(train.out)
     with processes(parallel, train.device) as group, ExitStack() as held:
+        if group.device.type == "cpu":
+            keep_freed_memory()
         check_layout(parallel, model_config, group, train.batch_rows, train.accumulation)
         whole = parallel.tensor == parallel.pipeline == 1
         require(whole or not train.sample_every, "train.sample_every", train.sample_every, "a sample needs the whole model in a process; set it to 0")
@@ -159,8 +161,6 @@ def _fresh_state(
     for name in ("ramp_from", "ramp_step") if stability.ramp_from else ():
         require(getattr(stability, name) % unit == 0, f"stability.{name}", getattr(stability, name), f"must be a multiple of {unit}, the rows that pass through at once")
     torch.manual_seed(train.seed)
-    if group.device.type == "cpu":
-        keep_freed_memory()
     given = dict(start.named_parameters()) if start else {}
     weights = (lambda name, _: given[name]) if start else initial_weights(config, train.seed)
     pieces = spread(config, parallel, group, dtype, weights)

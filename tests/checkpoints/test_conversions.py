@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerFast
 from openglm.checkpoints import native
 from openglm.checkpoints.convert import convert
 from openglm.checkpoints.load import load_model, open_checkpoint
+from openglm.checkpoints.quantize import quantize_checkpoint
 from openglm.checkpoints.report import memory, report
 from openglm.model.transformer import Transformer
 from openglm.presets import PRESETS, model_preset
-from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbedding
 from openglm.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -84,15 +85,37 @@ def huggingface(ours) -> str:
 
 
 def test_a_quantised_model_is_saved_and_opened_as_it_is(tmp_path):
-    model = load_model(GOLDEN / "glm4_9b/checkpoint", device="cpu", dtype="float32", quantize="int4")
+    model = load_model(GOLDEN / "glm4_9b/checkpoint", device="cpu", quantize="int4")
     kinds = {type(module) for module in model.modules()}
-    assert {QuantizedLinear, QuantizedEmbedding} <= kinds and torch.nn.Linear not in kinds
+    assert {QuantizedLinear, StoredEmbedding} <= kinds and torch.nn.Linear not in kinds
     again = load_model(native.save_model(tmp_path / "m", model, None), device="cpu")
     same(again.state_dict(), model.state_dict())
     ids = torch.arange(9)[None]
     assert torch.equal(again.logits(ids), model.logits(ids))
     with pytest.raises(ValueError, match="int4 already"):
         load_model(tmp_path / "m", device="cpu", quantize="int8")
+
+
+@pytest.mark.parametrize("name", ["glm4_9b/checkpoint", "chatglm2_6b/checkpoint_int4"])
+def test_a_table_that_is_only_looked_up_stays_in_its_file_unrounded(name, tmp_path):
+    """Also once the file has another name, or none: who replaces a model must not change what a running one says."""
+    whole = load_model(GOLDEN / name.replace("_int4", ""), device="cpu", dtype="float32")
+    folder = shutil.copytree(GOLDEN / name, tmp_path / "model")
+    model = load_model(folder, device="cpu", dtype="float32", quantize="int4")
+    ids = torch.arange(9)[None]
+    before = model.logits(ids)
+    shutil.rmtree(folder)
+    assert torch.equal(model.embedding(ids), whole.embedding(ids))
+    assert torch.equal(model.logits(ids), before)
+
+
+def test_codes_of_a_table_stay_in_their_file(tmp_path):
+    """On a CPU; the same model as where all is copied."""
+    quantize_checkpoint(GOLDEN / "glm4_9b/checkpoint", tmp_path / "int4", 4, 32)
+    model = load_model(tmp_path / "int4", device="cpu")
+    copied = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    shutil.rmtree(tmp_path / "int4")
+    same(model.state_dict(), copied)
 
 
 @pytest.mark.parametrize("name", ["chatglm_6b", "glm_10b", "glm4_9b"])

@@ -89,17 +89,14 @@ void rotary(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int first, i
 
 // c [R, 16] = (c +) a [R, k] b [k, 16]: the inner loop of both halves of attention.
 template <int R, bool ADD, class E> INLINE void multiply(const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
-  f8 y[R][2] = {};
+  Lanes y[R] = {};
   if (ADD)
-    for (int r = 0; r < R; r++) y[r][0] = load8(c + r * c_stride), y[r][1] = load8(c + r * c_stride + 8);
+    for (int r = 0; r < R; r++) y[r] = load16(c + r * c_stride);
   for (int i = 0; i < k; i++, b += b_stride) {
-    const f8 b0 = load8(b), b1 = load8(b + 8);
-    for (int r = 0; r < R; r++) {
-      const f8 v = all(a[r * a_stride + i]);
-      y[r][0] += v * b0, y[r][1] += v * b1;
-    }
+    const Lanes v = load16(b);
+    for (int r = 0; r < R; r++) y[r] += all16(a[r * a_stride + i]) * v;
   }
-  for (int r = 0; r < R; r++) store(c + r * c_stride, y[r][0]), store(c + r * c_stride + 8, y[r][1]);
+  for (int r = 0; r < R; r++) store(c + r * c_stride, y[r]);
 }
 template <bool ADD, class E> void multiply_rows(int rows, const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
   for (; rows >= 4; rows -= 4, a += 4 * a_stride, c += 4 * c_stride) multiply<4, ADD>(a, a_stride, b, b_stride, k, c, c_stride);

@@ -18,6 +18,7 @@ struct Linear {
 
 struct Kernels {
   const char* name;
+  int chunk_bytes;  // of the activations that `linear` goes through at once
   void (*embed)(const GlmOp&, const GlmBuffer& out, const GlmStep&, int first, int last);                                             // unit: token
   void (*norm)(const GlmOp&, const float* in, int64_t in_width, const float* residual, int64_t residual_width, const GlmBuffer& out, int first, int last);  // token
   void (*quantise)(const Linear&, int first, int last);                                                                               // token and block
@@ -33,12 +34,13 @@ static inline int64_t panel_bytes(int kind, int columns, int block) {
   int64_t blocks = ceil_div(columns, block), weights = GLM_ROWS * block;
   return kind == GLM_F32 ? 4 * GLM_ROWS * (int64_t)columns : blocks * (2 * GLM_ROWS + (kind == GLM_Q4 ? weights / 2 : weights));
 }
-// Tokens whose activations stay in the second-level cache while panels pass by.
-static inline int chunk_of(const GlmMatrix& m) {
-  int tokens = (m.kind == GLM_F32 ? 49152 : 196608) / m.columns;
-  return tokens < 24 ? 24 : tokens / 24 * 24;
+static inline const uint8_t* panel_of(const GlmMatrix& m, int panel) { return m.data + panel * panel_bytes(m.kind, m.columns, m.block); }
+// Tokens whose activations stay in the second-level cache, `bytes` of it, while panels pass by; 48 are whole tiles on every path.
+static inline int chunk_of(const GlmMatrix& m, int bytes) {
+  int tokens = (m.kind == GLM_F32 ? bytes / 4 : bytes) / m.columns;
+  return tokens < 24 ? 24 : tokens < 48 ? tokens / 24 * 24 : tokens / 48 * 48;
 }
-static inline int linear_units(const GlmMatrix& m, int tokens) { return ceil_div(tokens, chunk_of(m)) * panels_of(m); }
+static inline int linear_units(const GlmMatrix& m, int tokens, int bytes) { return ceil_div(tokens, chunk_of(m, bytes)) * panels_of(m); }
 
 // How attention is cut: rows of one unit share a kv head.
 struct Cut {

@@ -7,8 +7,6 @@
 
 namespace {
 
-enum { TILE = 4 };  // tokens that share one pass over a panel: 8 accumulators, two vectors of weights, one of activations, and room for products
-
 INLINE f8 sigmoid_times(f8 x, f8 of) { return x / (all(1.f) + exponential(-of)); }
 INLINE f8 gelu_tanh(f8 x) { return sigmoid_times(x, all(1.5957691216f) * (x + all(0.044715f) * x * x * x)); }
 INLINE f8 gelu(f8 x) {
@@ -28,8 +26,9 @@ INLINE f8 load_some(const float* in, int count) {
   return y;
 }
 
-// The two vectors of a panel's product with one token.
-INLINE void finish_panel(const Linear& l, int panel, int token, f8 a, f8 b) {
+// A panel's product with one token.
+INLINE void finish_panel(const Linear& l, int panel, int token, Lanes y) {
+  f8 a = low_eight(y), b = high_eight(y);
   if (l.added && l.adapters[token]) a += load8(l.added + token * l.added_width + panel * 16), b += load8(l.added + token * l.added_width + panel * 16 + 8);
   if (l.matrix->bias) a += load8(l.matrix->bias + panel * 16), b += load8(l.matrix->bias + panel * 16 + 8);
   float* out = l.out + token * l.out_width;
@@ -52,70 +51,60 @@ INLINE void finish_panel(const Linear& l, int panel, int token, f8 a, f8 b) {
 
 template <int T> void tile_f32(const Linear& l, int panel, int token) {
   const GlmMatrix& m = *l.matrix;
-  const float* w = (const float*)(m.data + panel * panel_bytes(m.kind, m.columns, m.block));
+  const float* w = (const float*)panel_of(m, panel);
   const float* x = l.x + token * l.x_width;
-  f8 y[T][2] = {};
+  Lanes y[T] = {};
   for (int k = 0; k < m.columns; k++, w += 16) {
-    f8 w0 = load8(w), w1 = load8(w + 8);
-    for (int t = 0; t < T; t++) {
-      f8 v = all(x[t * l.x_width + k]);
-      y[t][0] += v * w0, y[t][1] += v * w1;
-    }
+    const Lanes v = load16(w);
+    for (int t = 0; t < T; t++) y[t] += all16(x[t * l.x_width + k]) * v;
   }
-  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t][0], y[t][1]);
+  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t]);
 }
 
-// One block of columns: 16 scales, then the codes. Adds the block's share of the products to y.
-template <int T, int BLOCK> INLINE void block_q4(const uint8_t* w, const int8_t* x, int64_t stride, const int32_t* corrections, Sum (&sum)[T][2], int64_t blocks) {
-  for (int t = 0; t < T; t++) sum[t][0] = sum[t][1] = start(corrections[t * blocks]);
+// One block of columns: 16 scales, then the codes. Adds the block's share of the products to `sum`.
+template <int T, int BLOCK> INLINE void block_q4(const uint8_t* w, const int8_t* x, int64_t stride, const int32_t* corrections, Sum (&sum)[T], int64_t blocks) {
+  for (int t = 0; t < T; t++) sum[t] = start(corrections[t * blocks]);
   for (int k = 0; k < BLOCK; k += 8, w += 64) {
     prefetch(w + 2048);
-    Weights w0 = low_half(w), w1 = low_half(w + 32);
-    for (int t = 0; t < T; t++) sum[t][0] = add_small(sum[t][0], w0, x + t * stride + k), sum[t][1] = add_small(sum[t][1], w1, x + t * stride + k);
-    w0 = high_half(w), w1 = high_half(w + 32);
-    for (int t = 0; t < T; t++) sum[t][0] = add_small(sum[t][0], w0, x + t * stride + k + 4), sum[t][1] = add_small(sum[t][1], w1, x + t * stride + k + 4);
+    Weights part = low_half(w);
+    for (int t = 0; t < T; t++) sum[t] = add_small(sum[t], part, x + t * stride + k);
+    part = high_half(w);
+    for (int t = 0; t < T; t++) sum[t] = add_small(sum[t], part, x + t * stride + k + 4);
   }
 }
 
 template <int T, int BLOCK> void tile_q4(const Linear& l, int panel, int token) {
-  const GlmMatrix& m = *l.matrix;
-  const int64_t blocks = blocks_of(m), stride = blocks * BLOCK;
-  const uint8_t* w = m.data + panel * panel_bytes(GLM_Q4, m.columns, BLOCK);
+  const int64_t blocks = blocks_of(*l.matrix), stride = blocks * BLOCK;
+  const uint8_t* w = panel_of(*l.matrix, panel);
   const int8_t* x = l.codes.codes + token * stride;
-  f8 y[T][2] = {};
+  Lanes y[T] = {};
   for (int64_t b = 0; b < blocks; b++, w += 32 + 8 * BLOCK, x += BLOCK) {
-    Sum sum[T][2];
+    Sum sum[T];
     block_q4<T, BLOCK>(w + 32, x, stride, l.codes.corrections + token * blocks + b, sum, blocks);
-    f8 s0 = load_half((const uint16_t*)w), s1 = load_half((const uint16_t*)w + 8);
-    for (int t = 0; t < T; t++) {
-      f8 scale = all(l.codes.scales[(token + t) * blocks + b]);
-      y[t][0] += finish(sum[t][0]) * (scale * s0), y[t][1] += finish(sum[t][1]) * (scale * s1);
-    }
+    const Lanes scales = load16((const uint16_t*)w);
+    for (int t = 0; t < T; t++) y[t] += finish(sum[t]) * (all16(l.codes.scales[(token + t) * blocks + b]) * scales);
   }
-  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t][0], y[t][1]);
+  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t]);
 }
 
 template <int T, int BLOCK> void tile_q8(const Linear& l, int panel, int token) {
-  const GlmMatrix& m = *l.matrix;
-  const int64_t blocks = blocks_of(m), stride = blocks * BLOCK;
-  const uint8_t* w = m.data + panel * panel_bytes(GLM_Q8, m.columns, BLOCK);
+  const int64_t blocks = blocks_of(*l.matrix), stride = blocks * BLOCK;
+  const uint8_t* w = panel_of(*l.matrix, panel);
   const int8_t* x = l.codes.codes + token * stride;
-  f8 y[T][2] = {};
+  Lanes y[T] = {};
   for (int64_t b = 0; b < blocks; b++, x += BLOCK) {
-    f8 s0 = load_half((const uint16_t*)w), s1 = load_half((const uint16_t*)w + 8);
+    const Lanes scales = load16((const uint16_t*)w);
     w += 32;
-    i8 sum[T][2] = {};
+    WideSum sum[T];
+    for (int t = 0; t < T; t++) sum[t] = start_wide();
     for (int k = 0; k < BLOCK; k += 4, w += 64) {
       prefetch(w + 2048);
-      Wide w0 = wide(w), w1 = wide(w + 32);
-      for (int t = 0; t < T; t++) sum[t][0] = add_wide(sum[t][0], w0, x + t * stride + k), sum[t][1] = add_wide(sum[t][1], w1, x + t * stride + k);
+      const Wide part = wide(w);
+      for (int t = 0; t < T; t++) sum[t] = add_wide(sum[t], part, x + t * stride + k);
     }
-    for (int t = 0; t < T; t++) {
-      f8 scale = all(l.codes.scales[(token + t) * blocks + b]);
-      y[t][0] += to_float(sum[t][0]) * (scale * s0), y[t][1] += to_float(sum[t][1]) * (scale * s1);
-    }
+    for (int t = 0; t < T; t++) y[t] += finish_wide(sum[t]) * (all16(l.codes.scales[(token + t) * blocks + b]) * scales);
   }
-  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t][0], y[t][1]);
+  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t]);
 }
 
 template <int T> void tile(const Linear& l, int panel, int token) {
@@ -125,9 +114,17 @@ template <int T> void tile(const Linear& l, int panel, int token) {
   else m.block == 64 ? tile_q8<T, 64>(l, panel, token) : tile_q8<T, 32>(l, panel, token);
 }
 
+#if defined(__AMX_INT8__)
+enum { CHUNK_BYTES = 786432 };  // processors with tiles have 2 MB of second-level cache
+#include "amx.h"
+#else
+enum { CHUNK_BYTES = 196608 };
+INLINE int sixteens(const Linear&, int, int token, int) { return token; }
+#endif
+
 void linear(const Linear& l, int first, int last) {
-  static void (*const tiles[])(const Linear&, int, int) = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
-  const int panels = panels_of(*l.matrix), chunk = chunk_of(*l.matrix);
+  static void (*const tiles[])(const Linear&, int, int) = {tile<1>, tile<2>, tile<3>, tile<4>, tile<TILE - 3>, tile<TILE - 2>, tile<TILE - 1>, tile<TILE>};
+  const int panels = panels_of(*l.matrix), chunk = chunk_of(*l.matrix, CHUNK_BYTES);
   for (int unit = first; unit < last; unit++) {
     int token = unit / panels * chunk, end = token + chunk < l.tokens ? token + chunk : l.tokens;
     while (token < end) {
@@ -136,6 +133,7 @@ void linear(const Linear& l, int first, int last) {
         while (token < end && l.adapters[token] != l.adapter) token++;
         for (run = token; run < end && l.adapters[run] == l.adapter; run++) continue;
       }
+      token = sixteens(l, unit % panels, token, run);
       for (int count = ceil_div(run - token, TILE); count > 0; count--) {  // tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1
         int size = ceil_div(run - token, count);
         tiles[size - 1](l, unit % panels, token);
@@ -175,7 +173,7 @@ void quantise(const Linear& l, int first, int last) {
 
 // Row `row` of the weights, for embedding tables.
 void unpack_row(const GlmMatrix& m, int row, float* out) {
-  const uint8_t* w = m.data + row / 16 * panel_bytes(m.kind, m.columns, m.block);
+  const uint8_t* w = panel_of(m, row / 16);
   const int lane = row % 16, place = lane / 8 * 32 + lane % 8 * 4;
   if (m.kind == GLM_F32) {
     for (int k = 0; k < m.columns; k++) out[k] = ((const float*)w)[k * 16 + lane];

@@ -6,6 +6,9 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
 #endif
 
 #include <atomic>
@@ -20,11 +23,24 @@ PATHS(DECLARE)
 
 namespace {
 
+#if defined(__x86_64__) && defined(__linux__)
+// Whether there are matrix tiles of bytes and the system, which must be asked once a process, lets us use them.
+bool has_tiles() {
+  enum { ASK_FOR_STATE = 0x1023, TILES = 18 };
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 3) == 3 && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILES) == 0;
+}
+#else
+bool has_tiles() { return false; }
+#endif
+
 bool runs_here(const char* path) {
 #if defined(__x86_64__) || defined(__i386__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (!strcmp(path, "avx2")) return avx2;
-  if (!strcmp(path, "vnni")) return avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+  const bool vnni = avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+  if (!strcmp(path, "vnni")) return vnni;
+  if (!strcmp(path, "amx")) return vnni && has_tiles();
 #elif defined(__aarch64__) && defined(__linux__)
   if (!strcmp(path, "neon")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;  // built with byte products; the portable path of ARM has the rest of NEON
 #endif
@@ -63,7 +79,7 @@ struct Walk {
     const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale,
                       op.adapter, step->adapters, op.added < 0 ? nullptr : buffer(op.added).data, op.added < 0 ? 0 : buffer(op.added).width};
     if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantise(l, first, last); });
-    phases.share(linear_units(*op.matrix, tokens), [&](int first, int last) { kernels->linear(l, first, last); });
+    phases.share(linear_units(*op.matrix, tokens, kernels->chunk_bytes), [&](int first, int last) { kernels->linear(l, first, last); });
   }
 
   // cos and sin of every position; the product is in fp32, as in the plain model.

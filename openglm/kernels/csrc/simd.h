@@ -1,4 +1,4 @@
-// Eight lanes on any processor. Arithmetic is GCC's and Clang's vector extension, which they lower to what the flags of the file allow;
+// Eight and sixteen lanes on any processor. Arithmetic is GCC's and Clang's vector extension, which they lower to what the flags of the file allow;
 // only what the language lacks (fp16, byte products) is written per instruction set.
 #pragma once
 #include <stdint.h>
@@ -84,46 +84,87 @@ INLINE f8 load8(const float* p) { return load<f8>(p); }
 INLINE f8 load8(const uint16_t* p) { return load_half(p); }
 INLINE f8 load8(const int8_t* p) { return to_float(load<b8>(p)); }
 
-// Products of weights and activations: 8 rows x 4 columns of bytes against the same 4 columns of one token, summed into one accumulator a row.
-// Small: the weights are 0..15 and 8 is subtracted from each by starting from `correction`, two int16 of -8 * (sum of columns 0 and 1 mod 4, of columns 2 and 3).
-// Wide: the weights are -128..127.
-#if defined(__AVX2__)
-typedef __m256i Weights;
-typedef __m256i Sum;
-struct Wide { __m256i size, sign; };
-INLINE __m256i four(const int8_t* x) { return _mm256_set1_epi32(load<int32_t>(x)); }
-INLINE Weights low_half(const uint8_t* p) { return _mm256_and_si256(load<__m256i>(p), _mm256_set1_epi8(15)); }
-INLINE Weights high_half(const uint8_t* p) { return _mm256_and_si256(_mm256_srli_epi16(load<__m256i>(p), 4), _mm256_set1_epi8(15)); }
-INLINE Wide wide(const uint8_t* p) { return {_mm256_abs_epi8(load<__m256i>(p)), load<__m256i>(p)}; }
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-INLINE Sum start(int32_t correction) { return _mm256_set1_epi32((int16_t)correction + (correction >> 16)); }
-INLINE Sum add_small(Sum sum, Weights w, const int8_t* x) { return _mm256_dpbusd_epi32(sum, w, four(x)); }
-INLINE i8 add_wide(i8 sum, Wide w, const int8_t* x) { return (i8)_mm256_dpbusd_epi32((__m256i)sum, w.size, _mm256_sign_epi8(four(x), w.sign)); }
-INLINE f8 finish(Sum sum) { return to_float((i8)sum); }
+// Sixteen lanes, one for each row of a panel (or for each token of a block of the cache): one vector where there are vectors of 64 bytes, else two.
+#if defined(__AVX512F__)
+typedef float Lanes __attribute__((vector_size(64)));
+INLINE Lanes all16(float x) { return (Lanes)_mm512_set1_ps(x); }
+INLINE Lanes load16(const float* p) { return load<Lanes>(p); }
+INLINE Lanes load16(const uint16_t* p) { return (Lanes)_mm512_cvtph_ps(load<__m256i>(p)); }
+INLINE Lanes load16(const int8_t* p) { return (Lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(p))); }
+INLINE f8 low_eight(Lanes x) { return (f8)_mm512_castps512_ps256((__m512)x); }
+INLINE f8 high_eight(Lanes x) { return (f8)_mm512_extractf64x4_pd((__m512d)x, 1); }
 #else
+struct Lanes { f8 part[2]; };
+INLINE Lanes operator+(Lanes a, Lanes b) { return {{a.part[0] + b.part[0], a.part[1] + b.part[1]}}; }
+INLINE Lanes operator*(Lanes a, Lanes b) { return {{a.part[0] * b.part[0], a.part[1] * b.part[1]}}; }
+INLINE Lanes& operator+=(Lanes& a, Lanes b) { return a = a + b; }
+INLINE Lanes all16(float x) { return {{all(x), all(x)}}; }
+template <class E> INLINE Lanes load16(const E* p) { return {{load8(p), load8(p + 8)}}; }
+INLINE f8 low_eight(Lanes x) { return x.part[0]; }
+INLINE f8 high_eight(Lanes x) { return x.part[1]; }
+#endif
+
+// Products of weights and activations: the 16 rows of a panel x 4 columns of bytes against the same 4 columns of one token, summed into one accumulator a row.
+// Small: the weights are 0..15 and 8 is subtracted from each by starting from `correction`, two int16 of -8 * (sum of columns 0 and 1 mod 4, of columns 2 and 3).
+// Wide: the weights are -128..127. TILE: tokens that share one pass over a panel, as many as there are registers for their sums.
+#if defined(__AVX512VNNI__)
+enum { TILE = 8 };
+typedef __m512i Weights;
+typedef __m512i Sum;
+typedef __m512i WideSum;
+struct Wide { __m512i size; __mmask64 negative; };
+INLINE __m512i four(const int8_t* x) { return _mm512_set1_epi32(load<int32_t>(x)); }
+INLINE Weights low_half(const uint8_t* p) { return _mm512_and_si512(load<__m512i>(p), _mm512_set1_epi8(15)); }
+INLINE Weights high_half(const uint8_t* p) { return _mm512_and_si512(_mm512_srli_epi16(load<__m512i>(p), 4), _mm512_set1_epi8(15)); }
+INLINE Wide wide(const uint8_t* p) { return {_mm512_abs_epi8(load<__m512i>(p)), _mm512_movepi8_mask(load<__m512i>(p))}; }
+INLINE Sum start(int32_t correction) { return _mm512_set1_epi32((int16_t)correction + (correction >> 16)); }
+INLINE WideSum start_wide() { return _mm512_setzero_si512(); }
+INLINE Sum add_small(Sum sum, Weights w, const int8_t* x) { return _mm512_dpbusd_epi32(sum, w, four(x)); }
+INLINE WideSum add_wide(WideSum sum, Wide w, const int8_t* x) { return _mm512_dpbusd_epi32(sum, w.size, _mm512_mask_sub_epi8(four(x), w.negative, _mm512_setzero_si512(), four(x))); }
+INLINE Lanes finish(Sum sum) { return (Lanes)_mm512_cvtepi32_ps(sum); }
+INLINE Lanes finish_wide(WideSum sum) { return finish(sum); }
+#elif defined(__AVX2__)
+enum { TILE = 4 };
+struct Weights { __m256i part[2]; };
+struct Sum { __m256i part[2]; };
+typedef Sum WideSum;
+struct Wide { __m256i size[2], sign[2]; };
+INLINE __m256i four(const int8_t* x) { return _mm256_set1_epi32(load<int32_t>(x)); }
+INLINE __m256i low(__m256i bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
+INLINE Weights low_half(const uint8_t* p) { return {{low(load<__m256i>(p)), low(load<__m256i>(p + 32))}}; }
+INLINE Weights high_half(const uint8_t* p) { return {{low(_mm256_srli_epi16(load<__m256i>(p), 4)), low(_mm256_srli_epi16(load<__m256i>(p + 32), 4))}}; }
+INLINE Wide wide(const uint8_t* p) { return {{_mm256_abs_epi8(load<__m256i>(p)), _mm256_abs_epi8(load<__m256i>(p + 32))}, {load<__m256i>(p), load<__m256i>(p + 32)}}; }
 // A pair of products is at most 2 * 15 * 127, and a block of 64 with its correction at most 32 * 8 * 127 = 32512 a lane: int16 is wide enough
 // (sums may wrap on the way, addition is modulo 2^16), so that the accumulator is widened only once a block.
-INLINE Sum start(int32_t correction) { return _mm256_set1_epi32(correction); }
+INLINE Sum start(int32_t correction) { return {{_mm256_set1_epi32(correction), _mm256_set1_epi32(correction)}}; }
+INLINE WideSum start_wide() { return {{_mm256_setzero_si256(), _mm256_setzero_si256()}}; }
 INLINE Sum add_small(Sum sum, Weights w, const int8_t* x) {
-  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, four(x)));
-  asm("" : "+x"(sum));  // keeps the compiler from adding products to each other first, which takes more registers than there are
+  for (int i = 0; i < 2; i++) {
+    sum.part[i] = _mm256_add_epi16(sum.part[i], _mm256_maddubs_epi16(w.part[i], four(x)));
+    asm("" : "+x"(sum.part[i]));  // keeps the compiler from adding products to each other first, which takes more registers than there are
+  }
   return sum;
 }
-INLINE f8 finish(Sum sum) { return to_float((i8)_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
-INLINE i8 add_wide(i8 sum, Wide w, const int8_t* x) {
-  __m256i pairs = _mm256_maddubs_epi16(w.size, _mm256_sign_epi8(four(x), w.sign));  // 2 * 128 * 127 fits
-  return sum + (i8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+INLINE WideSum add_wide(WideSum sum, Wide w, const int8_t* x) {
+  for (int i = 0; i < 2; i++) {
+    __m256i pairs = _mm256_maddubs_epi16(w.size[i], _mm256_sign_epi8(four(x), w.sign[i]));  // 2 * 128 * 127 fits
+    sum.part[i] = _mm256_add_epi32(sum.part[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  return sum;
 }
-#endif
+INLINE Lanes finish_wide(WideSum sum) { return {{to_float((i8)sum.part[0]), to_float((i8)sum.part[1])}}; }
+INLINE Lanes finish(Sum sum) { return finish_wide({{_mm256_madd_epi16(sum.part[0], _mm256_set1_epi16(1)), _mm256_madd_epi16(sum.part[1], _mm256_set1_epi16(1))}}); }
 #elif defined(__ARM_NEON)
-struct Bytes { int8x16_t part[2]; };
-struct Sum { int32x4_t part[2]; };
-typedef Bytes Weights;
-typedef Bytes Wide;
-INLINE Bytes low_half(const uint8_t* p) { return {{vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p), vdupq_n_u8(15))), vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p + 16), vdupq_n_u8(15)))}}; }
-INLINE Bytes high_half(const uint8_t* p) { return {{vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p), 4)), vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16), 4))}}; }
-INLINE Bytes wide(const uint8_t* p) { return {{vld1q_s8((const int8_t*)p), vld1q_s8((const int8_t*)p + 16)}}; }
-INLINE Sum start(int32_t correction) { int32x4_t c = vdupq_n_s32((int16_t)correction + (correction >> 16)); return {{c, c}}; }
+enum { TILE = 4 };
+struct Weights { int8x16_t part[4]; };
+struct Sum { int32x4_t part[4]; };
+typedef Weights Wide;
+typedef Sum WideSum;
+INLINE Weights low_half(const uint8_t* p) { Weights w; for (int i = 0; i < 4; i++) w.part[i] = vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(15))); return w; }
+INLINE Weights high_half(const uint8_t* p) { Weights w; for (int i = 0; i < 4; i++) w.part[i] = vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16 * i), 4)); return w; }
+INLINE Wide wide(const uint8_t* p) { Wide w; for (int i = 0; i < 4; i++) w.part[i] = vld1q_s8((const int8_t*)p + 16 * i); return w; }
+INLINE Sum start(int32_t correction) { int32x4_t c = vdupq_n_s32((int16_t)correction + (correction >> 16)); return {{c, c, c, c}}; }
+INLINE WideSum start_wide() { return start(0); }
 INLINE int32x4_t dot(int32x4_t sum, int8x16_t w, int8x16_t x) {
 #if defined(__ARM_FEATURE_DOTPROD)
   return vdotq_s32(sum, w, x);
@@ -132,26 +173,32 @@ INLINE int32x4_t dot(int32x4_t sum, int8x16_t w, int8x16_t x) {
   return vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
 #endif
 }
-INLINE Sum add_small(Sum sum, Bytes w, const int8_t* p) {
+INLINE Sum add_small(Sum sum, Weights w, const int8_t* p) {
   int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(load<int32_t>(p)));
-  return {{dot(sum.part[0], w.part[0], x), dot(sum.part[1], w.part[1], x)}};
-}
-INLINE i8 add_wide(i8 sum, Bytes w, const int8_t* p) { Sum s; memcpy(&s, &sum, 32); s = add_small(s, w, p); return load<i8>(&s); }
-INLINE f8 finish(Sum sum) { return to_float(load<i8>(&sum)); }
-#else
-struct Weights { int8_t byte[32]; };
-typedef Weights Wide;
-typedef i8 Sum;
-INLINE Weights low_half(const uint8_t* p) { Weights w; for (int i = 0; i < 32; i++) w.byte[i] = (int8_t)(p[i] & 15); return w; }
-INLINE Weights high_half(const uint8_t* p) { Weights w; for (int i = 0; i < 32; i++) w.byte[i] = (int8_t)(p[i] >> 4); return w; }
-INLINE Wide wide(const uint8_t* p) { return load<Wide>(p); }
-INLINE Sum start(int32_t correction) { return all((int16_t)correction + (correction >> 16)); }
-INLINE Sum add_small(Sum sum, const Weights& w, const int8_t* x) {
-  for (int i = 0; i < 8; i++) for (int j = 0; j < 4; j++) sum[i] += w.byte[4 * i + j] * x[j];
+  for (int i = 0; i < 4; i++) sum.part[i] = dot(sum.part[i], w.part[i], x);
   return sum;
 }
-INLINE i8 add_wide(i8 sum, const Wide& w, const int8_t* x) { return add_small(sum, w, x); }
-INLINE f8 finish(Sum sum) { return to_float(sum); }
+INLINE WideSum add_wide(WideSum sum, Wide w, const int8_t* p) { return add_small(sum, w, p); }
+INLINE Lanes finish(Sum sum) { return {{to_float(load<i8>(sum.part)), to_float(load<i8>(sum.part + 2))}}; }
+INLINE Lanes finish_wide(WideSum sum) { return finish(sum); }
+#else
+enum { TILE = 4 };
+struct Weights { int8_t byte[64]; };
+struct Sum { i8 part[2]; };
+typedef Weights Wide;
+typedef Sum WideSum;
+INLINE Weights low_half(const uint8_t* p) { Weights w; for (int i = 0; i < 64; i++) w.byte[i] = (int8_t)(p[i] & 15); return w; }
+INLINE Weights high_half(const uint8_t* p) { Weights w; for (int i = 0; i < 64; i++) w.byte[i] = (int8_t)(p[i] >> 4); return w; }
+INLINE Wide wide(const uint8_t* p) { return load<Wide>(p); }
+INLINE Sum start(int32_t correction) { i8 c = all((int16_t)correction + (correction >> 16)); return {{c, c}}; }
+INLINE WideSum start_wide() { return start(0); }
+INLINE Sum add_small(Sum sum, const Weights& w, const int8_t* x) {
+  for (int i = 0; i < 16; i++) for (int j = 0; j < 4; j++) sum.part[i / 8][i % 8] += w.byte[4 * i + j] * x[j];
+  return sum;
+}
+INLINE WideSum add_wide(WideSum sum, const Wide& w, const int8_t* x) { return add_small(sum, w, x); }
+INLINE Lanes finish(Sum sum) { return {{to_float(sum.part[0]), to_float(sum.part[1])}}; }
+INLINE Lanes finish_wide(WideSum sum) { return finish(sum); }
 #endif
 
 }  // namespace
