@@ -15,7 +15,7 @@ from openglm.engine.runner import Step, TorchRunner
 from openglm.kernels import library as lib
 from openglm.kernels import reference
 from openglm.model.adapters import Prefix
-from openglm.quant.layers import QuantizedLinear, QuantizedWeight, quantize_model
+from openglm.quant.layers import QuantizedLinear, quantize_model
 
 pytestmark = pytest.mark.skipif(lib.load() is None, reason="the package was installed without its kernels")
 PATHS = lib.paths(lib.load()) if lib.load() else []
@@ -132,7 +132,7 @@ def test_weights_can_be_given_up_while_they_are_repacked():
     kept = NativeRunner(model, CACHE, 4)
     given = NativeRunner(model, CACHE, 4, keep_weights=False)
     assert torch.equal(kept.run(step), given.run(step))
-    assert all(m.codes.numel() == 0 for m in model.modules() if isinstance(m, QuantizedWeight))
+    assert all(m.codes.numel() == 0 for m in model.modules() if isinstance(m, QuantizedLinear))
 
 
 def test_no_rows_wanted():

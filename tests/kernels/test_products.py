@@ -96,11 +96,12 @@ def test_extremes_of_codes_and_activations(library, kind):
 @pytest.mark.parametrize("kind", ["float", (4, 64), (8, 64)])
 def test_a_token_does_not_depend_on_its_company(library, kind):
     generator = torch.Generator().manual_seed(4)
-    weight, _ = random_weight(33, 128, kind, generator)
-    panels, x = Panels(Arena(library), [weight]), torch.randn(11, 128, generator=generator)
-    together = run(library, [x], [128, 33], kind=lib.LINEAR, in_=0, out=1, matrix=panels)
-    for i in range(11):
-        assert torch.equal(together[i : i + 1], run(library, [x[i : i + 1]], [128, 33], kind=lib.LINEAR, in_=0, out=1, matrix=panels))
+    columns = 33 * 64  # one block more than the matrix tiles' kernel unpacks at once
+    weight, _ = random_weight(33, columns, kind, generator)
+    panels, x = Panels(Arena(library), [weight]), torch.randn(235, columns, generator=generator)
+    together = run(library, [x], [columns, 33], kind=lib.LINEAR, in_=0, out=1, matrix=panels)
+    for i in range(235):
+        assert torch.equal(together[i : i + 1], run(library, [x[i : i + 1]], [columns, 33], kind=lib.LINEAR, in_=0, out=1, matrix=panels))
 
 
 @EVERY_PATH
