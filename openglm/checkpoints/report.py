@@ -12,7 +12,8 @@ TOKENS, LORA_RANK, VIRTUAL_TOKENS = 512, 8, 128  # a row of training text; usual
 _SHAPE = ("parameters", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn_hidden", "vocab_size", "max_positions", "positions", "mask", "residual", "tied")
 FORMULAS = {
     "fp16": "2 bytes a weight",
-    "int8, int4": f"1 or 1/2 byte a weight of a matrix, 1 of the one that makes the logits, and 2 for every {GROUP} of them; 2 a weight of norms and biases. On a CPU a table that is only looked up stays in its file",
+    "int8, int4": f"1 or 1/2 byte a weight of a matrix, 1 of the one that makes the logits, and 2 for every {GROUP} of them; "
+    "2 a weight of norms and biases; on a CPU a table that is only looked up stays in its file",
     "kv_cache_per_token": "2 * layers * kv_heads * head_dim numbers of 2 bytes, to be added for every token of context",
     "activations": f"4 bytes * {TOKENS} tokens * (layers * hidden + 8 * hidden + 4 * ffn_hidden + 2 * vocab_size), blocks recomputed",
     "full": "16 bytes a weight (weight, gradient and two moments in fp32) + activations",
