@@ -21,6 +21,7 @@ from openglm.model.adapters import Lora, Prefix
 from openglm.model.attention import Attention
 from openglm.model.transformer import Block, FeedForward, Transformer
 from openglm.quant.layers import QuantizedLinear, QuantizedWeight
+from openglm.runtime import give_back_memory
 
 _MODES = {"gelu": lib.GELU, "gelu_tanh": lib.GELU_TANH, "geglu": lib.GEGLU, "swiglu": lib.SWIGLU}
 
@@ -97,6 +98,8 @@ class NativeRunner:
         self.program = Program(lib.load(), self.paged, shape.positions, frequencies)
         with torch.no_grad():
             self._lower(model)
+        if not keep_weights:
+            give_back_memory()
 
     def run(self, step: Step) -> Tensor:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
@@ -128,7 +131,7 @@ class NativeRunner:
         logits_of = self._panels([model.embedding if model.head is None else model.head])
         self.h, self.x = p.buffer(shape.hidden), p.buffer(shape.hidden)
         self.qkv, self.attended = p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim), p.buffer(shape.heads * shape.head_dim)
-        self.inner, logits = p.buffer(shape.ffn_hidden), p.buffer(shape.vocab_size)
+        self.inner, logits = p.buffer(shape.ffn_hidden, over=self.qkv), p.buffer(shape.vocab_size)
         if self.embed is None:
             p.add(lib.EMBED, out=self.h, matrix=logits_of, weight=tables[0], bias=tables[1])
         for block in model.blocks:

@@ -136,6 +136,7 @@ class Program:
         self.library, self.store = library, store
         self._ops: list[lib.Op] = []
         self._widths: list[int] = []
+        self._homes: list[int] = []  # the buffer in whose memory each lies
         self._kept: list[Any] = [store, frequencies]  # what the pointers point to
         self._capacity = 0
         self._struct = lib.Program(rotary=lib.LAYOUTS[layout], angle_count=0 if frequencies is None else len(frequencies))
@@ -145,9 +146,10 @@ class Program:
             self._struct.frequencies = frequencies.data_ptr()
         self.durations: np.ndarray | None = None
 
-    def buffer(self, width: int) -> int:
-        """A new matrix [tokens, width] of fp32 activations, known by its number."""
+    def buffer(self, width: int, over: int | None = None) -> int:
+        """A new matrix [tokens, width] of fp32 activations, known by its number. over: a buffer whose memory it takes, as the two are never needed together."""
         self._widths.append(width)
+        self._homes.append(len(self._homes) if over is None else over)
         return len(self._widths) - 1
 
     def add(self, kind: int, in_: int = -1, out: int = -1, other: int = -1, layer: int = 0, mode: int = 0, scale: float = 1.0, eps: float = 0.0,
@@ -172,7 +174,10 @@ class Program:
         self._capacity = max(16, 1 << (tokens - 1).bit_length())
         widest = max((op.matrix.contents.columns + 63 for op in self._ops if op.matrix), default=0)
         # The result is new in every run, and is the widest of all.
-        self._rows = [torch.zeros(0 if i == self._ops[-1].out else self._capacity, width) for i, width in enumerate(self._widths)]
+        widths, result = self._widths, self._ops[-1].out
+        widest_of = {home: max(w for w, h in zip(widths, self._homes, strict=True) if h == home) for home in set(self._homes) - {result}}
+        memory = {home: torch.zeros(self._capacity * width) for home, width in widest_of.items()} | {result: torch.zeros(0)}
+        self._rows = [memory[home][: self._capacity * width].view(-1, width) for width, home in zip(widths, self._homes, strict=True)]
         self._codes = torch.zeros(self._capacity * widest, dtype=torch.int8)
         self._scales = torch.zeros(2, self._capacity * (widest // 32 + 1), dtype=torch.int32)
         self._angles = torch.zeros(self._capacity * 4 * max(1, self._struct.angle_count))
