@@ -42,7 +42,7 @@ class Chooser:
         logits_V = logits_V.cpu()
         if self.changes_logits:
             logits_V = self._changed(logits_V.clone())
-        return int(logits_V.argmax()) if self.params.temperature == 0 else draw(logits_V, self.params, self.random.random())
+        return int(logits_V.argmax()) if self.params.temperature == 0 else draw(logits_V.numpy(), self.params, self.random.random())
 
     def took(self, token: int) -> None:
         """Count a token that was chosen."""
@@ -74,33 +74,38 @@ def peaks(logits_RV: Tensor) -> tuple[list[int], list[float]]:
     return places.tolist(), rows[np.arange(len(rows)), places].tolist()
 
 
-def draw(logits_V: Tensor, params: SamplingParams, uniform: float) -> int:
-    """The token at which the cumulated probability reaches a number from [0, 1), after temperature, min-p, top-k and top-p in this order."""
+def draw(logits_V: np.ndarray, params: SamplingParams, uniform: float) -> int:
+    """The token at which the cumulated probability reaches a number from [0, 1), after temperature, min-p, top-k and top-p in this order.
+
+    In numpy, for torch would share even small vectors among threads of its own, which then stand in the way of the kernels' for longer than they help.
+    """
     order = None
     if 0 < params.top_k < len(logits_V):
-        logits_V, order = logits_V.topk(params.top_k)
-    weights = ((logits_V - logits_V.max()) / max(params.temperature, _COLDEST)).exp_()  # the likeliest has 1
+        order = np.argpartition(logits_V, -params.top_k)[-params.top_k :]
+        logits_V = logits_V[order]
+    weights = np.exp((logits_V - logits_V.max()) / np.float32(max(params.temperature, _COLDEST)))  # the likeliest has 1
     if params.min_p:
-        weights.masked_fill_(weights < params.min_p, 0.0)
+        weights[weights < params.min_p] = 0.0
     if params.top_p < 1:
         weights, places = _nucleus(weights, params.top_p)
         order = places if order is None else order[places]
-    cumulated = weights.cumsum(-1, dtype=torch.float64)
+    cumulated = weights.cumsum(dtype=np.float64)
     # From (0, total], so that no token of probability zero is ever reached.
-    index = int(torch.searchsorted(cumulated, (1 - uniform) * cumulated[-1]))
+    index = int(np.searchsorted(cumulated, (1 - uniform) * cumulated[-1]))
     return index if order is None else int(order[index])
 
 
-def _nucleus(weights: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def _nucleus(weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """The heaviest that together have `share` of all weight, largest first, and their places. Only those near the heaviest, which has 1, are sorted."""
-    total = weights.sum(dtype=torch.float64)
+    total = weights.sum(dtype=np.float64)
     for lightest in (1e-2, 1e-4, 0.0):
-        places = (weights > lightest).nonzero()[:, 0]
+        places = np.flatnonzero(weights > lightest)
         near = weights[places]
-        if lightest == 0 or near.sum(dtype=torch.float64) >= share * total:
+        if lightest == 0 or near.sum(dtype=np.float64) >= share * total:
             break
-    near, order = near.sort(descending=True)
-    kept = near.cumsum(-1, dtype=torch.float64) - near < share * total
+    order = np.argsort(near)[::-1]
+    near = near[order]
+    kept = near.cumsum(dtype=np.float64) - near < share * total
     return near[kept], places[order[kept]]
 
 

@@ -41,7 +41,7 @@ def test_the_unit_interval_is_cut_into_the_right_lengths(options):
     p, steps = SamplingParams(**{"temperature": 1.0, **options}), 1000
     counts = torch.zeros(len(LOGITS), dtype=torch.float64)
     for i in range(steps):
-        counts[draw(LOGITS, p, (i + 0.5) / steps)] += 1
+        counts[draw(LOGITS.numpy(), p, (i + 0.5) / steps)] += 1
     torch.testing.assert_close(counts / steps, expected(LOGITS, p), rtol=0, atol=2 / steps)
 
 
@@ -50,7 +50,7 @@ def test_the_unit_interval_is_cut_into_the_right_lengths(options):
 def test_the_ends_of_the_interval_give_tokens_that_have_probability(values, uniform, top_p):
     logits = torch.tensor([-math.inf, *values, -math.inf])
     p = SamplingParams(temperature=0.7, top_p=top_p)
-    assert logits[draw(logits, p, uniform)] >= logits[expected(logits, p) > 0].min()  # of equal ones, any
+    assert logits[draw(logits.numpy(), p, uniform)] >= logits[expected(logits, p) > 0].min()  # of equal ones, any
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 8.0])
@@ -58,7 +58,7 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_whole_sort(spread):
     logits = spread * torch.randn(5000, generator=torch.Generator().manual_seed(0))
     weights = (logits - logits.max()).exp()
     for share in (0.01, 0.5, 0.999, 0.9999999):
-        kept, places = _nucleus(weights, share)
+        kept, places = map(torch.from_numpy, _nucleus(weights.numpy(), share))
         whole = weights.sort(descending=True).values
         count = int((whole.double().cumsum(0) - whole < share * whole.double().sum()).sum())
         assert torch.equal(kept, whole[:count]) and torch.equal(weights[places], kept)
@@ -172,4 +172,4 @@ def test_wrong_wishes_are_one_line(options):
 def test_the_smallest_temperatures_take_the_likeliest(options):
     logits = torch.tensor([1.0, 3.0, 2.0, -torch.inf])
     for temperature in (5e-324, 2.2e-308, 1e-40, 1e-9):
-        assert draw(logits, SamplingParams(temperature=temperature, **options), 0.5) == 1
+        assert draw(logits.numpy(), SamplingParams(temperature=temperature, **options), 0.5) == 1
