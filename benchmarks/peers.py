@@ -216,12 +216,12 @@ def plot(results: dict[str, dict], path: str) -> None:
     from matplotlib import pyplot as plt
 
     colours = {"ours": "#2a6fb0", "llama.cpp": "#d98c3f", "transformers": "#999999"}
-    figure, axes = plt.subplots(len(results), len(WORK), figsize=(11, 2.4 * len(results) + 0.6), squeeze=False)
+    figure, axes = plt.subplots(len(results), len(WORK), figsize=(11, 2.6 * len(results) + 0.6), squeeze=False)
     for axis, (shape, job, medians, _) in zip(axes.flat, rows(results), strict=True):
         axis.barh(list(medians), list(medians.values()), color=[colours[name] for name in medians])
         for i, value in enumerate(medians.values()):
             axis.text(value, i, f" {value:.0f}", va="center", fontsize=8)
-        axis.set_title(f"{shape}: {NAMES[job]}", fontsize=8)
+        axis.set_title(f"{shape}\n{NAMES[job]}", fontsize=8)
         axis.invert_yaxis()
         axis.margins(x=0.15)
         axis.set_xlabel("tokens/s", fontsize=8)
