@@ -58,10 +58,13 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
 
 
+def _libc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 def give_back_memory() -> None:
     """Return to the system what was freed here and there: glibc keeps it for later, which adds up to a sixteenth of the weights once they have been repacked."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "malloc_trim"):
+    if hasattr(libc := _libc(), "malloc_trim"):
         libc.malloc_trim(0)
 
 
@@ -70,8 +73,7 @@ def keep_freed_memory() -> None:
 
     Does nothing where the C library is another one.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
+    if hasattr(libc := _libc(), "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 

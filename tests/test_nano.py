@@ -1,8 +1,9 @@
 """The bundled model: whole, small enough to ship, and able to say who it is. What it says of the world is not tested: it is small."""
 
 import pytest
+import torch
 
-from openglm import Assistant
+from openglm import Assistant, load_model
 from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.native import ASSETS
 
@@ -26,3 +27,13 @@ def test_it_says_its_name_in_the_language_of_the_question_and_stops(nano, questi
 
 def test_a_greeting_is_answered(nano):
     assert nano.reply([{"role": "user", "content": "你好"}], temperature=0).text.strip()
+
+
+def test_both_sides_of_a_blank_matter(nano):
+    """Other words behind a blank: other chances of the same filling. Whether they are better ones is not said: nano is too small."""
+    model, fillings = load_model("nano", device="cpu", dtype="float32"), ("灯", "雨", "吃")
+    behind = ("打开，房间太暗了。", "了，别忘了带伞。", "一碗面条。", "and went in.")
+    for before, filling in zip(("天黑了，请把", "外面下", "我肚子饿了，想"), fillings, strict=True):
+        token = nano.tokenizer.encode(filling)[0]
+        chances = [model.logits(torch.tensor([nano.blank(before, after)]))[0, -1].log_softmax(-1)[token] for after in behind]
+        assert max(chances) - min(chances) > 0.1, filling

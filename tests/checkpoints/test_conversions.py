@@ -96,12 +96,24 @@ def test_a_quantised_model_is_saved_and_opened_as_it_is(tmp_path):
         load_model(tmp_path / "m", device="cpu", quantize="int8")
 
 
+def mapped_from(folder, tensor):
+    """Whether a tensor's numbers lie in a mapped file of the folder."""
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines if len(line) == 6 and line[5].startswith(str(folder))]
+    return any(low <= tensor.data_ptr() < high for low, high in ranges)
+
+
+needs_maps = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
+
+
+@needs_maps
 @pytest.mark.parametrize("name", ["glm4_9b/checkpoint", "chatglm2_6b/checkpoint_int4"])
 def test_a_table_that_is_only_looked_up_stays_in_its_file_unrounded(name, tmp_path):
     """Also once the file has another name, or none: who replaces a model must not change what a running one says."""
     whole = load_model(GOLDEN / name.replace("_int4", ""), device="cpu", dtype="float32")
     folder = shutil.copytree(GOLDEN / name, tmp_path / "model")
     model = load_model(folder, device="cpu", dtype="float32", quantize="int4")
+    assert mapped_from(folder, model.embedding.weight)
     ids = torch.arange(9)[None]
     before = model.logits(ids)
     shutil.rmtree(folder)
@@ -109,10 +121,11 @@ def test_a_table_that_is_only_looked_up_stays_in_its_file_unrounded(name, tmp_pa
     assert torch.equal(model.logits(ids), before)
 
 
+@needs_maps
 def test_codes_of_a_table_stay_in_their_file(tmp_path):
-    """On a CPU; the same model as where all is copied."""
     quantize_checkpoint(GOLDEN / "glm4_9b/checkpoint", tmp_path / "int4", 4, 32)
     model = load_model(tmp_path / "int4", device="cpu")
+    assert mapped_from(tmp_path / "int4", model.embedding.codes) and not mapped_from(tmp_path / "int4", model.head.codes)
     copied = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     shutil.rmtree(tmp_path / "int4")
     same(model.state_dict(), copied)

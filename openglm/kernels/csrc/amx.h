@@ -9,15 +9,13 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {16, 16, 16};
 };
 
-// Of a thread. The compiler does not see that tile instructions read memory, hence the barriers.
+// Scratch memory of a thread.
 struct alignas(64) Bench {
   uint8_t weights[SPAN][16][64];
   Lanes sums[MOST];
   int32_t products[2][TOKENS][16];
 };
 thread_local Bench own_bench;
-
-INLINE void barrier() { asm volatile("" ::: "memory"); }
 
 // Codes of int4 as signed bytes. In a row of a tile lie 4 columns of each row of the panel, as they do in the panel.
 void unpack(Bench& bench, const uint8_t* w, int blocks) {
@@ -69,7 +67,7 @@ int sixteens(const Linear& l, int panel, int token, int end) {
       const int some = blocks - first < SPAN ? blocks - first : SPAN;
       const uint8_t* w = panel_of(m, panel) + (int64_t)first * block_bytes;
       if (m.kind == GLM_Q4) unpack(*bench, w, some);
-      barrier();
+      asm volatile("" ::: "memory");  // the compiler does not see that tile instructions read what was unpacked
       const uint8_t* codes = m.kind == GLM_Q4 ? bench->weights[0][0] : w + 32;
       for (int t = 0; t < count; t += TOKENS) add_blocks(*bench, l, token + t, first, some, w, codes, block_bytes, m.kind == GLM_Q4 ? 1024 : block_bytes, bench->sums + t);
     }
