@@ -39,7 +39,18 @@ def curves(python: str, library: str, steps: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "cases.json").write_text(json.dumps(cases(steps, folder)))
-        launch = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT), library, str(folder / "cases.json"), str(folder / "result.json")]
+        launch = [
+            python,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(SCRIPT),
+            library,
+            str(folder / "cases.json"),
+            str(folder / "result.json"),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(launch, env=environment, capture_output=True, text=True)
         if done.returncode:

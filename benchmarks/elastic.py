@@ -1,6 +1,6 @@
 """A worker is killed with -9 at random moments, torchrun starts all again, and the run ends with the weights of one that was never hurt.
 
-    python benchmarks/elastic.py --out FOLDER [--kills 10] [--processes 2] [--seed 1]
+python benchmarks/elastic.py --out FOLDER [--kills 10] [--processes 2] [--seed 1]
 """
 
 from __future__ import annotations
@@ -28,19 +28,55 @@ def work(out: Path, parallel: dict) -> None:
 
     torch.set_num_threads(1)
     (out / f"pid-{os.environ.get('RANK', 0)}").write_text(str(os.getpid()))
-    options = TrainConfig(str(out), STEPS, layouts.SEQ, 16, 2, device="cpu", dtype="float32", save_every=EVERY, eval_every=STEPS, eval_rows=16, log_every=1)
+    options = TrainConfig(
+        str(out),
+        STEPS,
+        layouts.SEQ,
+        16,
+        2,
+        device="cpu",
+        dtype="float32",
+        save_every=EVERY,
+        eval_every=STEPS,
+        eval_rows=16,
+        log_every=1,
+    )
 
     def on_step(step: int, _: dict) -> None:
         (out / "step").write_text(str(step))
 
-    train(layouts.MODEL, options, OptimizerConfig(lr=1e-3), layouts.Rows(0), {}, on_step=on_step, parallel=ParallelConfig(**parallel))
+    train(
+        layouts.MODEL,
+        options,
+        OptimizerConfig(lr=1e-3),
+        layouts.Rows(0),
+        {},
+        on_step=on_step,
+        parallel=ParallelConfig(**parallel),
+    )
 
 
 def start(out: Path, processes: int, parallel: dict, restarts: int) -> subprocess.Popen:
     out.mkdir(parents=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts), "--monitor-interval", "0.5", "--nproc-per-node", str(processes)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--max-restarts",
+        str(restarts),
+        "--monitor-interval",
+        "0.5",
+        "--nproc-per-node",
+        str(processes),
+    ]
     log = (out / "output.txt").open("w")
-    return subprocess.Popen([*command, __file__, "--out", str(out), "--work", json.dumps(parallel)], stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [*command, __file__, "--out", str(out), "--work", json.dumps(parallel)],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def hurt(out: Path, launcher: subprocess.Popen, kills: int, processes: int, chance: random.Random) -> list[int]:
@@ -48,7 +84,9 @@ def hurt(out: Path, launcher: subprocess.Popen, kills: int, processes: int, chan
     died = []
     while len(died) < kills and launcher.poll() is None:
         wanted = (died[-1] if died else 0) // EVERY * EVERY + chance.randrange(1, STEPS // kills)
-        while launcher.poll() is None and int((out / "step").read_text() or 0 if (out / "step").exists() else 0) < wanted:
+        while (
+            launcher.poll() is None and int((out / "step").read_text() or 0 if (out / "step").exists() else 0) < wanted
+        ):
             time.sleep(0.01)
         if launcher.poll() is not None:
             break
@@ -62,7 +100,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--kills", type=int, default=10, help="workers to kill")
-    parser.add_argument("--processes", type=int, default=2, help="workers; half of them share matrices where there are four")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="workers; half of them share matrices where there are four"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of who dies when")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -77,9 +117,17 @@ def main() -> int:
     code = broken.wait()
     assert code == 0, (args.out / "broken/output.txt").read_text()[-2000:]
     ours, theirs = layouts.weights(args.out / "broken"), layouts.weights(args.out / "whole")
-    lines = [[{k: v for k, v in json.loads(line).items() if k != "wall"} for line in (args.out / name / "log.jsonl").read_text().splitlines()] for name in ("whole", "broken")]
+    lines = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "wall"}
+            for line in (args.out / name / "log.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "broken")
+    ]
     different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
-    print(f"{args.processes} workers, {len(died)} killed at steps {died} of {STEPS}; tensors that differ: {len(different)} of {len(theirs)}; logs equal: {lines[0] == lines[1]}")
+    print(
+        f"{args.processes} workers, {len(died)} killed at steps {died} of {STEPS}; tensors that differ: {len(different)} of {len(theirs)}; logs equal: {lines[0] == lines[1]}"
+    )
     return 1 if different or len(died) < args.kills else 0
 
 

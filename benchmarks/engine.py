@@ -42,7 +42,9 @@ def shared_prefix(model, rounds: int) -> dict[str, float]:
     one_round(engine, 1, 16, 2, seed=0)
     for number in range(rounds):
         passage = random_prompt(model.config, SHARED, number)
-        times.append([first_token(engine, [*passage, *random_prompt(model.config, 8, number + extra)]) for extra in (1000, 2000)])
+        times.append(
+            [first_token(engine, [*passage, *random_prompt(model.config, 8, number + extra)]) for extra in (1000, 2000)]
+        )
     first, second = (statistics.median(column) for column in zip(*times, strict=True))
     return {"first_s": first, "second_s": second, "share": statistics.median(b / a for a, b in times)}
 
@@ -61,7 +63,10 @@ def quoting(model, rounds: int, tokens: int = 300) -> dict[str, float]:
         start = draw.randrange(0, 350)
         answer += [*random_prompt(model.config, OWN, len(answer)), *prompt[start : start + QUOTED]]
     script, times, own = [*prompt, *answer], [], []
-    engines = [Engine(model, EngineConfig(max_sequences=1, kv_tokens=1024, draft_tokens=draft, share_prefixes=False)) for draft in (0, 8)]
+    engines = [
+        Engine(model, EngineConfig(max_sequences=1, kv_tokens=1024, draft_tokens=draft, share_prefixes=False))
+        for draft in (0, 8)
+    ]
     for engine in engines:
         engine.runner = Scripted(engine.runner, script)
     for _ in range(rounds):
@@ -69,7 +74,12 @@ def quoting(model, rounds: int, tokens: int = 300) -> dict[str, float]:
         own.append(1 - engines[0].runner.seconds / times[-1][0])
     plain, guessed = (statistics.median(column) for column in zip(*times, strict=True))
     speedup = statistics.median(a / b for a, b in times)
-    return {"plain_tokens_per_s": tokens / plain, "guessed_tokens_per_s": tokens / guessed, "speedup": speedup, "engines_own_share": statistics.median(own)}
+    return {
+        "plain_tokens_per_s": tokens / plain,
+        "guessed_tokens_per_s": tokens / guessed,
+        "speedup": speedup,
+        "engines_own_share": statistics.median(own),
+    }
 
 
 def write(engine: Engine, prompt: list[int], answer: list[int]) -> float:
@@ -90,8 +100,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     o = parser.parse_args()
-    model = random_model(model_preset(o.shape, **({"layers": o.layers} if o.layers else {})), None if o.quantize == "none" else o.quantize)
-    report = {"shape": o.shape, "layers": model.config.layers, "shared_prefix": shared_prefix(model, o.rounds), "quoting": quoting(model, o.rounds)}
+    model = random_model(
+        model_preset(o.shape, **({"layers": o.layers} if o.layers else {})),
+        None if o.quantize == "none" else o.quantize,
+    )
+    report = {
+        "shape": o.shape,
+        "layers": model.config.layers,
+        "shared_prefix": shared_prefix(model, o.rounds),
+        "quoting": quoting(model, o.rounds),
+    }
     if o.json:
         print(json.dumps(report))
         return

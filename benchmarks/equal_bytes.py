@@ -71,7 +71,9 @@ def read_bytes(config: ModelConfig) -> float:
 
 def like_glm4(wanted: int) -> ModelConfig:
     """GLM-4-9B with the number of layers that comes nearest to reading so many bytes a token."""
-    return min((model_preset("glm-4-9b", layers=n) for n in range(1, 41)), key=lambda config: abs(read_bytes(config) - wanted))
+    return min(
+        (model_preset("glm-4-9b", layers=n) for n in range(1, 41)), key=lambda config: abs(read_bytes(config) - wanted)
+    )
 
 
 def main() -> None:
@@ -94,11 +96,15 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_gguf(file, RandomWeights(config), config, kind="q4_0")
     result = peers.compare(folder, ["ours", "llama.cpp"], args.rounds, args.threads, __file__)
-    print(f"a token reads {wanted / 1e9:.2f} GB of ours, {read_bytes(config) / 1e9:.2f} GB of llama.cpp's, whose GLM-4-9B has {config.layers} layers here")
+    print(
+        f"a token reads {wanted / 1e9:.2f} GB of ours, {read_bytes(config) / 1e9:.2f} GB of llama.cpp's, whose GLM-4-9B has {config.layers} layers here"
+    )
     for job in WORK:
         ours, theirs = ([r[job] for r in result["rounds"][name]] for name in ("ours", "llama.cpp"))
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        print(f"{peers.NAMES[job]}: ours {statistics.median(ours):.2f} tokens/s, llama.cpp {statistics.median(theirs):.2f}, ratio {ratio:.2f}")
+        print(
+            f"{peers.NAMES[job]}: ours {statistics.median(ours):.2f} tokens/s, llama.cpp {statistics.median(theirs):.2f}, ratio {ratio:.2f}"
+        )
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

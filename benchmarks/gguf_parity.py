@@ -42,9 +42,27 @@ NETWORKS: dict[str, tuple[str, dict]] = {
 def random_model(network: str, tokenizer: Any, seed: int = 1) -> Transformer:
     """4 layers, hidden 256, 8 query heads, with the rows and special tokens of a vocabulary."""
     preset, changes = NETWORKS[network]
-    names = {name: tokenizer.special.get(token, -1) for name, token in (("mask", "[MASK]"), ("gmask", "[gMASK]"), ("smask", "[sMASK]"), ("sop", "<sop>"), ("eop", "<eop>"))}
+    names = {
+        name: tokenizer.special.get(token, -1)
+        for name, token in (
+            ("mask", "[MASK]"),
+            ("gmask", "[gMASK]"),
+            ("smask", "[sMASK]"),
+            ("sop", "<sop>"),
+            ("eop", "<eop>"),
+        )
+    }
     tokens = {**names, "pad": tokenizer.special.get("<|endoftext|>", 0), "stop": (tokenizer.special["<|user|>"],)}
-    shape = {"vocab_size": tokenizer.vocab_size, "layers": 4, "hidden": 256, "heads": 8, "ffn_hidden": 640, "head_dim": 0, "max_positions": 256, "tokens": tokens}
+    shape = {
+        "vocab_size": tokenizer.vocab_size,
+        "layers": 4,
+        "hidden": 256,
+        "heads": 8,
+        "ffn_hidden": 640,
+        "head_dim": 0,
+        "max_positions": 256,
+        "tokens": tokens,
+    }
     model = Transformer(model_preset(preset, **{**shape, **changes})).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
@@ -104,7 +122,11 @@ def parity(model: Transformer, tokenizer: Any, kind: str, steps: int = 32) -> di
     rows, ours = zip(*(our_answer(model, prompt, steps) for prompt in prompts), strict=True)
     with tempfile.TemporaryDirectory() as folder:
         path = write_gguf(Path(folder) / "model.gguf", dict(model.named_parameters()), model.config, tokenizer, kind)
-        theirs, size, stored = their_logits(path, rows, PROMPTS), path.stat().st_size, model if kind == "f16" else stored_model(model, path)
+        theirs, size, stored = (
+            their_logits(path, rows, PROMPTS),
+            path.stat().st_size,
+            model if kind == "f16" else stored_model(model, path),
+        )
     again = [stored.logits(torch.tensor([row[:-1]]))[0, given - 1 :] for row, given in zip(rows, PROMPTS, strict=True)]
     ours_SV, again_SV, theirs_SV = torch.cat(ours), torch.cat(again), torch.from_numpy(np.concatenate(theirs))
     best = ours_SV.topk(2)
@@ -132,7 +154,11 @@ def main() -> None:
     for network in NETWORKS:
         model = random_model(network, tokenizer)
         found[network] = [parity(model, tokenizer, kind, args.steps) for kind in args.kinds]
-    lines = (f"{network:<20}" + "  ".join(f"{name} {value}" for name, value in row.items()) for network, rows in found.items() for row in rows)
+    lines = (
+        f"{network:<20}" + "  ".join(f"{name} {value}" for name, value in row.items())
+        for network, rows in found.items()
+        for row in rows
+    )
     print(json.dumps(found) if args.json else "\n".join(lines))
 
 

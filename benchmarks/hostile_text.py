@@ -52,7 +52,10 @@ def works(assistant: Assistant) -> dict[str, Callable[[str], object]]:
             reader.feed(None, text[start : start + 3])
         reader.end([])
 
-    readers = {name: getattr(replies, name) for name in ("parse_own", "parse_chatglm6b", "parse_chatglm3", "parse_glm4", "parse_z1")}
+    readers = {
+        name: getattr(replies, name)
+        for name in ("parse_own", "parse_chatglm6b", "parse_chatglm3", "parse_glm4", "parse_z1")
+    }
     return {
         "tokenizer": tokenizer.encode, "renderer": lambda text: render(tokenizer, [{"role": "user", "content": text}], generation_prompt=True),
         "Markdown cleaner": shown, "Markdown cleaner's inverse": original, "stream of an answer": stream,
@@ -82,7 +85,15 @@ def growth(assistant: Assistant, size: int, rounds: int) -> None:
             if twice > 1e-3:
                 found.append((twice / once, twice, unit))
         worst = sorted(found, reverse=True)[:3]
-        print(f"{name:28s} " + ("under a millisecond" if not worst else "; ".join(f"{ratio:.2f} for {unit!r} ({1e3 * long:.0f} ms)" for ratio, long, unit in worst)), flush=True)
+        print(
+            f"{name:28s} "
+            + (
+                "under a millisecond"
+                if not worst
+                else "; ".join(f"{ratio:.2f} for {unit!r} ({1e3 * long:.0f} ms)" for ratio, long, unit in worst)
+            ),
+            flush=True,
+        )
 
 
 def toy(folder: Path) -> Path:
@@ -108,14 +119,20 @@ def health(size: int) -> None:
         asking.start()
         with httpx.Client(timeout=60) as client:
             for unit in UNITS:
-                body = json.dumps({"messages": [{"role": "user", "content": unit * (size // len(unit.encode()))}]}).encode()
-                refusal = client.post(f"{base}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+                body = json.dumps(
+                    {"messages": [{"role": "user", "content": unit * (size // len(unit.encode()))}]}
+                ).encode()
+                refusal = client.post(
+                    f"{base}/v1/chat/completions", content=body, headers={"Content-Type": "application/json"}
+                )
                 assert refusal.status_code == 400 and "tokens" in refusal.text, refusal.text
         over.set()
         asking.join()
     waits.sort()
     middle, most, worst = (1e3 * wait for wait in (statistics.median(waits), waits[int(0.99 * len(waits))], waits[-1]))
-    print(f"/health meanwhile, {len(waits)} times: median {middle:.1f} ms, 99 % within {most:.0f} ms, worst {worst:.0f} ms")
+    print(
+        f"/health meanwhile, {len(waits)} times: median {middle:.1f} ms, 99 % within {most:.0f} ms, worst {worst:.0f} ms"
+    )
 
 
 def main() -> None:

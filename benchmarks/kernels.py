@@ -15,18 +15,32 @@ import torch
 from openglm.kernels import library as lib
 from openglm.kernels.program import Arena, Panels, Program, Weight, make_step
 
-SHAPES = ((1280, 1024), (1024, 1024), (5632, 1024), (1024, 2816), (65024, 1024), (2560, 2048), (2048, 2048), (11264, 2048), (2048, 5632))
+SHAPES = (
+    (1280, 1024),
+    (1024, 1024),
+    (5632, 1024),
+    (1024, 2816),
+    (65024, 1024),
+    (2560, 2048),
+    (2048, 2048),
+    (11264, 2048),
+    (2048, 5632),
+)
 CACHES = 256 << 20  # bytes
 
 
 def step_of(tokens: int):
     zero = np.zeros((2, tokens), np.int32)
-    return make_step(zero[0], zero, np.array([tokens]), np.array([0]), np.array([0]), np.zeros((1, 1)), np.arange(tokens))
+    return make_step(
+        zero[0], zero, np.array([tokens]), np.array([0]), np.array([0]), np.zeros((1, 1)), np.arange(tokens)
+    )
 
 
 def random_weight(rows: int, columns: int, bits: int, generator: torch.Generator) -> Weight:
     codes = torch.randint(0, 256, (rows, columns * bits // 8), dtype=torch.uint8, generator=generator)
-    return Weight(codes if bits == 4 else codes.view(torch.int8), torch.full((rows, columns // 64), 0.01, dtype=torch.float16))
+    return Weight(
+        codes if bits == 4 else codes.view(torch.int8), torch.full((rows, columns // 64), 0.01, dtype=torch.float16)
+    )
 
 
 def best_seconds(run, rounds: int) -> float:

@@ -30,11 +30,23 @@ from openglm.train import loop, state
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "train"))
 from tiny_runs import SEQ, VOCAB, Rows
 
-SHAPE = ModelConfig(vocab_size=VOCAB, layers=2, hidden=128, heads=4, ffn_hidden=512, max_positions=SEQ)  # half a million weights: 6 MB a save
+SHAPE = ModelConfig(
+    vocab_size=VOCAB, layers=2, hidden=128, heads=4, ffn_hidden=512, max_positions=SEQ
+)  # half a million weights: 6 MB a save
 
 
 def train_on(out: Path) -> None:
-    config = TrainConfig(out=str(out), steps=1_000_000, seq_len=SEQ, batch_rows=2, save_every=1, log_every=1, eval_every=1_000_000, device="cpu", dtype="float32")
+    config = TrainConfig(
+        out=str(out),
+        steps=1_000_000,
+        seq_len=SEQ,
+        batch_rows=2,
+        save_every=1,
+        log_every=1,
+        eval_every=1_000_000,
+        device="cpu",
+        dtype="float32",
+    )
     loop.train(SHAPE, config, OptimizerConfig(), Rows(), {})
 
 
@@ -102,7 +114,10 @@ def random_kills(out: Path, kills: int, chance: random.Random, count: dict[str, 
         count["finished_saves_lost"] += found < ended
         count["most_intervals_lost"] = max(count["most_intervals_lost"], last - found)
         if count["kills"] % 20 == 0:
-            print(f"{count['kills']} kills, {count['kills_within_a_save']} of them within a save, step {found}", file=sys.stderr)
+            print(
+                f"{count['kills']} kills, {count['kills_within_a_save']} of them within a save, step {found}",
+                file=sys.stderr,
+            )
 
 
 def die_at(operation: int, out: Path) -> None:
@@ -147,7 +162,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     importlib.import_module("torch.utils.tensorboard")  # once here, not in every child
-    count = dict.fromkeys(("kills", "kills_within_a_save", "stages", "verified_folders", "damaged_folders", "finished_saves_lost", "most_intervals_lost"), 0)
+    count = dict.fromkeys(
+        (
+            "kills",
+            "kills_within_a_save",
+            "stages",
+            "verified_folders",
+            "damaged_folders",
+            "finished_saves_lost",
+            "most_intervals_lost",
+        ),
+        0,
+    )
     out, started = Path(tempfile.mkdtemp(prefix="kill_saves-")), time.perf_counter()
     try:
         random_kills(out, options.kills, random.Random(options.seed), count)

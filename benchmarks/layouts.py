@@ -25,7 +25,9 @@ from openglm.data.mixture import Row
 from openglm.train.loop import train
 
 SEQ, VOCAB = 48, 96
-MODEL = ModelConfig(vocab_size=VOCAB, layers=4, hidden=64, heads=4, kv_heads=2, ffn_hidden=128, max_positions=SEQ, qk_norm=True)
+MODEL = ModelConfig(
+    vocab_size=VOCAB, layers=4, hidden=64, heads=4, kv_heads=2, ffn_hidden=128, max_positions=SEQ, qk_norm=True
+)
 ALONE = "1 process"
 LAYOUTS: dict[int, dict[str, dict]] = {
     2: {
@@ -41,7 +43,11 @@ LAYOUTS: dict[int, dict[str, dict]] = {
 }  # fmt: skip
 CHAINS = {  # layouts that one run goes through, and their processes
     "4 (data x tensor), then 2 (pipeline)": [(4, {"data": 2, "tensor": 2}), (2, {"pipeline": 2})],
-    "2 (ZeRO-3), then 4 (tensor x pipeline), then 1": [(2, {"data": 2, "zero": 3}), (4, {"tensor": 2, "pipeline": 2}), (1, {})],
+    "2 (ZeRO-3), then 4 (tensor x pipeline), then 1": [
+        (2, {"data": 2, "zero": 3}),
+        (4, {"tensor": 2, "pipeline": 2}),
+        (1, {}),
+    ],
 }
 
 
@@ -60,7 +66,14 @@ class Rows:
         text, at = np.concatenate([context, context, np.zeros(SEQ - 2 * n + 1, np.int64)]), np.arange(SEQ)
         inside, part_b = at < 2 * n, (at >= n) & (at < 2 * n)
         loss = (part_b & (at < 2 * n - 1)).astype(np.float32)
-        return Row(text[:-1].copy(), text[1:].copy(), loss, np.where(inside, at, 0), np.where(part_b, at - n + 1, 0), np.where(inside, 0, -1))
+        return Row(
+            text[:-1].copy(),
+            text[1:].copy(),
+            loss,
+            np.where(inside, at, 0),
+            np.where(part_b, at - n + 1, 0),
+            np.where(inside, 0, -1),
+        )
 
 
 def run(out: Path, steps: int, stop_at: int, parallel: ParallelConfig) -> None:
@@ -73,7 +86,20 @@ def run(out: Path, steps: int, stop_at: int, parallel: ParallelConfig) -> None:
             (out / "stop").touch()
 
     passes = max(2, parallel.pipeline)
-    options = TrainConfig(str(out), steps, SEQ, 16, passes, device="cpu", dtype="float32", ema=0.9, save_every=steps, eval_every=max(1, steps // 2), eval_rows=16, log_every=1)
+    options = TrainConfig(
+        str(out),
+        steps,
+        SEQ,
+        16,
+        passes,
+        device="cpu",
+        dtype="float32",
+        ema=0.9,
+        save_every=steps,
+        eval_every=max(1, steps // 2),
+        eval_rows=16,
+        log_every=1,
+    )
     train(MODEL, options, OptimizerConfig(lr=1e-3), Rows(0), {"heldout": Rows(1)}, on_step=on_step, parallel=parallel)
     if int(os.environ.get("RANK", 0)) == 0:
         kept = out / "losses.json"
@@ -94,8 +120,18 @@ def work(spec: list) -> None:
 
 def launch(processes: int, spec: list, timeout: float = 3600) -> None:
     """Start `work` in so many processes. Raises RuntimeError with the end of what they said."""
-    starter = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run([*starter, __file__, "--work", json.dumps(spec)], capture_output=True, text=True, timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    starter = (
+        [sys.executable]
+        if processes == 1
+        else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    )
+    done = subprocess.run(
+        [*starter, __file__, "--work", json.dumps(spec)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-4000:])
 
@@ -133,7 +169,9 @@ def picture(out: Path, names: list[str], path: str) -> None:
     for name, curve in curves.items():
         left.plot(steps, [curve[str(s)] for s in steps], lw=1)
         if name != ALONE:
-            right.semilogy(steps, [max(abs(curve[str(s)] / curves[ALONE][str(s)] - 1), 1e-9) for s in steps], lw=1, label=name)
+            right.semilogy(
+                steps, [max(abs(curve[str(s)] / curves[ALONE][str(s)] - 1), 1e-9) for s in steps], lw=1, label=name
+            )
     left.set(xlabel="step", ylabel="loss, nats a token", title=f"{len(curves)} layouts, one curve")
     right.axhline(1e-4, color="#b33", ls="--", lw=1)
     right.set(xlabel="step", title="relative difference from one process (bound: 1e-4)")
@@ -155,7 +193,11 @@ def main() -> None:
     rows: list[str] = []
 
     def missing(specs: dict[str, tuple]) -> list:
-        return [[str(folder_of(args.out, name)), *spec] for name, spec in specs.items() if not (folder_of(args.out, name) / "model").is_dir()]
+        return [
+            [str(folder_of(args.out, name)), *spec]
+            for name, spec in specs.items()
+            if not (folder_of(args.out, name) / "model").is_dir()
+        ]
 
     launch(1, missing({ALONE: (args.steps, 0, {})}))
     for count in args.processes:
@@ -165,12 +207,22 @@ def main() -> None:
     if 4 in args.processes:
         for name, parts in CHAINS.items():
             for number, (count, layout) in enumerate(parts, 1):
-                if spec := missing({name: (args.steps, args.steps * number // len(parts) if number < len(parts) else 0, layout)}):
+                if spec := missing(
+                    {name: (args.steps, args.steps * number // len(parts) if number < len(parts) else 0, layout)}
+                ):
                     launch(count, spec)
         names += CHAINS
     for name in names:
         rows.append("| {} | {loss:.1e} | {weights:.1e} |".format(name, **compare(args.out, name)))
-    print("\n".join(["| layout | loss, largest relative difference | weights and averages, largest difference |", "|---|---|---|", *rows]))
+    print(
+        "\n".join(
+            [
+                "| layout | loss, largest relative difference | weights and averages, largest difference |",
+                "|---|---|---|",
+                *rows,
+            ]
+        )
+    )
     if args.picture:
         picture(args.out, names, args.picture)
 

@@ -27,7 +27,16 @@ from typing import Any
 
 from live_server import live_server
 
-QUESTIONS = ("你好", "介绍一下你自己", "写一首关于月亮的诗", "How are you today?", "Tell me about the sea.", "一加一等于几？", "床前明月光", "What is a language model?")
+QUESTIONS = (
+    "你好",
+    "介绍一下你自己",
+    "写一首关于月亮的诗",
+    "How are you today?",
+    "Tell me about the sea.",
+    "一加一等于几？",
+    "床前明月光",
+    "What is a language model?",
+)
 ROUNDS = 6  # of the server and the engine alone by turns
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -47,13 +56,21 @@ class Ask:
 def request(kind: str, tokens: int, whole: bool, seed: int) -> tuple[str, dict[str, Any]]:
     """Path and body of a question."""
     question = QUESTIONS[seed % len(QUESTIONS)]
-    body = {"temperature": 9.0 if kind == "refused" else 1.0, "max_tokens": tokens, "ignore_eos": whole, "seed": seed, **(STREAM if kind != "at once" else {})}
+    body = {
+        "temperature": 9.0 if kind == "refused" else 1.0,
+        "max_tokens": tokens,
+        "ignore_eos": whole,
+        "seed": seed,
+        **(STREAM if kind != "at once" else {}),
+    }
     if kind == "text":
         return "/v1/completions", {**body, "prompt": question}
     return "/v1/chat/completions", {**body, "messages": [{"role": "user", "content": question}]}
 
 
-async def ask(port: int, client: int, began: float, kind: str, tokens: int, whole: bool, leave_after: int | None, seed: int) -> Ask:
+async def ask(
+    port: int, client: int, began: float, kind: str, tokens: int, whole: bool, leave_after: int | None, seed: int
+) -> Ask:
     """One answer, read to its end or left after some pieces."""
     path, fields = request(kind, tokens, whole, seed)
     body = json.dumps(fields).encode()
@@ -65,9 +82,18 @@ async def ask(port: int, client: int, began: float, kind: str, tokens: int, whol
         head = await reader.readuntil(b"\r\n\r\n")
         status = head.split(b"\r\n")[0].decode()
         if " 200 " not in status:
-            return Ask(client, start, 0.0, time.perf_counter() - began, 0, kind if kind == "refused" and " 400 " in status else status)
+            return Ask(
+                client,
+                start,
+                0.0,
+                time.perf_counter() - began,
+                0,
+                kind if kind == "refused" and " 400 " in status else status,
+            )
         pieces, tail = 0, b""
-        while piece := await reader.read(1 << 16):  # counted, not parsed: the clients share the machine with what is measured
+        while piece := await reader.read(
+            1 << 16
+        ):  # counted, not parsed: the clients share the machine with what is measured
             first = first or time.perf_counter() - began
             pieces, tail = pieces + 1, tail[-1024:] + piece
             if leave_after is not None and pieces > leave_after:
@@ -80,14 +106,18 @@ async def ask(port: int, client: int, began: float, kind: str, tokens: int, whol
     return Ask(client, start, first, time.perf_counter() - began, got, outcome)
 
 
-async def client(port: int, number: int, options: argparse.Namespace, began: float, seconds: float, asked: list[Ask]) -> None:
+async def client(
+    port: int, number: int, options: argparse.Namespace, began: float, seconds: float, asked: list[Ask]
+) -> None:
     """Ask again and again until time is up; the run ends once every answer has."""
     dice = random.Random(number)
     while time.perf_counter() - began < seconds:
         leaves = number % 3 == 2 and not options.overhead
         kind = dice.choice(("at once", "text", *["chat"] * 7, "refused")) if options.mixed and not leaves else "chat"
         leave_after = dice.randrange(1, max(2, options.tokens // 2)) if leaves else None
-        asked.append(await ask(port, number, began, kind, options.tokens, options.overhead, leave_after, dice.randrange(1 << 30)))
+        asked.append(
+            await ask(port, number, began, kind, options.tokens, options.overhead, leave_after, dice.randrange(1 << 30))
+        )
 
 
 async def metrics(port: int) -> dict[str, float]:
@@ -101,7 +131,14 @@ async def metrics(port: int) -> dict[str, float]:
 async def watch(port: int, began: float, seen: list[dict[str, float]]) -> None:
     while True:
         now = await metrics(port)
-        seen.append({"time": time.perf_counter() - began, "rss": now["process_resident_memory_bytes"], "running": now["glm_running"], "waiting": now["glm_waiting"]})
+        seen.append(
+            {
+                "time": time.perf_counter() - began,
+                "rss": now["process_resident_memory_bytes"],
+                "running": now["glm_running"],
+                "waiting": now["glm_waiting"],
+            }
+        )
         await asyncio.sleep(1)
 
 
@@ -118,7 +155,9 @@ async def run(port: int, options: argparse.Namespace, seconds: float) -> dict:
 def summary(found: dict, options: argparse.Namespace) -> dict:
     asked = found["asked"]
     whole = [one for one in asked if one["outcome"] == "whole"]
-    stayed = {one["client"] for one in asked} - {one["client"] for one in asked if one["outcome"] == "left"}  # those who leave have few whole answers by their own choice
+    stayed = {one["client"] for one in asked} - {
+        one["client"] for one in asked if one["outcome"] == "left"
+    }  # those who leave have few whole answers by their own choice
     by_client = [sum(one["tokens"] for one in whole if one["client"] == number) for number in stayed]
     half = [s["rss"] for s in found["seen"] if s["time"] > min(30, found["seconds"] / 2)] or [found["seen"][-1]["rss"]]
     after = found["after"]
@@ -150,7 +189,10 @@ def engine_alone(assistant: Any, options: argparse.Namespace, seconds: float) ->
         while not late and open_requests < options.clients:
             seed = dice.randrange(1 << 30)
             prompt, _ = assistant.ask([{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}])
-            engine.add_request(prompt, SamplingParams(max_tokens=options.tokens, temperature=1.0, top_p=0.8, seed=seed, ignore_eos=True))
+            engine.add_request(
+                prompt,
+                SamplingParams(max_tokens=options.tokens, temperature=1.0, top_p=0.8, seed=seed, ignore_eos=True),
+            )
             open_requests += 1
         events = engine.step()
         tokens += sum(event.token is not None for event in events)
@@ -165,12 +207,30 @@ def overhead(port: int, server: int, options: argparse.Namespace) -> dict:
     assistant, rounds, before, shares = Assistant(options.model, device="cpu"), [], loop_seconds(server), []
     for _ in range(ROUNDS):
         rounds.append(asyncio.run(run(port, options, options.seconds / ROUNDS)))
-        alone = asyncio.run(asyncio.to_thread(engine_alone, assistant, options, options.seconds / ROUNDS))  # in a thread that is not the first one, as in the server
-        shares.append({"served": sum(one["tokens"] for one in rounds[-1]["asked"]) / rounds[-1]["seconds"], "alone": alone})
-    found = {"seconds": sum(r["seconds"] for r in rounds), "asked": [one for r in rounds for one in r["asked"]], "seen": rounds[-1]["seen"], "after": rounds[-1]["after"]}
+        alone = asyncio.run(
+            asyncio.to_thread(engine_alone, assistant, options, options.seconds / ROUNDS)
+        )  # in a thread that is not the first one, as in the server
+        shares.append(
+            {"served": sum(one["tokens"] for one in rounds[-1]["asked"]) / rounds[-1]["seconds"], "alone": alone}
+        )
+    found = {
+        "seconds": sum(r["seconds"] for r in rounds),
+        "asked": [one for r in rounds for one in r["asked"]],
+        "seen": rounds[-1]["seen"],
+        "after": rounds[-1]["after"],
+    }
     tokens = found["after"]["glm_completion_tokens_total"]
-    report = {"engine_alone_tokens_per_s": statistics.median(s["alone"] for s in shares), "loop_us_per_token": 1e6 * (loop_seconds(server) - before) / tokens}
-    return {**summary(found, options), **report, "share_of_engine": statistics.median(s["served"] / s["alone"] for s in shares), "rounds": shares, **found}
+    report = {
+        "engine_alone_tokens_per_s": statistics.median(s["alone"] for s in shares),
+        "loop_us_per_token": 1e6 * (loop_seconds(server) - before) / tokens,
+    }
+    return {
+        **summary(found, options),
+        **report,
+        "share_of_engine": statistics.median(s["served"] / s["alone"] for s in shares),
+        "rounds": shares,
+        **found,
+    }
 
 
 def draw(found: dict, path: Path) -> None:
@@ -204,7 +264,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
     parser.add_argument("--overhead", action="store_true", help="nobody leaves; then the engine alone")
-    parser.add_argument("--mixed", action="store_true", help="streams, whole answers, texts to go on with, and what is refused")
+    parser.add_argument(
+        "--mixed", action="store_true", help="streams, whole answers, texts to go on with, and what is refused"
+    )
     parser.add_argument("--out", type=Path, default=Path("load"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -216,7 +278,9 @@ def main() -> None:
             found = {**summary(found, options), **found}
     (options.out / "load.json").write_text(json.dumps(found), encoding="utf-8")
     draw(found, options.out / "load.png")
-    print(json.dumps({name: value for name, value in found.items() if name not in ("asked", "seen", "after")}, indent=1))
+    print(
+        json.dumps({name: value for name, value in found.items() if name not in ("asked", "seen", "after")}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ def plain(steps: int) -> list[float]:
     torch.manual_seed(1)
     model, alone, marks = Transformer(MODEL), Processes(torch.device("cpu")), []
     model.initialize()
-    passes, optimizers = WholePasses(model, alone, torch.float32, ROWS // PARTS), Optimizers(model.named_parameters(), OptimizerConfig(), torch.float32, alone)
+    passes, optimizers = (
+        WholePasses(model, alone, torch.float32, ROWS // PARTS),
+        Optimizers(model.named_parameters(), OptimizerConfig(), torch.float32, alone),
+    )
     stream = batches(Rows(), 0, ROWS, 0)
     for _ in range(steps):
         batch = next(stream)
@@ -57,7 +60,9 @@ def plain(steps: int) -> list[float]:
 def ours(steps: int) -> list[float]:
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as out:
-        options = TrainConfig(out, steps, SEQ, ROWS, PARTS, device="cpu", dtype="float32", save_every=steps, eval_every=steps, log_every=1)
+        options = TrainConfig(
+            out, steps, SEQ, ROWS, PARTS, device="cpu", dtype="float32", save_every=steps, eval_every=steps, log_every=1
+        )
         train(MODEL, options, OptimizerConfig(), Rows(), {}, on_step=lambda *_: marks.append(time.perf_counter()))
     return list(np.diff(marks))
 
@@ -73,7 +78,9 @@ def main() -> None:
             found[name].append(statistics.median(run(args.steps)))
     ratio = statistics.median(a / b for a, b in zip(found["ours"], found["plain"], strict=True))
     plain_, ours_ = (statistics.median(found[name]) for name in ("plain", "ours"))
-    print(f"seconds a step: plain {plain_:.3f}, ours {ours_:.3f}; median of the rounds' ratios {ratio:.3f}; {torch.get_num_threads()} threads")
+    print(
+        f"seconds a step: plain {plain_:.3f}, ours {ours_:.3f}; median of the rounds' ratios {ratio:.3f}; {torch.get_num_threads()} threads"
+    )
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ def write(folder: Path, config: ModelConfig) -> None:
                 places |= dict.fromkeys(shard, file)
                 shard = {}
                 advance()
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": places}))
+    (folder / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": places})
+    )
     t = config.tokens
     description = {
         "model_type": "chatglm", "num_layers": config.layers, "hidden_size": config.hidden, "num_attention_heads": config.heads, "inner_hidden_size": config.ffn_hidden,
@@ -103,24 +105,35 @@ def forget(folder: Path) -> None:
 
 
 def open_in_a_fresh_process(folder: Path) -> dict[str, float]:
-    return json.loads(subprocess.run([sys.executable, "-c", OPEN, str(folder)], check=True, capture_output=True, text=True).stdout)
+    return json.loads(
+        subprocess.run([sys.executable, "-c", OPEN, str(folder)], check=True, capture_output=True, text=True).stdout
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="where the checkpoint is written, in a new folder of its own")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where the checkpoint is written, in a new folder of its own"
+    )
     parser.add_argument("--layers", type=int, default=28, help="fewer for a trial")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint there")
     args = parser.parse_args()
     config, place = model_preset("chatglm-6b", layers=args.layers), args.folder / "chatglm-6b-random"
     free, needed = shutil.disk_usage(args.folder).free, 2 * config.parameters
     if free < 1.1 * needed:
-        sys.exit(f"--folder {args.folder}: {free / 1e9:.1f} GB free where {needed / 1e9:.1f} GB are written; name another disk")
+        sys.exit(
+            f"--folder {args.folder}: {free / 1e9:.1f} GB free where {needed / 1e9:.1f} GB are written; name another disk"
+        )
     try:
         if not place.exists():
             write(place, config)
         forget(place)
-        results = {"parameters": config.parameters, "threads": torch.get_num_threads(), "cold": open_in_a_fresh_process(place), "warm": open_in_a_fresh_process(place)}
+        results = {
+            "parameters": config.parameters,
+            "threads": torch.get_num_threads(),
+            "cold": open_in_a_fresh_process(place),
+            "warm": open_in_a_fresh_process(place),
+        }
     finally:
         if not args.keep:
             shutil.rmtree(place, ignore_errors=True)

@@ -21,7 +21,11 @@ from pathlib import Path
 
 PROMPT, NEW, REQUESTS, SHORT = 512, 32, 8, 128
 WORK = ("prefill", "decode", "batch")
-NAMES = {"prefill": f"prompt of {PROMPT} tokens", "decode": f"one answer behind {PROMPT} tokens", "batch": f"{REQUESTS} answers at once behind {SHORT} tokens, total"}
+NAMES = {
+    "prefill": f"prompt of {PROMPT} tokens",
+    "decode": f"one answer behind {PROMPT} tokens",
+    "batch": f"{REQUESTS} answers at once behind {SHORT} tokens, total",
+}
 
 
 class Ours:
@@ -35,7 +39,13 @@ class Ours:
 
         model = self.load(weights)
         self.read = weight_bytes(model)[1]
-        config = EngineConfig(kv_tokens=REQUESTS * (PROMPT + NEW + 32), max_sequences=REQUESTS, step_tokens=PROMPT, keep_weights=False, share_prefixes=False)
+        config = EngineConfig(
+            kv_tokens=REQUESTS * (PROMPT + NEW + 32),
+            max_sequences=REQUESTS,
+            step_tokens=PROMPT,
+            keep_weights=False,
+            share_prefixes=False,
+        )
         self.engine, self.round = Engine(model, config), one_round
         assert type(self.engine.runner).__name__ == "NativeRunner", "the kernels are not installed"
 
@@ -66,15 +76,27 @@ class LlamaCpp:
 
     def _context(self, model, sequences: int, threads: int):
         options = self.api.llama_context_default_params()
-        options.n_ctx, options.n_seq_max, options.n_batch, options.n_ubatch = 1024 * sequences, sequences, PROMPT, PROMPT
+        options.n_ctx, options.n_seq_max, options.n_batch, options.n_ubatch = (
+            1024 * sequences,
+            sequences,
+            PROMPT,
+            PROMPT,
+        )
         options.n_threads = options.n_threads_batch = threads
-        options.flash_attn_type = -1 if sequences > 1 else 0  # its best setting: one answer is faster without, several with (measured beside each other)
+        options.flash_attn_type = (
+            -1 if sequences > 1 else 0
+        )  # its best setting: one answer is faster without, several with (measured beside each other)
         return self.api.llama_init_from_model(model, options)
 
     def _decode(self, sequences: int, tokens: list[tuple[int, int, int, bool]]) -> None:
         """tokens: (sequence, place, id, whether its logits are wanted)."""
         for i, (sequence, place, token, wanted) in enumerate(tokens):
-            self.batch.token[i], self.batch.pos[i], self.batch.n_seq_id[i], self.batch.logits[i] = token, place, 1, wanted
+            self.batch.token[i], self.batch.pos[i], self.batch.n_seq_id[i], self.batch.logits[i] = (
+                token,
+                place,
+                1,
+                wanted,
+            )
             self.batch.seq_id[i][0] = sequence
         self.batch.n_tokens = len(tokens)
         assert self.api.llama_decode(self.contexts[sequences], self.batch) == 0
@@ -114,7 +136,14 @@ class Transformers:
         ids, times = torch.arange(100, 100 + PROMPT)[None], []
         for new in (1, 1, 17):
             start = time.perf_counter()
-            self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+            self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=0,
+            )
             times.append(time.perf_counter() - start)
         return {"prefill": PROMPT / min(times[:2]), "decode": 16 / (times[2] - min(times[:2]))}
 
@@ -161,14 +190,20 @@ def compare(weights: Path, readers: list[str], rounds: int, threads: int, script
     processes = {}
     for name in readers:  # one after another: loading must not disturb
         command = [sys.executable, script, "--worker", name, "--folder", str(weights), "--threads", str(threads)]
-        processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        processes[name] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         out |= answer(processes[name], name)
     for number in range(rounds):
         for name in readers:
             processes[name].stdin.write(f"{number + 1}\n")
             processes[name].stdin.flush()
             out["rounds"][name].append(answer(processes[name], name))
-            print(f"{weights.name}, round {number + 1}, {name}: " + ", ".join(f"{k} {v:.1f}" for k, v in out["rounds"][name][-1].items()), file=sys.stderr)
+            print(
+                f"{weights.name}, round {number + 1}, {name}: "
+                + ", ".join(f"{k} {v:.1f}" for k, v in out["rounds"][name][-1].items()),
+                file=sys.stderr,
+            )
     for process in processes.values():
         process.stdin.close()
         process.wait()
@@ -178,7 +213,11 @@ def compare(weights: Path, readers: list[str], rounds: int, threads: int, script
 def answer(process: subprocess.Popen, name: str) -> dict[str, float]:
     line = process.stdout.readline()
     if not line:
-        hint = "; on a processor with AMX build llama.cpp with clang, for gcc 12 leaves out the stores that set its tiles up" if process.wait() == -signal.SIGILL else ""
+        hint = (
+            "; on a processor with AMX build llama.cpp with clang, for gcc 12 leaves out the stores that set its tiles up"
+            if process.wait() == -signal.SIGILL
+            else ""
+        )
         sys.exit(f"{name} ended with status {process.wait()}{hint}")
     return json.loads(line)
 
@@ -190,13 +229,20 @@ def rows(results: dict[str, dict]) -> list[tuple[str, str, dict[str, float], dic
         for job in WORK:
             series = {name: [r[job] for r in rounds] for name, rounds in result["rounds"].items() if job in rounds[0]}
             medians = {name: statistics.median(values) for name, values in series.items()}
-            ratios = {name: statistics.median(a / b for a, b in zip(series["ours"], values, strict=True)) for name, values in series.items() if name != "ours"}
+            ratios = {
+                name: statistics.median(a / b for a, b in zip(series["ours"], values, strict=True))
+                for name, values in series.items()
+                if name != "ours"
+            }
             out.append((shape, job, medians, ratios))
     return out
 
 
 def table(results: dict[str, dict]) -> str:
-    lines = ["| shape | work | ours, tokens/s | llama.cpp Q4_0 | ours / llama.cpp | transformers fp32 | ours / transformers |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| shape | work | ours, tokens/s | llama.cpp Q4_0 | ours / llama.cpp | transformers fp32 | ours / transformers |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for shape, job, medians, ratios in rows(results):
         cells = [f"{medians['ours']:.1f}"]
         for name in ("llama.cpp", "transformers"):
@@ -205,7 +251,9 @@ def table(results: dict[str, dict]) -> str:
     for shape, result in results.items():
         rate = result["read_bytes"] * statistics.median(r["decode"] for r in result["rounds"]["ours"])
         machine = result["machine_bandwidth"]
-        lines.append(f"\n{shape}: one answer reads {rate / 1e9:.1f} GB/s of weights, {100 * rate / machine:.0f} % of the {machine / 1e9:.1f} GB/s that a plain pass reads here.")
+        lines.append(
+            f"\n{shape}: one answer reads {rate / 1e9:.1f} GB/s of weights, {100 * rate / machine:.0f} % of the {machine / 1e9:.1f} GB/s that a plain pass reads here."
+        )
     return "\n".join(lines)
 
 
@@ -243,7 +291,10 @@ def main() -> None:
     if args.worker:
         work(args.worker, Path(args.folder), args.threads)
         return
-    results = {shape: compare(make_weights(shape, Path(args.folder)), args.readers, args.rounds, args.threads) for shape in args.shapes}
+    results = {
+        shape: compare(make_weights(shape, Path(args.folder)), args.readers, args.rounds, args.threads)
+        for shape in args.shapes
+    }
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.plot:

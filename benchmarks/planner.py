@@ -50,25 +50,50 @@ class Run:
 
 
 def load() -> list[Run]:
-    return [read_row(group, dict(zip(group["columns"], row, strict=True))) for group in read_toml(RUNS)["group"] for row in group["rows"]]
+    return [
+        read_row(group, dict(zip(group["columns"], row, strict=True)))
+        for group in read_toml(RUNS)["group"]
+        for row in group["rows"]
+    ]
 
 
 def read_row(group: dict[str, Any], row: dict[str, Any]) -> Run:
-    model = model_preset(group["preset"]) if "preset" in group else gpt({**group.get("model", {}), **{name: row[name] for name in SHAPE if name in row}})
+    model = (
+        model_preset(group["preset"])
+        if "preset" in group
+        else gpt({**group.get("model", {}), **{name: row[name] for name in SHAPE if name in row}})
+    )
     machine = device(group["device"])
     machine = dataclasses.replace(machine, network=group.get("network", 0) * GB or machine.network)
-    job = Job(model, row.get("seq", 2048), row["batch"], row["devices"], machine, group.get("attention") == "fused", group.get("gradient_bytes", 2))
+    job = Job(
+        model,
+        row.get("seq", 2048),
+        row["batch"],
+        row["devices"],
+        machine,
+        group.get("attention") == "fused",
+        group.get("gradient_bytes", 2),
+    )
     known = {f.name for f in dataclasses.fields(Layout)}
     options = {**group.get("layout", {}), **{name: value for name, value in row.items() if name in known}}
     if options.get("chunks", 1) > 1:
         options["schedule"] = "interleaved"
     layout = Layout(data=job.devices // (options["tensor"] * options["pipeline"]), **options)
     memory = row["memory"] * MIB_THOUSAND if "memory" in row else None
-    return Run(group["name"], group.get("outside", ""), group.get("held_out", False), Plan(job, layout), published_seconds(job, layout, row), memory)
+    return Run(
+        group["name"],
+        group.get("outside", ""),
+        group.get("held_out", False),
+        Plan(job, layout),
+        published_seconds(job, layout, row),
+        memory,
+    )
 
 
 def gpt(shape: dict[str, Any]) -> ModelConfig:
-    return ModelConfig(**{"ffn_hidden": 4 * shape["hidden"], "activation": "gelu", "norm": "layernorm", "bias": "all", **shape})
+    return ModelConfig(
+        **{"ffn_hidden": 4 * shape["hidden"], "activation": "gelu", "norm": "layernorm", "bias": "all", **shape}
+    )
 
 
 def published_seconds(job: Job, layout: Layout, row: dict[str, Any]) -> float:
@@ -88,11 +113,17 @@ def table(runs: list[Run]) -> str:
     lines = [f"| {columns} |", "|---" * 10 + "|"]
     for run in runs:
         layout, planned = run.plan.layout, run.plan.memory["total"] / GB
-        memory = f"{run.memory / GB:.1f} | {planned:.1f} | {100 * run.memory_error:+.1f} %" if run.memory else f"- | {planned:.1f} | -"
+        memory = (
+            f"{run.memory / GB:.1f} | {planned:.1f} | {100 * run.memory_error:+.1f} %"
+            if run.memory
+            else f"- | {planned:.1f} | -"
+        )
         shape = f"{layout.data} x {layout.tensor} x {layout.pipeline}, micro-batch {layout.micro_batch}"
         name = run.group + (" (outside)" if run.outside else " (held out)" if run.held_out else "")
         weights = f"{run.plan.job.model.parameters / 1e9:.1f} B"
-        lines.append(f"| {name} | {weights} | {run.plan.job.devices} | {shape} | {run.seconds:.2f} | {run.plan.seconds['total']:.2f} | {100 * run.time_error:+.1f} % | {memory} |")
+        lines.append(
+            f"| {name} | {weights} | {run.plan.job.devices} | {shape} | {run.seconds:.2f} | {run.plan.seconds['total']:.2f} | {100 * run.time_error:+.1f} % | {memory} |"
+        )
     return "\n".join(lines)
 
 
@@ -112,7 +143,10 @@ def summary(runs: list[Run]) -> dict[str, Any]:
         "memory_runs": len(memories),
         "memory_within_10_percent": sum(abs(e) <= 0.10 for e in memories),
         "memory_largest_error": max(memories, key=abs),
-        "groups": {name: {"runs": len(errors), "lowest": min(errors), "highest": max(errors)} for name, errors in groups.items()},
+        "groups": {
+            name: {"runs": len(errors), "lowest": min(errors), "highest": max(errors)}
+            for name, errors in groups.items()
+        },
     }
 
 
@@ -124,7 +158,10 @@ def fit(runs: list[Run], kind: str) -> list[str]:
     names = list(errors[grid[0]])
 
     def best(chosen: list[str]) -> tuple[float, int]:
-        return min(grid, key=lambda pair: sum(sum(e * e for e in errors[pair][name]) / len(errors[pair][name]) for name in chosen))
+        return min(
+            grid,
+            key=lambda pair: sum(sum(e * e for e in errors[pair][name]) / len(errors[pair][name]) for name in chosen),
+        )
 
     lines = [f"{kind}: all groups choose products, half = {best(names)}"]
     for name in names:
@@ -137,7 +174,9 @@ def fit(runs: list[Run], kind: str) -> list[str]:
 def group_errors(runs: list[Run], products: float, half: int) -> dict[str, list[float]]:
     errors = defaultdict(list)
     for run in runs:
-        job = dataclasses.replace(run.plan.job, device=dataclasses.replace(run.plan.job.device, products=products, half=half))
+        job = dataclasses.replace(
+            run.plan.job, device=dataclasses.replace(run.plan.job.device, products=products, half=half)
+        )
         errors[run.group].append(math.log(cost.step(job, run.plan.layout)["total"] / run.seconds))
     return errors
 
@@ -149,13 +188,30 @@ def draw(runs: list[Run], out: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 7))
-    pairs = [[(r.group, r.seconds, r.plan.seconds["total"]) for r in runs if not r.outside], [(r.group, r.memory / GB, r.plan.memory["total"] / GB) for r in runs if r.memory]]
+    pairs = [
+        [(r.group, r.seconds, r.plan.seconds["total"]) for r in runs if not r.outside],
+        [(r.group, r.memory / GB, r.plan.memory["total"] / GB) for r in runs if r.memory],
+    ]
     for axis, points, bar, unit in ((left, pairs[0], 0.15, "seconds a step"), (right, pairs[1], 0.10, "GB a device")):
         for i, name in enumerate(dict.fromkeys(point[0] for point in points)):
-            axis.plot([x for g, x, _ in points if g == name], [y for g, _, y in points if g == name], "osv^D"[i % 5], markersize=5, alpha=0.8, label=name)
+            axis.plot(
+                [x for g, x, _ in points if g == name],
+                [y for g, _, y in points if g == name],
+                "osv^D"[i % 5],
+                markersize=5,
+                alpha=0.8,
+                label=name,
+            )
         ends = [min(x for _, x, _ in points) * 0.8, max(x for _, x, _ in points) * 1.25]
         axis.plot(ends, ends, color="#999999", linewidth=0.8)
-        axis.fill_between(ends, [e * (1 - bar) for e in ends], [e * (1 + bar) for e in ends], color="#999999", alpha=0.2, label=f"within {100 * bar:.0f} %")
+        axis.fill_between(
+            ends,
+            [e * (1 - bar) for e in ends],
+            [e * (1 + bar) for e in ends],
+            color="#999999",
+            alpha=0.2,
+            label=f"within {100 * bar:.0f} %",
+        )
         axis.set(xscale="log", yscale="log", xlabel=f"published {unit}", ylabel=f"planned {unit}")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)

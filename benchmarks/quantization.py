@@ -43,23 +43,29 @@ def calibration_rows(corpus: Corpus, config, rows: int, length: int) -> torch.Te
 
 def formats(rows: torch.Tensor) -> dict[str, Callable]:
     """Name -> what makes a model of that format out of a whole one, in place."""
+
     def plain(bits: int, group: int, table_bits: int) -> Callable:
         def make(model) -> None:
             table = model.embedding
             quantize_model(model, bits, group)
             model.embedding = QuantizedEmbedding.of(table, table_bits, group)
+
         return make
 
     def calibrated(group: int, table_bits: int) -> Callable:
         def make(model) -> None:
             calibrate_blocks(model, rows, *describe(rows, None, model.config), 4, group)
             plain(4, group, table_bits)(model)
+
         return make
 
     named = {f"int8, {label(g)}": plain(8, g, 8) for g in (64, 0)}
     for g in GROUPS:
         named |= {f"int4, {label(g)}": plain(4, g, 4), f"int4, {label(g)}, table int8": plain(4, g, 8)}
-        named |= {f"int4 calibrated, {label(g)}": calibrated(g, 4), f"int4 calibrated, {label(g)}, table int8": calibrated(g, 8)}
+        named |= {
+            f"int4 calibrated, {label(g)}": calibrated(g, 4),
+            f"int4 calibrated, {label(g)}, table int8": calibrated(g, 8),
+        }
     return named
 
 
@@ -84,19 +90,33 @@ def measure(args: argparse.Namespace) -> list[dict]:
         make(model)
         mine = nats(model)
         change, figures = l2r.difference(mine, base, held), l2r.bits_per_byte(mine, held)
-        more = {f"change_{k}_percent": 100 * change[v] / out[0]["bits_per_byte"] for k, v in (("mid", "bits_per_byte"), ("low", "low"), ("high", "high"))}
+        more = {
+            f"change_{k}_percent": 100 * change[v] / out[0]["bits_per_byte"]
+            for k, v in (("mid", "bits_per_byte"), ("low", "low"), ("high", "high"))
+        }
         more["perplexity_change_percent"] = 100 * (figures["perplexity"] / out[0]["perplexity"] - 1)
         out.append({"format": name, **figures, **more, "bytes": weight_bytes(model)})
-        say(f"{name}: {out[-1]['bits_per_byte']:.4f} bits per byte, perplexity {more['perplexity_change_percent']:+.2f} %, {out[-1]['bytes'] / 1e6:.2f} MB")
+        say(
+            f"{name}: {out[-1]['bits_per_byte']:.4f} bits per byte, perplexity {more['perplexity_change_percent']:+.2f} %, {out[-1]['bytes'] / 1e6:.2f} MB"
+        )
     return out
 
 
 def table(results: list[dict]) -> str:
-    lines = ["| format | MB | bits per byte | change, % (95 %) | perplexity a token | change, % |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| format | MB | bits per byte | change, % (95 %) | perplexity a token | change, % |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in results:
-        change = f"{r['change_mid_percent']:+.2f} ({r['change_low_percent']:+.2f} to {r['change_high_percent']:+.2f})" if "change_mid_percent" in r else "–"
+        change = (
+            f"{r['change_mid_percent']:+.2f} ({r['change_low_percent']:+.2f} to {r['change_high_percent']:+.2f})"
+            if "change_mid_percent" in r
+            else "–"
+        )
         worse = f"{r['perplexity_change_percent']:+.2f}" if "perplexity_change_percent" in r else "–"
-        lines.append(f"| {r['format']} | {r['bytes'] / 1e6:.2f} | {r['bits_per_byte']:.4f} | {change} | {r['perplexity']:.2f} | {worse} |")
+        lines.append(
+            f"| {r['format']} | {r['bytes'] / 1e6:.2f} | {r['bits_per_byte']:.4f} | {change} | {r['perplexity']:.2f} | {worse} |"
+        )
     return "\n".join(lines)
 
 
@@ -110,10 +130,21 @@ def plot(results: list[dict], path: str) -> None:
     for r in results[1:]:
         colour = "#2a6fb0" if "calibrated" in r["format"] else "#d98c3f" if "int4" in r["format"] else "#3a8f4d"
         place = r["bytes"] / 1e6, max(r["perplexity_change_percent"], 0.01)
-        short = r["format"].partition(", ")[2].replace("groups of ", "g").replace("one scale a row", "row").replace(", table int8", "+8")
+        short = (
+            r["format"]
+            .partition(", ")[2]
+            .replace("groups of ", "g")
+            .replace("one scale a row", "row")
+            .replace(", table int8", "+8")
+        )
         axis.plot(*place, "s" if "table" in r["format"] else "o", color=colour)
         axis.annotate(short, place, fontsize=6, xytext=(3, 3), textcoords="offset points")
-    axis.set(yscale="log", xlabel="megabytes of weights", ylabel="rise of the perplexity, %", title="int8 green, int4 orange, int4 calibrated blue; squares: embedding in int8")
+    axis.set(
+        yscale="log",
+        xlabel="megabytes of weights",
+        ylabel="rise of the perplexity, %",
+        title="int8 green, int4 orange, int4 calibrated blue; squares: embedding in int8",
+    )
     axis.axhline(2, color="#999999", linewidth=0.8)
     axis.grid(alpha=0.3)
     figure.tight_layout()

@@ -35,8 +35,21 @@ SAVE_EVERY = 3
 
 def train_on(out: Path, steps: int, optimizer: str, workers: int, write: int) -> None:
     torch.set_num_threads(1)
-    report = lambda step, record: os.write(write, f"{step} {record['loss'].hex()} {record['grad_norm'].hex()}\n".encode())  # noqa: E731
-    run(out, OptimizerConfig(optimizer, lr=1e-2), on_step=report, workers=workers, steps=steps, ema=0.9, save_every=SAVE_EVERY, log_every=2, eval_every=7)
+
+    def report(step, record):
+        os.write(write, f"{step} {record['loss'].hex()} {record['grad_norm'].hex()}\n".encode())
+
+    run(
+        out,
+        OptimizerConfig(optimizer, lr=1e-2),
+        on_step=report,
+        workers=workers,
+        steps=steps,
+        ema=0.9,
+        save_every=SAVE_EVERY,
+        log_every=2,
+        eval_every=7,
+    )
 
 
 def last_state(out: Path, steps: int):
@@ -81,7 +94,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     options = parser.parse_args()
     importlib.import_module("torch.utils.tensorboard")  # once here, not in every child
-    steps, folder, started = options.resumes * 2 * SAVE_EVERY, Path(tempfile.mkdtemp(prefix="resumes-")), time.perf_counter()
+    steps, folder, started = (
+        options.resumes * 2 * SAVE_EVERY,
+        Path(tempfile.mkdtemp(prefix="resumes-")),
+        time.perf_counter(),
+    )
     try:
         number, read = child(partial(train_on, folder / "whole", steps, options.optimizer, 0))
         with os.fdopen(read) as lines:
@@ -89,7 +106,11 @@ def main() -> None:
         os.waitpid(number, 0)
         resumes, differing = broken_run(folder / "broken", steps, options, expected)
         (whole, tensors), (broken, others) = last_state(folder / "whole", steps), last_state(folder / "broken", steps)
-        unequal = [name for name in tensors.keys() | others.keys() if name not in others or name not in tensors or not torch.equal(tensors[name], others[name])]
+        unequal = [
+            name
+            for name in tensors.keys() | others.keys()
+            if name not in others or name not in tensors or not torch.equal(tensors[name], others[name])
+        ]
         found = {
             "resumes": resumes, "steps": steps, "tensors": len(tensors), "tensors_that_differ": len(unequal), "state_equal": whole == broken,
             "steps_that_differ": differing, "log_equal": log_lines(folder / "whole") == log_lines(folder / "broken"), "seconds": round(time.perf_counter() - started, 1),

@@ -41,7 +41,17 @@ from openglm.train.stability import Guard, unscale
 
 ALONE = Processes(torch.device("cpu"))
 SEQ, ROWS = 64, 8
-SHAPE = {"layers": 8, "hidden": 64, "heads": 4, "ffn_hidden": 168, "max_positions": SEQ, "norm": "layernorm", "activation": "geglu", "bias": "all", "positions": "rope"}
+SHAPE = {
+    "layers": 8,
+    "hidden": 64,
+    "heads": 4,
+    "ffn_hidden": 168,
+    "max_positions": SEQ,
+    "norm": "layernorm",
+    "activation": "geglu",
+    "bias": "all",
+    "positions": "rope",
+}
 KINDS = {
     "Pre-LN, bare": {},
     "Post-LN, bare": {"residual": "deepnorm", "deepnorm_alpha": 1.0},
@@ -142,7 +152,9 @@ def curve(path: str, kind: str, rate: float, steps: int) -> dict:
 
 def summary(seen: dict) -> str:
     last = statistics.fmean(seen["loss"][-20:])
-    first, end = (statistics.median(sum(norms[1:3]) / 2 for norms in part) for part in (seen["layers"][:3], seen["layers"][-20:]))
+    first, end = (
+        statistics.median(sum(norms[1:3]) / 2 for norms in part) for part in (seen["layers"][:3], seen["layers"][-20:])
+    )
     return f"steps {len(seen['loss'])}, loss of the last 20 {last:.3f}, left out {sum(seen['left out'])}, gradient of blocks 1 and 2: {first:.2g} at first, {end:.2g} at last"
 
 
@@ -164,15 +176,44 @@ def spikes(path: str, name: str, stability: StabilityConfig, noise: range, steps
     """The real loop, fp32: loss of each step in the order in which they were made, acts, and the held-out loss at the end."""
     config, rows, heldout = corpus(path, layers=4, hidden=32, heads=2, ffn_hidden=84)
     with tempfile.TemporaryDirectory() as out:
-        options = TrainConfig(out=out, steps=steps, seq_len=SEQ, batch_rows=ROWS, device="cpu", dtype="float32", save_every=20, keep=9, eval_every=steps, eval_rows=32)
+        options = TrainConfig(
+            out=out,
+            steps=steps,
+            seq_len=SEQ,
+            batch_rows=ROWS,
+            device="cpu",
+            dtype="float32",
+            save_every=20,
+            keep=9,
+            eval_every=steps,
+            eval_rows=32,
+        )
         seen: list[dict] = []
         optimizer = OptimizerConfig(lr=1e-2, warmup_ratio=0.05)
-        result = train(config, options, optimizer, Noisy(rows, config.vocab_size, noise), heldout, on_step=lambda _, record: seen.append(record), stability=stability)
+        result = train(
+            config,
+            options,
+            optimizer,
+            Noisy(rows, config.vocab_size, noise),
+            heldout,
+            on_step=lambda _, record: seen.append(record),
+            stability=stability,
+        )
         acts = [line for line in map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines()) if "act" in line]
     heldout_loss = statistics.fmean(result.heldout.values())
-    print(f"{name:22} held-out loss {heldout_loss:.4f}; loss of the last 10 steps {statistics.fmean(r['loss'] for r in seen[-10:]):.4f}; acts {json.dumps(acts)}", flush=True)
+    print(
+        f"{name:22} held-out loss {heldout_loss:.4f}; loss of the last 10 steps {statistics.fmean(r['loss'] for r in seen[-10:]):.4f}; acts {json.dumps(acts)}",
+        flush=True,
+    )
     acted = [i for i, r in enumerate(seen) if "act" in r]
-    return {"name": name, "step": [r["step"] for r in seen], "loss": [r["loss"] for r in seen], "norm": [r["grad_norm"] for r in seen], "acts": acted, "heldout": heldout_loss}
+    return {
+        "name": name,
+        "step": [r["step"] for r in seen],
+        "loss": [r["loss"] for r in seen],
+        "norm": [r["grad_norm"] for r in seen],
+        "acts": acted,
+        "heldout": heldout_loss,
+    }
 
 
 def draw(curves: list[dict], runs: list[dict], out: Path) -> None:
@@ -187,8 +228,14 @@ def draw(curves: list[dict], runs: list[dict], out: Path) -> None:
         for place, c in zip(row[1:], (c for c in curves if c["rate"] == rate), strict=True):
             row[0].plot(c["loss"], label=c["kind"])
             norms = np.ma.masked_invalid(np.log10(np.maximum(np.array(c["layers"]).T, 1e-9)))
-            image = place.imshow(norms, aspect="auto", origin="lower", vmin=-5, vmax=1, cmap="viridis", interpolation="nearest")
-            place.set(title=f"{c['kind']}, lr {rate:g}: log10 of the gradient norm\n(white: not finite)", xlabel="step", ylabel="embedding (0) and blocks")
+            image = place.imshow(
+                norms, aspect="auto", origin="lower", vmin=-5, vmax=1, cmap="viridis", interpolation="nearest"
+            )
+            place.set(
+                title=f"{c['kind']}, lr {rate:g}: log10 of the gradient norm\n(white: not finite)",
+                xlabel="step",
+                ylabel="embedding (0) and blocks",
+            )
             figure.colorbar(image, ax=place)
         row[0].set(title=f"loss at lr {rate:g}, float16 simulated", xlabel="step", ylim=(6.5, 12))
         row[0].legend()
@@ -196,7 +243,11 @@ def draw(curves: list[dict], runs: list[dict], out: Path) -> None:
         place.plot(run["loss"], lw=1)
         for act in run["acts"]:
             place.axvline(act, color="tab:red", ls=":", lw=1)
-        place.set(title=f"noise, {run['name']}\nheld-out loss {run['heldout']:.3f}", xlabel="steps as made; dotted: an act", ylim=(6, 12))
+        place.set(
+            title=f"noise, {run['name']}\nheld-out loss {run['heldout']:.3f}",
+            xlabel="steps as made; dotted: an act",
+            ylim=(6, 12),
+        )
     figure.savefig(out, dpi=80)
 
 
@@ -210,8 +261,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     guarded = {"loss_spike": 6.0, "norm_spike": 25.0}
-    policies = {"kept": (StabilityConfig(), NOISE), "skip": (StabilityConfig(policy="skip", **guarded), NOISE), "rollback": (StabilityConfig(policy="rollback", **guarded), NOISE),
-                "no noise at all": (StabilityConfig(policy="skip", **guarded), range(0))}
+    policies = {
+        "kept": (StabilityConfig(), NOISE),
+        "skip": (StabilityConfig(policy="skip", **guarded), NOISE),
+        "rollback": (StabilityConfig(policy="rollback", **guarded), NOISE),
+        "no noise at all": (StabilityConfig(policy="skip", **guarded), range(0)),
+    }
     curves = [curve(args.corpus, kind, rate, args.steps) for rate in args.rates for kind in KINDS]
     print("time for norms by layer: " + ", ".join(f"{c['share of the time for norms by layer']:.1%}" for c in curves))
     runs = [spikes(args.corpus, name, *policy) for name, policy in policies.items()]

@@ -27,7 +27,16 @@ def step_of(sequences: int, new: int, cached: int, room: int) -> Step:
     place = np.tile(np.arange(cached, cached + new, dtype=np.int32), sequences)
     tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
     each = np.ones(sequences, np.int32)
-    return Step(ids, np.stack([place, place * 0]), each * new, each * cached, each * 0, tables, (np.cumsum(each * new) - 1).astype(np.int32), each * 0)
+    return Step(
+        ids,
+        np.stack([place, place * 0]),
+        each * new,
+        each * cached,
+        each * 0,
+        tables,
+        (np.cumsum(each * new) - 1).astype(np.int32),
+        each * 0,
+    )
 
 
 def seconds(run, rounds: int) -> list[float]:
@@ -59,7 +68,9 @@ def main() -> None:
     matrices = {id(op.matrix.contents): op.matrix.contents for op in runner.program._ops if op.matrix}
     size = sum(lib.load().glm_packed_bytes(m.kind, m.rows, m.columns, m.block) for m in matrices.values())
     if config.tied is False:
-        size -= lib.load().glm_packed_bytes(*(getattr(runner.program._ops[0].matrix.contents, n) for n in ("kind", "rows", "columns", "block")))  # looked up, not read
+        size -= lib.load().glm_packed_bytes(
+            *(getattr(runner.program._ops[0].matrix.contents, n) for n in ("kind", "rows", "columns", "block"))
+        )  # looked up, not read
     memory = runner.arena.take(512 << 20).fill_(1)
     read = memory.numel() / min(seconds(lambda: runner.program.library.glm_read(memory.data_ptr(), memory.numel()), 5))
     print(f"{o.shape}: {size / 1e6:.0f} MB of weights read a token; reading memory {read / 1e9:.1f} GB/s")
@@ -68,12 +79,18 @@ def main() -> None:
         times, operations = measure(runner, step, o.rounds if new == 1 else max(3, o.rounds // 10))
         median, best, rate = np.median(times), min(times), sequences * new
         what = f"prompt of {new}" if new > 1 else f"{sequences} requests at {cached}"
-        print(f"{what:22s} {rate / median:7.1f} tokens/s (best {rate / best:7.1f}), {1e3 * median:8.2f} ms, weights at {size / median / 1e9:5.2f} GB/s", flush=True)
+        print(
+            f"{what:22s} {rate / median:7.1f} tokens/s (best {rate / best:7.1f}), {1e3 * median:8.2f} ms, weights at {size / median / 1e9:5.2f} GB/s",
+            flush=True,
+        )
         if o.profile:
             total = dict.fromkeys(KINDS, 0.0)
             for op, ns in zip(runner.program._ops, operations, strict=True):
                 total[KINDS[op.kind]] += ns / 1e6
-            print(f"   undisturbed {sum(total.values()):.2f} ms: " + ", ".join(f"{k} {v:.2f}" for k, v in total.items()), flush=True)
+            print(
+                f"   undisturbed {sum(total.values()):.2f} ms: " + ", ".join(f"{k} {v:.2f}" for k, v in total.items()),
+                flush=True,
+            )
 
 
 def measure(runner: NativeRunner, step: Step, rounds: int) -> tuple[list[float], np.ndarray]:

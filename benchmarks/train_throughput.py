@@ -33,7 +33,11 @@ def causal_rows(rows: int, seq_len: int, vocab: int) -> dict[str, np.ndarray]:
     """Rows that are all part B: each token sees its past, and all are trained."""
     text = np.random.default_rng(0).integers(10, vocab, (rows, seq_len + 1))
     place = np.tile(np.arange(seq_len), (rows, 1))
-    shifted = {"tokens": text[:, :-1].copy(), "targets": text[:, 1:].copy(), "loss_mask": np.ones((rows, seq_len), np.float32)}
+    shifted = {
+        "tokens": text[:, :-1].copy(),
+        "targets": text[:, 1:].copy(),
+        "loss_mask": np.ones((rows, seq_len), np.float32),
+    }
     return {**shifted, "position": place, "block_position": place + 1, "segment": np.zeros_like(place)}
 
 
@@ -42,7 +46,10 @@ def our_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtyp
     model = Transformer(config)
     model.initialize()
     alone = Processes(torch.device("cpu"))
-    optimizers, passes = Optimizers(model.train().named_parameters(), OptimizerConfig(), dtype, alone), WholePasses(model, alone, dtype, micro)
+    optimizers, passes = (
+        Optimizers(model.train().named_parameters(), OptimizerConfig(), dtype, alone),
+        WholePasses(model, alone, dtype, micro),
+    )
 
     def step() -> None:
         passes.gradient(batch, float(batch["tokens"].size))
@@ -61,7 +68,10 @@ def peer_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int):
         num_key_value_heads=config.kv_heads, head_dim=config.head_dim, attention_bias=False, tie_word_embeddings=config.tied, max_position_embeddings=config.max_positions,
         pad_token_id=0, eos_token_id=5,
     )).train()  # fmt: skip
-    assert sum(p.numel() for p in model.parameters()) == config.parameters, (sum(p.numel() for p in model.parameters()), config.parameters)
+    assert sum(p.numel() for p in model.parameters()) == config.parameters, (
+        sum(p.numel() for p in model.parameters()),
+        config.parameters,
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     ids = torch.from_numpy(batch["tokens"])
 
@@ -89,12 +99,27 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()  # as training does
-    config = dataclasses.replace(model_preset(args.preset), positions="rope_half", mask="causal", span_positions="running", qk_norm=False, max_positions=max(512, args.seq_len))
-    batch, dtype = causal_rows(args.rows, args.seq_len, config.vocab_size), torch.bfloat16 if args.bfloat16 else torch.float32
+    config = dataclasses.replace(
+        model_preset(args.preset),
+        positions="rope_half",
+        mask="causal",
+        span_positions="running",
+        qk_norm=False,
+        max_positions=max(512, args.seq_len),
+    )
+    batch, dtype = (
+        causal_rows(args.rows, args.seq_len, config.vocab_size),
+        torch.bfloat16 if args.bfloat16 else torch.float32,
+    )
     packed = {**batch, "segment": batch["position"] * 3 // args.seq_len}  # three texts a row: the kernel needs a mask
     product, product_flops = products()
     ours, packed_step = (our_step(config, rows, args.micro_rows, dtype) for rows in (batch, packed))
-    contenders = {"products": product, "ours": ours, "transformers": peer_step(config, batch, args.micro_rows), "packed": packed_step}
+    contenders = {
+        "products": product,
+        "ours": ours,
+        "transformers": peer_step(config, batch, args.micro_rows),
+        "packed": packed_step,
+    }
     clock = time.process_time if args.processor_time else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(args.rounds + 1):  # the first one warms up
@@ -107,7 +132,13 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
     tokens = args.rows * args.seq_len
     flops, packed_flops = (step_flops(config, seen, tokens, tokens) for seen in (args.seq_len / 2, args.seq_len))
     rate = product_flops / middle["products"]
-    setting = {"preset": args.preset, "rows": args.rows, "seq_len": args.seq_len, "micro_rows": args.micro_rows, "rounds": args.rounds}
+    setting = {
+        "preset": args.preset,
+        "rows": args.rows,
+        "seq_len": args.seq_len,
+        "micro_rows": args.micro_rows,
+        "rounds": args.rounds,
+    }
     return {
         **setting, "threads": torch.get_num_threads(), "dtype": str(dtype).removeprefix("torch."), "products_gflops": rate / 1e9,
         "ours_gflops": flops / middle["ours"] / 1e9, "ours_share_of_products": flops / middle["ours"] / rate, "ours_tokens_per_s": tokens / middle["ours"],
@@ -120,16 +151,28 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="nano", help="named size")
-    numbers = {"--rows": (32, "rows in a step"), "--seq-len": (512, "tokens in a row"), "--micro-rows": (4, "rows in one forward pass"),
-               "--rounds": (5, "turns"), "--threads": (0, "0: torch's choice")}
+    numbers = {
+        "--rows": (32, "rows in a step"),
+        "--seq-len": (512, "tokens in a row"),
+        "--micro-rows": (4, "rows in one forward pass"),
+        "--rounds": (5, "turns"),
+        "--threads": (0, "0: torch's choice"),
+    }
     for flag, (default, text) in numbers.items():
         parser.add_argument(flag, type=int, default=default, help=text)
     parser.add_argument("--bfloat16", action="store_true", help="our step under bfloat16 autocast")
-    parser.add_argument("--processor-time", action="store_true", help="processor seconds instead of the clock on the wall; with --threads 1")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="processor seconds instead of the clock on the wall; with --threads 1",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
     found = measure(args)
-    lines = (f"{name:<26} {value:.4g}" if isinstance(value, float) else f"{name:<26} {value}" for name, value in found.items())
+    lines = (
+        f"{name:<26} {value:.4g}" if isinstance(value, float) else f"{name:<26} {value}"
+        for name, value in found.items()
+    )
     print(json.dumps(found) if args.json else "\n".join(lines))
 
 

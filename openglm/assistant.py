@@ -40,7 +40,14 @@ class Assistant:
     `engine` configuration with `keep_weights` is given.
     """
 
-    def __init__(self, path_or_name: str | PathLike[str] = "nano", *, device: str | None = None, quantize: str | None = None, engine: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        path_or_name: str | PathLike[str] = "nano",
+        *,
+        device: str | None = None,
+        quantize: str | None = None,
+        engine: EngineConfig | None = None,
+    ) -> None:
         self.folder = resolve(path_or_name)
         self.model = load_model(path_or_name, device=device, quantize=quantize)
         self.tokenizer = load_tokenizer(path_or_name)
@@ -75,7 +82,12 @@ class Assistant:
         answer = answer if answer is not None else Reply("")
         start, config = time.perf_counter(), self.model.config
         prompt, answer.dropped = self._fitting(list(messages), config.max_positions, tools)
-        params = SamplingParams(max_tokens=min(max_tokens, config.max_positions - len(prompt)), temperature=temperature, top_p=top_p, seed=seed)
+        params = SamplingParams(
+            max_tokens=min(max_tokens, config.max_positions - len(prompt)),
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
         for event in self.engine.stream(prompt, params):
             if event.text:
                 yield event.text
@@ -92,7 +104,9 @@ class Assistant:
             raise ValueError(last.result.error)
         return last.result.ids
 
-    def _fitting(self, messages: list[Mapping[str, Any]], room: int, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], int]:
+    def _fitting(
+        self, messages: list[Mapping[str, Any]], room: int, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[list[int], int]:
         """Prompt ids that leave an eighth of the context for the answer, and how many old messages that cost."""
         system = messages[:1] if messages and messages[0].get("role") == "system" else []
         turns, limit = messages[len(system) :], room - room // 8
@@ -107,10 +121,21 @@ class Assistant:
                 fitting, high = (ids, starts[middle]), middle
             else:
                 low = middle + 1
-        require(fitting is not None, "messages", f"{len(ids)} tokens", f"this model reads at most {limit} (context {room}); shorten the last message")
+        require(
+            fitting is not None,
+            "messages",
+            f"{len(ids)} tokens",
+            f"this model reads at most {limit} (context {room}); shorten the last message",
+        )
         return fitting
 
-    def ask(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None, *, cut: bool = False) -> tuple[list[int], int]:
+    def ask(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        cut: bool = False,
+    ) -> tuple[list[int], int]:
         """Prompt ids of a conversation, and how many of its oldest messages were left out for it to fit: with `cut` as many as need be, else none."""
         if cut:
             return self._fitting(list(messages), self.model.config.max_positions, tools)
@@ -130,14 +155,21 @@ class Assistant:
         if room is None:
             self.require_short("prompt", len(before) + len(after))
         before, after = before[-self.most_characters :], after[: self.most_characters]
-        require(self.model.config.mask == "prefix", "suffix", after[:20], "this model reads only the past, so it cannot fill blanks; leave the suffix out")
+        require(
+            self.model.config.mask == "prefix",
+            "suffix",
+            after[:20],
+            "this model reads only the past, so it cannot fill blanks; leave the suffix out",
+        )
         mask = self.tokenizer.tokens.mask
         ids = self.tokenizer.encode_parts([before, mask, after])
         head, tail = self._blanks_frame(ids)
         left, right = ids[: ids.index(mask)], ids[ids.index(mask) + 1 :]
         if room is not None:
             room = max(room - len(head) - 1 - len(tail), 0)
-            ahead = min(len(left), max(room * 3 // 4, room - len(right)))  # what was just written says more than what follows
+            ahead = min(
+                len(left), max(room * 3 // 4, room - len(right))
+            )  # what was just written says more than what follows
             left, right = left[len(left) - ahead :], right[: room - ahead]
         return [*head, *left, mask, *right, *tail]
 
@@ -153,7 +185,12 @@ class Assistant:
         return 4 * longest * self.model.config.max_positions
 
     def require_short(self, option: str, characters: int) -> None:
-        require(characters <= self.most_characters, option, f"{characters} characters", f"do not fit the context of {self.model.config.max_positions} tokens; shorten it")
+        require(
+            characters <= self.most_characters,
+            option,
+            f"{characters} characters",
+            f"do not fit the context of {self.model.config.max_positions} tokens; shorten it",
+        )
 
     @property
     def blank_ends(self) -> tuple[int, ...]:
@@ -171,10 +208,17 @@ class Assistant:
         """Ids with which an answer begins that calls this tool; its arguments as JSON follow."""
         return self.tokenizer.encode(f"{name}\n{self.tokenizer.format.turns.call_opening}")
 
-    def fill(self, text: str, blank: str = "___", *, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None) -> list[str]:
+    def fill(
+        self, text: str, blank: str = "___", *, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None
+    ) -> list[str]:
         """What belongs into each `blank` of the text, by blank infilling: the model reads both sides of all blanks, and its own earlier fillings."""
         tokens, pieces = self.tokenizer.tokens, text.split(blank)
-        require(self.model.config.mask == "prefix", "model", "causal", "reads only the past, so it cannot fill blanks; take a GLM model")
+        require(
+            self.model.config.mask == "prefix",
+            "model",
+            "causal",
+            "reads only the past, so it cannot fill blanks; take a GLM model",
+        )
         require(len(pieces) > 1, "text", text, f"has no blank; write {blank} where words are missing")
         parts: list[str | int] = [pieces[0]]
         for piece in pieces[1:]:
@@ -182,7 +226,9 @@ class Assistant:
         ids, fillings = self.tokenizer.encode_parts(parts), []
         head, tail = self._blanks_frame(ids)
         ids = [*head, *ids, *tail[:-1]]
-        params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=self.blank_ends, ignore_eos=True)
+        params = SamplingParams(
+            max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=self.blank_ends, ignore_eos=True
+        )
         for _ in pieces[1:]:
             ids.append(tokens.sop)
             *_, event = self.engine.stream(ids, params)

@@ -141,14 +141,31 @@ class ModelConfig:
         if self.kv_heads == 0:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.head_dim == 0:
-            require(self.hidden % self.heads == 0, "model.hidden", self.hidden, f"must be a multiple of model.heads ({self.heads}) or set model.head_dim")
+            require(
+                self.hidden % self.heads == 0,
+                "model.hidden",
+                self.hidden,
+                f"must be a multiple of model.heads ({self.heads}) or set model.head_dim",
+            )
             object.__setattr__(self, "head_dim", self.hidden // self.heads)
         if self.residual == "deepnorm" and self.deepnorm_alpha == 0.0:
             object.__setattr__(self, "deepnorm_alpha", math.sqrt(2 * self.layers))
-        require(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide model.heads ({self.heads})")
+        require(
+            self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide model.heads ({self.heads})"
+        )
         step = 4 if self.positions in ("rope_2d", "rope_half") else 2
-        require(self.head_dim % step == 0, "model.head_dim", self.head_dim, f"must be a multiple of {step} for {self.positions} positions")
-        require(0 < self.embedding_gradient_shrink <= 1, "model.embedding_gradient_shrink", self.embedding_gradient_shrink, "must lie in (0, 1]")
+        require(
+            self.head_dim % step == 0,
+            "model.head_dim",
+            self.head_dim,
+            f"must be a multiple of {step} for {self.positions} positions",
+        )
+        require(
+            0 < self.embedding_gradient_shrink <= 1,
+            "model.embedding_gradient_shrink",
+            self.embedding_gradient_shrink,
+            "must lie in (0, 1]",
+        )
 
     @property
     def gated(self) -> bool:
@@ -196,11 +213,30 @@ class InfillingConfig:
     """probability that an input token inside a [MASK] span is hidden by [MASK] (GLM-10B: 0.1, with its own token)"""
 
     def __post_init__(self) -> None:
-        for name in ("mask_share", "sentence_share", "gmask_share", "mask_ratio", "single_span_share", "gmask_min_ratio", "gmask_infill_share", "dblock_probability"):
+        for name in (
+            "mask_share",
+            "sentence_share",
+            "gmask_share",
+            "mask_ratio",
+            "single_span_share",
+            "gmask_min_ratio",
+            "gmask_infill_share",
+            "dblock_probability",
+        ):
             require(0 <= getattr(self, name) <= 1, f"infilling.{name}", getattr(self, name), "must lie between 0 and 1")
         total = self.mask_share + self.sentence_share + self.gmask_share
-        require(abs(total - 1) < 1e-6, "infilling.gmask_share", self.gmask_share, f"the three shares must sum to 1, not {total:g}")
-        require(self.max_span > 1 and self.mean_span > 0, "infilling.max_span", self.max_span, "must be above 1, and mean_span above 0")
+        require(
+            abs(total - 1) < 1e-6,
+            "infilling.gmask_share",
+            self.gmask_share,
+            f"the three shares must sum to 1, not {total:g}",
+        )
+        require(
+            self.max_span > 1 and self.mean_span > 0,
+            "infilling.max_span",
+            self.max_span,
+            "must be above 1, and mean_span above 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -297,9 +333,24 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "train.")
-        for name in ("steps", "seq_len", "batch_rows", "accumulation", "save_every", "keep", "log_every", "eval_every", "eval_rows"):
+        for name in (
+            "steps",
+            "seq_len",
+            "batch_rows",
+            "accumulation",
+            "save_every",
+            "keep",
+            "log_every",
+            "eval_every",
+            "eval_rows",
+        ):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be a positive whole number")
-        require(self.batch_rows % self.accumulation == 0, "train.accumulation", self.accumulation, f"must divide train.batch_rows ({self.batch_rows})")
+        require(
+            self.batch_rows % self.accumulation == 0,
+            "train.accumulation",
+            self.accumulation,
+            f"must divide train.batch_rows ({self.batch_rows})",
+        )
         require(0 <= self.ema < 1, "train.ema", self.ema, "must lie in [0, 1)")
 
 
@@ -326,8 +377,18 @@ class ParallelConfig:
         for name in ("tensor", "pipeline", "chunks"):
             require(getattr(self, name) > 0, f"parallel.{name}", getattr(self, name), "must be a positive whole number")
         pieces = self.schedule in ("interleaved", "zero-bubble")
-        require(pieces or self.chunks == 1, "parallel.chunks", self.chunks, f"is for the schedules interleaved and zero-bubble, not {self.schedule}")
-        require(self.schedule != "interleaved" or self.chunks > 1, "parallel.chunks", self.chunks, "must be above 1 for the schedule interleaved")
+        require(
+            pieces or self.chunks == 1,
+            "parallel.chunks",
+            self.chunks,
+            f"is for the schedules interleaved and zero-bubble, not {self.schedule}",
+        )
+        require(
+            self.schedule != "interleaved" or self.chunks > 1,
+            "parallel.chunks",
+            self.chunks,
+            "must be above 1 for the schedule interleaved",
+        )
 
 
 @dataclass(frozen=True)
@@ -366,11 +427,28 @@ class StabilityConfig:
         for name in ("loss_spike", "norm_spike", "shrink_until", "ramp_from", "ramp_rows"):
             require(getattr(self, name) >= 0, f"stability.{name}", getattr(self, name), "must not be negative")
         for name in ("limit", "shrink_rise", "ramp_step", "loss_scale_window", "loss_scale_hysteresis"):
-            require(getattr(self, name) > 0, f"stability.{name}", getattr(self, name), "must be a positive whole number")
-        require(self.loss_scale >= self.loss_scale_minimum, "stability.loss_scale", self.loss_scale, f"must be at least stability.loss_scale_minimum ({self.loss_scale_minimum:g})")
+            require(
+                getattr(self, name) > 0, f"stability.{name}", getattr(self, name), "must be a positive whole number"
+            )
+        require(
+            self.loss_scale >= self.loss_scale_minimum,
+            "stability.loss_scale",
+            self.loss_scale,
+            f"must be at least stability.loss_scale_minimum ({self.loss_scale_minimum:g})",
+        )
         for name in ("loss_scale", "loss_scale_minimum"):
-            require(math.frexp(getattr(self, name))[0] == 0.5, f"stability.{name}", getattr(self, name), "must be a power of two, so that scaling is exact")
-        require((self.ramp_from > 0) == (self.ramp_rows > 0), "stability.ramp_rows", self.ramp_rows, "ramp_from and ramp_rows go together: set both or neither")
+            require(
+                math.frexp(getattr(self, name))[0] == 0.5,
+                f"stability.{name}",
+                getattr(self, name),
+                "must be a power of two, so that scaling is exact",
+            )
+        require(
+            (self.ramp_from > 0) == (self.ramp_rows > 0),
+            "stability.ramp_rows",
+            self.ramp_rows,
+            "ramp_from and ramp_rows go together: set both or neither",
+        )
 
 
 @dataclass(frozen=True)
@@ -444,4 +522,9 @@ class EngineConfig:
             require(getattr(self, name) > 0, f"engine.{name}", getattr(self, name), "must be a positive whole number")
         for name in ("kv_tokens", "draft_tokens"):
             require(getattr(self, name) >= 0, f"engine.{name}", getattr(self, name), "must not be negative")
-        require(self.step_tokens >= self.max_sequences, "engine.step_tokens", self.step_tokens, f"must be at least engine.max_sequences ({self.max_sequences})")
+        require(
+            self.step_tokens >= self.max_sequences,
+            "engine.step_tokens",
+            self.step_tokens,
+            f"must be at least engine.max_sequences ({self.max_sequences})",
+        )

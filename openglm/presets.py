@@ -13,20 +13,62 @@ _GLM10B: dict[str, Any] = {
     "vocab_size": 50304, "max_positions": 1024, "norm": "layernorm", "activation": "gelu_tanh", "positions": "learned_2d", "span_positions": "pinned", "bias": "all",
     "tokens": SpecialTokens(pad=50256, mask=50260, gmask=50263, smask=50264, sop=50257, eop=50258, stop=(50258, 50256)),
 }  # fmt: skip
-_GLM10B_CHINESE = {**_GLM10B, "vocab_size": 50048, "tokens": SpecialTokens(pad=50000, mask=50003, gmask=50009, smask=50008, sop=50006, eop=50007, stop=(50007, 50000))}
-_DEEPNORM: dict[str, Any] = {"norm": "layernorm", "residual": "deepnorm", "rope_fp16_frequencies": True, "bias": "all", "qk_layer_scaling": True}
-_CHATGLM6B: dict[str, Any] = {**_DEEPNORM, "layers": 28, "hidden": 4096, "heads": 32, "ffn_hidden": 16384, "activation": "gelu_tanh", "positions": "rope_2d", "tied": False}
+_GLM10B_CHINESE = {
+    **_GLM10B,
+    "vocab_size": 50048,
+    "tokens": SpecialTokens(pad=50000, mask=50003, gmask=50009, smask=50008, sop=50006, eop=50007, stop=(50007, 50000)),
+}
+_DEEPNORM: dict[str, Any] = {
+    "norm": "layernorm",
+    "residual": "deepnorm",
+    "rope_fp16_frequencies": True,
+    "bias": "all",
+    "qk_layer_scaling": True,
+}
+_CHATGLM6B: dict[str, Any] = {
+    **_DEEPNORM,
+    "layers": 28,
+    "hidden": 4096,
+    "heads": 32,
+    "ffn_hidden": 16384,
+    "activation": "gelu_tanh",
+    "positions": "rope_2d",
+    "tied": False,
+}
 _CHATGLM6B["deepnorm_alpha"] = math.sqrt(2 * 28)  # in the published code whatever the number of layers
 _CHATGLM2_TOKENS = SpecialTokens(pad=0, mask=64789, gmask=64790, smask=64791, sop=64792, eop=64793, stop=(2,))
-_CAUSAL: dict[str, Any] = {"positions": "rope_half", "mask": "causal", "span_positions": "running", "bias": "qkv", "tied": False, "kv_heads": 2}
-_CHATGLM2 = {**_CAUSAL, "vocab_size": 65024, "layers": 28, "hidden": 4096, "heads": 32, "ffn_hidden": 13696, "max_positions": 32768, "tokens": _CHATGLM2_TOKENS}
+_CAUSAL: dict[str, Any] = {
+    "positions": "rope_half",
+    "mask": "causal",
+    "span_positions": "running",
+    "bias": "qkv",
+    "tied": False,
+    "kv_heads": 2,
+}
+_CHATGLM2 = {
+    **_CAUSAL,
+    "vocab_size": 65024,
+    "layers": 28,
+    "hidden": 4096,
+    "heads": 32,
+    "ffn_hidden": 13696,
+    "max_positions": 32768,
+    "tokens": _CHATGLM2_TOKENS,
+}
 _GLM4 = {
     **_CAUSAL, "vocab_size": 151552, "layers": 40, "hidden": 4096, "heads": 32, "ffn_hidden": 13696, "max_positions": 131072, "rope_theta": 5e6, "norm_eps": 1.5625e-07,
     "tokens": SpecialTokens(pad=151329, mask=151330, gmask=151331, smask=151332, sop=151333, eop=151334, stop=(151329, 151336, 151338)),
 }  # fmt: skip
 _GLM4_0414 = {**_GLM4, "residual": "sandwich", "norm_eps": 1e-5, "rope_theta": 10000.0, "max_positions": 32768}
 # Benchmark shapes of the GLM-4 kind that fit a laptop.
-_GLM4_SMALL = {**_GLM4, "vocab_size": 65024, "heads": 16, "max_positions": 8192, "rope_theta": 10000.0, "tokens": _CHATGLM2_TOKENS}
+_GLM4_SMALL = {
+    **_GLM4,
+    "vocab_size": 65024,
+    "heads": 16,
+    "max_positions": 8192,
+    "rope_theta": 10000.0,
+    "tokens": _CHATGLM2_TOKENS,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "glm-base": {**_GLM10B, "layers": 12, "hidden": 768, "heads": 12, "ffn_hidden": 3072, "max_positions": 512},

@@ -29,7 +29,9 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device = {name!r}: not usable here ({str(error).splitlines()[0]}); use auto or cpu") from None
+        raise ValueError(
+            f"device = {name!r}: not usable here ({str(error).splitlines()[0]}); use auto or cpu"
+        ) from None
     return device
 
 
@@ -48,7 +50,9 @@ def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """Compute type of matrix products: by name, or for `auto` bfloat16 where a probe of some milliseconds finds it clearly
     faster than float32 (many processors emulate it a hundred times slower)."""
-    require(name in ("auto", "float32", "bfloat16", "float16"), "dtype", name, "choose auto, float32, bfloat16 or float16")
+    require(
+        name in ("auto", "float32", "bfloat16", "float16"), "dtype", name, "choose auto, float32, bfloat16 or float16"
+    )
     if name != "auto":
         return getattr(torch, name)
     try:
@@ -97,7 +101,9 @@ def in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> None:
 
 def cache_folder() -> Path:
     """Where downloads are kept between runs: $OPENGLM_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm")
+    return Path(
+        os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm"
+    )
 
 
 def kernel_path() -> str:
@@ -120,7 +126,12 @@ def attempt() -> int:
 def cpu_threads() -> int:
     """Threads for the CPU kernels: $OPENGLM_THREADS, else one for each physical core that this process may use; a second one would only share its core."""
     wanted = os.environ.get("OPENGLM_THREADS", "")
-    require(wanted == "" or (wanted.isdigit() and int(wanted) > 0), "OPENGLM_THREADS", wanted, "must be a positive whole number")
+    require(
+        wanted == "" or (wanted.isdigit() and int(wanted) > 0),
+        "OPENGLM_THREADS",
+        wanted,
+        "must be a positive whole number",
+    )
     if wanted:
         return int(wanted)
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
@@ -153,9 +164,22 @@ def progress(description: str, total: float | None = None, unit: str = "", shown
 class _Progress:
     def __init__(self, description: str, total: float | None, unit: str, shown: bool) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        fields = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[extra]}"))
+        fields = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TextColumn("{task.fields[extra]}"),
+        )
         columns = (*fields, TimeElapsedColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown, refresh_per_second=2)
         self.task = self.bar.add_task(description, total=total, extra="")

@@ -17,6 +17,18 @@ def toy(tmp_path_factory):
     """Folder of a random model with a vocabulary of 340 and a context of 96 tokens, in our own format."""
     place = tmp_path_factory.mktemp("toy")
     tokenizer = train_tokenizer(LINES * 4, 340, place / "tokenizer")
-    model = Transformer(model_preset("nano", vocab_size=340, layers=2, hidden=32, heads=2, kv_heads=1, head_dim=16, ffn_hidden=48, max_positions=96))
+    model = Transformer(
+        model_preset(
+            "nano",
+            vocab_size=340,
+            layers=2,
+            hidden=32,
+            heads=2,
+            kv_heads=1,
+            head_dim=16,
+            ffn_hidden=48,
+            max_positions=96,
+        )
+    )
     model.initialize(torch.Generator().manual_seed(3))
     return save_model(place / "model", model, tokenizer)

@@ -11,12 +11,32 @@ from openglm.presets import model_preset
 
 TOKENS = dict(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5)
 # One small network of every kind in the family, by the preset whose options it takes.
-KINDS = ["glm-10b", "glm-130b", "chatglm-6b", "chatglm-6b-first", "chatglm2-6b", "glm-4-9b-chat", "glm-4-0414-9b", "glm-4-0414-32b", "nano"]
+KINDS = [
+    "glm-10b",
+    "glm-130b",
+    "chatglm-6b",
+    "chatglm-6b-first",
+    "chatglm2-6b",
+    "glm-4-9b-chat",
+    "glm-4-0414-9b",
+    "glm-4-0414-32b",
+    "nano",
+]
 
 
 def small(preset: str, **changes) -> ModelConfig:
     kv_heads = 2 if model_preset(preset).kv_heads < model_preset(preset).heads else 4
-    shape = dict(vocab_size=64, layers=3, hidden=32, heads=4, kv_heads=kv_heads, head_dim=8, ffn_hidden=48, max_positions=64, tokens=TOKENS)
+    shape = dict(
+        vocab_size=64,
+        layers=3,
+        hidden=32,
+        heads=4,
+        kv_heads=kv_heads,
+        head_dim=8,
+        ffn_hidden=48,
+        max_positions=64,
+        tokens=TOKENS,
+    )
     return model_preset(preset, **{**shape, **changes})
 
 

@@ -62,7 +62,9 @@ def test_imports_point_downward(path):
             continue
         other = rest[0]
         low = FLOORS[other] <= 2 and FLOORS[other] < max(FLOORS[room], 2)
-        assert low or other in ALLOWED.get(room, set()), f"{path.name} ({room}, floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+        assert low or other in ALLOWED.get(room, set()), (
+            f"{path.name} ({room}, floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+        )
 
 
 def test_config_needs_the_standard_library_alone():
@@ -70,7 +72,11 @@ def test_config_needs_the_standard_library_alone():
 
 
 def test_only_runtime_reads_the_environment():
-    readers = {p.name for p in MODULES if "os.environ" in p.read_text(encoding="utf-8") or "os.getenv" in p.read_text(encoding="utf-8")}
+    readers = {
+        p.name
+        for p in MODULES
+        if "os.environ" in p.read_text(encoding="utf-8") or "os.getenv" in p.read_text(encoding="utf-8")
+    }
     assert readers <= {"runtime.py"}
 
 
@@ -87,6 +93,10 @@ def test_nothing_from_outside_is_run():
                 name = ast.unparse(node.func)
                 if name == "torch.load":
                     weights_only = [ast.unparse(k.value) for k in node.keywords if k.arg == "weights_only"]
-                    assert path.relative_to(PACKAGE).as_posix() == "checkpoints/tensors.py" and weights_only == ["True"], f"{path}:{node.lineno}"
-                assert name not in {"eval", "exec", "os.system"} and not name.startswith(("pickle.", "marshal.", "dill.")), f"{path}:{node.lineno} {name}"
+                    assert path.relative_to(PACKAGE).as_posix() == "checkpoints/tensors.py" and weights_only == [
+                        "True"
+                    ], f"{path}:{node.lineno}"
+                assert name not in {"eval", "exec", "os.system"} and not name.startswith(
+                    ("pickle.", "marshal.", "dill.")
+                ), f"{path}:{node.lineno} {name}"
                 assert not any(k.arg == "shell" for k in node.keywords), f"{path}:{node.lineno} shell="

@@ -46,14 +46,19 @@ def make_blanks(held: list[HeldOut], count: int, single: bool, seed: int = 1) ->
 
 
 @torch.no_grad()
-def _greedy(model, prompts: list[list[int]], sizes: list[int], special: list[int], batch_tokens: int, what: str) -> list[list[int]]:
+def _greedy(
+    model, prompts: list[list[int]], sizes: list[int], special: list[int], batch_tokens: int, what: str
+) -> list[list[int]]:
     """Continue each prompt by its number of tokens, none of them special. (`openglm.generate` cannot leave tokens out.)"""
     answers: list[list[int]] = [[] for _ in prompts]
     with progress(what, len(prompts), "holes") as advance:
         for group in batches([len(p) + size for p, size in zip(prompts, sizes, strict=True)], batch_tokens):
             longest, steps = max(len(prompts[i]) for i in group), max(sizes[i] for i in group)
             ids = torch.tensor([[0] * (longest - len(prompts[i])) + prompts[i] for i in group], device=model.device)
-            real = torch.tensor([[False] * (longest - len(prompts[i])) + [True] * (len(prompts[i]) + steps) for i in group], device=model.device)
+            real = torch.tensor(
+                [[False] * (longest - len(prompts[i])) + [True] * (len(prompts[i]) + steps) for i in group],
+                device=model.device,
+            )
             cache = KVCache(model.config, len(group), longest + steps, model.device, model.embedding.weight.dtype)
             for _ in range(steps):
                 positions, mask = describe(ids, real[:, : ids.shape[1]], model.config)
@@ -77,7 +82,14 @@ def fill_both_sides(model, blanks: list[Blank], special: list[int], batch_tokens
 def fill_left_only(model, blanks: list[Blank], special: list[int], batch_tokens: int = 8192) -> list[list[int]]:
     """Continuation of the text before the hole."""
     t = model.config.tokens
-    return _greedy(model, [[t.gmask, t.sop, *b.before] for b in blanks], [len(b.answer) for b in blanks], special, batch_tokens, "left only")
+    return _greedy(
+        model,
+        [[t.gmask, t.sop, *b.before] for b in blanks],
+        [len(b.answer) for b in blanks],
+        special,
+        batch_tokens,
+        "left only",
+    )
 
 
 def _branches(prompt: int, candidates: int, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,7 +139,9 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 def accuracy(answers: list[list[int]], blanks: list[Blank]) -> dict[str, float]:
     """Share of tokens and of whole holes that are right, with 95 % intervals. That of tokens takes them as independent, which tokens of one hole are not."""
-    tokens = [a == b for answer, blank in zip(answers, blanks, strict=True) for a, b in zip(answer, blank.answer, strict=True)]
+    tokens = [
+        a == b for answer, blank in zip(answers, blanks, strict=True) for a, b in zip(answer, blank.answer, strict=True)
+    ]
     spans = [answer == blank.answer for answer, blank in zip(answers, blanks, strict=True)]
     out: dict[str, float] = {}
     for name, hits in (("token", tokens), ("span", spans)):

@@ -48,7 +48,13 @@ def configuration(args: argparse.Namespace, changes: dict[str, Any], seed: int, 
     """The base with a variant's changes, one seed, and as many steps as the tokens allow."""
     values = merged(read_toml(Path(args.config)), changes)
     values["model"] = dataclasses.asdict(model_preset(values.pop("preset", "nano"), **values.get("model", {})))
-    train = values.setdefault("train", {}) | {"out": str(out), "seed": seed, "device": args.device, "keep": 1, "sample_every": 0}
+    train = values.setdefault("train", {}) | {
+        "out": str(out),
+        "seed": seed,
+        "device": args.device,
+        "keep": 1,
+        "sample_every": 0,
+    }
     per_step = train.get("seq_len", 512) * train.get("batch_rows", 32)
     train["steps"] = train["save_every"] = train["eval_every"] = max(1, round(args.tokens / per_step))
     values["train"], values["data"] = train, {**values.get("data", {}), "path": args.corpus, "seed": seed}
@@ -57,7 +63,11 @@ def configuration(args: argparse.Namespace, changes: dict[str, Any], seed: int, 
 
 def measure(args: argparse.Namespace, model, tokenizer) -> dict[str, dict[str, float]]:
     """Column -> language -> figure. A causal model has no prefix and no two-sided columns."""
-    held, special, both = l2r.held_out(args.corpus, tokenizer, args.max_tokens), sorted(tokenizer.special.values()), model.config.mask == "prefix"
+    held, special, both = (
+        l2r.held_out(args.corpus, tokenizer, args.max_tokens),
+        sorted(tokenizer.special.values()),
+        model.config.mask == "prefix",
+    )
     out: dict[str, dict[str, float]] = {name: {} for name in COLUMNS}
     for language in sorted({h.language for h in held}):
         mine = [h for h in held if h.language == language]
@@ -65,10 +75,15 @@ def measure(args: argparse.Namespace, model, tokenizer) -> dict[str, dict[str, f
             nats = np.concatenate([l2r.document_nats(model, h, way, batch_tokens=args.batch_tokens) for h in mine])
             out[way][language] = l2r.bits_per_byte(nats, mine)["bits_per_byte"]
         single, spans = (holes.make_blanks(mine, args.items, kind) for kind in (True, False))
-        out["left"][language] = 100 * holes.accuracy(holes.fill_left_only(model, single, special, args.batch_tokens), single)["token"]
+        out["left"][language] = (
+            100 * holes.accuracy(holes.fill_left_only(model, single, special, args.batch_tokens), single)["token"]
+        )
         if both:
             for name, items in (("token", single), ("span", spans)):
-                out[name][language] = 100 * holes.accuracy(holes.fill_both_sides(model, items, special, args.batch_tokens), items)["token"]
+                out[name][language] = (
+                    100
+                    * holes.accuracy(holes.fill_both_sides(model, items, special, args.batch_tokens), items)["token"]
+                )
     return out
 
 
@@ -82,7 +97,10 @@ def run_one(args: argparse.Namespace, name: str, seed: int, folder: Path) -> Non
         require(trained.finished, "run", name, "was stopped; start it again")
         result |= {"train_seconds": time.perf_counter() - start, "heldout_loss": trained.heldout}
         model = openglm.load_model(trained.model, device=args.device)
-        result |= {"parameters": model.config.parameters, "metrics": measure(args, model, openglm.load_tokenizer(args.corpus))}
+        result |= {
+            "parameters": model.config.parameters,
+            "metrics": measure(args, model, openglm.load_tokenizer(args.corpus)),
+        }
     except ValueError as error:
         require("nothing of this step was kept" in str(error), name, seed, str(error))
         result["error"] = str(error)
@@ -92,7 +110,9 @@ def run_one(args: argparse.Namespace, name: str, seed: int, folder: Path) -> Non
 
 def settings(args: argparse.Namespace, config: PretrainConfig) -> dict[str, Any]:
     """What a kept result must have been made with."""
-    return json.loads(json.dumps({"config": dataclasses.asdict(config), "max_tokens": args.max_tokens, "items": args.items}))
+    return json.loads(
+        json.dumps({"config": dataclasses.asdict(config), "max_tokens": args.max_tokens, "items": args.items})
+    )
 
 
 def spawn(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
@@ -103,7 +123,9 @@ def spawn(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     file = folder / "result.json"
     if not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["settings"] != wanted:
         with (folder / "output.txt").open("w", encoding="utf-8") as output:
-            done = subprocess.run([sys.executable, *sys.argv, "--one", name, str(seed), str(folder)], stdout=output, stderr=output)
+            done = subprocess.run(
+                [sys.executable, *sys.argv, "--one", name, str(seed), str(folder)], stdout=output, stderr=output
+            )
         if done.returncode:
             raise RuntimeError(f"{name}, seed {seed}: exit code {done.returncode}; see {folder / 'output.txt'}")
     return json.loads(file.read_text(encoding="utf-8"))
@@ -111,6 +133,7 @@ def spawn(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
 
 def summary(results: dict[str, dict[int, dict]]) -> dict[str, dict[str, dict[str, float]]]:
     """Variant -> column -> mean over languages and seeds, its standard error, and the same of the difference from the first variant."""
+
     def values(name: str, column: str) -> dict[int, float]:
         figures = {seed: r.get("metrics", {}).get(column) for seed, r in results[name].items()}
         return {seed: float(np.mean(list(f.values()))) for seed, f in figures.items() if f}
@@ -125,7 +148,11 @@ def summary(results: dict[str, dict[int, dict]]) -> dict[str, dict[str, dict[str
             own, base = values(name, column), values(first, column)
             paired = [own[s] - base[s] for s in own if s in base]
             if own:
-                row[column] = {"mean": float(np.mean(list(own.values()))), "se": spread(list(own.values())), "seeds": len(own)}
+                row[column] = {
+                    "mean": float(np.mean(list(own.values()))),
+                    "se": spread(list(own.values())),
+                    "seeds": len(own),
+                }
             if own and paired and name != first:
                 row[column] |= {"difference": float(np.mean(paired)), "difference_se": spread(paired)}
     return out
@@ -133,6 +160,7 @@ def summary(results: dict[str, dict[int, dict]]) -> dict[str, dict[str, dict[str
 
 def markdown(rows: dict[str, dict[str, dict[str, float]]], results: dict[str, dict[int, dict]]) -> str:
     """Mean ± standard error, in brackets the paired difference from the first variant."""
+
     def figure(mean: float, se: float | None, form: str) -> str:
         return f"{mean:{form}}" + (f" ± {se:{form.removeprefix('+')}}" if se is not None else "")
 
@@ -142,16 +170,31 @@ def markdown(rows: dict[str, dict[str, dict[str, float]]], results: dict[str, di
         for column in COLUMNS:
             cell, digits = row.get(column), 4 if column in ("uni", "prefix") else 1
             text = figure(cell["mean"], cell["se"], f".{digits}f") if cell else "–"
-            cells.append(text + (f" ({figure(cell['difference'], cell['difference_se'], f'+.{digits}f')})" if cell and "difference" in cell else ""))
+            cells.append(
+                text
+                + (
+                    f" ({figure(cell['difference'], cell['difference_se'], f'+.{digits}f')})"
+                    if cell and "difference" in cell
+                    else ""
+                )
+            )
         failed = sum("error" in r for r in results[name].values())
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(results[name])}{f', {failed} diverged' if failed else ''} |")
+        lines.append(
+            f"| {name} | " + " | ".join(cells) + f" | {len(results[name])}{f', {failed} diverged' if failed else ''} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="recipes/nano/pretrain.toml", help="pre-training configuration that the variants change")
-    parser.add_argument("--variants", default="recipes/nano/variants.toml", help="TOML: a table of changes for each variant, the reference first")
+    parser.add_argument(
+        "--config", default="recipes/nano/pretrain.toml", help="pre-training configuration that the variants change"
+    )
+    parser.add_argument(
+        "--variants",
+        default="recipes/nano/variants.toml",
+        help="TOML: a table of changes for each variant, the reference first",
+    )
     parser.add_argument("--only", nargs="*", help="names of variants to run, the reference first")
     parser.add_argument("--corpus", required=True, help="folder made by `glm data build`")
     parser.add_argument("--out", required=True, help="folder for the runs")
@@ -172,7 +215,9 @@ def main() -> int:
     for name in args.only or ():
         require(name in known, "--only", name, f"no such variant; there are {', '.join(known)}")
     names = args.only or list(known)
-    tasks = [(name, seed) for seed in range(1, args.seeds + 1) for name in names]  # seed by seed, so that an early look compares like with like
+    tasks = [
+        (name, seed) for seed in range(1, args.seeds + 1) for name in names
+    ]  # seed by seed, so that an early look compares like with like
     results: dict[str, dict[int, dict]] = {name: {} for name in names}
     failures = 0
     with ThreadPoolExecutor(args.jobs) as pool, progress("runs", len(tasks), "runs") as advance:
@@ -187,7 +232,10 @@ def main() -> int:
     rows = summary(results)
     print(markdown(rows, results))
     if args.json:
-        Path(args.json).write_text(json.dumps({"summary": rows, "runs": results, "tokens": args.tokens, "seeds": args.seeds}, indent=1) + "\n", encoding="utf-8")
+        Path(args.json).write_text(
+            json.dumps({"summary": rows, "runs": results, "tokens": args.tokens, "seeds": args.seeds}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     return 1 if failures else 0
 
 

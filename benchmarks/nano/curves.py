@@ -25,13 +25,31 @@ def language_of(source: str) -> str:
 
 def draw(axis, run: Path) -> None:
     train, heldout = read(run)
-    axis.plot([t["tokens"] / 1e6 for t in train], [t["loss"] for t in train], color="#999999", linewidth=0.8, label="training rows")
+    axis.plot(
+        [t["tokens"] / 1e6 for t in train],
+        [t["loss"] for t in train],
+        color="#999999",
+        linewidth=0.8,
+        label="training rows",
+    )
     per_step = train[-1]["tokens"] / train[-1]["step"]
     for language, colour in (("zh", "#b3362a"), ("en", "#2a6fb0")):
-        points = [(h["step"] * per_step / 1e6, [loss for name, loss in h["heldout"].items() if language_of(name) == language]) for h in heldout]
-        axis.plot([x for x, _ in points], [sum(v) / len(v) for _, v in points], "o-", color=colour, markersize=3, label=f"held out, {language} (mean over sources)")
+        points = [
+            (h["step"] * per_step / 1e6, [loss for name, loss in h["heldout"].items() if language_of(name) == language])
+            for h in heldout
+        ]
+        axis.plot(
+            [x for x, _ in points],
+            [sum(v) / len(v) for _, v in points],
+            "o-",
+            color=colour,
+            markersize=3,
+            label=f"held out, {language} (mean over sources)",
+        )
     chat = [(h["step"] * per_step / 1e6, h["heldout"]["chat"]) for h in heldout if "chat" in h["heldout"]]
-    axis.plot([x for x, _ in chat], [y for _, y in chat], "s-", color="#3a8f4d", markersize=3, label="held out, conversations")
+    axis.plot(
+        [x for x, _ in chat], [y for _, y in chat], "s-", color="#3a8f4d", markersize=3, label="held out, conversations"
+    )
     axis.set(title=run.name, xlabel="million tokens in the rows", ylabel="loss, nats a trained token")
     axis.grid(alpha=0.3)
 

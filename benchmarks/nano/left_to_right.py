@@ -41,7 +41,12 @@ class HeldOut:
 def held_out(folder: str | Path, tokenizer, max_tokens: int, seed: int = 1) -> list[HeldOut]:
     """Documents in an order that depends on the seed and the source's name alone, until `max_tokens` per source are reached."""
     corpus, chosen = Corpus(folder, split="heldout"), []
-    require(tokenizer.fingerprint == corpus.manifest["tokenizer"], "corpus", str(folder), "was cut into tokens by another tokenizer than the model's")
+    require(
+        tokenizer.fingerprint == corpus.manifest["tokenizer"],
+        "corpus",
+        str(folder),
+        "was cut into tokens by another tokenizer than the model's",
+    )
     languages = {s["name"]: s["language"] for s in corpus.manifest["sources"]}
     for name, source in sorted(corpus.sources.items()):
         order = np.random.default_rng([seed, *name.encode()]).permutation(len(source.lengths))
@@ -73,7 +78,9 @@ def _rows(document: np.ndarray, number: int, way: str, window: int, tokens) -> l
     for start, first, end in windows(len(text), window):
         before, inputs = text[start:first], text[first : end - 1]
         ids = before + marks + inputs if way == "prefix" else marks + before + inputs
-        rows.append(_Row(ids, number, first - start + 1, text[first:end]))  # with both ways, output k - start + 1 predicts token k
+        rows.append(
+            _Row(ids, number, first - start + 1, text[first:end])
+        )  # with both ways, output k - start + 1 predicts token k
     return rows
 
 
@@ -111,7 +118,9 @@ def document_nats(model, held: HeldOut, way: str = "uni", window: int = 512, bat
             for at, i in enumerate(group):
                 row = rows[i]
                 scored = log_p[at, row.first : row.first + len(row.targets)]
-                nats[row.document] -= float(scored.gather(1, torch.tensor(row.targets, device=scored.device)[:, None]).double().sum())
+                nats[row.document] -= float(
+                    scored.gather(1, torch.tensor(row.targets, device=scored.device)[:, None]).double().sum()
+                )
             advance(len(group))
     return nats
 
@@ -153,4 +162,7 @@ def groups(held: list[HeldOut]) -> dict[str, list[int]]:
 
 def table(nats: list[np.ndarray], held: list[HeldOut]) -> dict[str, dict[str, float]]:
     """`bits_per_byte` of every language and source. nats: one array per source."""
-    return {name: bits_per_byte(np.concatenate([nats[i] for i in members]), [held[i] for i in members]) for name, members in groups(held).items()}
+    return {
+        name: bits_per_byte(np.concatenate([nats[i] for i in members]), [held[i] for i in members])
+        for name, members in groups(held).items()
+    }

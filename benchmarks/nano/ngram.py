@@ -52,7 +52,9 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     return np.array([0, 0.5, 1.0, 1.5])
 
 
-def pad_documents(tokens: np.ndarray, ends: np.ndarray, order: int, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_documents(
+    tokens: np.ndarray, ends: np.ndarray, order: int, start: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Documents with order - 1 start symbols before and the end token behind each. Returns the stream and True where a token is predicted."""
     lengths = np.diff(ends, prepend=0)
     first = np.concatenate([[0], np.cumsum(lengths + order)[:-1]])
@@ -85,7 +87,10 @@ class KneserNey:
         if order < 2:
             raise ValueError(f"order = {order}: must be 2 or more")
         self.vocab_size, self.end_id, self.order = vocab_size, end_id, order
-        self.start, self.base = vocab_size, vocab_size + 1  # the start symbol is one more than any token, and never predicted
+        self.start, self.base = (
+            vocab_size,
+            vocab_size + 1,
+        )  # the start symbol is one more than any token, and never predicted
         self.levels: list[Level] = []
 
     def fit(self, tokens: np.ndarray, ends: np.ndarray) -> KneserNey:
@@ -103,7 +108,9 @@ class KneserNey:
     def _key(self, ranks: np.ndarray, contexts: int, stream: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Keys of the n-grams that end at each token, -1 where the context was never seen."""
         context = np.roll(ranks, 1).astype(np.int64)
-        context[~predicted] = contexts - 1  # the start symbol is the greatest token, so the n-gram of start symbols has the last rank
+        context[~predicted] = (
+            contexts - 1
+        )  # the start symbol is the greatest token, so the n-gram of start symbols has the last rank
         return np.where(context >= 0, context * self.base + stream, -1)
 
     def _smooth(self, keys: list[np.ndarray], suffixes: list[np.ndarray], counts: np.ndarray) -> None:
@@ -152,7 +159,9 @@ def documents_read(run: Path, step: int | None = None) -> dict[str, np.ndarray]:
     data, train = from_dict(DataConfig, settings["data"]), settings["train"]
     model, infilling = from_dict(ModelConfig, settings["model"]), from_dict(InfillingConfig, settings["infilling"])
     rows, _ = make_rows(data, infilling, model, load_tokenizer(data.path), train["seq_len"])
-    drawn = np.bincount([rows.source_of(i)[0] for i in range((step or train["steps"]) * train["batch_rows"])], minlength=len(rows.names))
+    drawn = np.bincount(
+        [rows.source_of(i)[0] for i in range((step or train["steps"]) * train["batch_rows"])], minlength=len(rows.names)
+    )
     read = {}
     for name, stream, count in zip(rows.names, rows.streams, drawn.tolist(), strict=True):
         if isinstance(stream, TextStream):
@@ -166,7 +175,9 @@ def fit_corpus(folder: str, end_id: int, order: int = 5, read: dict[str, np.ndar
     corpus = Corpus(folder)
     chosen = read or {name: np.arange(len(source)) for name, source in corpus.sources.items()}
     documents = [corpus.sources[name].document(int(i)) for name, numbers in chosen.items() for i in numbers]
-    return KneserNey(corpus.vocab_size, end_id, order).fit(np.concatenate(documents), np.cumsum([len(d) for d in documents]))
+    return KneserNey(corpus.vocab_size, end_id, order).fit(
+        np.concatenate(documents), np.cumsum([len(d) for d in documents])
+    )
 
 
 def document_nats(model: KneserNey, documents: list[np.ndarray]) -> np.ndarray:
@@ -177,7 +188,9 @@ def document_nats(model: KneserNey, documents: list[np.ndarray]) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Bits per byte of a Kneser-Ney n-gram model on the whole held-out split of a corpus.")
+    parser = argparse.ArgumentParser(
+        description="Bits per byte of a Kneser-Ney n-gram model on the whole held-out split of a corpus."
+    )
     parser.add_argument("--corpus", required=True, help="folder made by `glm data build`")
     parser.add_argument("--order", type=int, default=5, help="tokens in the longest n-gram")
     parser.add_argument("--json", help="write the figures here")
@@ -192,10 +205,15 @@ def main() -> None:
     held = left_to_right.held_out(args.corpus, tokenizer, max_tokens=1 << 62)
     rows = left_to_right.table([document_nats(model, h.documents) for h in held], held)
     for name, row in rows.items():
-        print(f"{name:24s} {row['bits_per_byte']:.4f} bits per byte [{row['low']:.4f}, {row['high']:.4f}]  perplexity {row['perplexity']:.2f}", end="  ")
+        print(
+            f"{name:24s} {row['bits_per_byte']:.4f} bits per byte [{row['low']:.4f}, {row['high']:.4f}]  perplexity {row['perplexity']:.2f}",
+            end="  ",
+        )
         print(f"{row['documents']} documents  {row['tokens']} tokens  {row['bytes']} bytes")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"order {args.order}: {sum(len(level.keys) for level in model.levels):,} n-grams, fitted in {seconds:.0f} s, peak memory {peak / 2**20:.2f} GiB")
+    print(
+        f"order {args.order}: {sum(len(level.keys) for level in model.levels):,} n-grams, fitted in {seconds:.0f} s, peak memory {peak / 2**20:.2f} GiB"
+    )
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"order": args.order, "seconds": seconds, "peak_rss_kib": peak, "heldout": rows}, file, indent=1)

@@ -36,7 +36,8 @@ def reading(args: argparse.Namespace, models: dict, tokenizer, held: list[l2r.He
     for name, model in models.items():
         for way in ["uni", "prefix"] if model.config.mask == "prefix" else ["uni"]:
             nats["GLM, left only" if (name, way) == ("GLM", "uni") else "GLM, prefix" if name == "GLM" else name] = [
-                l2r.document_nats(model, h, way, batch_tokens=args.batch_tokens) for h in held]
+                l2r.document_nats(model, h, way, batch_tokens=args.batch_tokens) for h in held
+            ]
     say("fitting the 5-gram model")
     texts = {"KN-5": None}  # None: the whole training split
     if args.run:
@@ -45,7 +46,9 @@ def reading(args: argparse.Namespace, models: dict, tokenizer, held: list[l2r.He
         kneser_ney = ngram.fit_corpus(args.corpus, tokenizer.special["<eop>"], read=read)
         nats[name] = [ngram.document_nats(kneser_ney, h.documents) for h in held]
     tables = {name: l2r.table(n, held) for name, n in nats.items()}
-    pairs = [(a, b) for a in ("GLM, left only", "GLM, prefix") for b in ("GPT", "KN-5", "KN-5, same tokens") if b in nats]
+    pairs = [
+        (a, b) for a in ("GLM, left only", "GLM, prefix") for b in ("GPT", "KN-5", "KN-5, same tokens") if b in nats
+    ]
     differences = {
         f"{a} - {b}": {g: l2r.difference(*(np.concatenate([nats[x][i] for i in members]) for x in (a, b)), [held[i] for i in members]) for g, members in l2r.groups(held).items()}
         for a, b in pairs
@@ -85,27 +88,52 @@ def filling(args: argparse.Namespace, models: dict, tokenizer, held: list[l2r.He
 
 def markdown(report: dict) -> str:
     """The three tables."""
+
     def interval(row: dict, size: dict, form: str) -> str:  # a bootstrap over a handful of documents says nothing
-        return f"{row['bits_per_byte']:{form}}" + (f" [{row['low']:{form}}, {row['high']:{form}}]" if size["documents"] >= 10 else "")
+        return f"{row['bits_per_byte']:{form}}" + (
+            f" [{row['low']:{form}}, {row['high']:{form}}]" if size["documents"] >= 10 else ""
+        )
 
     readers, lines = report["reading"]["readers"], []
     sizes = next(iter(readers.values()))
     groups = list(sizes)
-    lines += ["Bits per byte of held-out text, every token and <eop> predicted once [95 % interval over documents, where there are 10 or more], perplexity per token:", ""]
+    lines += [
+        "Bits per byte of held-out text, every token and <eop> predicted once [95 % interval over documents, where there are 10 or more], perplexity per token:",
+        "",
+    ]
     lines += ["| | " + " | ".join(readers) + " | documents | tokens | bytes |", "|---" * (len(readers) + 4) + "|"]
     for group in groups:
-        cells = [f"{interval(r[group], sizes[group], '.3f')} ppl {r[group]['perplexity']:.1f}" for r in readers.values()]
+        cells = [
+            f"{interval(r[group], sizes[group], '.3f')} ppl {r[group]['perplexity']:.1f}" for r in readers.values()
+        ]
         size = sizes[group]
-        lines.append(f"| {group} | " + " | ".join(cells) + f" | {size['documents']} | {size['tokens']} | {size['bytes']} |")
+        lines.append(
+            f"| {group} | " + " | ".join(cells) + f" | {size['documents']} | {size['tokens']} | {size['bytes']} |"
+        )
     pairs = report["reading"]["differences"]
-    lines += ["", "Differences in bits per byte, paired by document (below 0: the first is better):", "", "| | " + " | ".join(pairs) + " |", "|---" * (len(pairs) + 1) + "|"]
+    lines += [
+        "",
+        "Differences in bits per byte, paired by document (below 0: the first is better):",
+        "",
+        "| | " + " | ".join(pairs) + " |",
+        "|---" * (len(pairs) + 1) + "|",
+    ]
     for group in groups:
-        lines.append(f"| {group} | " + " | ".join(interval(row[group], sizes[group], "+.3f") for row in pairs.values()) + " |")
-    lines += ["", f"Holes in held-out text, exact answers in % [95 % interval]; chance is {100 * report['chance']:.3f} %:", ""]
+        lines.append(
+            f"| {group} | " + " | ".join(interval(row[group], sizes[group], "+.3f") for row in pairs.values()) + " |"
+        )
+    lines += [
+        "",
+        f"Holes in held-out text, exact answers in % [95 % interval]; chance is {100 * report['chance']:.3f} %:",
+        "",
+    ]
     lines += ["| | filler | tokens right | n | holes right | n |", "|---|---|---|---|---|---|"]
     for kind, row in report["blanks"].items():
         for name, a in row.items():
-            cells = [f"{100 * a[x]:.1f} [{100 * a[x + '_low']:.1f}, {100 * a[x + '_high']:.1f}] | {a[x + 's']}" for x in ("token", "span")]
+            cells = [
+                f"{100 * a[x]:.1f} [{100 * a[x + '_low']:.1f}, {100 * a[x + '_high']:.1f}] | {a[x + 's']}"
+                for x in ("token", "span")
+            ]
             lines.append(f"| {kind} | {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Made by `{report['command']}` on {report['machine']}."])
 
@@ -135,7 +163,11 @@ def plot(report: dict, path: str) -> None:
     readers = report["reading"]["readers"]
     order = [name for name in COLOURS if name in readers]
     languages = report["languages"]
-    _bars(left, {n: {g: tuple(readers[n][g][x] for x in ("bits_per_byte", "low", "high")) for g in languages} for n in order}, "bits per byte, held-out text (lower is better)")
+    _bars(
+        left,
+        {n: {g: tuple(readers[n][g][x] for x in ("bits_per_byte", "low", "high")) for g in languages} for n in order},
+        "bits per byte, held-out text (lower is better)",
+    )
     fillers = [name for name in COLOURS if any(name in row for row in report["blanks"].values())]
     _bars(right, {n: {k: tuple(100 * row[n][x] for x in ("token", "token_low", "token_high")) for k, row in report["blanks"].items() if n in row} for n in fillers},
           "tokens of held-out blanks right, % (higher is better)")  # fmt: skip
@@ -147,18 +179,31 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="GLM: folder or bundled name")
     parser.add_argument("--gpt", help="folder of a causal model with the same tokenizer")
     parser.add_argument("--corpus", required=True, help="folder made by `glm data build`")
-    parser.add_argument("--run", help="folder of the GLM's training run: adds a 5-gram model of just the documents that it had read")
-    parser.add_argument("--step", type=int, help="steps of that run that the GLM has behind it, where it is not finished")
+    parser.add_argument(
+        "--run", help="folder of the GLM's training run: adds a 5-gram model of just the documents that it had read"
+    )
+    parser.add_argument(
+        "--step", type=int, help="steps of that run that the GLM has behind it, where it is not finished"
+    )
     parser.add_argument("--max-tokens", type=int, default=4000, help="held-out tokens per source, whole documents")
     parser.add_argument("--items", type=int, default=300, help="holes per language and kind")
-    parser.add_argument("--rerank-items", type=int, default=60, help="holes per language that the causal model re-ranks (fifty times the work)")
+    parser.add_argument(
+        "--rerank-items",
+        type=int,
+        default=60,
+        help="holes per language that the causal model re-ranks (fifty times the work)",
+    )
     parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens in one forward pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--json", help="write all figures here")
     parser.add_argument("--plot", help="write the picture here")
     args = parser.parse_args()
     tokenizer = openglm.load_tokenizer(args.model)
-    models = {name: openglm.load_model(folder, device=args.device) for name, folder in (("GPT", args.gpt), ("GLM", args.model)) if folder}
+    models = {
+        name: openglm.load_model(folder, device=args.device)
+        for name, folder in (("GPT", args.gpt), ("GLM", args.model))
+        if folder
+    }
     held = l2r.held_out(args.corpus, tokenizer, args.max_tokens)
     report = {
         "reading": reading(args, models, tokenizer, held), "blanks": filling(args, models, tokenizer, held), "chance": 1 / (tokenizer.vocab_size - len(tokenizer.special)),

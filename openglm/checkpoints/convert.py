@@ -48,11 +48,21 @@ def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = No
     if to == "hf":
         _require_whole(checkpoint, to)
     kind = choose_type(checkpoint.config, checkpoint.source.dtype, torch.device("cpu"), dtype) if dtype else None
-    description = hf_config(checkpoint.config, str(kind or checkpoint.source.dtype).removeprefix("torch.")) if to == "hf" else None
+    description = (
+        hf_config(checkpoint.config, str(kind or checkpoint.source.dtype).removeprefix("torch."))
+        if to == "hf"
+        else None
+    )
 
     def fill(place: Path) -> None:
         if description:
-            write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config)))
+            write_tensors(
+                place,
+                (
+                    (name, stored(name, tensor, kind))
+                    for name, tensor in to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config)
+                ),
+            )
             (place / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         else:
             write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in _named(_shown(checkpoint))))
@@ -89,7 +99,12 @@ def _named(modules: Iterator[tuple[str, Leaves]]) -> Iterator[tuple[str, Tensor]
 
 def _require_whole(checkpoint: Checkpoint, to: str) -> None:
     bits = checkpoint.source.bits
-    require(not bits, "source", str(checkpoint.folder), f"holds int{bits} codes, which {to} has no place for; convert the checkpoint that was not quantised, or to openglm")
+    require(
+        not bits,
+        "source",
+        str(checkpoint.folder),
+        f"holds int{bits} codes, which {to} has no place for; convert the checkpoint that was not quantised, or to openglm",
+    )
 
 
 def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:

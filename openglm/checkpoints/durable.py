@@ -51,7 +51,9 @@ def filling(parent: Path | str, name: str) -> Iterator[Path]:
         reason = _disk_trouble(error)
         if reason is None:
             raise
-        raise ValueError(f"cannot write {target}: {reason}; nothing was changed there. Free space or choose another folder") from error
+        raise ValueError(
+            f"cannot write {target}: {reason}; nothing was changed there. Free space or choose another folder"
+        ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -77,7 +79,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+        raise ValueError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -95,9 +99,13 @@ def verify_folder(folder: Path | str) -> None:
             raise ValueError(f"{path}: missing, though {MANIFEST} lists it; use another copy of this folder")
         size = path.stat().st_size
         if size != expected["bytes"]:
-            raise ValueError(f"{path}: {size} bytes where {MANIFEST} says {expected['bytes']}; use another copy of this folder")
+            raise ValueError(
+                f"{path}: {size} bytes where {MANIFEST} says {expected['bytes']}; use another copy of this folder"
+            )
         if _sha256(path) != expected["sha256"]:
-            raise ValueError(f"{path}: contents differ from the SHA-256 in {MANIFEST} (a changed or swapped file); use another copy of this folder")
+            raise ValueError(
+                f"{path}: contents differ from the SHA-256 in {MANIFEST} (a changed or swapped file); use another copy of this folder"
+            )
 
 
 def read_manifest(folder: Path) -> dict[str, dict]:
@@ -110,7 +118,9 @@ def read_manifest(folder: Path) -> dict[str, dict]:
     raw = path.read_bytes()
     try:
         files = json.loads(raw)["files"]
-        intact = raw == _render(files) and all(_inside(folder, name) and set(entry) == {"bytes", "sha256"} for name, entry in files.items())
+        intact = raw == _render(files) and all(
+            _inside(folder, name) and set(entry) == {"bytes", "sha256"} for name, entry in files.items()
+        )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         intact = False
     if not intact:
@@ -174,7 +184,9 @@ def _take_name(temporary: Path, target: Path) -> None:
 def _render(files: dict[str, dict]) -> bytes:
     """The manifest's bytes. It carries its own hash, so that a flipped bit inside it is seen too."""
     body = json.dumps(files, sort_keys=True, separators=(",", ":"))
-    return json.dumps({"version": 1, "sha256": hashlib.sha256(body.encode()).hexdigest(), "files": files}, indent=1, sort_keys=True).encode()
+    return json.dumps(
+        {"version": 1, "sha256": hashlib.sha256(body.encode()).hexdigest(), "files": files}, indent=1, sort_keys=True
+    ).encode()
 
 
 def _inside(folder: Path, name: str) -> bool:

@@ -26,7 +26,9 @@ from openglm.text.tokenizer import Tokenizer
 try:
     from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
 except ImportError as error:
-    raise ValueError(f"to write GGUF, {error.name} is needed and not installed; run: pip install 'openglm[convert]'") from None
+    raise ValueError(
+        f"to write GGUF, {error.name} is needed and not installed; run: pip install 'openglm[convert]'"
+    ) from None
 
 Shape = tuple[int, ...]
 
@@ -53,7 +55,13 @@ _STRANGERS = "the weights and the configuration do not belong together"
 _CHUNK = 1 << 20  # numbers turned into their stored form at a time
 
 
-def write_gguf(path: Path | str, weights: Mapping[str, Tensor], config: ModelConfig, tokenizer: Tokenizer | None = None, kind: str = "f16") -> Path:
+def write_gguf(
+    path: Path | str,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Tokenizer | None = None,
+    kind: str = "f16",
+) -> Path:
     """Write `path` in one go; an earlier file stays until the new one is whole.
 
     weights: by our parameter names, such as dict(model.named_parameters()), or a mapping that reads them from a disk: each is asked for once,
@@ -90,7 +98,12 @@ def _check_network(config: ModelConfig) -> None:
     for option, values in _RUNS.items():
         require(getattr(config, option) in values, f"model.{option}", getattr(config, option), known)
     width = config.heads * config.head_dim
-    require(config.residual == "sandwich" or width == config.hidden, "model.head_dim", config.head_dim, f"llama.cpp's chatglm needs heads * head_dim = hidden ({config.hidden})")
+    require(
+        config.residual == "sandwich" or width == config.hidden,
+        "model.head_dim",
+        config.head_dim,
+        f"llama.cpp's chatglm needs heads * head_dim = hidden ({config.hidden})",
+    )
 
 
 def layout(layers: int, names: Container[str]) -> Iterator[tuple[str, list[str]]]:
@@ -135,7 +148,9 @@ def _bytes(shape: Shape, stored: GGMLQuantizationType) -> int:
     return math.prod(shape) // block * size
 
 
-def _data(sources: list[str], weights: Mapping[str, Tensor], shapes: Mapping[str, Shape], stored: GGMLQuantizationType) -> np.ndarray:
+def _data(
+    sources: list[str], weights: Mapping[str, Tensor], shapes: Mapping[str, Shape], stored: GGMLQuantizationType
+) -> np.ndarray:
     """The bytes of one tensor of the file."""
     sizes = [_bytes(shapes[source], stored) for source in sources]
     data = np.empty(sum(sizes), np.uint8)
@@ -147,11 +162,18 @@ def _data(sources: list[str], weights: Mapping[str, Tensor], shapes: Mapping[str
 def _encode(name: str, tensor: Tensor, shape: Shape, stored: GGMLQuantizationType, out: np.ndarray) -> None:
     """Fill `out` with the stored form of one of our tensors, some rows at a time."""
     if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-        raise ValueError(f"tensor {name!r} has shape {list(tensor.shape)} of {tensor.dtype}, not {list(shape)} of floats; {_STRANGERS}")
+        raise ValueError(
+            f"tensor {name!r} has shape {list(tensor.shape)} of {tensor.dtype}, not {list(shape)} of floats; {_STRANGERS}"
+        )
     largest = torch.finfo(torch.float16 if stored == GGMLQuantizationType.F16 else torch.float32).max
     step, out = max(1, _CHUNK // math.prod(shape[1:])), out.reshape(shape[0], -1)
     for start in range(0, shape[0], step):
         rows = tensor[start : start + step].to("cpu", torch.float32).contiguous()
         low, high = map(float, rows.aminmax())
-        require(-largest <= low and high <= largest, f"tensor {name!r}", high if low >= -largest else low, f"not finite, or beyond {stored.name}; no file was written")
+        require(
+            -largest <= low and high <= largest,
+            f"tensor {name!r}",
+            high if low >= -largest else low,
+            f"not finite, or beyond {stored.name}; no file was written",
+        )
         out[start : start + step] = quants.quantize(rows.numpy(), stored).view(np.uint8).reshape(len(rows), -1)

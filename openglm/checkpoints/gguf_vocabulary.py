@@ -29,11 +29,25 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, config: Mode
         return
     special = {number: (name, TokenType.CONTROL) for name, number in tokenizer.special.items()}
     last = max(tokenizer.vocab_size - 1, *special)
-    require(last < config.vocab_size, "tokenizer", f"{last + 1} tokens", f"more than the model's vocabulary of {config.vocab_size}; they do not belong together")
-    plain = _sentencepiece(writer, tokenizer.pieces, config.vocab_size) if isinstance(tokenizer, SentencePieceTokenizer) else _byte_level(writer, tokenizer)
+    require(
+        last < config.vocab_size,
+        "tokenizer",
+        f"{last + 1} tokens",
+        f"more than the model's vocabulary of {config.vocab_size}; they do not belong together",
+    )
+    plain = (
+        _sentencepiece(writer, tokenizer.pieces, config.vocab_size)
+        if isinstance(tokenizer, SentencePieceTokenizer)
+        else _byte_level(writer, tokenizer)
+    )
     unused = {number: (f"[PAD{number}]", TokenType.UNUSED) for number in range(config.vocab_size)}
     texts, kinds = zip(*(unused | special | plain).values(), strict=True)
-    require(len(set(texts)) == len(texts), "tokenizer", f"{last + 1} tokens", "two tokens have the same text, which llama.cpp does not allow")
+    require(
+        len(set(texts)) == len(texts),
+        "tokenizer",
+        f"{last + 1} tokens",
+        "two tokens have the same text, which llama.cpp does not allow",
+    )
     writer.add_token_list(texts)
     writer.add_token_types(kinds)
     writer.add_add_bos_token(False)
@@ -57,8 +71,15 @@ def _chat_template(turns: object) -> str:
 def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
     """llama.cpp knows three ids that end an answer: of the text, of a turn, of a message (a tool call)."""
     stops = config.tokens.stop or (config.tokens.eop,)
-    require(stops[0] >= 0 and len(stops) <= 3, "model.tokens.stop", config.tokens.stop, "llama.cpp needs one to three ids that end an answer")
-    for add, number in zip((writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), stops, strict=False):
+    require(
+        stops[0] >= 0 and len(stops) <= 3,
+        "model.tokens.stop",
+        config.tokens.stop,
+        "llama.cpp needs one to three ids that end an answer",
+    )
+    for add, number in zip(
+        (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), stops, strict=False
+    ):
         add(number)
     if config.tokens.pad >= 0:
         writer.add_pad_token_id(config.tokens.pad)
@@ -66,12 +87,25 @@ def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
 
 def _byte_level(writer: GGUFWriter, tokenizer: Tokenizer) -> dict[int, tuple[str, TokenType]]:
     """Tokens by id, their bytes spelt in GPT-2's printable characters."""
-    character, special = {byte: character for character, byte in byte_of_character().items()}, set(tokenizer.special.values())
-    tokens = {number: tokenizer.decode_bytes([number], skip_special=False) for number in range(tokenizer.vocab_size) if number not in special}
+    character, special = (
+        {byte: character for character, byte in byte_of_character().items()},
+        set(tokenizer.special.values()),
+    )
+    tokens = {
+        number: tokenizer.decode_bytes([number], skip_special=False)
+        for number in range(tokenizer.vocab_size)
+        if number not in special
+    }
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2" if tokenizer.format.name == "openglm" else "glm4")
-    writer.add_token_merges([" ".join("".join(map(character.__getitem__, part)) for part in pair) for pair in merges(list(tokens.values()))])
-    return {number: ("".join(map(character.__getitem__, token)), TokenType.NORMAL) for number, token in tokens.items() if token}
+    writer.add_token_merges(
+        [" ".join("".join(map(character.__getitem__, part)) for part in pair) for pair in merges(list(tokens.values()))]
+    )
+    return {
+        number: ("".join(map(character.__getitem__, token)), TokenType.NORMAL)
+        for number, token in tokens.items()
+        if token
+    }
 
 
 def merges(tokens: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -95,8 +129,19 @@ def merges(tokens: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 def _sentencepiece(writer: GGUFWriter, processor: Any, vocab_size: int) -> dict[int, tuple[str, TokenType]]:
     """Pieces by id, with the scores that order the joins."""
-    kinds = {processor.is_unknown: TokenType.UNKNOWN, processor.is_control: TokenType.CONTROL, processor.is_byte: TokenType.BYTE, processor.is_unused: TokenType.UNUSED}
+    kinds = {
+        processor.is_unknown: TokenType.UNKNOWN,
+        processor.is_control: TokenType.CONTROL,
+        processor.is_byte: TokenType.BYTE,
+        processor.is_unused: TokenType.UNUSED,
+    }
     pieces = range(len(processor))
     writer.add_tokenizer_model("llama")
     writer.add_token_scores([processor.get_score(number) for number in pieces] + [0.0] * (vocab_size - len(pieces)))
-    return {number: (processor.id_to_piece(number), next((kind for test, kind in kinds.items() if test(number)), TokenType.NORMAL)) for number in pieces}
+    return {
+        number: (
+            processor.id_to_piece(number),
+            next((kind for test, kind in kinds.items() if test(number)), TokenType.NORMAL),
+        )
+        for number in pieces
+    }

@@ -42,7 +42,11 @@ class Layout:
     """fused queries, keys and values lie head by head"""
 
     def table(self, config: ModelConfig) -> Table:
-        blocks = {self.place.format(n) + name: tuple(f"blocks.{n}.{ours}" for ours in targets) for n in range(config.layers) for name, targets in self.block.items()}
+        blocks = {
+            self.place.format(n) + name: tuple(f"blocks.{n}.{ours}" for ours in targets)
+            for n in range(config.layers)
+            for name, targets in self.block.items()
+        }
         return self.whole | blocks
 
 
@@ -77,16 +81,32 @@ _STEMS = ("", "glm.")  # classes of GLM-10B that hold the network hold it under 
 PREFIX_ENCODER = "prefix_encoder."
 _DERIVED = ("inv_freq",)  # tables that the network makes itself
 # Where ranks of a tensor-parallel run cut our modules: by rows, by columns; the others are whole in every rank.
-_CUT = {"embedding": 0, "head": 0, "q_proj": 0, "k_proj": 0, "v_proj": 0, "up_proj": 0, "gate_proj": 0, "o_proj": 1, "down_proj": 1}
+_CUT = {
+    "embedding": 0,
+    "head": 0,
+    "q_proj": 0,
+    "k_proj": 0,
+    "v_proj": 0,
+    "up_proj": 0,
+    "gate_proj": 0,
+    "o_proj": 1,
+    "down_proj": 1,
+}
 
 
 def find_layout(names: Iterable[str]) -> Layout:
     """The layout whose word embedding is there. Raises ValueError when none is."""
     names = set(names)
     for layout in LAYOUTS.values():
-        if any(f"{stem}{next(iter(layout.whole))}.{leaf}" in names for stem in _STEMS for leaf in ("weight", "weight_scale")):
+        if any(
+            f"{stem}{next(iter(layout.whole))}.{leaf}" in names
+            for stem in _STEMS
+            for leaf in ("weight", "weight_scale")
+        ):
             return layout
-    raise ValueError(f"model: no word embedding of a known name among {len(names)} tensors; known layouts: {', '.join(LAYOUTS)}")
+    raise ValueError(
+        f"model: no word embedding of a known name among {len(names)} tensors; known layouts: {', '.join(LAYOUTS)}"
+    )
 
 
 def empty_network(config: ModelConfig) -> Transformer:
@@ -95,31 +115,50 @@ def empty_network(config: ModelConfig) -> Transformer:
         with torch.device("meta"):
             return Transformer(config)
     except (RuntimeError, OverflowError) as error:
-        raise ValueError(f"model: {config.hidden} wide with {config.ffn_hidden} inside and {config.vocab_size} tokens cannot be ({str(error).splitlines()[0]})") from None
+        raise ValueError(
+            f"model: {config.hidden} wide with {config.ffn_hidden} inside and {config.vocab_size} tokens cannot be ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def own_modules(network: Transformer) -> dict[str, dict[str, torch.Size]]:
     """Shapes of every module that has weights of its own."""
-    modules = {path: {leaf: p.shape for leaf, p in module.named_parameters(recurse=False)} for path, module in network.named_modules()}
+    modules = {
+        path: {leaf: p.shape for leaf, p in module.named_parameters(recurse=False)}
+        for path, module in network.named_modules()
+    }
     return {path: leaves for path, leaves in modules.items() if leaves}
 
 
 class Source:
     """A checkpoint seen as our network. `modules()` reads and cuts one matrix after another; nothing is kept."""
 
-    def __init__(self, folder: Path, config: ModelConfig, ranks: list[Tensors], layout: Layout | None, repeat_row: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        ranks: list[Tensors],
+        layout: Layout | None,
+        repeat_row: tuple[int, int] | None = None,
+    ) -> None:
         """ranks: the shares of a tensor-parallel run, or the one whole. layout: None where names are ours. repeat_row: copy row a of the word embedding to row b.
 
         Raises ValueError that names a tensor which is missing or unknown.
         """
         self.folder, self.config, self.ranks, self.layout, self.repeat_row = folder, config, ranks, layout, repeat_row
         # A network of more blocks than there are tensors is a lie that would take memory.
-        require(config.layers <= len(ranks[0]), "model.layers", config.layers, f"{folder} holds {len(ranks[0])} tensors; the configuration describes another network")
+        require(
+            config.layers <= len(ranks[0]),
+            "model.layers",
+            config.layers,
+            f"{folder} holds {len(ranks[0])} tensors; the configuration describes another network",
+        )
         self.ours = own_modules(empty_network(config))
         table = layout.table(config) if layout else {path: (path,) for path in self.ours}
         first = next(iter(table)) + "."
         stem = next((stem for stem in _STEMS if any(name.startswith(stem + first) for name in ranks[0])), "")
-        self.table = {stem + name: tuple(path for path in targets if path in self.ours) for name, targets in table.items()}
+        self.table = {
+            stem + name: tuple(path for path in targets if path in self.ours) for name, targets in table.items()
+        }
         self._check_names()
 
     @property
@@ -134,7 +173,11 @@ class Source:
     @property
     def bits(self) -> int:
         """The fewest of any quantised matrix; 0: there are none."""
-        coded = [(names["codes"], targets) for foreign, targets in self.table.items() if "codes" in (names := self._leaf_names(foreign))]
+        coded = [
+            (names["codes"], targets)
+            for foreign, targets in self.table.items()
+            if "codes" in (names := self._leaf_names(foreign))
+        ]
         return min((self._code_bits(*place) for place in coded), default=0)
 
     def modules(self) -> Iterator[tuple[str, Leaves]]:
@@ -148,7 +191,10 @@ class Source:
         foreign = next(foreign for foreign, targets in self.table.items() if targets == ("embedding",))
         if len(self.ranks) > 1 or self.repeat_row:
             return None
-        return {leaf: self._whole(name, leaf, ("embedding",), Tensors.left_in_file) for leaf, name in self._leaf_names(foreign).items()}
+        return {
+            leaf: self._whole(name, leaf, ("embedding",), Tensors.left_in_file)
+            for leaf, name in self._leaf_names(foreign).items()
+        }
 
     def cut(self, foreign: str) -> Iterator[tuple[str, Leaves]]:
         """Our modules in one of the checkpoint's."""
@@ -167,26 +213,41 @@ class Source:
         shapes = self.ours[self.table[foreign][0]] if self.table[foreign] else {}
         names = {leaf: f"{foreign}.{leaf}" for leaf in shapes}
         for codes, scales in (("weight", "weight_scale"), ("codes", "scales")):
-            if len(shapes.get("weight", ())) == 2 and {f"{foreign}.{codes}", f"{foreign}.{scales}"} <= self.ranks[0].keys():
+            if (
+                len(shapes.get("weight", ())) == 2
+                and {f"{foreign}.{codes}", f"{foreign}.{scales}"} <= self.ranks[0].keys()
+            ):
                 del names["weight"]
                 return {"codes": f"{foreign}.{codes}", "scales": f"{foreign}.{scales}", **names}
         return names
 
     def _check_names(self) -> None:
         known = {name for foreign in self.table for name in self._leaf_names(foreign).values()}
-        absent = tuple(f"{foreign}." for foreign, targets in self.table.items() if not targets)  # such as the copy of a tied head
+        absent = tuple(
+            f"{foreign}." for foreign, targets in self.table.items() if not targets
+        )  # such as the copy of a tied head
         for rank in self.ranks:
             for name in sorted(known - rank.keys()):
-                raise ValueError(f"tensor {name!r} is missing from {self.folder}; a file is missing, or the configuration describes another network")
+                raise ValueError(
+                    f"tensor {name!r} is missing from {self.folder}; a file is missing, or the configuration describes another network"
+                )
             for name in sorted(rank.keys() - known):
                 ignored = name.endswith(_DERIVED) or PREFIX_ENCODER in name or name.startswith(absent)
-                require(ignored, f"{rank.path(name)}: tensor", name, "unknown; the configuration describes another network")
+                require(
+                    ignored, f"{rank.path(name)}: tensor", name, "unknown; the configuration describes another network"
+                )
 
     def _code_bits(self, name: str, targets: tuple[str, ...]) -> int:
         columns = (0, *self.ranks[0].shapes[name])[-1] * (len(self.ranks) if _cut_dimension(targets) == 1 else 1)
         return 8 if columns == self.ours[targets[0]]["weight"][-1] else 4
 
-    def _whole(self, name: str, leaf: str, targets: tuple[str, ...], read: Callable[[Tensors, str], Tensor] = Tensors.__getitem__) -> Tensor:
+    def _whole(
+        self,
+        name: str,
+        leaf: str,
+        targets: tuple[str, ...],
+        read: Callable[[Tensors, str], Tensor] = Tensors.__getitem__,
+    ) -> Tensor:
         """One tensor, put together from all ranks."""
         ours, cut, ranks = [self.ours[path]["weight"] for path in targets], _cut_dimension(targets), len(self.ranks)
         own_scales = leaf == "scales" and len(self.ranks[0].shapes[name]) == 2  # published ones are one a row
@@ -213,9 +274,16 @@ class Source:
         found, dtype = rank.shapes[name], rank.types[name]
         shards = f" ({len(self.ranks)} shards were found)" if len(self.ranks) > 1 else ""
         if found != shape:
-            raise ValueError(f"{rank.path(name)}: tensor {name!r} has shape {list(found)}, the configuration says {list(shape)}{shards}")
+            raise ValueError(
+                f"{rank.path(name)}: tensor {name!r} has shape {list(found)}, the configuration says {list(shape)}{shards}"
+            )
         fits = dtype in (torch.int8, torch.uint8) if leaf == "codes" else dtype.is_floating_point
-        require(fits, f"{rank.path(name)}: tensor {name!r} of type", dtype, "codes are int8 or uint8, all else floating-point numbers; use another copy")
+        require(
+            fits,
+            f"{rank.path(name)}: tensor {name!r} of type",
+            dtype,
+            "codes are int8 or uint8, all else floating-point numbers; use another copy",
+        )
 
 
 class Weights(Mapping[str, Tensor]):
@@ -251,7 +319,9 @@ def split_rows(tensor: Tensor, sizes: list[int], outer: int) -> list[Tensor]:
     return [part.flatten(0, 1) for part in parts]
 
 
-def to_layout(modules: Iterable[tuple[str, Leaves]], layout: Layout, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+def to_layout(
+    modules: Iterable[tuple[str, Leaves]], layout: Layout, config: ModelConfig
+) -> Iterator[tuple[str, Tensor]]:
     """The way back: names and tensors of a layout without shards, as soon as all parts of each are there."""
     home = {path: (foreign, targets) for foreign, targets in layout.table(config).items() for path in targets}
     waiting: dict[str, Leaves] = {}

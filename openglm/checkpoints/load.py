@@ -30,7 +30,10 @@ from openglm.runtime import choose_device, choose_dtype, progress
 GROUP = 64  # columns that share a scale when `quantize` makes codes
 LOGITS_BITS = 8  # of the matrix that makes the logits, whatever the blocks have: docs/performance.md
 _BITS = {"int8": 8, "int4": 4}
-_QUANTIZED: dict[type, type[QuantizedLinear] | type[QuantizedEmbedding]] = {nn.Linear: QuantizedLinear, nn.Embedding: QuantizedEmbedding}
+_QUANTIZED: dict[type, type[QuantizedLinear] | type[QuantizedEmbedding]] = {
+    nn.Linear: QuantizedLinear,
+    nn.Embedding: QuantizedEmbedding,
+}
 _RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 _SHOWN = 1 << 30  # bytes; a larger checkpoint takes long enough for a progress bar
 
@@ -52,7 +55,13 @@ class Checkpoint:
 
 
 def load_model(
-    path_or_name: Path | str, *, config: str | None = None, adapter: str | None = None, device: str | None = None, dtype: str | None = None, quantize: str | None = None
+    path_or_name: Path | str,
+    *,
+    config: str | None = None,
+    adapter: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantize: str | None = None,
 ) -> Transformer:
     """A model ready for inference, from a folder or by the name of a bundled one.
 
@@ -66,10 +75,19 @@ def load_model(
     checkpoint, target = open_checkpoint(path_or_name, config, verify=True), choose_device(device or "auto")
     stored, had = checkpoint.source.dtype, checkpoint.source.bits
     bits = _BITS.get(quantize or "", 0)
-    require(not (bits and had) or bits == had, "quantize", quantize, f"these weights are int{had} already; leave the option out")
+    require(
+        not (bits and had) or bits == had,
+        "quantize",
+        quantize,
+        f"these weights are int{had} already; leave the option out",
+    )
     kind = choose_type(checkpoint.config, stored, target, dtype)
     network = empty_network(checkpoint.config)
-    table = checkpoint.source.table_in_file() if (bits or had) and not checkpoint.config.tied and target.type == "cpu" else None
+    table = (
+        checkpoint.source.table_in_file()
+        if (bits or had) and not checkpoint.config.tied and target.type == "cpu"
+        else None
+    )
     with progress("reading", len(checkpoint.source.ours), "matrices", checkpoint.nbytes > _SHOWN) as advance:
         for path, leaves in checkpoint.source.modules():
             if path == "embedding" and table:
@@ -95,8 +113,18 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
         shape = own_config(values, folder / CONFIG)
         if verify:
             verify_folder(folder)
-        return Checkpoint(folder, values.get("family") or "openglm", shape, Source(folder, shape, [Tensors(find_weights(folder))], None))
-    require(bool(config or values), "config", config, f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a JSON file")
+        return Checkpoint(
+            folder,
+            values.get("family") or "openglm",
+            shape,
+            Source(folder, shape, [Tensors(find_weights(folder))], None),
+        )
+    require(
+        bool(config or values),
+        "config",
+        config,
+        f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a JSON file",
+    )
     family, shape = named_config(config, bool(shards)) if config else published.recognise(values)
     ranks = [Tensors(paths) for paths in files or [find_weights(folder)]]
     # GLM-10B-Chinese was trained with one id for [gMASK] and the end of an answer; its published form has a second row with the same weights.
@@ -106,7 +134,12 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
 
 def read_config(folder: Path) -> dict:
     """`config.json` of a model's folder."""
-    require((folder / CONFIG).is_file(), "model", str(folder), f"holds no {CONFIG}; a model's folder has one, or name a preset with config")
+    require(
+        (folder / CONFIG).is_file(),
+        "model",
+        str(folder),
+        f"holds no {CONFIG}; a model's folder has one, or name a preset with config",
+    )
     return read_json(folder / CONFIG)
 
 
@@ -137,9 +170,18 @@ def rank_files(folder: Path) -> list[Path]:
             require(Path(name).name == name, "model", str(latest), "must name a folder beside it")
             folder = folder / name
             break
-    found = {int(match[1]): path for path in folder.glob("mp_rank_*_model_states.pt") if (match := _RANK.fullmatch(path.name))}
+    found = {
+        int(match[1]): path
+        for path in folder.glob("mp_rank_*_model_states.pt")
+        if (match := _RANK.fullmatch(path.name))
+    }
     for rank in range(max(found, default=-1) + 1):
-        require(rank in found, "model", str(folder / f"mp_rank_{rank:02}_model_states.pt"), f"missing, though there are {len(found)} others; use a complete copy")
+        require(
+            rank in found,
+            "model",
+            str(folder / f"mp_rank_{rank:02}_model_states.pt"),
+            f"missing, though there are {len(found)} others; use a complete copy",
+        )
     return [found[rank] for rank in sorted(found)]
 
 
@@ -147,22 +189,35 @@ def choose_type(config: ModelConfig, stored: torch.dtype, device: torch.device, 
     """Type of the activations, and of the weights that are not quantised."""
     require(asked in (None, *TYPES), "dtype", asked, f"choose {', '.join(TYPES)}")
     narrow = config.residual == "sandwich"
-    require(not (narrow and asked == "float16"), "dtype", asked, "GLM-4-0414's activations overflow half precision and it would answer '!!!!'; choose bfloat16 or float32")
+    require(
+        not (narrow and asked == "float16"),
+        "dtype",
+        asked,
+        "GLM-4-0414's activations overflow half precision and it would answer '!!!!'; choose bfloat16 or float32",
+    )
     if asked:
         return getattr(torch, asked)
     if device.type == "cpu":
-        return torch.bfloat16 if stored is torch.bfloat16 and choose_dtype("auto", device) is torch.bfloat16 else torch.float32
+        return (
+            torch.bfloat16
+            if stored is torch.bfloat16 and choose_dtype("auto", device) is torch.bfloat16
+            else torch.float32
+        )
     return torch.bfloat16 if narrow and stored is torch.float16 else stored
 
 
-def _place(network: Transformer, path: str, leaves: Leaves, device: torch.device, dtype: torch.dtype, bits: int) -> None:
+def _place(
+    network: Transformer, path: str, leaves: Leaves, device: torch.device, dtype: torch.dtype, bits: int
+) -> None:
     """Give a module its weights, in `dtype` or as codes; what lies in a mapped file is copied once."""
     module = network.get_submodule(path)
     quantized = None if path.endswith("position_embedding") else _QUANTIZED.get(type(module))
     if "bias" in leaves:
         module.bias = _parameter(leaves["bias"], device, dtype)
     if "codes" in leaves:
-        module = quantized.holding(module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True))
+        module = quantized.holding(
+            module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True)
+        )
     elif bits and quantized:
         kind = matrix_format(path, network.config.tied, leaves["weight"].shape[1], bits, GROUP)
         module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), *kind, search=False))
@@ -196,7 +251,12 @@ def read_prefix(folder: Path, config: ModelConfig) -> Prefix:
     require(folder.is_dir(), "adapter", str(folder), "no such folder; give one with the weights of a prefix encoder")
     tensors = Tensors(find_weights(folder))
     names = {name.partition(PREFIX_ENCODER)[2]: name for name in tensors if PREFIX_ENCODER in name}
-    require("embedding.weight" in names, "adapter", str(folder), "holds no prefix_encoder.embedding.weight; other adapters are not read")
+    require(
+        "embedding.weight" in names,
+        "adapter",
+        str(folder),
+        "holds no prefix_encoder.embedding.weight; other adapters are not read",
+    )
     parts = {leaf: tensors[name].float() for leaf, name in names.items()}
     table, wanted = parts["embedding.weight"], 2 * config.layers * config.kv_heads * config.head_dim
     try:
@@ -204,7 +264,14 @@ def read_prefix(folder: Path, config: ModelConfig) -> Prefix:
             inner = torch.tanh(nn.functional.linear(table, parts["trans.0.weight"], parts["trans.0.bias"]))
             table = nn.functional.linear(inner, parts["trans.2.weight"], parts["trans.2.bias"])
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"adapter = {str(folder)!r}: its layers do not fit together ({str(error).splitlines()[0]})") from None
+        raise ValueError(
+            f"adapter = {str(folder)!r}: its layers do not fit together ({str(error).splitlines()[0]})"
+        ) from None
     fits = table.dim() == 2 and table.shape[1] == wanted
-    require(fits, "adapter", str(folder), f"belongs to another model: it makes rows of {table.shape[-1]} numbers where this one takes {wanted}")
+    require(
+        fits,
+        "adapter",
+        str(folder),
+        f"belongs to another model: it makes rows of {table.shape[-1]} numbers where this one takes {wanted}",
+    )
     return Prefix.of(table, config)

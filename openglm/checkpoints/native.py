@@ -28,16 +28,30 @@ TYPES = ("float32", "float16", "bfloat16")
 _SHARD = 2 << 30  # bytes of tensors that are held and written together
 
 
-def save_model(folder: Path | str, model: Transformer, tokenizer: Tokenizer | Path | str | None, dtype: str | None = None) -> Path:
+def save_model(
+    folder: Path | str, model: Transformer, tokenizer: Tokenizer | Path | str | None, dtype: str | None = None
+) -> Path:
     """Write a model folder in one go, with the tokenizer (or that of a folder or file) if there is any.
 
     dtype: storage type, None: that of each tensor; codes and scales always keep theirs. Raises ValueError when the place cannot be written; an earlier folder stays as it was.
     """
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
-    return write_model(folder, model.config, ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith("prefix.")), vocabulary, dtype)
+    return write_model(
+        folder,
+        model.config,
+        ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith("prefix.")),
+        vocabulary,
+        dtype,
+    )
 
 
-def write_model(folder: Path | str, config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], tokenizer: Tokenizer | None, dtype: str | None = None) -> Path:
+def write_model(
+    folder: Path | str,
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    tokenizer: Tokenizer | None,
+    dtype: str | None = None,
+) -> Path:
     """`save_model` from named tensors, one after another."""
     require(dtype in (None, *TYPES), "dtype", dtype, f"choose {' or '.join(TYPES)}")
     kind = getattr(torch, dtype) if dtype else None
@@ -60,7 +74,12 @@ def stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def write_config(place: Path, config: ModelConfig, family: str = "") -> None:
     """family: the generation that a converted model belongs to."""
-    description = {"format": "openglm", "version": 1, **({"family": family} if family else {}), "model": dataclasses.asdict(config)}
+    description = {
+        "format": "openglm",
+        "version": 1,
+        **({"family": family} if family else {}),
+        "model": dataclasses.asdict(config),
+    }
     (place / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
@@ -74,9 +93,15 @@ def write_tensors(place: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
             held = {}
             shards.append({})
         # A copy, where the tensor shares memory with others or is a view of a mapped file.
-        held[name], shards[-1][name] = tensor.contiguous() if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone(), tensor.nbytes
+        held[name], shards[-1][name] = (
+            tensor.contiguous() if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone(),
+            tensor.nbytes,
+        )
     save_file(held, place / f"{len(shards)}.part", {"format": "pt"})
-    files = [WEIGHTS if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    files = [
+        WEIGHTS if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
+        for i in range(1, len(shards) + 1)
+    ]
     for number, file in enumerate(files, 1):
         (place / f"{number}.part").rename(place / file)
     if len(files) > 1:
@@ -93,12 +118,19 @@ def resolve(path_or_name: Path | str) -> Path:
     bundled = sorted(path.parent.name for path in ASSETS.glob(f"*/{WEIGHTS}"))
     if str(path_or_name) in bundled:
         return ASSETS / str(path_or_name)
-    raise ValueError(f"model = {str(path_or_name)!r}: no such folder; give a model's folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}")
+    raise ValueError(
+        f"model = {str(path_or_name)!r}: no such folder; give a model's folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}"
+    )
 
 
 def own_config(values: dict[str, Any], path: Path) -> ModelConfig:
     """The network that a `config.json` of ours describes."""
-    require(values.get("version") == 1, f"{path}: version", values.get("version"), "written by a newer release; update openglm")
+    require(
+        values.get("version") == 1,
+        f"{path}: version",
+        values.get("version"),
+        "written by a newer release; update openglm",
+    )
     require(isinstance(values.get("model"), dict), f"{path}: model", values.get("model"), "must be a table of options")
     return model_config(values["model"], str(path))
 

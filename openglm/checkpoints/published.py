@@ -49,7 +49,12 @@ def recognise(values: dict[str, Any], sharded: bool = False) -> tuple[str, Model
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     require(isinstance(rope, dict), "config.rope_scaling", rope, "must be a table")
     for option, value in [*values.items(), *rope.items()]:
-        require(value == _FIXED.get(option, value), f"config.{option}", value, f"asks for another network than {name} is; known: {_FIXED.get(option)!r}")
+        require(
+            value == _FIXED.get(option, value),
+            f"config.{option}",
+            value,
+            f"asks for another network than {name} is; known: {_FIXED.get(option)!r}",
+        )
     if "rope_theta" in rope:
         options["rope_theta"] = rope["rope_theta"]
     if PRESETS[name].get("mask") == "causal":
@@ -72,24 +77,48 @@ def _generation(values: dict[str, Any]) -> str:
         release = "chatglm-6b" if values.get("gmask_token_id") is not None else "chatglm-6b-first"
         return "glm-130b" if kind is None else release
     if kind in ("glm", None) and "num_layers" in values:
-        chinese = values.get("vocab_size") == PRESETS["glm-10b-chinese"]["vocab_size"] or _end_place(values) == _GLM10B_PLACES["glm-10b-chinese"]["eop"]
+        chinese = (
+            values.get("vocab_size") == PRESETS["glm-10b-chinese"]["vocab_size"]
+            or _end_place(values) == _GLM10B_PLACES["glm-10b-chinese"]["eop"]
+        )
         return "glm-10b-chinese" if chinese else "glm-10b"
     if kind == "chatglm" and "ffn_hidden_size" in values and not vision:
-        if isinstance(values.get("eos_token_id"), list) or values.get("padded_vocab_size") == PRESETS["glm-4-9b"]["vocab_size"]:
+        if (
+            isinstance(values.get("eos_token_id"), list)
+            or values.get("padded_vocab_size") == PRESETS["glm-4-9b"]["vocab_size"]
+        ):
             return "glm-4-9b-chat"
-        return "chatglm3-6b" if values.get("seq_length") == 8192 or "chatglm3" in str(values.get("_name_or_path")) else "chatglm2-6b"
-    raise ValueError(f"model_type = {kind!r}{' with a vision part' if vision else ''}: an unknown generation; known: {_KNOWN}")
+        return (
+            "chatglm3-6b"
+            if values.get("seq_length") == 8192 or "chatglm3" in str(values.get("_name_or_path"))
+            else "chatglm2-6b"
+        )
+    raise ValueError(
+        f"model_type = {kind!r}{' with a vision part' if vision else ''}: an unknown generation; known: {_KNOWN}"
+    )
 
 
 def _causal(values: dict[str, Any]) -> dict[str, Any]:
     """Options of ChatGLM2 and later that are not a number by another name."""
     if values["model_type"] != "chatglm":
         biased = values.get("attention_bias", values["model_type"] == "glm")
-        return {"bias": "qkv" if biased else "none", "tied": bool(values.get("tie_word_embeddings", False)), "head_dim": values.get("head_dim", 128)}
+        return {
+            "bias": "qkv" if biased else "none",
+            "tied": bool(values.get("tie_word_embeddings", False)),
+            "head_dim": values.get("head_dim", 128),
+        }
     ratio = values.get("rope_ratio", 1)
     divides = ratio != 1 and "chatglm2" in str(values.get("_name_or_path"))
-    require(not divides, "config.rope_ratio", ratio, "ChatGLM2 divides positions by it, later models multiply the base; positions that are divided are not read")
-    options = {"bias": "qkv" if values.get("add_qkv_bias") else "none", "rope_theta": 10000.0 * _number({"rope_ratio": 1, **values}, "rope_ratio")}
+    require(
+        not divides,
+        "config.rope_ratio",
+        ratio,
+        "ChatGLM2 divides positions by it, later models multiply the base; positions that are divided are not read",
+    )
+    options = {
+        "bias": "qkv" if values.get("add_qkv_bias") else "none",
+        "rope_theta": 10000.0 * _number({"rope_ratio": 1, **values}, "rope_ratio"),
+    }
     return options if values.get("multi_query_attention") else {**options, "kv_heads": 0}
 
 
@@ -97,16 +126,34 @@ def _tokens(name: str, values: dict[str, Any]) -> SpecialTokens:
     """Special tokens. Ids that a configuration leaves out are known for the published vocabulary only."""
     ends = values.get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-    require(all(isinstance(end, int) for end in ends), "config.eos_token_id", values.get("eos_token_id"), "must be an id or a list of ids")
-    published = PRESETS[name]["tokens"] if values.get("padded_vocab_size", values.get("vocab_size")) == PRESETS[name]["vocab_size"] else SpecialTokens()
-    found = {ours: values[theirs] for theirs, ours in (("pad_token_id", "pad"), ("mask_token_id", "mask"), ("gmask_token_id", "gmask")) if values.get(theirs) is not None}
+    require(
+        all(isinstance(end, int) for end in ends),
+        "config.eos_token_id",
+        values.get("eos_token_id"),
+        "must be an id or a list of ids",
+    )
+    published = (
+        PRESETS[name]["tokens"]
+        if values.get("padded_vocab_size", values.get("vocab_size")) == PRESETS[name]["vocab_size"]
+        else SpecialTokens()
+    )
+    found = {
+        ours: values[theirs]
+        for theirs, ours in (("pad_token_id", "pad"), ("mask_token_id", "mask"), ("gmask_token_id", "gmask"))
+        if values.get(theirs) is not None
+    }
     if name.startswith("chatglm-6b"):
         found |= {"sop": _number(values, "bos_token_id"), "eop": _number(values, "eos_token_id")}
         if name == "chatglm-6b-first":
             found |= {"mask": found["sop"] - 4, "gmask": found["sop"] - 3}
     elif name in _GLM10B_PLACES:
         first = _number({"pad_token_id": published.pad, **values}, "pad_token_id")
-        require(first >= 0, "config.pad_token_id", first, "must be the id of <|endoftext|>, from which the other special tokens follow")
+        require(
+            first >= 0,
+            "config.pad_token_id",
+            first,
+            "must be the id of <|endoftext|>, from which the other special tokens follow",
+        )
         found = {ours: first + place for ours, place in _GLM10B_PLACES[name].items()}
         ends = (found["eop"], first)
     elif isinstance(values.get("special"), dict):
@@ -122,7 +169,9 @@ def _end_place(values: dict[str, Any]) -> int | None:
 
 def _number(values: dict[str, Any], option: str) -> int:
     value = values.get(option)
-    require(isinstance(value, (int, float)) and not isinstance(value, bool), f"config.{option}", value, "must be a number")
+    require(
+        isinstance(value, (int, float)) and not isinstance(value, bool), f"config.{option}", value, "must be a number"
+    )
     return value
 
 
@@ -132,7 +181,10 @@ def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         value = getattr(config, option)
         require(value in can, f"model.{option}", value, _HF_KNOWS)
     kind = "glm4" if config.residual == "sandwich" else "glm"
-    tokens = {"eos_token_id": list(config.tokens.stop) or None, "pad_token_id": config.tokens.pad if config.tokens.pad >= 0 else None}
+    tokens = {
+        "eos_token_id": list(config.tokens.stop) or None,
+        "pad_token_id": config.tokens.pad if config.tokens.pad >= 0 else None,
+    }
     return {
         "architectures": [f"{kind.title()}ForCausalLM"], "model_type": kind, "vocab_size": config.vocab_size, "hidden_size": config.hidden, "intermediate_size": config.ffn_hidden,
         "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim, "hidden_act": "silu",

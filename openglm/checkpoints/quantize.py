@@ -28,7 +28,14 @@ from openglm.text.tokenizer import Tokenizer, load_tokenizer
 _ROW, _MOST_ROWS = 512, 64  # tokens of a calibration row, and rows
 
 
-def quantize_checkpoint(source: Path | str, out: Path | str, bits: int, group: int, calibrate: Path | str | None = None, config: str | None = None) -> Path:
+def quantize_checkpoint(
+    source: Path | str,
+    out: Path | str,
+    bits: int,
+    group: int,
+    calibrate: Path | str | None = None,
+    config: str | None = None,
+) -> Path:
     """Write the folder `out` in one go; returns its path.
 
     group: columns that share a scale, 0: whole rows; rows that no group divides get one scale. calibrate: a UTF-8 text file, some ten thousand
@@ -36,10 +43,24 @@ def quantize_checkpoint(source: Path | str, out: Path | str, bits: int, group: i
     """
     check_format(bits, group, max(group, 2))
     checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
-    require(checkpoint.source.bits == 0, "source", str(source), f"holds int{checkpoint.source.bits} codes already; quantise the whole weights")
+    require(
+        checkpoint.source.bits == 0,
+        "source",
+        str(source),
+        f"holds int{checkpoint.source.bits} codes already; quantise the whole weights",
+    )
     tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
-    require(not calibrate or tokenizer is not None, "calibrate", str(calibrate), f"{checkpoint.folder} has no tokenizer to read a text with; put its files there")
-    tensors = _calibrated(source, config, bits, group, tokenizer, Path(calibrate)) if calibrate else _plain(checkpoint, bits, group)
+    require(
+        not calibrate or tokenizer is not None,
+        "calibrate",
+        str(calibrate),
+        f"{checkpoint.folder} has no tokenizer to read a text with; put its files there",
+    )
+    tensors = (
+        _calibrated(source, config, bits, group, tokenizer, Path(calibrate))
+        if calibrate
+        else _plain(checkpoint, bits, group)
+    )
 
     def fill(place: Path) -> None:
         write_tensors(place, tensors)
@@ -56,12 +77,16 @@ def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str,
             weight = leaves["weight"]
             if weight.dim() == 2 and not path.endswith("position_embedding"):
                 del leaves["weight"]
-                leaves["codes"], leaves["scales"] = quantize(weight, *matrix_format(path, checkpoint.config.tied, weight.shape[1], bits, group))
+                leaves["codes"], leaves["scales"] = quantize(
+                    weight, *matrix_format(path, checkpoint.config.tied, weight.shape[1], bits, group)
+                )
             yield from ((f"{path}.{leaf}", tensor.contiguous()) for leaf, tensor in leaves.items())
             advance()
 
 
-def _calibrated(source: Path | str, config: str | None, bits: int, group: int, tokenizer: Tokenizer, text: Path) -> Iterator[tuple[str, Tensor]]:
+def _calibrated(
+    source: Path | str, config: str | None, bits: int, group: int, tokenizer: Tokenizer, text: Path
+) -> Iterator[tuple[str, Tensor]]:
     network = load_model(source, config=config, device="cpu", dtype="float32")
     rows = calibration_rows(tokenizer, network.config, text)
     with progress("calibrating", network.config.layers, "blocks") as advance:
@@ -79,7 +104,9 @@ def calibration_rows(tokenizer: Tokenizer, config: ModelConfig, text: Path) -> T
     try:
         ids = tokenizer.encode(text.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"calibrate = {str(text)!r}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        raise ValueError(
+            f"calibrate = {str(text)!r}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
     length = min(_ROW, config.max_positions) - 2
     whole = [ids[start : start + length] for start in range(0, max(len(ids) - length + 1, 1), length)][:_MOST_ROWS]
     return torch.tensor([[config.tokens.gmask, config.tokens.sop, *row] for row in whole])

@@ -9,7 +9,21 @@ from openglm.checkpoints.load import GROUP, LOGITS_BITS, Checkpoint
 from openglm.config import ModelConfig
 
 TOKENS, LORA_RANK, VIRTUAL_TOKENS = 512, 8, 128  # a row of training text; usual sizes of the two ways of light tuning
-_SHAPE = ("parameters", "layers", "hidden", "heads", "kv_heads", "head_dim", "ffn_hidden", "vocab_size", "max_positions", "positions", "mask", "residual", "tied")
+_SHAPE = (
+    "parameters",
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn_hidden",
+    "vocab_size",
+    "max_positions",
+    "positions",
+    "mask",
+    "residual",
+    "tied",
+)
 FORMULAS = {
     "fp16": "2 bytes a weight",
     "int8, int4": f"1 or 1/2 byte a weight of a matrix, 1 of the one that makes the logits, and 2 for every {GROUP} of them; "
@@ -25,7 +39,11 @@ FORMULAS = {
 def report(checkpoint: Checkpoint) -> dict[str, Any]:
     """A table for people and for `--json`."""
     source, config = checkpoint.source, checkpoint.config
-    files = {path.relative_to(checkpoint.folder).as_posix(): path.stat().st_size for rank in source.ranks for path in rank.files}
+    files = {
+        path.relative_to(checkpoint.folder).as_posix(): path.stat().st_size
+        for rank in source.ranks
+        for path in rank.files
+    }
     return {
         "family": checkpoint.family, "weights": f"int{source.bits}" if source.bits else str(source.dtype).removeprefix("torch."), "shards": len(source.ranks),
         **{name: getattr(config, name) for name in _SHAPE}, "tokens": dataclasses.asdict(config.tokens), "files": files, "bytes": sum(files.values()),
@@ -35,7 +53,11 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def memory(config: ModelConfig) -> dict[str, Any]:
     """Bytes for inference by weight type, for a token of context, and for each way of tuning with one row at a time (FORMULAS)."""
-    total, pairs, table = config.parameters, 2 * config.layers * config.kv_heads * config.head_dim, config.vocab_size * config.hidden
+    total, pairs, table = (
+        config.parameters,
+        2 * config.layers * config.kv_heads * config.head_dim,
+        config.vocab_size * config.hidden,
+    )
     looked_up = 0 if config.tied else table
     blocks = config.layers * _block_weights(config)
     lora = config.layers * LORA_RANK * (3 * config.hidden + (config.heads + 2 * config.kv_heads) * config.head_dim)
@@ -44,9 +66,15 @@ def memory(config: ModelConfig) -> dict[str, Any]:
     whole = 2 * coded // GROUP + 2 * (total - coded)
     codes = {f"int{bits}": ((blocks + looked_up) * bits + table * LOGITS_BITS) // 8 + whole for bits in (8, 4)}
     tuning = {"full": 16 * total, "lora": 2 * total + 16 * lora, "p-tuning": 2 * total + 16 * VIRTUAL_TOKENS * pairs}
-    return {"inference": {"fp16": 2 * total, **codes}, "kv_cache_per_token": 2 * pairs, "tuning": {way: size + activations for way, size in tuning.items()}}
+    return {
+        "inference": {"fp16": 2 * total, **codes},
+        "kv_cache_per_token": 2 * pairs,
+        "tuning": {way: size + activations for way, size in tuning.items()},
+    }
 
 
 def _block_weights(config: ModelConfig) -> int:
     """Weights of a block's matrices."""
-    return 2 * config.hidden * (config.heads + config.kv_heads) * config.head_dim + config.hidden * config.ffn_hidden * (3 if config.gated else 2)
+    return 2 * config.hidden * (
+        config.heads + config.kv_heads
+    ) * config.head_dim + config.hidden * config.ffn_hidden * (3 if config.gated else 2)

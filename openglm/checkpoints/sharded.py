@@ -52,7 +52,12 @@ def load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
         held = reader.read_metadata().state_dict_metadata
         for name, tensor in tensors.items():
             require(name in held, name, str(folder), "the checkpoint lacks it; start again in another folder")
-            require(held[name].size == tensor.shape, name, list(held[name].size), f"the checkpoint holds it in this shape, not {list(tensor.shape)}; it is of another model")
+            require(
+                held[name].size == tensor.shape,
+                name,
+                list(held[name].size),
+                f"the checkpoint holds it in this shape, not {list(tensor.shape)}; it is of another model",
+            )
         with _own_errors():
             dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
@@ -60,7 +65,11 @@ def load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
 def names(folder: Path, kind: str) -> list[str]:
     """Names of one kind, without it."""
     with _readable(folder):
-        return [name.partition("|")[2] for name in HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata if name.startswith(kind + "|")]
+        return [
+            name.partition("|")[2]
+            for name in HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+            if name.startswith(kind + "|")
+        ]
 
 
 def whole_tensors(folder: Path, kind: str) -> Iterator[tuple[str, Tensor]]:
@@ -76,7 +85,9 @@ def whole_tensors(folder: Path, kind: str) -> Iterator[tuple[str, Tensor]]:
                 whole = torch.empty(entry.size, dtype=entry.properties.dtype)
                 for offset, info in parts:
                     with safe_open(info.relative_path, framework="pt") as file:
-                        whole[tuple(slice(a, a + n) for a, n in zip(offset, info.shape, strict=True))] = file.get_tensor(name)
+                        whole[tuple(slice(a, a + n) for a, n in zip(offset, info.shape, strict=True))] = (
+                            file.get_tensor(name)
+                        )
                 yield name.partition("|")[2], whole
 
 
@@ -96,7 +107,9 @@ def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, KeyError, IndexError) as error:
-        raise ValueError(f"{folder}: not a readable checkpoint ({str(error).splitlines()[0]}); use another copy") from None
+        raise ValueError(
+            f"{folder}: not a readable checkpoint ({str(error).splitlines()[0]}); use another copy"
+        ) from None
 
 
 class _Files(dict):
@@ -107,4 +120,8 @@ class _Files(dict):
 
 
 def _writer(place: Path | str) -> HuggingFaceStorageWriter:
-    return HuggingFaceStorageWriter(str(place), fqn_to_index_mapping=_Files({kind: number for number, kind in enumerate(KINDS, 1)}), save_distributed=True)
+    return HuggingFaceStorageWriter(
+        str(place),
+        fqn_to_index_mapping=_Files({kind: number for number, kind in enumerate(KINDS, 1)}),
+        save_distributed=True,
+    )

@@ -45,12 +45,24 @@ class Tensors(Mapping[str, Tensor]):
     def _add(self, path: Path) -> None:
         require(path.is_file(), "model", str(path), "missing; use a complete copy of this checkpoint")
         held = 0
-        for name, (shape, dtype) in (_safetensors_header if path.suffix == ".safetensors" else _torch_header)(path).items():
-            require(name not in self._home, f"{path}: tensor", name, "is in another file too; this folder mixes two checkpoints")
+        for name, (shape, dtype) in (_safetensors_header if path.suffix == ".safetensors" else _torch_header)(
+            path
+        ).items():
+            require(
+                name not in self._home,
+                f"{path}: tensor",
+                name,
+                "is in another file too; this folder mixes two checkpoints",
+            )
             self.shapes[name], self.types[name], self._home[name] = shape, dtype, path
             held += torch.Size(shape).numel() * dtype.itemsize
         # Twice: tied tables may be named twice over one copy.
-        require(held <= 2 * path.stat().st_size, "model", str(path), f"declares {held} bytes of tensors in a file of {path.stat().st_size}; it is damaged or means harm")
+        require(
+            held <= 2 * path.stat().st_size,
+            "model",
+            str(path),
+            f"declares {held} bytes of tensors in a file of {path.stat().st_size}; it is damaged or means harm",
+        )
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._home[name]
@@ -99,18 +111,35 @@ def find_weights(folder: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
-    sound = isinstance(places, dict) and all(isinstance(name, str) and Path(name).name == name for name in places.values())
-    require(sound and bool(places), f"{index}: weight_map", "damaged", "must give a file of this folder for every tensor; use another copy")
+    sound = isinstance(places, dict) and all(
+        isinstance(name, str) and Path(name).name == name for name in places.values()
+    )
+    require(
+        sound and bool(places),
+        f"{index}: weight_map",
+        "damaged",
+        "must give a file of this folder for every tensor; use another copy",
+    )
     files = [index.parent / name for name in sorted(set(places.values()))]
     for path in files:
-        require(path.is_file(), "model", str(path), f"missing, though {index.name} lists it; use a complete copy of this checkpoint")
+        require(
+            path.is_file(),
+            "model",
+            str(path),
+            f"missing, though {index.name} lists it; use a complete copy of this checkpoint",
+        )
     return files
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A small JSON table. Raises ValueError that names the file when it is missing, too long or malformed."""
     require(path.is_file(), "model", str(path), "no such file; give a model's folder or configuration")
-    require(path.stat().st_size <= _LARGEST_JSON, "model", str(path), f"larger than {_LARGEST_JSON} bytes; not a model's configuration")
+    require(
+        path.stat().st_size <= _LARGEST_JSON,
+        "model",
+        str(path),
+        f"larger than {_LARGEST_JSON} bytes; not a model's configuration",
+    )
     try:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -124,7 +153,9 @@ def open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]}); use another copy") from None
+        raise ValueError(
+            f"{path}: not a readable safetensors file ({str(error).splitlines()[0]}); use another copy"
+        ) from None
 
 
 def _safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -133,7 +164,12 @@ def _safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dt
     for name in file.keys():  # noqa: SIM118 - not a dictionary
         part = file.get_slice(name)
         dtype = _SAFETENSORS_TYPES.get(part.get_dtype())
-        require(dtype is not None, f"{path}: tensor {name}", part.get_dtype(), f"a type that is not read; known: {', '.join(_SAFETENSORS_TYPES)}")
+        require(
+            dtype is not None,
+            f"{path}: tensor {name}",
+            part.get_dtype(),
+            f"a type that is not read; known: {', '.join(_SAFETENSORS_TYPES)}",
+        )
         found[name] = tuple(part.get_shape()), dtype
     return found
 
@@ -147,9 +183,28 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
-        raise ValueError(f"{path}: holds more than tensors (or is damaged) and was not run; ask for a copy in safetensors") from None
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OSError, AssertionError, MemoryError) as error:
-        raise ValueError(f"{path}: not a readable PyTorch file ({(str(error).splitlines() or ['?'])[0]}); use another copy") from None
+        raise ValueError(
+            f"{path}: holds more than tensors (or is damaged) and was not run; ask for a copy in safetensors"
+        ) from None
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        EOFError,
+        OSError,
+        AssertionError,
+        MemoryError,
+    ) as error:
+        raise ValueError(
+            f"{path}: not a readable PyTorch file ({(str(error).splitlines() or ['?'])[0]}); use another copy"
+        ) from None
     tensors = loaded.get("module", loaded) if isinstance(loaded, dict) else None
     require(isinstance(tensors, dict), "model", str(path), "holds no table of tensors; use another copy")
-    return {str(name): tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor) and tensor.layout == torch.strided}
+    return {
+        str(name): tensor
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor) and tensor.layout == torch.strided
+    }

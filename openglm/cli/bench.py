@@ -52,10 +52,22 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         require(bool(self.model) != bool(self.shape), "--shape", self.shape, "name either a model or a shape")
-        require(not self.layers or bool(self.shape), "--layers", self.layers, "cuts a shape, not a model; use it with --shape")
+        require(
+            not self.layers or bool(self.shape),
+            "--layers",
+            self.layers,
+            "cuts a shape, not a model; use it with --shape",
+        )
         for name in ("prompt_tokens", "requests", "rounds"):
-            require(getattr(self, name) > 0, f"--{name.replace('_', '-')}", getattr(self, name), "must be a positive whole number")
-        require(self.new_tokens > 1, "--new-tokens", self.new_tokens, "must be at least 2: the first comes with the prompt")
+            require(
+                getattr(self, name) > 0,
+                f"--{name.replace('_', '-')}",
+                getattr(self, name),
+                "must be a positive whole number",
+            )
+        require(
+            self.new_tokens > 1, "--new-tokens", self.new_tokens, "must be at least 2: the first comes with the prompt"
+        )
         require(self.prompt_tokens > 2, "--prompt-tokens", self.prompt_tokens, "must be at least 3")
 
 
@@ -66,7 +78,9 @@ def run(argv: list[str]) -> int:
         print(json.dumps(report))
     else:
         for name, value in report.items():
-            print(f"{name:28s} {value if isinstance(value, str) else f'{value:,.3f}' if value < 100 else f'{value:,.0f}'}")
+            print(
+                f"{name:28s} {value if isinstance(value, str) else f'{value:,.3f}' if value < 100 else f'{value:,.0f}'}"
+            )
     return 0
 
 
@@ -87,12 +101,16 @@ def measure(options: BenchOptions) -> dict[str, float | str]:
             model = load_model(options.model, device=options.device, quantize=bits)
         weights, read = weight_bytes(model)
         tokens = options.requests * (options.prompt_tokens + options.new_tokens + 2 * 16)
-        config = EngineConfig(kv_tokens=tokens, max_sequences=options.requests, step_tokens=max(512, options.requests), keep_weights=False)
+        config = EngineConfig(
+            kv_tokens=tokens, max_sequences=options.requests, step_tokens=max(512, options.requests), keep_weights=False
+        )
         engine = Engine(model, config)
         one_round(engine, 1, 16, 2, seed=0)  # threads and code are awake from here on
         rounds = []
         for number in range(options.rounds):
-            rounds.append(one_round(engine, options.requests, options.prompt_tokens, options.new_tokens, seed=number + 1))
+            rounds.append(
+                one_round(engine, options.requests, options.prompt_tokens, options.new_tokens, seed=number + 1)
+            )
             advance()
     first, prefill, decode = (statistics.median(column) for column in zip(*rounds, strict=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -111,7 +129,9 @@ def one_round(engine: Engine, count: int, prompt_tokens: int, new_tokens: int, s
     params, waiting, late = SamplingParams(max_tokens=new_tokens, ignore_eos=True), set(), 0
     start = time.perf_counter()
     for number in range(count):
-        waiting.add(engine.add_request(random_prompt(engine.model.config, prompt_tokens, seed * count + number), params))
+        waiting.add(
+            engine.add_request(random_prompt(engine.model.config, prompt_tokens, seed * count + number), params)
+        )
     first = begun = 0.0
     while engine.busy:
         events = engine.step()
@@ -127,7 +147,15 @@ def random_prompt(shape: ModelConfig, length: int, seed: int) -> list[int]:
     """Ordinary tokens, and what a prompt of the family ends with."""
     import random
 
-    special = {shape.tokens.pad, shape.tokens.mask, shape.tokens.gmask, shape.tokens.smask, shape.tokens.sop, shape.tokens.eop, *shape.tokens.stop}
+    special = {
+        shape.tokens.pad,
+        shape.tokens.mask,
+        shape.tokens.gmask,
+        shape.tokens.smask,
+        shape.tokens.sop,
+        shape.tokens.eop,
+        *shape.tokens.stop,
+    }
     ordinary = [token for token in range(min(shape.vocab_size, 4096)) if token not in special]
     return [*random.Random(seed).choices(ordinary, k=length - 2), shape.tokens.gmask, shape.tokens.sop]
 
@@ -151,17 +179,24 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
     draw = np.random.default_rng(0)
     if model.head is not None:  # left in its file by `load_model`: here rows that overlap and take hardly any memory
         rows, columns = model.embedding.weight.shape
-        model.embedding = StoredEmbedding(torch.from_numpy(draw.normal(0, 0.02, 8 * rows + columns)).half().as_strided((rows, columns), (8, 1)), torch.float32)
+        model.embedding = StoredEmbedding(
+            torch.from_numpy(draw.normal(0, 0.02, 8 * rows + columns)).half().as_strided((rows, columns), (8, 1)),
+            torch.float32,
+        )
     for path, layer in list(model.named_modules()):
         if isinstance(layer, (nn.Linear, nn.Embedding)) and "position" not in path:
             rows, columns = layer.weight.shape
             bits, group = matrix_format(path, shape.tied, columns, 4 if quantize == "int4" else 8, GROUP)
             codes = torch.from_numpy(draw.integers(0, 256, (rows, columns * bits // 8), np.uint8))
-            scales = torch.full((rows, columns // (group or columns)), 0.08 / 2**bits, dtype=torch.float16)  # weights of about 0.02
+            scales = torch.full(
+                (rows, columns // (group or columns)), 0.08 / 2**bits, dtype=torch.float16
+            )  # weights of about 0.02
             kind = QuantizedEmbedding if isinstance(layer, nn.Embedding) else QuantizedLinear
             model.set_submodule(path, kind.holding(layer, codes if bits == 4 else codes.view(torch.int8), scales))
     for module in model.modules():
-        for name, tensor in list(module.named_parameters(recurse=False)) if not isinstance(module, StoredEmbedding) else ():
+        for name, tensor in (
+            list(module.named_parameters(recurse=False)) if not isinstance(module, StoredEmbedding) else ()
+        ):
             setattr(module, name, nn.Parameter(torch.full(tensor.shape, float(name == "weight" and tensor.dim() == 1))))
     return model.eval().requires_grad_(False)
 
@@ -171,8 +206,13 @@ def weight_bytes(model: Transformer) -> tuple[int, int]:
     from openglm.quant.layers import StoredEmbedding
 
     held = (module for module in model.modules() if not isinstance(module, StoredEmbedding))
-    sizes = {module: sum(t.nbytes for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)]) for module in held}
-    looked_up = [model.position_embedding, model.block_position_embedding] + ([model.embedding] if model.head is not None else [])
+    sizes = {
+        module: sum(t.nbytes for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)])
+        for module in held
+    }
+    looked_up = [model.position_embedding, model.block_position_embedding] + (
+        [model.embedding] if model.head is not None else []
+    )
     total = sum(sizes.values())
     return total, total - sum(sizes.get(table, 0) for table in looked_up)
 

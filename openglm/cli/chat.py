@@ -47,7 +47,12 @@ def run(argv: list[str]) -> int:
     if piped and not prompt:
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
     assistant = Assistant(options.model, device=options.device)
-    sampling = {"max_tokens": options.max_tokens, "temperature": options.temperature, "top_p": options.top_p, "seed": options.seed}
+    sampling = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "seed": options.seed,
+    }
     if not prompt:
         return Conversation(assistant, options.model, options.system, sampling).run()
     messages = [{"role": "system", "content": options.system}] if options.system else []
@@ -65,7 +70,12 @@ def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> in
         for _ in pieces:
             pass
         fields = dataclasses.asdict(reply)
-        print(json.dumps({"text": fields["text"], "tool_calls": fields["tool_calls"], "citations": [], "usage": fields["usage"]}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"text": fields["text"], "tool_calls": fields["tool_calls"], "citations": [], "usage": fields["usage"]},
+                ensure_ascii=False,
+            )
+        )
     else:
         Screen().show(pieces)
     if reply.dropped:

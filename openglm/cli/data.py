@@ -53,8 +53,12 @@ def run(argv: list[str]) -> int:
     if argv[:1] == ["feedback"]:
         return export(parse(FeedbackOptions, argv[1:], "glm data feedback", FeedbackOptions.__doc__ or ""))
     if argv[:1] not in (["build"], ["-h"], ["--help"]):
-        raise ValueError(f"{' '.join(argv[:1]) or 'nothing'!r} is not a task; use: glm data build SOURCE --out FOLDER, or glm data feedback --to FILE")
-    options = parse(BuildOptions, argv[1:] if argv[0] == "build" else argv, "glm data build", BuildOptions.__doc__ or "")
+        raise ValueError(
+            f"{' '.join(argv[:1]) or 'nothing'!r} is not a task; use: glm data build SOURCE --out FOLDER, or glm data feedback --to FILE"
+        )
+    options = parse(
+        BuildOptions, argv[1:] if argv[0] == "build" else argv, "glm data build", BuildOptions.__doc__ or ""
+    )
     from openglm.data.build import build, table
 
     manifest = build(

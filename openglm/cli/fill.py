@@ -35,7 +35,9 @@ def run(argv: list[str]) -> int:
     options = parse(FillOptions, argv, "glm fill", "Fill the blanks of a text.")
     from openglm.assistant import Assistant
 
-    fillings = Assistant(options.model, device=options.device).fill(options.text, options.blank, max_tokens=options.max_tokens, temperature=options.temperature)
+    fillings = Assistant(options.model, device=options.device).fill(
+        options.text, options.blank, max_tokens=options.max_tokens, temperature=options.temperature
+    )
     pieces = options.text.split(options.blank)
     whole = pieces[0] + "".join(filling + piece for filling, piece in zip(fillings, pieces[1:], strict=True))
     print(json.dumps({"text": whole, "fillings": fillings}, ensure_ascii=False) if options.json else whole)

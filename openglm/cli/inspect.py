@@ -10,7 +10,19 @@ import tyro
 
 from openglm.cli.options import parse
 
-_SHAPE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn_hidden", "vocab_size", "max_positions", "positions", "mask", "residual")
+_SHAPE = (
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn_hidden",
+    "vocab_size",
+    "max_positions",
+    "positions",
+    "mask",
+    "residual",
+)
 
 
 @dataclass
@@ -39,7 +51,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     """The report for people."""
     memory, formulas = found["memory"], found["formulas"]
     tokens = ", ".join(f"{name} {value}" for name, value in found["tokens"].items() if value not in (-1, ()))
-    text = [f"{found['family']}: {found['parameters']:,} parameters in {found['weights']}, {size(found['bytes'])} in {len(found['files'])} files"]
+    text = [
+        f"{found['family']}: {found['parameters']:,} parameters in {found['weights']}, {size(found['bytes'])} in {len(found['files'])} files"
+    ]
     text += [f"  {name}: {found[name]}" for name in _SHAPE]
     text += [f"  tokens: {tokens or 'unknown'}", "memory to answer, without context:"]
     text += [f"  {kind}: {size(value)}" for kind, value in memory["inference"].items()]

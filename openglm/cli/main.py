@@ -58,7 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"glm {verb}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        print(f"glm {verb}: the Python package {error.name!r} is missing; install it with: pip install 'openglm[{extra_of(error.name)}]'", file=sys.stderr)
+        print(
+            f"glm {verb}: the Python package {error.name!r} is missing; install it with: pip install 'openglm[{extra_of(error.name)}]'",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)

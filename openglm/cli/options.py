@@ -18,7 +18,14 @@ from openglm.config import require
 Options = TypeVar("Options")
 
 
-def parse(cls: type[Options], argv: list[str], prog: str, description: str, default: Options | None = None, ignore: tuple[str, ...] = ()) -> Options:
+def parse(
+    cls: type[Options],
+    argv: list[str],
+    prog: str,
+    description: str,
+    default: Options | None = None,
+    ignore: tuple[str, ...] = (),
+) -> Options:
     """Read `argv` (and the file after `--config`, without its keys in `ignore`) into `cls`. Raises ValueError of one line for a wrong option."""
     import tyro
 
@@ -29,7 +36,13 @@ def parse(cls: type[Options], argv: list[str], prog: str, description: str, defa
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(sys.stderr if wants_help else captured):
-            return tyro.cli(cls, args=[*from_file, *argv], prog=prog, description=description + " --config FILE.toml sets any of these; flags override it.", default=default)
+            return tyro.cli(
+                cls,
+                args=[*from_file, *argv],
+                prog=prog,
+                description=description + " --config FILE.toml sets any of these; flags override it.",
+                default=default,
+            )
     except SystemExit as end:
         if end.code in (0, None):
             raise

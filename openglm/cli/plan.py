@@ -109,7 +109,9 @@ def job_of(options: PlanOptions, pinned: bool):
         require(getattr(options, name) >= 0, name, getattr(options, name), "must not be negative")
     require(options.gradient_bytes in (2, 4, 6), "gradient_bytes", options.gradient_bytes, "must be 2, 4 or 6")
     machine = device(options.device)
-    machine = dataclasses.replace(machine, node=options.node_size or machine.node, network=options.network * GB or machine.network)
+    machine = dataclasses.replace(
+        machine, node=options.node_size or machine.node, network=options.network * GB or machine.network
+    )
     fused = options.attention == "fused" or (options.attention == "auto" and not pinned)
     return Job(model_of(options), options.seq, options.batch, options.devices, machine, fused, options.gradient_bytes)
 
@@ -119,7 +121,12 @@ def model_of(options: PlanOptions) -> ModelConfig:
     shape = {name: getattr(options, name) for name in ("layers", "hidden", "heads", "vocab", "kv_heads", "ffn")}
     if options.model:
         given = [name for name, value in shape.items() if value]
-        require(not given, ", ".join(given), [shape[name] for name in given], f"already set by model ({options.model}); give one or the other")
+        require(
+            not given,
+            ", ".join(given),
+            [shape[name] for name in given],
+            f"already set by model ({options.model}); give one or the other",
+        )
         return model_preset(options.model)
     for name in ("layers", "hidden", "heads", "vocab"):
         require(shape[name] > 0, name, shape[name], "must be a positive whole number where no --model is given")
@@ -153,14 +160,20 @@ def as_json(plan, options: PlanOptions, why: list[str]) -> dict[str, Any]:
         "device_memory_bytes": round(plan.job.device.memory),
         "fits": plan.fits,
         "bubble": plan.bubble,
-        "layout": {**dataclasses.asdict(plan.layout), "micro_batches": plan.layout.micro_batches(plan.job), "attention": "fused" if plan.job.fused_attention else "plain"},
+        "layout": {
+            **dataclasses.asdict(plan.layout),
+            "micro_batches": plan.layout.micro_batches(plan.job),
+            "attention": "fused" if plan.job.fused_attention else "plain",
+        },
         "parameters": plan.job.model.parameters,
         "checked_against": plan.job.device.checked,
         "why": why,
     }
     if options.tokens:
         report |= {"steps": steps, "days": steps * plan.seconds["total"] / 86400}
-        report |= {"cost": steps * plan.seconds["total"] / 3600 * plan.job.devices * options.price} if options.price else {}
+        report |= (
+            {"cost": steps * plan.seconds["total"] / 3600 * plan.job.devices * options.price} if options.price else {}
+        )
     return report
 
 
@@ -187,22 +200,38 @@ def show(plan, report: dict[str, Any]) -> None:
     from openglm.parallel.planner import describe
 
     console, device = Console(), plan.job.device
-    console.print(f"[bold]{describe(plan.layout)}[/bold], {plan.layout.micro_batches(plan.job)} micro-batches a replica, {report['layout']['attention']} attention")
-    console.print(f"{plan.job.devices} x {device.name}, {report['parameters'] / 1e9:.1f} B weights, {plan.job.batch} rows of {plan.job.seq} tokens")
+    console.print(
+        f"[bold]{describe(plan.layout)}[/bold], {plan.layout.micro_batches(plan.job)} micro-batches a replica, {report['layout']['attention']} attention"
+    )
+    console.print(
+        f"{plan.job.devices} x {device.name}, {report['parameters'] / 1e9:.1f} B weights, {plan.job.batch} rows of {plan.job.seq} tokens"
+    )
     table = Table("memory a device", "GB", "time a step", "s")
     memory = [(name, f"{value / 1e9:.1f}") for name, value in plan.memory.items() if name != "total"]
     seconds = [(name, f"{value:.2f}") for name, value in plan.seconds.items() if name != "total" and value >= 0.005]
     for i in range(max(len(memory), len(seconds))):
         table.add_row(*(memory[i] if i < len(memory) else ("", "")), *(seconds[i] if i < len(seconds) else ("", "")))
     table.add_section()
-    table.add_row(f"total (of {device.memory / 1e9:.1f})", f"{plan.memory['total'] / 1e9:.1f}", "total", f"{plan.seconds['total']:.2f}")
+    table.add_row(
+        f"total (of {device.memory / 1e9:.1f})",
+        f"{plan.memory['total'] / 1e9:.1f}",
+        "total",
+        f"{plan.seconds['total']:.2f}",
+    )
     console.print(table)
     rates = f"{report['model_tflops_per_device']:.1f} model and {report['hardware_tflops_per_device']:.1f} hardware TFLOP/s a device"
-    console.print(f"{rates} ({100 * report['model_flops_share']:.1f} % MFU), bubble {100 * plan.bubble:.1f} %, {plan.tokens_per_second:,.0f} tokens/s")
+    console.print(
+        f"{rates} ({100 * report['model_flops_share']:.1f} % MFU), bubble {100 * plan.bubble:.1f} %, {plan.tokens_per_second:,.0f} tokens/s"
+    )
     if not plan.fits:
-        console.print(f"[bold red]does not fit:[/bold red] {(plan.memory['total'] - device.memory) / 1e9:.1f} GB a device too many")
+        console.print(
+            f"[bold red]does not fit:[/bold red] {(plan.memory['total'] - device.memory) / 1e9:.1f} GB a device too many"
+        )
     if "days" in report:
-        console.print(f"{report['steps']:,.0f} steps, {report['days']:.1f} days" + (f", cost {report['cost']:,.0f}" if "cost" in report else ""))
+        console.print(
+            f"{report['steps']:,.0f} steps, {report['days']:.1f} days"
+            + (f", cost {report['cost']:,.0f}" if "cost" in report else "")
+        )
     for line in report["why"]:
         console.print(line, highlight=False)
     guess = f"No published run of a known layout on {device.name}: times are a guess from its data sheet."

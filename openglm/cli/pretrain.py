@@ -34,5 +34,9 @@ def report(result) -> int:
     """One line about how a run ended."""
     from openglm.runtime import say
 
-    say(f"trained: {result.model}" if result.finished else f"stopped at step {result.step}; the same command goes on from there")
+    say(
+        f"trained: {result.model}"
+        if result.finished
+        else f"stopped at step {result.step}; the same command goes on from there"
+    )
     return 0

@@ -33,5 +33,7 @@ def run(argv: list[str]) -> int:
     from openglm.checkpoints.quantize import quantize_checkpoint
     from openglm.runtime import say
 
-    say(f"wrote {quantize_checkpoint(options.source, options.out, options.bits, options.group, options.calibrate or None, options.model_config)}")
+    say(
+        f"wrote {quantize_checkpoint(options.source, options.out, options.bits, options.group, options.calibrate or None, options.model_config)}"
+    )
     return 0

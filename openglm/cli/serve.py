@@ -30,10 +30,14 @@ class ServeOptions(ServeConfig):
 
 
 def run(argv: list[str]) -> int:
-    options = parse(ServeOptions, argv, "glm serve", "Serve a model: OpenAI's interface, a web page, feedback that is kept.")
+    options = parse(
+        ServeOptions, argv, "glm serve", "Serve a model: OpenAI's interface, a web page, feedback that is kept."
+    )
     from openglm.assistant import Assistant
     from openglm.serve.app import bind, serve
 
     listener = bind(options)
-    assistant = Assistant(options.model, device=options.device, quantize=options.quantize or None, engine=options.engine)
+    assistant = Assistant(
+        options.model, device=options.device, quantize=options.quantize or None, engine=options.engine
+    )
     return serve(assistant, options, options.name or Path(options.model).resolve().name, listener)

@@ -76,7 +76,13 @@ def finished(text: str) -> int:
         if line.lstrip().startswith(("```", "~~~")):
             fenced = not fenced
         following = text[place : place + 1]
-        if not line.strip() and not fenced and following and not following.isspace() and following not in "-*+0123456789>":
+        if (
+            not line.strip()
+            and not fenced
+            and following
+            and not following.isspace()
+            and following not in "-*+0123456789>"
+        ):
             end = place
     return end
 
@@ -84,7 +90,9 @@ def finished(text: str) -> int:
 class Conversation:
     """Turn after turn until /exit or the end of input."""
 
-    def __init__(self, assistant: Assistant, name: str, system: str, sampling: dict[str, Any], screen: Screen | None = None) -> None:
+    def __init__(
+        self, assistant: Assistant, name: str, system: str, sampling: dict[str, Any], screen: Screen | None = None
+    ) -> None:
         self.assistant, self.name, self.system, self.sampling = assistant, name, system, sampling
         self.screen = screen or Screen()
         self.messages: list[dict[str, Any]] = []
@@ -94,7 +102,9 @@ class Conversation:
 
     def run(self) -> int:
         config = self.assistant.model.config
-        self.note(f"{self.name}: {config.parameters / 1e6:.1f} M parameters, context {config.max_positions} tokens. /help lists the commands.")
+        self.note(
+            f"{self.name}: {config.parameters / 1e6:.1f} M parameters, context {config.max_positions} tokens. /help lists the commands."
+        )
         with contextlib.suppress(ImportError):  # line editing and history, right with wide characters
             import readline  # noqa: F401
         while True:
@@ -124,7 +134,9 @@ class Conversation:
         """Answer, and take question and answer into the conversation unless nothing came. A call is answered by the user, who plays the tool."""
         reply = Reply("")
         system = [{"role": "system", "content": self.system}] if self.system else []
-        said = self.screen.show(self.assistant.stream([*system, *messages], tools=self.tools, answer=reply, **self.sampling))
+        said = self.screen.show(
+            self.assistant.stream([*system, *messages], tools=self.tools, answer=reply, **self.sampling)
+        )
         if reply.dropped:
             self.note(f"({reply.dropped} old messages no longer fit the context and were left out)")
         if reply.tool_calls:
@@ -154,12 +166,23 @@ class Conversation:
 
     def save(self, path: str) -> None:
         require(bool(path), "/save", path, "name a file")
-        write_file(path, json.dumps({"model": self.name, "system": self.system, "messages": self.messages}, ensure_ascii=False, indent=1) + "\n")
+        write_file(
+            path,
+            json.dumps(
+                {"model": self.name, "system": self.system, "messages": self.messages}, ensure_ascii=False, indent=1
+            )
+            + "\n",
+        )
         self.note(f"{len(self.messages)} messages in {path}")
 
     def load(self, path: str) -> None:
         saved = _read_json(path, "/load")
-        require(isinstance(saved, dict) and isinstance(saved.get("system", ""), str), "/load", path, "holds no saved conversation")
+        require(
+            isinstance(saved, dict) and isinstance(saved.get("system", ""), str),
+            "/load",
+            path,
+            "holds no saved conversation",
+        )
         messages = saved.get("messages") or []
         if messages:
             self.assistant.tokenizer.render(messages)  # raises ValueError naming what is wrong

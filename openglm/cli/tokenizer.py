@@ -28,6 +28,10 @@ def run(argv: list[str]) -> int:
     from openglm.runtime import say
     from openglm.text.own import train_tokenizer
 
-    tokenizer = train_tokenizer((text for path in own_files(options.source) for text in OWN_READERS[path.suffix](path)), options.vocab_size, options.out)
+    tokenizer = train_tokenizer(
+        (text for path in own_files(options.source) for text in OWN_READERS[path.suffix](path)),
+        options.vocab_size,
+        options.out,
+    )
     say(f"{tokenizer.vocab_size} tokens in {options.out}")
     return 0

@@ -79,20 +79,58 @@ def stages(plan: Plan, work: str) -> list[Stage]:
     cleaned, unique, text, exact, near = (f"{work}/{name}" for name in ("clean", "unique", "text", "exact", "near"))
     out = [
         Stage("indexing evaluation items", [steps.IndexEvaluation(plan.evaluation, index)]),
-        Stage("reading and cleaning", [
-            steps.ReadUnit(plan.units), steps.CleanText(), steps.DropContaminated(index), steps.KeepReadable(), JsonlWriter(cleaned, "${rank}.jsonl", compression=None),
-            dedup.ExactDedupSignature(f"{exact}/signatures", EXACT)], units),
-        Stage("finding duplicates", [dedup.ExactFindDedups(f"{exact}/signatures", f"{exact}/found", EXACT, lines_to_buffer=4096)]),
-        Stage("hashing for near duplicates", [
-            steps.ReadRank(cleaned, add_file_path=False), dedup.ExactDedupFilter(f"{exact}/found", EXACT), JsonlWriter(unique, "${rank}.jsonl", compression=None),
-            dedup.MinhashDedupSignature(f"{near}/signatures", NEAR, steps.JiebaWords())], units),
-        Stage("comparing hashes", [dedup.MinhashDedupBuckets(f"{near}/signatures", f"{near}/pairs", config=NEAR, lines_to_buffer=4096)], NEAR.num_buckets),
-        Stage("grouping near duplicates", [dedup.MinhashDedupCluster(f"{near}/pairs", f"{near}/removed", NEAR, lines_to_buffer=4096)]),
-        Stage("dropping near duplicates", [
-            steps.ReadRank(unique, add_file_path=False), dedup.MinhashDedupFilter(f"{near}/removed"), JsonlWriter(text, "${source}/${rank}.jsonl", compression=None)], units),
+        Stage(
+            "reading and cleaning",
+            [
+                steps.ReadUnit(plan.units),
+                steps.CleanText(),
+                steps.DropContaminated(index),
+                steps.KeepReadable(),
+                JsonlWriter(cleaned, "${rank}.jsonl", compression=None),
+                dedup.ExactDedupSignature(f"{exact}/signatures", EXACT),
+            ],
+            units,
+        ),
+        Stage(
+            "finding duplicates",
+            [dedup.ExactFindDedups(f"{exact}/signatures", f"{exact}/found", EXACT, lines_to_buffer=4096)],
+        ),
+        Stage(
+            "hashing for near duplicates",
+            [
+                steps.ReadRank(cleaned, add_file_path=False),
+                dedup.ExactDedupFilter(f"{exact}/found", EXACT),
+                JsonlWriter(unique, "${rank}.jsonl", compression=None),
+                dedup.MinhashDedupSignature(f"{near}/signatures", NEAR, steps.JiebaWords()),
+            ],
+            units,
+        ),
+        Stage(
+            "comparing hashes",
+            [dedup.MinhashDedupBuckets(f"{near}/signatures", f"{near}/pairs", config=NEAR, lines_to_buffer=4096)],
+            NEAR.num_buckets,
+        ),
+        Stage(
+            "grouping near duplicates",
+            [dedup.MinhashDedupCluster(f"{near}/pairs", f"{near}/removed", NEAR, lines_to_buffer=4096)],
+        ),
+        Stage(
+            "dropping near duplicates",
+            [
+                steps.ReadRank(unique, add_file_path=False),
+                dedup.MinhashDedupFilter(f"{near}/removed"),
+                JsonlWriter(text, "${source}/${rank}.jsonl", compression=None),
+            ],
+            units,
+        ),
     ]
     if not plan.tokenizer:
-        out.append(Stage("training the tokenizer", [steps.TrainTokenizer(text, plan.sources, plan.vocab_size, plan.heldout, f"{work}/corpus")]))
+        out.append(
+            Stage(
+                "training the tokenizer",
+                [steps.TrainTokenizer(text, plan.sources, plan.vocab_size, plan.heldout, f"{work}/corpus")],
+            )
+        )
     out.append(Stage("writing tokens", [steps.WriteTokens(work, plan.sources, plan.heldout)], len(plan.sources)))
     out.append(Stage("writing the manifest", [steps.WriteManifest(work)]))
     return out
@@ -101,7 +139,9 @@ def stages(plan: Plan, work: str) -> list[Stage]:
 def run_locally(stage: Stage, log: str, workers: int) -> None:
     """Run one stage, `workers` tasks at a time. Tasks that an earlier, interrupted run has finished are not run again."""
     logger.remove()
-    multiprocess.set_forkserver_preload([steps.__name__])  # the libraries are imported once, not by every process of every stage
+    multiprocess.set_forkserver_preload(
+        [steps.__name__]
+    )  # the libraries are imported once, not by every process of every stage
     steps.QuietExecutor(stage.steps, tasks=stage.tasks, workers=min(workers, stage.tasks), logging_dir=log).run()
 
 
@@ -114,11 +154,15 @@ def _own_plan(folder: str | Path) -> tuple[tuple[SourceInfo, ...], tuple[Unit, .
     units = []
     for name, files in sorted(by_source.items()):
         count = min(_OWN_UNITS, len(files))
-        units += [Unit(name, tuple(files[i * len(files) // count : (i + 1) * len(files) // count])) for i in range(count)]
+        units += [
+            Unit(name, tuple(files[i * len(files) // count : (i + 1) * len(files) // count])) for i in range(count)
+        ]
     return tuple(SourceInfo(name, "", "") for name in sorted(by_source)), tuple(units)
 
 
-def _recipe_plan(path: str | Path, cache: Path, shown: bool) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...], list[str]]:
+def _recipe_plan(
+    path: str | Path, cache: Path, shown: bool
+) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...], list[str]]:
     recipe = read_recipe(path)
     units, evaluation = [], []
     total = sum(len(source.parts) for source in recipe.sources) + len(recipe.evaluation)
@@ -126,7 +170,9 @@ def _recipe_plan(path: str | Path, cache: Path, shown: bool) -> tuple[tuple[Sour
         for source in recipe.sources:
             for part in source.parts:
                 advance(0, part.package)
-                units.append(Unit(source.name, tuple(map(str, part_files(part, cache))), part.reader, part.simplify, part.cap_mb))
+                units.append(
+                    Unit(source.name, tuple(map(str, part_files(part, cache))), part.reader, part.simplify, part.cap_mb)
+                )
                 advance(1)
         for part in recipe.evaluation:
             advance(0, part.package)
@@ -135,8 +181,19 @@ def _recipe_plan(path: str | Path, cache: Path, shown: bool) -> tuple[tuple[Sour
     return tuple(SourceInfo(s.name, s.language, s.licence) for s in recipe.sources), tuple(units), evaluation
 
 
-def build(data: str | Path, out: str | Path, *, tokenizer: str = "", vocab_size: int = 8192, heldout: float = 0.01, evaluation: str | Path = "", cache: str | Path = "",
-          text: str | Path = "", workers: int = 1, shown: bool = True) -> dict[str, Any]:
+def build(
+    data: str | Path,
+    out: str | Path,
+    *,
+    tokenizer: str = "",
+    vocab_size: int = 8192,
+    heldout: float = 0.01,
+    evaluation: str | Path = "",
+    cache: str | Path = "",
+    text: str | Path = "",
+    workers: int = 1,
+    shown: bool = True,
+) -> dict[str, Any]:
     """Build a corpus and return its manifest.
 
     data: a sources file (.toml), or a folder of .txt, .jsonl ("text" field) and .parquet ("text" column) files.
@@ -158,7 +215,9 @@ def build(data: str | Path, out: str | Path, *, tokenizer: str = "", vocab_size:
         (sources, units), items_files = _own_plan(data), []
     if evaluation:
         require(Path(evaluation).is_dir(), "evaluation", str(evaluation), "no such folder")
-        items_files += [str(path) for path in sorted(Path(evaluation).rglob("*")) if path.suffix in (".txt", ".json", ".jsonl")]
+        items_files += [
+            str(path) for path in sorted(Path(evaluation).rglob("*")) if path.suffix in (".txt", ".json", ".jsonl")
+        ]
     plan = Plan(sources, units, tuple(items_files), vocab_size, heldout, given.fingerprint if given else "")
     work = out.with_name(f"{out.name}.work-{plan.key()}").absolute()
     todo = stages(plan, str(work))
@@ -180,6 +239,11 @@ def build(data: str | Path, out: str | Path, *, tokenizer: str = "", vocab_size:
 def table(manifest: dict[str, Any]) -> str:
     """The sizes of a corpus for a terminal: a line a source."""
     head = f"{'source':<16} {'language':<8} {'documents':>9} {'MB':>7} {'tokens':>11} {'bytes/token':>11}"
-    rows = [f"{s['name']:<16} {s['language']:<8} {s['documents']:>9,} {s['bytes'] / 1e6:>7.2f} {s['tokens']:>11,} {s['bytes'] / s['tokens']:>11.2f}" for s in manifest["sources"]]
+    rows = [
+        f"{s['name']:<16} {s['language']:<8} {s['documents']:>9,} {s['bytes'] / 1e6:>7.2f} {s['tokens']:>11,} {s['bytes'] / s['tokens']:>11.2f}"
+        for s in manifest["sources"]
+    ]
     documents, size, tokens = (sum(s[key] for s in manifest["sources"]) for key in ("documents", "bytes", "tokens"))
-    return "\n".join([head, *rows, f"{'total':<16} {'':<8} {documents:>9,} {size / 1e6:>7.2f} {tokens:>11,} {size / tokens:>11.2f}"])
+    return "\n".join(
+        [head, *rows, f"{'total':<16} {'':<8} {documents:>9,} {size / 1e6:>7.2f} {tokens:>11,} {size / tokens:>11.2f}"]
+    )

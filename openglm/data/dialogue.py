@@ -34,7 +34,9 @@ Conversation = tuple[list[Message], "list[Any] | None"]  # messages in OpenAI's 
 
 
 class Renderer(Protocol):
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], list[int]]: ...
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[list[int], list[int]]: ...
 
 
 def conversation(record: object) -> Conversation:
@@ -44,7 +46,9 @@ def conversation(record: object) -> Conversation:
         if all(field in record for field in fields):
             return shape(record)
     known = " | ".join(", ".join(fields) for fields in _SHAPES)
-    raise ValueError(f"fields = {', '.join(map(str, record)) or 'none'}: not a conversation; a line needs the fields {known}")
+    raise ValueError(
+        f"fields = {', '.join(map(str, record)) or 'none'}: not a conversation; a line needs the fields {known}"
+    )
 
 
 def _text(holder: Mapping[str, Any], field: str, where: str = "") -> str:
@@ -74,17 +78,23 @@ def _from_messages(record: Message) -> Conversation:
             messages = messages[1:]
     for message, after in itertools.pairwise(messages):
         if message.get("role") == "assistant" and after.get("role") == "observation" and not message.get("tool_calls"):
-            message.update(parse_text(_text(message, "content"), called=True))  # GLM-4 writes a call as name, line end, JSON
+            message.update(
+                parse_text(_text(message, "content"), called=True)
+            )  # GLM-4 writes a call as name, line end, JSON
     return messages, tools
 
 
 def _from_conversations(record: Message) -> Conversation:
     turns = _list(record, "conversations", dict)
     if turns and "from" in turns[0]:
-        return _system(record) + [_sharegpt(turn, f"conversations[{i}].") for i, turn in enumerate(turns)], _tools(record)
+        return _system(record) + [_sharegpt(turn, f"conversations[{i}].") for i, turn in enumerate(turns)], _tools(
+            record
+        )
     messages: list[Message] = []
     for i, turn in enumerate(turns):
-        messages = _with_call(messages, turn, f"conversations[{i}].") if turn.get("role") == "tool" else [*messages, turn]
+        messages = (
+            _with_call(messages, turn, f"conversations[{i}].") if turn.get("role") == "tool" else [*messages, turn]
+        )
     return messages, _tools(record)
 
 
@@ -114,7 +124,12 @@ def _exchange(record: Message, question: str, answer: str) -> Conversation:
     """The system text and the earlier exchanges a record may hold, then its own."""
     messages = _system(record)
     for i, pair in enumerate(_list(record, "history", list) if record.get("history") else ()):
-        require(len(pair) == 2 and all(isinstance(side, str) for side in pair), f"history[{i}]", pair, "must be [question, answer]")
+        require(
+            len(pair) == 2 and all(isinstance(side, str) for side in pair),
+            f"history[{i}]",
+            pair,
+            "must be [question, answer]",
+        )
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": answer}], None
 
@@ -137,7 +152,10 @@ def read_conversations(path: str | Path, check: Callable[[Conversation], Any] = 
     """`check(conversation)` for each line of a .jsonl file; empty lines are skipped. Raises ValueError naming file, line and field, of `check` too."""
     path = Path(path)
     require(path.is_file(), "data.dialogues", str(path), "no such file")
-    with path.open("rb") as file, progress(f"reading {path.name}", path.stat().st_size, "bytes", shown=path.stat().st_size > 1 << 20) as advance:
+    with (
+        path.open("rb") as file,
+        progress(f"reading {path.name}", path.stat().st_size, "bytes", shown=path.stat().st_size > 1 << 20) as advance,
+    ):
         for number, line in enumerate(file, 1):
             advance(len(line))
             if not line.strip():
@@ -163,7 +181,7 @@ def shorten(messages: list[Message]) -> list[Message]:
     """Without the oldest turn (a user's message and all that follows up to the next); the system's stays. Empty when only one turn is left."""
     head = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
     starts = [i for i, message in enumerate(messages) if message["role"] == "user" and i > head]
-    return messages[:head] + messages[starts[0]:] if starts else []
+    return messages[:head] + messages[starts[0] :] if starts else []
 
 
 class DialogueSource:
@@ -173,17 +191,32 @@ class DialogueSource:
     (`shortened` counts these); one whose last turn alone is too long, or teaches nothing, is left out (`dropped`). The file is held in memory as ids.
     """
 
-    def __init__(self, path: str | Path, tokenizer: Renderer, special: SpecialTokens, seq_len: int, span_positions: str, seed: int):
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer: Renderer,
+        special: SpecialTokens,
+        seq_len: int,
+        span_positions: str,
+        seed: int,
+    ):
         self.path, self.seq_len, self.shortened, self.dropped = str(path), seq_len, 0, 0
         self._tokenizer, self._special, self._pin = tokenizer, special, span_positions == "pinned"
         rendered = [pair for pair in read_conversations(path, self._fit) if pair]
-        require(bool(rendered), "data.dialogues", self.path, f"no conversation in it fits into {seq_len} tokens ({self.dropped} were left out)")
+        require(
+            bool(rendered),
+            "data.dialogues",
+            self.path,
+            f"no conversation in it fits into {seq_len} tokens ({self.dropped} were left out)",
+        )
         self._ids = np.concatenate([np.array(ids, np.int32) for ids, _ in rendered])
         self._trained = np.concatenate([np.array(mask, np.uint8) for _, mask in rendered])
         self._ends = np.cumsum([len(ids) for ids, _ in rendered])
         self._lengths = np.diff(self._ends, prepend=0)
         self.tokens = len(self._ids)
-        self.fingerprint = hashlib.sha256(self._ids.tobytes() + self._trained.tobytes() + self._ends.tobytes() + str(seed).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            self._ids.tobytes() + self._trained.tobytes() + self._ends.tobytes() + str(seed).encode()
+        ).hexdigest()
         self._key = (seed, 3, int(self.fingerprint[:8], 16))
         self._slots = fill_rows(self._lengths - 1, seq_len)
         self.rows = len(self._slots)  # in an epoch
@@ -195,8 +228,10 @@ class DialogueSource:
     @property
     def summary(self) -> str:
         """What was read, in one line."""
-        return (f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {int(self._trained.sum())} of them trained, {self.rows} rows; "
-                f"{self.shortened} lost their oldest turns and {self.dropped} were left out to fit {self.seq_len} tokens")
+        return (
+            f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {int(self._trained.sum())} of them trained, {self.rows} rows; "
+            f"{self.shortened} lost their oldest turns and {self.dropped} were left out to fit {self.seq_len} tokens"
+        )
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         """Conversations of row `number` of this source: every epoch holds each conversation once, in a new order."""
@@ -228,12 +263,21 @@ class DialogueSource:
         gmask = int(np.argmax(ids == self._special.sop)) - 1
         assert gmask >= 0 and ids[gmask] == self._special.gmask, (ids[:8], self._special)
         text, weights = _without(ids, gmask), _without(trained, gmask)
-        return build_sample(text, np.array([[gmask, len(text)]]), [0], self._special.gmask, self._special, suffix=True, pin=self._pin, loss_mask=weights)
+        return build_sample(
+            text,
+            np.array([[gmask, len(text)]]),
+            [0],
+            self._special.gmask,
+            self._special,
+            suffix=True,
+            pin=self._pin,
+            loss_mask=weights,
+        )
 
 
 def _without(values: NDArray, at: int) -> NDArray:
     """Without the two values at `at`: [gMASK] and <sop>, which `build_sample` puts back."""
-    return np.concatenate((values[:at], values[at + 2:]))
+    return np.concatenate((values[:at], values[at + 2 :]))
 
 
 def fill_rows(lengths: Ints, size: int) -> list[Ints]:

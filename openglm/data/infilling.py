@@ -37,8 +37,19 @@ class Sample:
         return len(self.tokens)
 
 
-def build_sample(tokens: Ints, spans: Ints, order: Sequence[int] | Ints, mask_id: int, special: SpecialTokens, *, suffix: bool = False, pin: bool,
-                 dblock_at: Sequence[int] | Ints = (), dblock_id: int | None = None, loss_mask: NDArray | None = None) -> Sample:
+def build_sample(
+    tokens: Ints,
+    spans: Ints,
+    order: Sequence[int] | Ints,
+    mask_id: int,
+    special: SpecialTokens,
+    *,
+    suffix: bool = False,
+    pin: bool,
+    dblock_at: Sequence[int] | Ints = (),
+    dblock_id: int | None = None,
+    loss_mask: NDArray | None = None,
+) -> Sample:
     """Cut `spans` [k, 2], sorted and disjoint, out of `tokens` [n] and lay them out as part A and part B.
 
     order: part B holds span order[0] first. suffix: the one span runs to the end of the text and no <eop> closes it, either because the text
@@ -64,7 +75,7 @@ def build_sample(tokens: Ints, spans: Ints, order: Sequence[int] | Ints, mask_id
     position = np.repeat(mask_at[order], blocks) if pin else count + len(context)
     weights = np.ones(size, np.float32)
     if suffix and loss_mask is not None:
-        weights[:-1] = loss_mask[starts[0]:]
+        weights[:-1] = loss_mask[starts[0] :]
     return _join(context, inputs, targets, weights, position, count - np.repeat(begins, blocks) + 1, size - suffix)
 
 
@@ -79,12 +90,26 @@ def _part_a(tokens: Ints, starts: Ints, ends: Ints, mask_id: int) -> tuple[Ints,
     return np.concatenate(pieces), starts - removed + (ends - starts - 1)
 
 
-def _join(context: Ints, inputs: Ints, targets: Ints, weights: NDArray[np.float32], position: Ints, block_position: Ints, size: int) -> Sample:
+def _join(
+    context: Ints,
+    inputs: Ints,
+    targets: Ints,
+    weights: NDArray[np.float32],
+    position: Ints,
+    block_position: Ints,
+    size: int,
+) -> Sample:
     """Part A, then the first `size` tokens of part B."""
     a = len(context)
     none = np.zeros(a, np.int64)
-    return Sample(np.concatenate((context, inputs[:size])), np.concatenate((context, targets[:size])), np.concatenate((none, weights[:size]), dtype=np.float32),
-                  np.concatenate((np.arange(a), position[:size])), np.concatenate((none, block_position[:size])), a)
+    return Sample(
+        np.concatenate((context, inputs[:size])),
+        np.concatenate((context, targets[:size])),
+        np.concatenate((none, weights[:size]), dtype=np.float32),
+        np.concatenate((np.arange(a), position[:size])),
+        np.concatenate((none, block_position[:size])),
+        a,
+    )
 
 
 @lru_cache(maxsize=8)
@@ -100,7 +125,9 @@ def sample_lengths(rng: np.random.Generator, wanted: int, config: InfillingConfi
     """Span lengths, truncated Poisson, drawn until they sum to `wanted` tokens or just over, in random order."""
     lengths = 1 + _length_cdf(config.mean_span, config.max_span).searchsorted(rng.random(wanted), "right")
     enough = int(np.searchsorted(np.cumsum(lengths), wanted)) + 1
-    return rng.permutation(lengths[:enough])  # the last one drawn is longer than average: it must not always end up last in the text
+    return rng.permutation(
+        lengths[:enough]
+    )  # the last one drawn is longer than average: it must not always end up last in the text
 
 
 def place_spans(rng: np.random.Generator, lengths: Ints, start: int, stop: int) -> Ints | None:
@@ -112,7 +139,14 @@ def place_spans(rng: np.random.Generator, lengths: Ints, start: int, stop: int) 
     return np.stack((begins, begins + lengths), axis=1)
 
 
-def sample_spans(rng: np.random.Generator, length: int, config: InfillingConfig, documents: Sequence[tuple[int, int]], *, single: bool = False) -> Ints | None:
+def sample_spans(
+    rng: np.random.Generator,
+    length: int,
+    config: InfillingConfig,
+    documents: Sequence[tuple[int, int]],
+    *,
+    single: bool = False,
+) -> Ints | None:
     """[MASK] spans for a text of `length` tokens: `mask_ratio` of it, or one span only (`single`). None if they do not fit.
 
     documents: the ranges [start, stop) that spans may cover. Of several, the shorter ones come first and take at most their own share; the longest takes the rest.
@@ -133,7 +167,9 @@ def sample_spans(rng: np.random.Generator, length: int, config: InfillingConfig,
     return spans[np.argsort(spans[:, 0])]
 
 
-def sample_long_span(rng: np.random.Generator, length: int, shortest: int, longest: int, inside: tuple[int, int] | None = None) -> Ints:
+def sample_long_span(
+    rng: np.random.Generator, length: int, shortest: int, longest: int, inside: tuple[int, int] | None = None
+) -> Ints:
     """One [gMASK] span [1, 2] of uniform length in [shortest, longest]: at the end of a text of `length` tokens, or anywhere in the range `inside`."""
     size = int(rng.integers(shortest, longest + 1))
     if inside is None:
@@ -148,7 +184,7 @@ def sentences(ends: NDArray[np.bool_], start: int, stop: int, *, tail: bool) -> 
     stops = np.flatnonzero(ends[start:stop]) + start + 1
     if tail and start < stop and (not len(stops) or stops[-1] < stop):
         stops = np.append(stops, stop)
-    return np.stack((np.concatenate(([start], stops[:-1]))[:len(stops)], stops), axis=1)
+    return np.stack((np.concatenate(([start], stops[:-1]))[: len(stops)], stops), axis=1)
 
 
 def sample_sentences(rng: np.random.Generator, candidates: Ints, wanted: int) -> Ints | None:
@@ -169,7 +205,14 @@ def draw_mode(rng: np.random.Generator, config: InfillingConfig) -> str:
     return "sentence" if draw < config.mask_share + config.sentence_share else "gmask"
 
 
-def _draw_spans(rng: np.random.Generator, tokens: Ints, mode: str, complete: bool, config: InfillingConfig, sentence_ends: Sequence[int] | Ints) -> tuple[Ints, str]:
+def _draw_spans(
+    rng: np.random.Generator,
+    tokens: Ints,
+    mode: str,
+    complete: bool,
+    config: InfillingConfig,
+    sentence_ends: Sequence[int] | Ints,
+) -> tuple[Ints, str]:
     """Spans of a piece, and the mode they belong to: a piece with no room for short spans falls back to a long one.
 
     In a piece that was cut off, nothing that <eop> closes reaches the cut (no span covers the last token, an unfinished sentence is none): it would teach an end that is none.
@@ -180,15 +223,26 @@ def _draw_spans(rng: np.random.Generator, tokens: Ints, mode: str, complete: boo
     if mode == "mask":
         spans = sample_spans(rng, n, config, [(0, closed)], single=rng.random() < config.single_span_share)
     elif mode == "sentence":
-        spans = sample_sentences(rng, sentences(np.isin(tokens, sentence_ends), 0, n, tail=complete), max(1, int(config.mask_ratio * n)))
+        spans = sample_sentences(
+            rng, sentences(np.isin(tokens, sentence_ends), 0, n, tail=complete), max(1, int(config.mask_ratio * n))
+        )
     if spans is not None:
         return spans, mode
     inside = (0, closed) if closed > 0 and rng.random() < config.gmask_infill_share else None
     return sample_long_span(rng, n, max(1, int(config.gmask_min_ratio * n)), n, inside), "gmask"
 
 
-def infill(rng: np.random.Generator, tokens: Ints, config: InfillingConfig, special: SpecialTokens, *, span_positions: str, complete: bool,
-           sentence_ends: Sequence[int] | Ints = (), room: int | None = None) -> Sample | None:
+def infill(
+    rng: np.random.Generator,
+    tokens: Ints,
+    config: InfillingConfig,
+    special: SpecialTokens,
+    *,
+    span_positions: str,
+    complete: bool,
+    sentence_ends: Sequence[int] | Ints = (),
+    room: int | None = None,
+) -> Sample | None:
     """Draw mode, spans and their order for one piece of text and build its sample of at most `room` tokens.
 
     complete: the piece ends where its document ends, so a span that reaches the end is closed by <eop>; the end of any other piece teaches none.
@@ -196,7 +250,7 @@ def infill(rng: np.random.Generator, tokens: Ints, config: InfillingConfig, spec
     """
     mode = draw_mode(rng, config)
     if room is not None and len(tokens) >= room:
-        tokens, complete = tokens[:max(0, room - 1)], False
+        tokens, complete = tokens[: max(0, room - 1)], False
     while len(tokens):
         spans, drawn = _draw_spans(rng, tokens, mode, complete, config, sentence_ends)
         suffix = drawn == "gmask" and not complete and spans[0, 1] == len(tokens)
@@ -205,16 +259,30 @@ def infill(rng: np.random.Generator, tokens: Ints, config: InfillingConfig, spec
             return _build(rng, tokens, spans, drawn, suffix, config, special, span_positions)
         if over >= len(tokens):  # more spans than so little room can hold
             mode, over = "gmask", 0
-        tokens, complete = tokens[:len(tokens) - over], False
+        tokens, complete = tokens[: len(tokens) - over], False
     return None
 
 
-def _build(rng: np.random.Generator, tokens: Ints, spans: Ints, mode: str, suffix: bool, config: InfillingConfig, special: SpecialTokens, span_positions: str) -> Sample:
+def _build(
+    rng: np.random.Generator,
+    tokens: Ints,
+    spans: Ints,
+    mode: str,
+    suffix: bool,
+    config: InfillingConfig,
+    special: SpecialTokens,
+    span_positions: str,
+) -> Sample:
     order = rng.permutation(len(spans)) if config.shuffle_spans and len(spans) > 1 else np.arange(len(spans))
     hidden: Ints | tuple = ()
     if mode == "mask" and config.dblock_probability > 0:
         covered = int((spans[:, 1] - spans[:, 0]).sum())
-        hidden = np.flatnonzero(rng.random(covered + len(spans)) < config.dblock_probability) + len(tokens) - covered + len(spans)
+        hidden = (
+            np.flatnonzero(rng.random(covered + len(spans)) < config.dblock_probability)
+            + len(tokens)
+            - covered
+            + len(spans)
+        )
     pin = span_positions == "pinned" or (span_positions == "pinned_mask" and mode != "gmask")
     mask_id = {"mask": special.mask, "sentence": special.smask, "gmask": special.gmask}[mode]
     return build_sample(tokens, spans, order, mask_id, special, suffix=suffix, pin=pin, dblock_at=hidden)

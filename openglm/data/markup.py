@@ -8,7 +8,28 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-_BLOCKS = {"p", "div", "li", "h1", "h2", "h3", "h4", "h5", "h6", "tr", "br", "pre", "dt", "dd", "table", "ul", "ol", "dl", "section", "blockquote"}
+_BLOCKS = {
+    "p",
+    "div",
+    "li",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "tr",
+    "br",
+    "pre",
+    "dt",
+    "dd",
+    "table",
+    "ul",
+    "ol",
+    "dl",
+    "section",
+    "blockquote",
+}
 _SKIPPED = {"script", "style", "nav", "footer", "head", "noscript", "button", "select"}
 _VOID = {"br", "hr", "img", "input", "meta", "link", "area", "base", "col", "embed", "source", "track", "wbr"}
 
@@ -77,7 +98,35 @@ _ROFF_CHARACTERS = {
     "(rg": "®", "(rs": "\\", "e": "\\", "-": "-", " ": " ", "~": " ", "0": " ", "'": "'", "`": "`", ".": ".",
 }  # fmt: skip
 _ROFF_ESCAPE = re.compile(r"\\(\(..|\[[^\]]*\]|.)")
-_ROFF_TEXT_MACROS = frozenset(["B", "I", "BR", "BI", "RB", "IB", "IR", "RI", "SM", "SB", "Nm", "Fl", "Ar", "Pa", "Xr", "Cm", "Op", "Dv", "Ev", "Li", "Em", "Sy", "Nd", "UR", "URL"])
+_ROFF_TEXT_MACROS = frozenset(
+    [
+        "B",
+        "I",
+        "BR",
+        "BI",
+        "RB",
+        "IB",
+        "IR",
+        "RI",
+        "SM",
+        "SB",
+        "Nm",
+        "Fl",
+        "Ar",
+        "Pa",
+        "Xr",
+        "Cm",
+        "Op",
+        "Dv",
+        "Ev",
+        "Li",
+        "Em",
+        "Sy",
+        "Nd",
+        "UR",
+        "URL",
+    ]
+)
 
 
 def _roff_line(text: str) -> str:
@@ -131,16 +180,28 @@ def pod_text(source: str) -> str:
     return "\n\n".join(out)
 
 
-_WIKI_REST = re.compile(r"<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->|<[^>]+>|'{2,}|^[*#:;]+ *|\[https?:\S+ ?|__\w+__", re.S | re.M)
-_WIKI_INNER = re.compile(r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\|).)*?\|\}|\[\[(?:File|Image|Category|[a-z-]{2,10}):[^\[\]]*\]\]", re.S)
+_WIKI_REST = re.compile(
+    r"<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->|<[^>]+>|'{2,}|^[*#:;]+ *|\[https?:\S+ ?|__\w+__", re.S | re.M
+)
+_WIKI_INNER = re.compile(
+    r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\|).)*?\|\}|\[\[(?:File|Image|Category|[a-z-]{2,10}):[^\[\]]*\]\]", re.S
+)
 _WIKI_LINK = re.compile(r"\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]")
 
 
 def wiki_text(source: str) -> str:
     """The prose of a Wikipedia article, up to its references."""
-    source = re.sub(r"<math.*?</math>|<gallery.*?</gallery>|<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->", "", source, flags=re.S)
+    source = re.sub(
+        r"<math.*?</math>|<gallery.*?</gallery>|<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->", "", source, flags=re.S
+    )
     for _ in range(6):  # innermost first: templates, tables and links nest
         source = _WIKI_LINK.sub(r"\1", _WIKI_INNER.sub("", source))
-    source = re.split(r"^==\s*(?:References|Notes|See also|External links|Further reading|Bibliography)\s*==", source, flags=re.M)[0]
-    text = re.sub(r"^=+\s*(.*?)\s*=+\s*$", r"\1", _WIKI_REST.sub("", source), flags=re.M).replace("&nbsp;", " ").replace("]", "")
+    source = re.split(
+        r"^==\s*(?:References|Notes|See also|External links|Further reading|Bibliography)\s*==", source, flags=re.M
+    )[0]
+    text = (
+        re.sub(r"^=+\s*(.*?)\s*=+\s*$", r"\1", _WIKI_REST.sub("", source), flags=re.M)
+        .replace("&nbsp;", " ")
+        .replace("]", "")
+    )
     return "\n".join(line for line in text.split("\n") if not line.startswith(("|", "!", "{", "}")))

@@ -48,7 +48,14 @@ FIELDS = tuple(f.name for f in dataclasses.fields(Row))
 
 def pack(samples: Sequence[Sample], seq_len: int, pad: int) -> Row:
     """Samples one after another in one row, each its own segment."""
-    row = Row(np.full(seq_len, pad), np.full(seq_len, pad), np.zeros(seq_len, np.float32), np.zeros(seq_len, np.int64), np.zeros(seq_len, np.int64), np.full(seq_len, -1))
+    row = Row(
+        np.full(seq_len, pad),
+        np.full(seq_len, pad),
+        np.zeros(seq_len, np.float32),
+        np.zeros(seq_len, np.int64),
+        np.zeros(seq_len, np.int64),
+        np.full(seq_len, -1),
+    )
     at = 0
     for number, sample in enumerate(samples):
         end = at + len(sample)
@@ -74,15 +81,38 @@ class TextStream:
 
     fingerprint = "text"  # its content is in the corpus's fingerprint
 
-    def __init__(self, source: Source, key: tuple[int, ...], infilling: InfillingConfig, special: SpecialTokens, seq_len: int, span_positions: str, sentence_ends: Ints):
+    def __init__(
+        self,
+        source: Source,
+        key: tuple[int, ...],
+        infilling: InfillingConfig,
+        special: SpecialTokens,
+        seq_len: int,
+        span_positions: str,
+        sentence_ends: Ints,
+    ):
         self.source, self.key, self.seq_len, self.tokens = source, key, seq_len, source.tokens
-        self._infilling, self._special, self._span_positions, self._sentence_ends = infilling, special, span_positions, sentence_ends
+        self._infilling, self._special, self._span_positions, self._sentence_ends = (
+            infilling,
+            special,
+            span_positions,
+            sentence_ends,
+        )
         self._epochs: dict[int, tuple[Ints, Ints]] = {}
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         samples, room = [], self.seq_len
         for tokens, complete in self.pieces(number):
-            sample = infill(rng, tokens, self._infilling, self._special, span_positions=self._span_positions, complete=complete, sentence_ends=self._sentence_ends, room=room)
+            sample = infill(
+                rng,
+                tokens,
+                self._infilling,
+                self._special,
+                span_positions=self._span_positions,
+                complete=complete,
+                sentence_ends=self._sentence_ends,
+                room=room,
+            )
             if sample is None:
                 break
             samples.append(sample)
@@ -98,7 +128,7 @@ class TextStream:
             i = int(ends.searchsorted(offset, "right"))
             document = self.source.document(int(order[i]))
             begin = offset - (int(ends[i]) - len(document))
-            piece = np.asarray(document[begin:begin + stop - at], dtype=np.int64)
+            piece = np.asarray(document[begin : begin + stop - at], dtype=np.int64)
             yield piece, begin + len(piece) == len(document)
             at += len(piece)
 
@@ -116,7 +146,7 @@ def shares(weights: Mapping[str, float]) -> Ints:
     values = np.array(list(weights.values()), dtype=np.float64)
     exact = values / values.sum() * BLOCK
     rows = np.maximum(np.floor(exact).astype(np.int64), 1)
-    for i in np.argsort(rows - exact, kind="stable")[:max(0, BLOCK - int(rows.sum()))]:
+    for i in np.argsort(rows - exact, kind="stable")[: max(0, BLOCK - int(rows.sum()))]:
         rows[i] += 1
     rows[np.argmax(rows)] -= int(rows.sum()) - BLOCK
     return rows
@@ -129,12 +159,40 @@ class Mixture:
     `fingerprint` stands for everything that changes the stream; checkpoints keep it, and a resume with another one is refused.
     """
 
-    def __init__(self, corpus: Corpus | None, config: DataConfig, infilling: InfillingConfig, special: SpecialTokens, seq_len: int, span_positions: str,
-                 sentence_ends: Iterable[int] = (), dialogues: Mapping[str, DialogueSource] | None = None):
+    def __init__(
+        self,
+        corpus: Corpus | None,
+        config: DataConfig,
+        infilling: InfillingConfig,
+        special: SpecialTokens,
+        seq_len: int,
+        span_positions: str,
+        sentence_ends: Iterable[int] = (),
+        dialogues: Mapping[str, DialogueSource] | None = None,
+    ):
         ends = np.array(sorted(sentence_ends), np.int64)
-        require(infilling.sentence_share == 0 or len(ends) > 0, "infilling.sentence_share", infilling.sentence_share, "no token of this tokenizer ends a sentence; set it to 0")
-        streams: dict[str, Stream] = {} if corpus is None else {
-            name: TextStream(source, (config.seed, 2, zlib.crc32(name.encode())), infilling, special, seq_len, span_positions, ends) for name, source in corpus.sources.items()}
+        require(
+            infilling.sentence_share == 0 or len(ends) > 0,
+            "infilling.sentence_share",
+            infilling.sentence_share,
+            "no token of this tokenizer ends a sentence; set it to 0",
+        )
+        streams: dict[str, Stream] = (
+            {}
+            if corpus is None
+            else {
+                name: TextStream(
+                    source,
+                    (config.seed, 2, zlib.crc32(name.encode())),
+                    infilling,
+                    special,
+                    seq_len,
+                    span_positions,
+                    ends,
+                )
+                for name, source in corpus.sources.items()
+            }
+        )
         for name, source in (dialogues or {}).items():
             require(name not in streams, "data.dialogues", name, "a text source has this name; choose another")
             streams[name] = source
@@ -142,14 +200,29 @@ class Mixture:
         self.names, self.seq_len, self._seed, self._pad = tuple(weights), seq_len, config.seed, special.pad
         self.streams, self._rows = [streams[name] for name in weights], shares(weights)
         self._block: tuple[int, Ints] = (-1, self._rows)
-        self.fingerprint = _fingerprint(STREAM_VERSION, corpus and corpus.fingerprint, config.seed, weights, infilling, special, seq_len, span_positions, ends.tolist(),
-                                        [stream.fingerprint for stream in self.streams])
+        self.fingerprint = _fingerprint(
+            STREAM_VERSION,
+            corpus and corpus.fingerprint,
+            config.seed,
+            weights,
+            infilling,
+            special,
+            seq_len,
+            span_positions,
+            ends.tolist(),
+            [stream.fingerprint for stream in self.streams],
+        )
 
     def source_of(self, index: int) -> tuple[int, int]:
         """Which source row `index` comes from, and how many rows that source has given before."""
         block, i = divmod(index, BLOCK)
         if self._block[0] != block:
-            self._block = block, np.random.default_rng((self._seed, 0, block)).permutation(np.repeat(np.arange(len(self._rows)), self._rows))
+            self._block = (
+                block,
+                np.random.default_rng((self._seed, 0, block)).permutation(
+                    np.repeat(np.arange(len(self._rows)), self._rows)
+                ),
+            )
         order = self._block[1]
         source = int(order[i])
         return source, block * int(self._rows[source]) + int(np.count_nonzero(order[:i] == source))
@@ -167,7 +240,12 @@ def _weights(chosen: Mapping[str, float], streams: Mapping[str, Stream]) -> dict
         require(math.isfinite(weight) and weight >= 0, f"data.weights.{name}", weight, "must be 0 or more")
     weights = {name: float(chosen.get(name, 0) if chosen else stream.tokens) for name, stream in streams.items()}
     weights = {name: weight for name, weight in weights.items() if weight > 0}
-    require(0 < len(weights) <= BLOCK, "data.weights", dict(chosen), f"must leave between 1 and {BLOCK} sources that are drawn and hold text; there are {', '.join(streams)}")
+    require(
+        0 < len(weights) <= BLOCK,
+        "data.weights",
+        dict(chosen),
+        f"must leave between 1 and {BLOCK} sources that are drawn and hold text; there are {', '.join(streams)}",
+    )
     for name in weights:
         require(streams[name].tokens > 0, f"data.weights.{name}", weights[name], "this source holds no text")
     return weights
@@ -202,7 +280,9 @@ def _spans(start: int, rows: int | Callable[[int], int], share: tuple[int, int])
         start += size
 
 
-def batches(mixture: Mixture, start_row: int, rows: int | Callable[[int], int], workers: int, share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, NDArray]]:
+def batches(
+    mixture: Mixture, start_row: int, rows: int | Callable[[int], int], workers: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[dict[str, NDArray]]:
     """Endless batches [rows, seq_len] of `mixture.row(start_row)` and the following, prepared ahead by `workers` processes (0: none), in order whatever their number.
 
     rows: of every batch, or of the one that begins at a given row. share: (part, of so many equal parts) of each batch, where others read the other parts.
@@ -210,11 +290,15 @@ def batches(mixture: Mixture, start_row: int, rows: int | Callable[[int], int], 
     A worker that raises or dies ends the iteration with an error, never with a wait.
     """
     spans: Any = _spans(start_row, rows, share)
-    loader: DataLoader = DataLoader(_Batches(mixture), batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is)  # type: ignore[arg-type]
+    loader: DataLoader = DataLoader(
+        _Batches(mixture), batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is
+    )  # type: ignore[arg-type]
     try:
         yield from loader
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         reason = str(error).splitlines()[0]
-        raise ValueError(f"data.workers = {workers}: a process that prepares rows died, perhaps for lack of memory ({reason}); data.workers = 0 does without") from error
+        raise ValueError(
+            f"data.workers = {workers}: a process that prepares rows died, perhaps for lack of memory ({reason}); data.workers = 0 does without"
+        ) from error

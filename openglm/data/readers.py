@@ -34,7 +34,9 @@ def decode(raw: bytes, path: Path, offset: int = 0) -> str:
     try:
         return raw.decode("utf-8-sig" if not offset else "utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {offset + error.start}; convert the file, for instance with iconv") from None
+        raise ValueError(
+            f"{path}: not UTF-8 at byte {offset + error.start}; convert the file, for instance with iconv"
+        ) from None
 
 
 def plain(path: Path) -> Iterator[str]:
@@ -50,7 +52,11 @@ def lines(path: Path) -> Iterator[str]:
 def rst(path: Path) -> Iterator[str]:
     """reStructuredText: directives, comments and field lists go, prose and examples stay."""
     text = re.sub(r"^[ \t]*(?:\.\. |:[\w-]+:).*\n", "", read_utf8(path), flags=re.M)
-    text = re.sub(r":[\w:-]+:`~?!?([^`<]*?)(?: <[^`]*>)?`|``([^`]*)``|\*\*([^*\n]+)\*\*", lambda m: m[1] or m[2] or m[3] or "", text)
+    text = re.sub(
+        r":[\w:-]+:`~?!?([^`<]*?)(?: <[^`]*>)?`|``([^`]*)``|\*\*([^*\n]+)\*\*",
+        lambda m: m[1] or m[2] or m[3] or "",
+        text,
+    )
     yield markup.unwrap(re.sub(r"^([=\-~^*+#\"'`.:_])\1{2,}$", "", text, flags=re.M), indented=False)
 
 
@@ -59,7 +65,11 @@ def roff(path: Path) -> Iterator[str]:
 
 
 def pod(path: Path) -> Iterator[str]:
-    yield markup.pod_text(gzip.decompress(path.read_bytes()).decode("utf-8", "replace") if path.suffix == ".gz" else path.read_bytes().decode("utf-8", "replace"))
+    yield markup.pod_text(
+        gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
+        if path.suffix == ".gz"
+        else path.read_bytes().decode("utf-8", "replace")
+    )
 
 
 def html(path: Path) -> Iterator[str]:
@@ -90,7 +100,10 @@ def _poems(node: Any, title: str, author: str) -> Iterator[str]:
         return
     if not isinstance(node, dict):
         return
-    own = next((node[key] for key in ("title", "rhythmic", "chapter", "subchapter", "type") if isinstance(node.get(key), str)), "")
+    own = next(
+        (node[key] for key in ("title", "rhythmic", "chapter", "subchapter", "type") if isinstance(node.get(key), str)),
+        "",
+    )
     title, author = own or title, node.get("author") or author
     body = next((node[key] for key in ("paragraphs", "content", "para") if node.get(key)), [])
     if isinstance(body, str):
@@ -109,7 +122,10 @@ def biographies(path: Path) -> Iterator[str]:
             yield f"{entry['name']}\n{text}"
 
 
-_WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), 0xFF05, 0xFF0E)}
+_WIDE = {
+    code: code - 0xFEE0
+    for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), 0xFF05, 0xFF0E)
+}
 
 
 def tagged_news(path: Path) -> Iterator[str]:
@@ -118,7 +134,12 @@ def tagged_news(path: Path) -> Iterator[str]:
     for line in read_utf8(path).splitlines():
         text = "".join(re.sub(r"/\w+$", "", word) for word in line.split()).translate(_WIDE)
         headline = len(text) < 40 and not text.endswith(("。", "！", "？", "”", "）", "；", "：", "…"))
-        if headline and article and article[-1].endswith(("。", "！", "？", "”", "）", "…")) and len("".join(article)) > 80:
+        if (
+            headline
+            and article
+            and article[-1].endswith(("。", "！", "？", "”", "）", "…"))
+            and len("".join(article)) > 80
+        ):
             yield "\n".join(article)
             article = []
         article.append(text)
@@ -233,11 +254,36 @@ def items(path: Path) -> Iterator[str]:
             yield from _strings(json.loads(record))
 
 
-READERS: dict[str, Reader] = {f.__name__: f for f in (plain, lines, rst, roff, pod, html, libreoffice, fortunes, poems, biographies, tagged_news, idioms, definitions, riddles,
-                                                       json_strings, brown, chitchat, wiki_dump, wordnet, foldoc, items)}
+READERS: dict[str, Reader] = {
+    f.__name__: f
+    for f in (
+        plain,
+        lines,
+        rst,
+        roff,
+        pod,
+        html,
+        libreoffice,
+        fortunes,
+        poems,
+        biographies,
+        tagged_news,
+        idioms,
+        definitions,
+        riddles,
+        json_strings,
+        brown,
+        chitchat,
+        wiki_dump,
+        wordnet,
+        foldoc,
+        items,
+    )
+}
 
 
 # A user's own files.
+
 
 def own_jsonl(path: Path) -> Iterator[str]:
     """A JSON object with a "text" field a line."""
@@ -251,7 +297,9 @@ def own_jsonl(path: Path) -> Iterator[str]:
             try:
                 text = json.loads(line)["text"]
             except (ValueError, TypeError, KeyError):
-                raise ValueError(f'{path}, line {number}: every line must be a JSON object with a "text" field') from None
+                raise ValueError(
+                    f'{path}, line {number}: every line must be a JSON object with a "text" field'
+                ) from None
             if not isinstance(text, str):
                 raise ValueError(f'{path}, line {number}: "text" must be a string, not {type(text).__name__}')
             yield text

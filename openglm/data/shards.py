@@ -20,7 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-SHARD_TOKENS = 1 << 27  # a quarter of a gigabyte in uint16: small enough to copy, large enough that a corpus has few files
+SHARD_TOKENS = (
+    1 << 27
+)  # a quarter of a gigabyte in uint16: small enough to copy, large enough that a corpus has few files
 Split = Literal["train", "heldout"]
 
 
@@ -29,7 +31,9 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
 
 
-def _write_shard(folder: Path, stem: str, documents: Iterable[Sequence[int]], dtype: np.dtype, limit: int) -> dict[str, Any] | None:
+def _write_shard(
+    folder: Path, stem: str, documents: Iterable[Sequence[int]], dtype: np.dtype, limit: int
+) -> dict[str, Any] | None:
     """Write documents until one passes `limit` tokens; None if there was none."""
     ends: list[int] = []
     total, hash_tokens = 0, hashlib.sha256()
@@ -51,7 +55,14 @@ def _write_shard(folder: Path, stem: str, documents: Iterable[Sequence[int]], dt
     return {"file": stem, "tokens": total, "documents": len(ends), "sha256": hash_tokens.hexdigest()}
 
 
-def write_source(folder: Path, name: str, split: Split, documents: Iterable[Sequence[int]], vocab_size: int, shard_tokens: int = SHARD_TOKENS) -> list[dict[str, Any]]:
+def write_source(
+    folder: Path,
+    name: str,
+    split: Split,
+    documents: Iterable[Sequence[int]],
+    vocab_size: int,
+    shard_tokens: int = SHARD_TOKENS,
+) -> list[dict[str, Any]]:
     """Write one source's documents (token ids) as shards into `folder`; returns their manifest entries.
 
     A shard's "sha256" is that of its .tokens file followed by its .index file. The held-out split is one shard whatever its length.
@@ -67,10 +78,14 @@ def write_source(folder: Path, name: str, split: Split, documents: Iterable[Sequ
 
 def canonical_hash(value: dict[str, Any]) -> str:
     """SHA-256 of a JSON value written in one way only."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
-def write_manifest(folder: Path, tokenizer_fingerprint: str, vocab_size: int, sources: list[dict[str, Any]]) -> dict[str, Any]:
+def write_manifest(
+    folder: Path, tokenizer_fingerprint: str, vocab_size: int, sources: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Write manifest.json, last of all files, and return it. Its "sha256" names the corpus: same texts and options, same hash."""
     manifest = {"version": 1, "tokenizer": tokenizer_fingerprint, "vocab_size": vocab_size, "sources": sources}
     manifest["sha256"] = canonical_hash(manifest)
@@ -84,7 +99,9 @@ class Source:
     name; tokens: number of ids; lengths: int64 [documents], tokens of each.
     """
 
-    def __init__(self, folder: Path, name: str, shards: list[dict[str, Any]], vocab_size: int, verify: bool = False) -> None:
+    def __init__(
+        self, folder: Path, name: str, shards: list[dict[str, Any]], vocab_size: int, verify: bool = False
+    ) -> None:
         self.name = name
         self._dtype = token_dtype(vocab_size)
         self._tokens: list[np.ndarray] = []
@@ -99,14 +116,20 @@ class Source:
         paths = [folder / f"{shard['file']}{suffix}" for suffix in (".tokens", ".index")]
         for path, size in zip(paths, (shard["tokens"] * self._dtype.itemsize, shard["documents"] * 8), strict=True):
             if not path.is_file():
-                raise ValueError(f"{path}: missing, though manifest.json lists it; build the corpus again with `glm data build`")
+                raise ValueError(
+                    f"{path}: missing, though manifest.json lists it; build the corpus again with `glm data build`"
+                )
             if path.stat().st_size != size:
                 state = "cut short" if path.stat().st_size < size else "too long"
-                raise ValueError(f"{path}: {state} ({path.stat().st_size} bytes, manifest.json says {size}); build the corpus again with `glm data build`")
+                raise ValueError(
+                    f"{path}: {state} ({path.stat().st_size} bytes, manifest.json says {size}); build the corpus again with `glm data build`"
+                )
         if verify:
             found = hashlib.sha256(paths[0].read_bytes() + paths[1].read_bytes()).hexdigest()
             if found != shard["sha256"]:
-                raise ValueError(f"{paths[0]}: damaged (its SHA-256 is not the one in manifest.json); build the corpus again with `glm data build`")
+                raise ValueError(
+                    f"{paths[0]}: damaged (its SHA-256 is not the one in manifest.json); build the corpus again with `glm data build`"
+                )
         self._tokens.append(np.memmap(paths[0], self._dtype, "r") if shard["tokens"] else np.zeros(0, self._dtype))
         self._ends.append(np.fromfile(paths[1], "<i8"))
 
@@ -133,9 +156,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         raise ValueError(f"{path}: not a manifest of a corpus; build the corpus again with `glm data build`") from None
     if rest.get("version") != 1:
-        raise ValueError(f"{path}: version {rest.get('version')!r}, this program reads version 1; build the corpus again with `glm data build`")
+        raise ValueError(
+            f"{path}: version {rest.get('version')!r}, this program reads version 1; build the corpus again with `glm data build`"
+        )
     if canonical_hash(rest) != named:
-        raise ValueError(f"{path}: damaged (it does not match its own SHA-256); build the corpus again with `glm data build`")
+        raise ValueError(
+            f"{path}: damaged (it does not match its own SHA-256); build the corpus again with `glm data build`"
+        )
     return manifest
 
 
@@ -157,7 +184,9 @@ class Corpus:
             if shards:
                 self.sources[entry["name"]] = Source(self.folder, entry["name"], shards, self.vocab_size, verify)
         if not self.sources:
-            raise ValueError(f"corpus {folder}: no {split} documents in it; build it from more text with `glm data build`")
+            raise ValueError(
+                f"corpus {folder}: no {split} documents in it; build it from more text with `glm data build`"
+            )
 
 
 def encode_in_batches(tokenizer: Any, texts: Iterable[str], batch: int = 1024) -> Iterable[list[int]]:

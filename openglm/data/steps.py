@@ -57,7 +57,12 @@ class SourceInfo:
     licence: str
 
     def __post_init__(self) -> None:
-        require(not self.name.endswith("-heldout"), "source", self.name, "the end -heldout names held-out documents; choose another name")
+        require(
+            not self.name.endswith("-heldout"),
+            "source",
+            self.name,
+            "the end -heldout names held-out documents; choose another name",
+        )
 
 
 class ReadUnit(BaseReader):
@@ -184,7 +189,9 @@ class TrainTokenizer(PipelineStep):
 
     type, name = "TOKENIZER", "train"
 
-    def __init__(self, text: str, sources: tuple[SourceInfo, ...], vocab_size: int, heldout: float, folder: str) -> None:
+    def __init__(
+        self, text: str, sources: tuple[SourceInfo, ...], vocab_size: int, heldout: float, folder: str
+    ) -> None:
         super().__init__()
         self.text, self.sources, self.vocab_size, self.heldout, self.folder = text, sources, vocab_size, heldout, folder
 
@@ -228,11 +235,19 @@ class WriteTokens(PipelineStep):
         train, held = self._split(source.name)
         shards: dict[str, list[dict[str, Any]]] = {}
         for split, texts in (("train", train), ("heldout", held)):
-            shards[split] = write_source(corpus, source.name, split, encode_in_batches(tokenizer, texts), tokenizer.vocab_size)
+            shards[split] = write_source(
+                corpus, source.name, split, encode_in_batches(tokenizer, texts), tokenizer.vocab_size
+            )
             _write_texts(self.work / "split" / (source.name + "-heldout" * (split == "heldout") + ".jsonl"), texts)
         none = {"file": f"{source.name}-heldout", "tokens": 0, "documents": 0, "sha256": hashlib.sha256().hexdigest()}
-        entry = {**dataclasses.asdict(source), "bytes": _bytes(train), "tokens": sum(s["tokens"] for s in shards["train"]), "documents": len(train),
-                 "shards": shards["train"], "heldout": {**(shards["heldout"] or [none])[0], "bytes": _bytes(held)}}
+        entry = {
+            **dataclasses.asdict(source),
+            "bytes": _bytes(train),
+            "tokens": sum(s["tokens"] for s in shards["train"]),
+            "documents": len(train),
+            "shards": shards["train"],
+            "heldout": {**(shards["heldout"] or [none])[0], "bytes": _bytes(held)},
+        }
         (self.work / "entries" / f"{rank:05d}.json").write_text(json.dumps(entry), encoding="utf-8")
 
 
@@ -244,7 +259,9 @@ class WriteManifest(PipelineStep):
         self.work = Path(work)
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        entries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.work / "entries").glob("*.json"))]
+        entries = [
+            json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.work / "entries").glob("*.json"))
+        ]
         entries = [entry for entry in entries if entry["documents"]]
         if not entries:
             raise ValueError(NOTHING_LEFT)

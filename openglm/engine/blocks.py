@@ -57,7 +57,9 @@ class BlockPool:
         key = (parent, tuple(tokens))
         if key not in self._nodes:
             self._nodes[key], self._known_as[block] = (block, self._next_node), key
-            self._next_node += 1  # never used again, so that a forgotten block's followers cannot be found under another
+            self._next_node += (
+                1  # never used again, so that a forgotten block's followers cannot be found under another
+            )
         return self._nodes[key][1]
 
     def release(self, blocks: list[int]) -> None:

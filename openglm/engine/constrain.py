@@ -13,7 +13,9 @@ from torch import Tensor
 from openglm.config import require
 from openglm.engine.params import SamplingParams
 
-_LAYOUT = {"whitespace_pattern": " ?"}  # between parts of JSON; any amount of it, and small models never stop writing it
+_LAYOUT = {
+    "whitespace_pattern": " ?"
+}  # between parts of JSON; any amount of it, and small models never stop writing it
 
 
 class Vocabulary:
@@ -23,8 +25,15 @@ class Vocabulary:
         try:
             from llguidance import LLTokenizer, TokenizerWrapper
         except ModuleNotFoundError:
-            raise ValueError("schema, regex: need the package llguidance; install it with: pip install 'openglm[serve]'") from None
-        require(len(stop_ids) > 0, "schema, regex", "no stop token", "this model has no token that ends an answer; leave the option out")
+            raise ValueError(
+                "schema, regex: need the package llguidance; install it with: pip install 'openglm[serve]'"
+            ) from None
+        require(
+            len(stop_ids) > 0,
+            "schema, regex",
+            "no stop token",
+            "this model has no token that ends an answer; leave the option out",
+        )
         self.eos_token_id, self.bos_token_id, self.encode = stop_ids[0], None, tokenizer.encode
         self.tokens = [tokenizer.decode_bytes([number]) for number in range(tokenizer.vocab_size)]
         # Tokens without text are special: a byte that no UTF-8 text has keeps them out of every grammar.
@@ -48,7 +57,9 @@ class Constraint:
             grammar = LLMatcher.grammar_from_regex(source)
         else:
             try:
-                grammar = LLMatcher.grammar_from_json_schema(source if isinstance(source, str) else json.dumps(source), overrides=_LAYOUT)
+                grammar = LLMatcher.grammar_from_json_schema(
+                    source if isinstance(source, str) else json.dumps(source), overrides=_LAYOUT
+                )
             except (ValueError, TypeError) as error:
                 raise ValueError(f"schema: {_first_line(error)}; give a JSON schema as an object or as text") from None
         self.matcher = LLMatcher(vocabulary.prepared, grammar, log_level=0)
@@ -63,9 +74,18 @@ class Constraint:
     def allow(self, logits_V: Tensor) -> Tensor:
         """The logits with -inf for every token that cannot come next."""
         bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
-        allowed = torch.from_numpy(np.unpackbits(bits, bitorder="little", count=min(8 * len(bits), len(logits_V)))).bool()
-        require(not self.matcher.is_error(), "schema", _first_line(self.matcher.get_error()), "too complex for this text; simplify it")
-        require(bool(allowed.any()), "schema", "no token", "no token of this vocabulary can come next; loosen the schema")
+        allowed = torch.from_numpy(
+            np.unpackbits(bits, bitorder="little", count=min(8 * len(bits), len(logits_V)))
+        ).bool()
+        require(
+            not self.matcher.is_error(),
+            "schema",
+            _first_line(self.matcher.get_error()),
+            "too complex for this text; simplify it",
+        )
+        require(
+            bool(allowed.any()), "schema", "no token", "no token of this vocabulary can come next; loosen the schema"
+        )
         out = torch.full_like(logits_V, -math.inf)
         out[: len(allowed)][allowed] = logits_V[: len(allowed)][allowed]
         return out

@@ -39,7 +39,14 @@ class Engine:
     adapters: LoRAs and prefixes by the names by which requests choose one; without one, a request gets the model as it is.
     """
 
-    def __init__(self, model: Transformer, config: EngineConfig | None = None, *, tokenizer: Any = None, adapters: Mapping[str, Prefix | Lora] | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        config: EngineConfig | None = None,
+        *,
+        tokenizer: Any = None,
+        adapters: Mapping[str, Prefix | Lora] | None = None,
+    ) -> None:
         self.model, self.config, self.tokenizer = model, config or EngineConfig(), tokenizer
         blocks = -(-(self.config.kv_tokens or room(model, self.config)) // self.config.block_size)
         self.pool = BlockPool(blocks, self.config.block_size)
@@ -52,11 +59,21 @@ class Engine:
         self._next_id = 0
         self._inboxes: dict[int, deque[Event]] = {}
 
-    def generate(self, prompts: Iterable[Iterable[int]], params: SamplingParams | Sequence[SamplingParams] | None = None, adapter: str | None = None) -> list[Result]:
+    def generate(
+        self,
+        prompts: Iterable[Iterable[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        adapter: str | None = None,
+    ) -> list[Result]:
         """Answers to all prompts, in their order. A request that cannot be served has an `error` in its result."""
         prompts = list(prompts)
         wishes = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(prompts)
-        require(len(wishes) == len(prompts), "params", f"{len(wishes)} of them", f"give one, or one for each of the {len(prompts)} prompts")
+        require(
+            len(wishes) == len(prompts),
+            "params",
+            f"{len(wishes)} of them",
+            f"give one, or one for each of the {len(prompts)} prompts",
+        )
         opened = [self._open(prompt, wish, adapter) for prompt, wish in zip(prompts, wishes, strict=True)]
         try:
             return [one if isinstance(one, Result) else self._result(one) for one in opened]
@@ -64,7 +81,9 @@ class Engine:
             for number in opened:
                 self._close(number)
 
-    def stream(self, prompt: Iterable[int], params: SamplingParams | None = None, adapter: str | None = None) -> Iterator[Event]:
+    def stream(
+        self, prompt: Iterable[int], params: SamplingParams | None = None, adapter: str | None = None
+    ) -> Iterator[Event]:
         """Events of one request as they come. Raises ValueError for a wrong request; whoever stops reading cancels it."""
         number = self.add_request(prompt, params or SamplingParams(), adapter)
         self._inboxes[number] = deque()
@@ -77,10 +96,21 @@ class Engine:
 
     def add_request(self, prompt: Iterable[int], params: SamplingParams, adapter: str | None = None) -> int:
         """Put a request in line; returns its id. Raises ValueError of one line where it can never be served."""
-        require(adapter in self.adapters, "adapter", adapter, f"unknown; this engine has {', '.join(filter(None, self.adapters)) or 'none'}")
+        require(
+            adapter in self.adapters,
+            "adapter",
+            adapter,
+            f"unknown; this engine has {', '.join(filter(None, self.adapters)) or 'none'}",
+        )
         chosen, shape = self.adapters[adapter], self.model.config
         prefix = chosen if isinstance(chosen, Prefix) else self.model.prefix
-        ids = check_request(prompt, params, shape, self.pool.blocks * self.pool.block_size - (prefix.length if prefix else 0), self.tokenizer is not None)
+        ids = check_request(
+            prompt,
+            params,
+            shape,
+            self.pool.blocks * self.pool.block_size - (prefix.length if prefix else 0),
+            self.tokenizer is not None,
+        )
         request = Request(self._next_id, ids, params, shape, list(self.adapters).index(adapter), prefix)
         constraint = None if params.schema is params.regex is None else Constraint(self._vocabulary, params)
         request.chooser = Chooser(params, ids, shape.vocab_size, constraint)
@@ -153,9 +183,20 @@ class Engine:
             row[: len(blocks)] = blocks
         columns = [(count, r.cached, r.visible, r.adapter) for r, count in plan]
         new, cached, visible, adapters = (np.array(column, np.int32) for column in zip(*columns, strict=True))
-        return Step(np.array(ids, np.int32), np.array([text, block], np.int32), new, cached, visible, table, np.array(wanted, np.int32), adapters)
+        return Step(
+            np.array(ids, np.int32),
+            np.array([text, block], np.int32),
+            new,
+            cached,
+            visible,
+            table,
+            np.array(wanted, np.int32),
+            adapters,
+        )
 
-    def _answer(self, request: Request, logits: Tensor, likeliest: list[int], highest: list[float], events: list[Event]) -> None:
+    def _answer(
+        self, request: Request, logits: Tensor, likeliest: list[int], highest: list[float], events: list[Event]
+    ) -> None:
         """Choose tokens row by row, for as long as the guesses were what is chosen anyway: the answer is the one without guesses."""
         known, draft, reason = len(request.ids), request.draft, None
         for row in range(len(likeliest)):
@@ -235,15 +276,25 @@ def _rows(request: Request, count: int) -> int:
     return len(request.draft) + 1 if request.cached + count == len(request.ids) + len(request.draft) else 0
 
 
-def choose_runner(model: Transformer, config: EngineConfig, blocks: int, adapters: list[Prefix | Lora | None]) -> Runner:
+def choose_runner(
+    model: Transformer, config: EngineConfig, blocks: int, adapters: list[Prefix | Lora | None]
+) -> Runner:
     """The kernels where they can run this model and are not declined, else torch."""
     why = obstacle(model, config, adapters) if config.runner != "torch" else "torch was asked for"
     require(why is None or config.runner != "native", "engine.runner", "native", f"{why}; choose auto or torch")
-    return TorchRunner(model, config, blocks, adapters) if why else NativeRunner(model, config, blocks, config.keep_weights, adapters)
+    return (
+        TorchRunner(model, config, blocks, adapters)
+        if why
+        else NativeRunner(model, config, blocks, config.keep_weights, adapters)
+    )
 
 
 def room(model: Transformer, config: EngineConfig) -> int:
     """Tokens of cache where the user names no number: for all sequences at once if 1 GiB holds them, but for one long one in any case."""
     shape, stored = model.config, model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
-    token_bytes = 2 * shape.layers * shape.kv_heads * (shape.head_dim * stored.itemsize + (4 if stored == torch.int8 else 0))
-    return max(min(config.max_sequences * shape.max_positions, _LARGEST_CACHE // token_bytes), min(shape.max_positions, 8192))
+    token_bytes = (
+        2 * shape.layers * shape.kv_heads * (shape.head_dim * stored.itemsize + (4 if stored == torch.int8 else 0))
+    )
+    return max(
+        min(config.max_sequences * shape.max_positions, _LARGEST_CACHE // token_bytes), min(shape.max_positions, 8192)
+    )

@@ -41,7 +41,10 @@ def obstacle(model: Transformer, config: EngineConfig, adapters: Sequence[Prefix
         return f"engine.block_size is {config.block_size}, not a multiple of {lib.PANEL}"
     if config.kv_dtype == "bfloat16":
         return "keys and values are wanted in bfloat16"
-    products = [[model.embedding if model.head is None else model.head], *(group for b in model.blocks for group in _products(b))]
+    products = [
+        [model.embedding if model.head is None else model.head],
+        *(group for b in model.blocks for group in _products(b)),
+    ]
     if any(_weight(m).block == 0 for group in products for m in group):
         return "groups of weights are not multiples of 32"
     if any(_differ(group) for group in products):
@@ -58,7 +61,12 @@ _KNOWN = (nn.Linear, QuantizedLinear, nn.LayerNorm, nn.RMSNorm, nn.Identity, Att
 def _products(block: Block) -> list[list[nn.Module]]:
     """Matrices that multiply the same input."""
     a, f = block.attention, block.ffn
-    return [[a.q_proj, a.k_proj, a.v_proj], [a.o_proj], [f.up_proj] if f.gate_proj is None else [f.gate_proj, f.up_proj], [f.down_proj]]
+    return [
+        [a.q_proj, a.k_proj, a.v_proj],
+        [a.o_proj],
+        [f.up_proj] if f.gate_proj is None else [f.gate_proj, f.up_proj],
+        [f.down_proj],
+    ]
 
 
 def _differ(modules: list[nn.Module]) -> bool:
@@ -83,7 +91,12 @@ class NativeRunner:
     """
 
     def __init__(
-        self, model: Transformer, config: EngineConfig, blocks: int, keep_weights: bool = True, adapters: Sequence[Prefix | Lora | None] = ()
+        self,
+        model: Transformer,
+        config: EngineConfig,
+        blocks: int,
+        keep_weights: bool = True,
+        adapters: Sequence[Prefix | Lora | None] = (),
     ) -> None:
         shape = model.config
         self.loras = {number: adapter for number, adapter in enumerate(adapters) if isinstance(adapter, Lora)}
@@ -93,7 +106,9 @@ class NativeRunner:
         plain = isinstance(model.blocks[0].ffn.down_proj, nn.Linear)
         kind = ("float32" if plain else "float16") if config.kv_dtype == "auto" else config.kv_dtype
         self.arena = Arena(lib.load())
-        self.paged = PagedStore(self.arena, kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim)
+        self.paged = PagedStore(
+            self.arena, kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim
+        )
         frequencies = None if model.rotary is None else model.rotary.frequencies(torch.device("cpu"))
         self.program = Program(lib.load(), self.paged, shape.positions, frequencies)
         with torch.no_grad():
@@ -104,33 +119,66 @@ class NativeRunner:
     def run(self, step: Step) -> Tensor:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
         assert step.ids.min() >= 0 and step.ids.max() < self.vocabulary, (step.ids.min(), step.ids.max())
-        adapters = np.repeat(np.where(np.isin(step.adapters, list(self.loras)), step.adapters, 0), step.new) if self.loras else None
+        adapters = (
+            np.repeat(np.where(np.isin(step.adapters, list(self.loras)), step.adapters, 0), step.new)
+            if self.loras
+            else None
+        )
         if self.embed is not None:
             with torch.inference_mode():
-                self.program.write(self.h, self.embed(torch.from_numpy(step.ids)[None], torch.from_numpy(step.positions)[None])[0])
-        return self.program.run(make_step(step.ids, step.positions, step.new, step.cached, step.visible, self._small(step.tables), step.wanted, adapters))
+                self.program.write(
+                    self.h, self.embed(torch.from_numpy(step.ids)[None], torch.from_numpy(step.positions)[None])[0]
+                )
+        return self.program.run(
+            make_step(
+                step.ids,
+                step.positions,
+                step.new,
+                step.cached,
+                step.visible,
+                self._small(step.tables),
+                step.wanted,
+                adapters,
+            )
+        )
 
     def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
         self.paged.write(prefix.keys, prefix.values, self._small(table[None])[0], start)
 
     def _small(self, tables: np.ndarray) -> np.ndarray:
         """Blocks of the kernels in place of the engine's."""
-        return tables if self.scale == 1 else (tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(tables), -1)
+        return (
+            tables
+            if self.scale == 1
+            else (tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(tables), -1)
+        )
 
     def _panels(self, modules: list[nn.Module], gated: bool = False) -> Panels:
-        panels = Panels(self.arena, [_weight(m) for m in modules], [getattr(m, "bias", None) for m in modules], gated, forget=not self.keep_weights)
+        panels = Panels(
+            self.arena,
+            [_weight(m) for m in modules],
+            [getattr(m, "bias", None) for m in modules],
+            gated,
+            forget=not self.keep_weights,
+        )
         for module in modules if not self.keep_weights else ():
             _release(module)
         return panels
 
     def _lower(self, model: Transformer) -> None:
         shape, p = model.config, self.program
-        tables = [None if t is None else t.weight.float().contiguous() for t in (model.position_embedding, model.block_position_embedding)]
+        tables = [
+            None if t is None else t.weight.float().contiguous()
+            for t in (model.position_embedding, model.block_position_embedding)
+        ]
         # A table that makes no logits stays where it is, which may be in its file; its few rows of a step are looked up by the network itself.
         self.embed = None if model.head is None else model.embed
         logits_of = self._panels([model.embedding if model.head is None else model.head])
         self.h, self.x = p.buffer(shape.hidden), p.buffer(shape.hidden)
-        self.qkv, self.attended = p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim), p.buffer(shape.heads * shape.head_dim)
+        self.qkv, self.attended = (
+            p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim),
+            p.buffer(shape.heads * shape.head_dim),
+        )
         self.inner, logits = p.buffer(shape.ffn_hidden, over=self.qkv), p.buffer(shape.vocab_size)
         if self.embed is None:
             p.add(lib.EMBED, out=self.h, matrix=logits_of, weight=tables[0], bias=tables[1])
@@ -142,16 +190,35 @@ class NativeRunner:
 
     def _lower_block(self, block: Block) -> None:
         p, a, gated = self.program, block.attention, block.ffn.gate_proj is not None
-        into_qkv, out_of_attention, into_inner, out_of_inner = (self._panels(group, gated and i == 2) for i, group in enumerate(_products(block)))
+        into_qkv, out_of_attention, into_inner, out_of_inner = (
+            self._panels(group, gated and i == 2) for i, group in enumerate(_products(block))
+        )
         norms = [None if isinstance(n, nn.Identity) else n.weight.float().contiguous() for n in (a.q_norm, a.k_norm)]
         self._norm(block.attention_norm, self.h, self.x)
         p.add(lib.LINEAR, self.x, self.qkv, matrix=into_qkv, added=self._adapt(self.x, [a.q_proj, a.k_proj, a.v_proj]))
         # Query-key layer scaling divides and multiplies again, for half precision's sake; in fp32 it is nothing.
-        p.add(lib.ROTARY, self.qkv, layer=a.layer, scale=1 / math.sqrt(a.head_dim), weight=norms[0], bias=norms[1], eps=getattr(a.q_norm, "eps", 0.0))
+        p.add(
+            lib.ROTARY,
+            self.qkv,
+            layer=a.layer,
+            scale=1 / math.sqrt(a.head_dim),
+            weight=norms[0],
+            bias=norms[1],
+            eps=getattr(a.q_norm, "eps", 0.0),
+        )
         p.add(lib.ATTEND, self.qkv, self.attended, layer=a.layer)
-        self._join(block, out_of_attention, self.attended, block.attention_post_norm, self._adapt(self.attended, [a.o_proj]))
+        self._join(
+            block, out_of_attention, self.attended, block.attention_post_norm, self._adapt(self.attended, [a.o_proj])
+        )
         self._norm(block.ffn_norm, self.h, self.x)
-        p.add(lib.LINEAR, self.x, self.inner, matrix=into_inner, mode=_MODES[block.ffn.activation], added=self._adapt(self.x, _products(block)[2], gated))
+        p.add(
+            lib.LINEAR,
+            self.x,
+            self.inner,
+            matrix=into_inner,
+            mode=_MODES[block.ffn.activation],
+            added=self._adapt(self.x, _products(block)[2], gated),
+        )
         self._join(block, out_of_inner, self.inner, block.ffn_post_norm, self._adapt(self.inner, [block.ffn.down_proj]))
 
     def _adapt(self, source: int, modules: list[nn.Module], gated: bool = False) -> int:
@@ -178,11 +245,24 @@ class NativeRunner:
         """The last product of a branch and its return to the residual stream."""
         if isinstance(post_norm, nn.Identity):
             residual, scale = (self.x, block.alpha) if block.alpha else (self.h, 1.0)
-            self.program.add(lib.LINEAR, source, self.h, residual, mode=lib.RESIDUAL, scale=scale, matrix=matrix, added=added)
+            self.program.add(
+                lib.LINEAR, source, self.h, residual, mode=lib.RESIDUAL, scale=scale, matrix=matrix, added=added
+            )
         else:
             self.program.add(lib.LINEAR, source, self.x, matrix=matrix, added=added)
             self._norm(post_norm, self.x, self.h, self.h)
 
     def _norm(self, norm: nn.Module, source: int, target: int, added: int = -1) -> None:
-        weight, bias = (None if t is None else t.float().contiguous() for t in (norm.weight, getattr(norm, "bias", None)))
-        self.program.add(lib.NORM, source, target, added, mode=int(isinstance(norm, nn.LayerNorm)), eps=norm.eps, weight=weight, bias=bias)
+        weight, bias = (
+            None if t is None else t.float().contiguous() for t in (norm.weight, getattr(norm, "bias", None))
+        )
+        self.program.add(
+            lib.NORM,
+            source,
+            target,
+            added,
+            mode=int(isinstance(norm, nn.LayerNorm)),
+            eps=norm.eps,
+            weight=weight,
+            bias=bias,
+        )

@@ -36,7 +36,15 @@ class Group:
 class PagedCache:
     """Fulfils the interface of model/cache.py for the sequences of one `Step` at a time."""
 
-    def __init__(self, config: ModelConfig, blocks: int, block_size: int, device: torch.device, dtype: torch.dtype, stored: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        blocks: int,
+        block_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        stored: torch.dtype,
+    ) -> None:
         shape = (config.layers, blocks, block_size, config.kv_heads, config.head_dim)
         self.block_size, self.dtype = block_size, dtype
         self.keys = torch.empty(shape, device=device, dtype=stored)
@@ -51,7 +59,9 @@ class PagedCache:
         first, size, device = np.cumsum(step.new) - step.new, self.block_size, self.keys.device
         owner = np.repeat(np.arange(len(step.new)), step.new)
         index = np.arange(len(step.ids)) - (first - step.cached)[owner]
-        self.slots = torch.from_numpy(step.tables[owner, index // size].astype(np.int64) * size + index % size).to(device)
+        self.slots = torch.from_numpy(step.tables[owner, index // size].astype(np.int64) * size + index % size).to(
+            device
+        )
         self.groups = [self._group(step, np.flatnonzero(step.new == t), first, device) for t in np.unique(step.new)]
 
     def _group(self, step: Step, members: np.ndarray, first: np.ndarray, device: torch.device) -> Group:
@@ -60,20 +70,34 @@ class PagedCache:
         length = int(ends.max())
         rows = torch.from_numpy(first[members][:, None] + np.arange(count)).to(device)
         tables = torch.from_numpy(step.tables[members, : -(-length // self.block_size)]).to(device)
-        column, reach = np.arange(length), np.maximum(step.visible[members][:, None], step.cached[members][:, None] + np.arange(count) + 1)
+        column, reach = (
+            np.arange(length),
+            np.maximum(step.visible[members][:, None], step.cached[members][:, None] + np.arange(count) + 1),
+        )
         fresh = count > 1 and not step.cached[members].any() and not step.visible[members].any()
         plain = fresh or (count == 1 and bool((ends == length).all()))
-        mask = None if plain else torch.from_numpy(column < np.minimum(reach, ends[:, None])[..., None])[:, None].to(device)
-        beyond = None if (ends == length).all() else torch.from_numpy(column >= ends[:, None])[:, None, :, None].to(device)
+        mask = (
+            None
+            if plain
+            else torch.from_numpy(column < np.minimum(reach, ends[:, None])[..., None])[:, None].to(device)
+        )
+        beyond = (
+            None if (ends == length).all() else torch.from_numpy(column >= ends[:, None])[:, None, :, None].to(device)
+        )
         return Group(rows, tables, length, mask, beyond)
 
-    def attend(self, layer: int, query_1NTD: Tensor, key_1MTD: Tensor, value_1MTD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, query_1NTD: Tensor, key_1MTD: Tensor, value_1MTD: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
         """Store the new keys and values, and let every sequence's queries look at its own."""
         self._write(self.keys, self.key_scales, layer, self.slots, key_1MTD[0])
         self._write(self.values, self.value_scales, layer, self.slots, value_1MTD[0])
         out = torch.empty_like(query_1NTD)
         for group in self.groups:
-            key, value = self._read(self.keys, self.key_scales, layer, group), self._read(self.values, self.value_scales, layer, group)
+            key, value = (
+                self._read(self.keys, self.key_scales, layer, group),
+                self._read(self.values, self.value_scales, layer, group),
+            )
             seen = attend(query_1NTD[0][:, group.rows_bt].transpose(0, 1), key, value, group.mask, scale)
             out[0][:, group.rows_bt] = seen.transpose(0, 1)
         return out
@@ -84,7 +108,9 @@ class PagedCache:
     def store(self, keys_LMPD: Tensor, values_LMPD: Tensor, table: np.ndarray, start: int) -> None:
         """Keep the keys and values of P virtual tokens as those of a sequence from its place `start` on."""
         index = np.arange(start, start + keys_LMPD.shape[2])
-        slots = torch.from_numpy(table[index // self.block_size].astype(np.int64) * self.block_size + index % self.block_size).to(self.keys.device)
+        slots = torch.from_numpy(
+            table[index // self.block_size].astype(np.int64) * self.block_size + index % self.block_size
+        ).to(self.keys.device)
         for layer in range(len(keys_LMPD)):
             self._write(self.keys, self.key_scales, layer, slots, keys_LMPD[layer])
             self._write(self.values, self.value_scales, layer, slots, values_LMPD[layer])

@@ -12,7 +12,14 @@ from openglm.config import ModelConfig, require
 
 # name: smallest, largest. The upper ends only keep absurd requests from costing memory.
 _WHOLE = {"max_tokens": (1, 1 << 31), "top_k": (0, 1 << 31), "seed": (0, (1 << 64) - 1), "logprobs": (0, 64)}
-_REAL = {"temperature": (0.0, 1e6), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repetition_penalty": (1e-3, 1e3), "frequency_penalty": (-1e3, 1e3), "presence_penalty": (-1e3, 1e3)}
+_REAL = {
+    "temperature": (0.0, 1e6),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (1e-3, 1e3),
+    "frequency_penalty": (-1e3, 1e3),
+    "presence_penalty": (-1e3, 1e3),
+}
 _MOST_STOPS, _LONGEST_STOP = 64, 1024
 
 
@@ -60,23 +67,47 @@ class SamplingParams:
         for name, (low, high) in _WHOLE.items():
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-            require(whole or (value is None and name in ("seed", "logprobs")), name, value, f"must be a whole number from {low} to {high}")
+            require(
+                whole or (value is None and name in ("seed", "logprobs")),
+                name,
+                value,
+                f"must be a whole number from {low} to {high}",
+            )
         for name, (low, high) in _REAL.items():
-            require(_real(getattr(self, name)) and low <= getattr(self, name) <= high, name, getattr(self, name), f"must be a number from {low:g} to {high:g}")
+            require(
+                _real(getattr(self, name)) and low <= getattr(self, name) <= high,
+                name,
+                getattr(self, name),
+                f"must be a number from {low:g} to {high:g}",
+            )
         require(self.top_p > 0, "top_p", self.top_p, "must lie in (0, 1]")
         require(len(self.stop) <= _MOST_STOPS, "stop", f"{len(self.stop)} texts", f"give at most {_MOST_STOPS}")
         for text in self.stop:
             short = isinstance(text, str) and 0 < len(text) <= _LONGEST_STOP
-            require(short, "stop", text if not isinstance(text, str) or not text else text[:20] + "...", f"must be text of 1 to {_LONGEST_STOP} characters")
-        require(all(map(_real, self.logit_bias.values())), "logit_bias", self.logit_bias, "must be finite numbers by token id")
-        require(self.schema is None or self.regex is None, "regex", self.regex, "cannot be combined with schema; choose one")
+            require(
+                short,
+                "stop",
+                text if not isinstance(text, str) or not text else text[:20] + "...",
+                f"must be text of 1 to {_LONGEST_STOP} characters",
+            )
+        require(
+            all(map(_real, self.logit_bias.values())),
+            "logit_bias",
+            self.logit_bias,
+            "must be finite numbers by token id",
+        )
+        require(
+            self.schema is None or self.regex is None, "regex", self.regex, "cannot be combined with schema; choose one"
+        )
 
 
 def _real(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_request(prompt: Iterable[int], params: SamplingParams, shape: ModelConfig, places: int, has_text: bool) -> list[int]:
+def check_request(
+    prompt: Iterable[int], params: SamplingParams, shape: ModelConfig, places: int, has_text: bool
+) -> list[int]:
     """The prompt's ids, once all is known to fit: a request that could never be served must not wait for ever. `places`: tokens that the cache holds."""
     try:
         ids = [operator.index(token) for token in prompt]
@@ -87,10 +118,25 @@ def check_request(prompt: Iterable[int], params: SamplingParams, shape: ModelCon
         wrong = next((t for t in tokens if not isinstance(t, int) or not 0 <= t < shape.vocab_size), None)
         require(wrong is None, option, wrong, f"outside the vocabulary of {shape.vocab_size} tokens")
     total, which = len(ids) + params.max_tokens, f"with a prompt of {len(ids)} tokens exceeds"
-    require(total <= shape.max_positions, "max_tokens", params.max_tokens, f"{which} the model's context of {shape.max_positions}")
-    require(total <= places, "max_tokens", params.max_tokens, f"{which} the cache of {places} tokens; raise engine.kv_tokens")
+    require(
+        total <= shape.max_positions,
+        "max_tokens",
+        params.max_tokens,
+        f"{which} the model's context of {shape.max_positions}",
+    )
+    require(
+        total <= places,
+        "max_tokens",
+        params.max_tokens,
+        f"{which} the cache of {places} tokens; raise engine.kv_tokens",
+    )
     for option in ("stop", "schema", "regex"):
-        require(has_text or not getattr(params, option), option, getattr(params, option), "needs the text of tokens; give the engine a tokenizer")
+        require(
+            has_text or not getattr(params, option),
+            option,
+            getattr(params, option),
+            "needs the text of tokens; give the engine a tokenizer",
+        )
     return ids
 
 

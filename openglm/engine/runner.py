@@ -65,7 +65,9 @@ class Runner(Protocol):
 class TorchRunner:
     """Runs `model/transformer.py` itself, on whatever device its weights lie: all new tokens as one row, attention sequence by sequence."""
 
-    def __init__(self, model: Transformer, config: EngineConfig, blocks: int, adapters: Sequence[Prefix | Lora | None] = (None,)) -> None:
+    def __init__(
+        self, model: Transformer, config: EngineConfig, blocks: int, adapters: Sequence[Prefix | Lora | None] = (None,)
+    ) -> None:
         self.model, self.adapters = model, adapters
         stored = model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
         self.cache = PagedCache(model.config, blocks, config.block_size, model.device, model.dtype, stored)
@@ -78,10 +80,16 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
-        ids, positions, wanted = (torch.from_numpy(a).to(self.model.device) for a in (step.ids, step.positions, step.wanted))
+        ids, positions, wanted = (
+            torch.from_numpy(a).to(self.model.device) for a in (step.ids, step.positions, step.wanted)
+        )
         self.cache.prepare(step)
         owner = np.repeat(step.adapters, step.new)
-        self.active = [(self.adapters[n], torch.from_numpy(np.flatnonzero(owner == n)).to(ids.device)) for n in np.unique(step.adapters) if isinstance(self.adapters[n], Lora)]
+        self.active = [
+            (self.adapters[n], torch.from_numpy(np.flatnonzero(owner == n)).to(ids.device))
+            for n in np.unique(step.adapters)
+            if isinstance(self.adapters[n], Lora)
+        ]
         try:
             hidden = self.forward(ids[None], positions[None], None, self.cache)
         finally:
@@ -94,7 +102,9 @@ class TorchRunner:
 
     def _compiled(self) -> Callable[..., Tensor]:
         """The network fused between its attentions, which stay as they are: their shapes change with every step."""
-        torch._dynamo.config.allow_unspec_int_on_nn_module = True  # one compilation for all layers, though each knows its number
+        torch._dynamo.config.allow_unspec_int_on_nn_module = (
+            True  # one compilation for all layers, though each knows its number
+        )
         self.cache.attend = torch.compiler.disable(self.cache.attend)
         return torch.compile(self.model, dynamic=True)
 

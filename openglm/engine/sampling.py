@@ -22,10 +22,16 @@ _COLDEST = 1e-7  # below it nothing changes any more, until the quotient 0 / 0 o
 class Chooser:
     """The state of one request's choices: its random numbers, the tokens that penalties count, and its constraint."""
 
-    def __init__(self, params: SamplingParams, prompt: list[int], vocab_size: int, constraint: Constraint | None) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt: list[int], vocab_size: int, constraint: Constraint | None
+    ) -> None:
         self.params, self.constraint = params, constraint
         self.random = random.Random(params.seed)
-        self.bias = (torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values()))) if params.logit_bias else None
+        self.bias = (
+            (torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values())))
+            if params.logit_bias
+            else None
+        )
         self.seen = self.counts = None
         if params.repetition_penalty != 1:
             self.seen = torch.zeros(vocab_size, dtype=torch.bool)
@@ -36,13 +42,22 @@ class Chooser:
 
     def choose(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
         """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is nothing to choose from."""
-        require(math.isfinite(highest), "logits", highest, "the network's output is not a number; load the model in float32 or check its weights")
+        require(
+            math.isfinite(highest),
+            "logits",
+            highest,
+            "the network's output is not a number; load the model in float32 or check its weights",
+        )
         if self.params.temperature == 0 and not self.changes_logits:
             return likeliest
         logits_V = logits_V.cpu()
         if self.changes_logits:
             logits_V = self._changed(logits_V.clone())
-        return int(logits_V.argmax()) if self.params.temperature == 0 else draw(logits_V.numpy(), self.params, self.random.random())
+        return (
+            int(logits_V.argmax())
+            if self.params.temperature == 0
+            else draw(logits_V.numpy(), self.params, self.random.random())
+        )
 
     def took(self, token: int) -> None:
         """Count a token that was chosen."""

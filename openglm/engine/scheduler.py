@@ -25,7 +25,11 @@ class Scheduler:
         self.budget, self.reading = self.config.step_tokens, False
         # Answers that grow come first: their readers wait for every token.
         for sequence in [s for s in self.running if s.left == 1] + [s for s in self.running if s.left > 1]:
-            if sequence.blocks and (count := self._chunk(sequence)) and self._reserve(sequence, sequence.cached + count):
+            if (
+                sequence.blocks
+                and (count := self._chunk(sequence))
+                and self._reserve(sequence, sequence.cached + count)
+            ):
                 self._take(sequence, count)
         while self.waiting and len(self.running) < self.config.max_sequences and self.budget > 0:
             if not self._admit(self.waiting[0]):
@@ -50,7 +54,9 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Start the first in line if its whole text finds room, and one block for each that runs: else it would soon be put off again."""
         size = self.pool.block_size
-        most = (len(sequence.ids) - 1) // size if self.config.share_prefixes else 0  # one token at least is computed, for its logits
+        most = (
+            (len(sequence.ids) - 1) // size if self.config.share_prefixes else 0
+        )  # one token at least is computed, for its logits
         blocks, node = self.pool.match(sequence.root, sequence.ids, most)
         missing = -(-len(sequence.ids) // size) - len(blocks)
         sequence.stored = len(blocks) * size
@@ -101,5 +107,7 @@ class Scheduler:
         sequence.cached = cached
         size = self.pool.block_size
         while self.config.share_prefixes and (end := (sequence.shared + 1) * size) <= cached:
-            sequence.node = self.pool.remember(sequence.blocks[sequence.shared], sequence.node, sequence.ids[end - size : end])
+            sequence.node = self.pool.remember(
+                sequence.blocks[sequence.shared], sequence.node, sequence.ids[end - size : end]
+            )
             sequence.shared += 1

@@ -48,13 +48,26 @@ class Places:
 class Sequence:
     """`ids` holds virtual tokens (-1), prompt and answer; `cached` of them have their keys and values in `blocks`."""
 
-    def __init__(self, number: int, prompt: list[int], params: SamplingParams, config: ModelConfig, adapter: int = 0, prefix: Prefix | None = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        prompt: list[int],
+        params: SamplingParams,
+        config: ModelConfig,
+        adapter: int = 0,
+        prefix: Prefix | None = None,
+    ) -> None:
         self.id, self.params, self.adapter, self.prefix = number, params, adapter, prefix
         self.virtual = prefix.length if prefix else 0
         self.ids, self.start = [-1] * self.virtual + prompt, self.virtual + len(prompt)
         self.stop_ids = frozenset(params.stop_ids + (() if params.ignore_eos else config.tokens.stop))
         self.sop = config.tokens.sop if config.mask == "prefix" else None
-        require(self.sop is None or self.sop in prompt, "prompt", "no <sop>", "this model reads its prompt both ways: end it with [gMASK] <sop>")
+        require(
+            self.sop is None or self.sop in prompt,
+            "prompt",
+            "no <sop>",
+            "this model reads its prompt both ways: end it with [gMASK] <sop>",
+        )
         # Part A, whose tokens see each other both ways.
         context = [] if self.sop is None else prompt[: prompt.index(self.sop)]
         self.visible = self.virtual + len(context) if context else 0

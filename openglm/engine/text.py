@@ -41,7 +41,9 @@ class TextStream:
 
     def feed(self, token: int) -> tuple[str, bool]:
         """The text that this token makes certain, and whether a stop string is complete."""
-        for byte in self.decode(token) if token < self.size else b"":  # a model may have more rows than there are tokens
+        for byte in (
+            self.decode(token) if token < self.size else b""
+        ):  # a model may have more rows than there are tokens
             self.held.append(byte)
             done = [len(stop.bytes) for stop in self.stops if stop.feed(byte)]
             if done:

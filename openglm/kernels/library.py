@@ -24,7 +24,14 @@ LARGEST_HEAD = 256
 
 
 class Matrix(Structure):
-    _fields_ = (("data", c_void_p), ("bias", c_void_p), ("rows", c_int32), ("columns", c_int32), ("kind", c_int32), ("block", c_int32))
+    _fields_ = (
+        ("data", c_void_p),
+        ("bias", c_void_p),
+        ("rows", c_int32),
+        ("columns", c_int32),
+        ("kind", c_int32),
+        ("block", c_int32),
+    )
 
 
 class Cache(Structure):
@@ -72,9 +79,16 @@ def load() -> ctypes.CDLL | None:
     try:
         library = open_library()
     except OSError as error:
-        say(f"note: no CPU kernels ({error}); running on PyTorch alone, several times slower. Install a C++ compiler and reinstall openglm")
+        say(
+            f"note: no CPU kernels ({error}); running on PyTorch alone, several times slower. Install a C++ compiler and reinstall openglm"
+        )
         return None
-    require(start(library, wanted), "OPENGLM_KERNELS", wanted, f"not a code path of this machine; known: auto, off, {', '.join(paths(library))}")
+    require(
+        start(library, wanted),
+        "OPENGLM_KERNELS",
+        wanted,
+        f"not a code path of this machine; known: auto, off, {', '.join(paths(library))}",
+    )
     return library
 
 

@@ -57,8 +57,12 @@ class Arena:
         """`size` bytes of zeros, at a multiple of 64. What was never written costs nothing."""
         rounded = -(-size // 64) * 64
         if rounded > len(self._slab):
-            self._slab = torch.frombuffer(mmap.mmap(-1, max(rounded, self.SLAB), mmap.MAP_PRIVATE | mmap.MAP_ANON), dtype=torch.uint8)
-            self.library.glm_huge_pages(self._slab.data_ptr(), self._slab.numel())  # before the first touch, which decides
+            self._slab = torch.frombuffer(
+                mmap.mmap(-1, max(rounded, self.SLAB), mmap.MAP_PRIVATE | mmap.MAP_ANON), dtype=torch.uint8
+            )
+            self.library.glm_huge_pages(
+                self._slab.data_ptr(), self._slab.numel()
+            )  # before the first touch, which decides
         taken, self._slab = self._slab[:size], self._slab[rounded:]
         return taken
 
@@ -69,10 +73,24 @@ class Panels:
 
     _AT_ONCE = 8 << 20  # bytes
 
-    def __init__(self, arena: Arena, weights: Sequence[Weight], biases: Sequence[Tensor | None] = (), gated: bool = False, forget: bool = False) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        weights: Sequence[Weight],
+        biases: Sequence[Tensor | None] = (),
+        gated: bool = False,
+        forget: bool = False,
+    ) -> None:
         library, first, rows = arena.library, weights[0], [len(w.codes) for w in weights]
-        assert all((w.kind, w.columns) == (first.kind, first.columns) for w in weights), "matrices of one product differ in kind"
-        self.kind, self.columns, self.rows, self.block = first.kind, first.columns, sum(rows), min(w.block for w in weights)
+        assert all((w.kind, w.columns) == (first.kind, first.columns) for w in weights), (
+            "matrices of one product differ in kind"
+        )
+        self.kind, self.columns, self.rows, self.block = (
+            first.kind,
+            first.columns,
+            sum(rows),
+            min(w.block for w in weights),
+        )
         assert self.block, f"groups of {first.group} columns have no panels"
         padded = -(-self.rows // lib.PANEL) * lib.PANEL
         self.data = arena.take(library.glm_packed_bytes(self.kind, self.rows, self.columns, self.block))
@@ -85,16 +103,27 @@ class Panels:
                 place = place // 8 * 16 + i * 8 + place % 8 if gated else place + start
                 self.bias[place] = biases[i].detach().float()
             start += rows[i]
-        self.struct = lib.Matrix(self.data.data_ptr(), self.bias.data_ptr() if self.bias is not None else None, self.rows, self.columns, self.kind, self.block)
+        self.struct = lib.Matrix(
+            self.data.data_ptr(),
+            self.bias.data_ptr() if self.bias is not None else None,
+            self.rows,
+            self.columns,
+            self.kind,
+            self.block,
+        )
 
-    def _pack(self, library: ctypes.CDLL, weight: Weight, rows: int, target: int, interleaved: int, half: int, forget: bool) -> None:
+    def _pack(
+        self, library: ctypes.CDLL, weight: Weight, rows: int, target: int, interleaved: int, half: int, forget: bool
+    ) -> None:
         codes = (weight.codes.float() if weight.scales is None else weight.codes).detach().contiguous()
         scales = None if weight.scales is None else weight.scales.detach().contiguous()
         step = max(1, self._AT_ONCE // codes[0].nbytes)
         for first in range(0, rows, step):
             piece, scale = codes[first : first + step], scales[first:].data_ptr() if scales is not None else None
             shape = (self.kind, len(piece), self.columns, self.block)
-            library.glm_pack(*shape, piece.data_ptr(), scale, weight.group, self.data.data_ptr(), target + first, interleaved, half)
+            library.glm_pack(
+                *shape, piece.data_ptr(), scale, weight.group, self.data.data_ptr(), target + first, interleaved, half
+            )
             if forget:
                 library.glm_forget(piece.data_ptr(), piece.nbytes)
 
@@ -102,14 +131,17 @@ class Panels:
 class PagedStore:
     """Keys and values of all layers in blocks of 16 tokens. `kind`: float32, float16 or int8."""
 
-    def __init__(self, arena: Arena, kind: str, layers: int, blocks: int, heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, arena: Arena, kind: str, layers: int, blocks: int, heads: int, kv_heads: int, head_dim: int
+    ) -> None:
         size = {"float32": 4, "float16": 2, "int8": 1}[kind]
         head = 2 * head_dim * lib.PANEL * size + (2 * 4 * lib.PANEL if kind == "int8" else 0)
         # What no sequence has written yet takes no memory.
         self.data = arena.take(layers * blocks * kv_heads * head).view(layers, blocks, kv_heads, head)
         layer_bytes, block_bytes, head_bytes = self.data.stride()[:3]
-        self.struct = lib.Cache(self.data.data_ptr(), layer_bytes, block_bytes, head_bytes, lib.CACHE_KINDS[kind], heads, kv_heads, head_dim)
-
+        self.struct = lib.Cache(
+            self.data.data_ptr(), layer_bytes, block_bytes, head_bytes, lib.CACHE_KINDS[kind], heads, kv_heads, head_dim
+        )
 
     def write(self, keys_LMPD: Tensor, values_LMPD: Tensor, table: np.ndarray, start: int) -> None:
         """Keys and values of P virtual tokens, those from `start` on, as the first of a sequence whose blocks are `table`."""
@@ -132,14 +164,22 @@ class PagedStore:
 class Program:
     """Operations in order. `buffer` and `add` build it, `run` executes it for one step; the last operation's output is the result."""
 
-    def __init__(self, library: ctypes.CDLL, store: PagedStore | None = None, layout: str = "learned_2d", frequencies: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        store: PagedStore | None = None,
+        layout: str = "learned_2d",
+        frequencies: Tensor | None = None,
+    ) -> None:
         self.library, self.store = library, store
         self._ops: list[lib.Op] = []
         self._widths: list[int] = []
         self._homes: list[int] = []  # the buffer in whose memory each lies
         self._kept: list[Any] = [store, frequencies]  # what the pointers point to
         self._capacity = 0
-        self._struct = lib.Program(rotary=lib.LAYOUTS[layout], angle_count=0 if frequencies is None else len(frequencies))
+        self._struct = lib.Program(
+            rotary=lib.LAYOUTS[layout], angle_count=0 if frequencies is None else len(frequencies)
+        )
         if store is not None:
             self._struct.cache = store.struct
         if frequencies is not None:
@@ -159,7 +199,22 @@ class Program:
             assert tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()), tensor
         pointers = [t.data_ptr() if t is not None else None for t in (weight, bias)]
         self._kept += [matrix, weight, bias]
-        self._ops.append(lib.Op(kind, in_, out, other, adapter, added, layer, mode, scale, eps, ctypes.pointer(matrix.struct) if matrix else None, *pointers))
+        self._ops.append(
+            lib.Op(
+                kind,
+                in_,
+                out,
+                other,
+                adapter,
+                added,
+                layer,
+                mode,
+                scale,
+                eps,
+                ctypes.pointer(matrix.struct) if matrix else None,
+                *pointers,
+            )
+        )
 
     def profile(self) -> None:
         """From now on, `durations` holds the nanoseconds of each operation of the last run."""
@@ -170,14 +225,24 @@ class Program:
     def _reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
             return
-        assert all(op.out != self._ops[-1].out for op in self._ops[:-1]), "the result has room for the rows that are asked for, not for all tokens"
+        assert all(op.out != self._ops[-1].out for op in self._ops[:-1]), (
+            "the result has room for the rows that are asked for, not for all tokens"
+        )
         self._capacity = max(16, 1 << (tokens - 1).bit_length())
         widest = max((op.matrix.contents.columns + 63 for op in self._ops if op.matrix), default=0)
         # The result is new in every run, and is the widest of all.
         widths, result = self._widths, self._ops[-1].out
-        widest_of = {home: max(w for w, h in zip(widths, self._homes, strict=True) if h == home) for home in set(self._homes) - {result}}
-        memory = {home: torch.zeros(self._capacity * width) for home, width in widest_of.items()} | {result: torch.zeros(0)}
-        self._rows = [memory[home][: self._capacity * width].view(-1, width) for width, home in zip(widths, self._homes, strict=True)]
+        widest_of = {
+            home: max(w for w, h in zip(widths, self._homes, strict=True) if h == home)
+            for home in set(self._homes) - {result}
+        }
+        memory = {home: torch.zeros(self._capacity * width) for home, width in widest_of.items()} | {
+            result: torch.zeros(0)
+        }
+        self._rows = [
+            memory[home][: self._capacity * width].view(-1, width)
+            for width, home in zip(widths, self._homes, strict=True)
+        ]
         self._codes = torch.zeros(self._capacity * widest, dtype=torch.int8)
         self._scales = torch.zeros(2, self._capacity * (widest // 32 + 1), dtype=torch.int32)
         self._angles = torch.zeros(self._capacity * 4 * max(1, self._struct.angle_count))
@@ -185,7 +250,12 @@ class Program:
         self._buffers = (lib.Buffer * len(self._rows))(*((r.data_ptr(), r.shape[1]) for r in self._rows))
         p = self._struct
         p.ops, p.op_count, p.buffers = self._op_array, len(self._ops), self._buffers
-        p.codes, p.scales, p.corrections, p.angles = self._codes.data_ptr(), self._scales[0].data_ptr(), self._scales[1].data_ptr(), self._angles.data_ptr()
+        p.codes, p.scales, p.corrections, p.angles = (
+            self._codes.data_ptr(),
+            self._scales[0].data_ptr(),
+            self._scales[1].data_ptr(),
+            self._angles.data_ptr(),
+        )
 
     def write(self, buffer: int, rows: Tensor) -> None:
         """Fill a buffer before a run."""
@@ -210,8 +280,19 @@ def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: n
     """The arrays of a step as one structure of int32. ids [N], positions [2, N], adapters [N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
     starts = np.zeros(len(new) + 1, np.int32)
     np.cumsum(new, out=starts[1:])
-    parts = [ids, positions.ravel(), starts, cached, visible, tables.ravel(), wanted, np.zeros(len(ids)) if adapters is None else adapters]
-    whole = np.concatenate(parts, dtype=np.int32, casting="unsafe")  # one array: between two steps every call into numpy counts
+    parts = [
+        ids,
+        positions.ravel(),
+        starts,
+        cached,
+        visible,
+        tables.ravel(),
+        wanted,
+        np.zeros(len(ids)) if adapters is None else adapters,
+    ]
+    whole = np.concatenate(
+        parts, dtype=np.int32, casting="unsafe"
+    )  # one array: between two steps every call into numpy counts
     ends = accumulate((4 * len(part) for part in parts), initial=whole.ctypes.data)
     step = lib.Step(*islice(ends, len(parts)), len(ids), len(new), tables.shape[1], len(wanted))
     step.whole = whole  # kept alive with the step

@@ -23,7 +23,14 @@ def round_activations(x_NI: Tensor, block: int) -> Tensor:
     return rounded.masked_fill(bad, torch.nan).flatten(1)[:, : x_NI.shape[1]]
 
 
-def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, mode: int = lib.PLAIN, residual_NO: Tensor | None = None, scale: float = 1.0) -> Tensor:
+def product(
+    x_NI: Tensor,
+    weight_OI: Tensor,
+    bias_O: Tensor | None = None,
+    mode: int = lib.PLAIN,
+    residual_NO: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
     """x W^T + b and what a linear operation does with it; for gated modes the first half of the rows is the gate."""
     y = F.linear(x_NI, weight_OI, bias_O)
     if mode == lib.RESIDUAL:
@@ -36,8 +43,19 @@ def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, mode:
     return y
 
 
-def norm(x_NI: Tensor, weight_I: Tensor, bias_I: Tensor | None, eps: float, layernorm: bool, residual_NI: Tensor | None = None) -> Tensor:
-    y = F.layer_norm(x_NI, weight_I.shape, weight_I, bias_I, eps) if layernorm else F.rms_norm(x_NI, weight_I.shape, weight_I, eps)
+def norm(
+    x_NI: Tensor,
+    weight_I: Tensor,
+    bias_I: Tensor | None,
+    eps: float,
+    layernorm: bool,
+    residual_NI: Tensor | None = None,
+) -> Tensor:
+    y = (
+        F.layer_norm(x_NI, weight_I.shape, weight_I, bias_I, eps)
+        if layernorm
+        else F.rms_norm(x_NI, weight_I.shape, weight_I, eps)
+    )
     return y if residual_NI is None else residual_NI + y
 
 

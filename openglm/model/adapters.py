@@ -40,7 +40,12 @@ class Prefix(nn.Module):
         """Raises ValueError, naming the adapter, where it belongs to another network."""
         c, (layers, heads, _, width) = network.config, self.keys.shape
         fits = (layers, heads, width) == (c.layers, c.kv_heads, c.head_dim) and self.values.shape == self.keys.shape
-        require(fits, f"adapter {name}", tuple(self.keys.shape), f"belongs to another model; this one has {c.layers} layers of {c.kv_heads} heads of {c.head_dim}")
+        require(
+            fits,
+            f"adapter {name}",
+            tuple(self.keys.shape),
+            f"belongs to another model; this one has {c.layers} layers of {c.kv_heads} heads of {c.head_dim}",
+        )
 
 
 class Lora(nn.Module):
@@ -65,9 +70,16 @@ class Lora(nn.Module):
             require(layer in layers, f"adapter {name}", layer, "no such layer in this model")
             (rank, columns), (rows, also) = (t.shape for t in self.pair(layer))
             fits = rank == also and (rows, columns) == _shape(layers[layer])
-            require(fits, f"adapter {name}", layer, f"shapes [{rank}, {columns}] and [{rows}, {also}] do not fit this model's layer; it belongs to another model")
+            require(
+                fits,
+                f"adapter {name}",
+                layer,
+                f"shapes [{rank}, {columns}] and [{rows}, {also}] do not fit this model's layer; it belongs to another model",
+            )
 
 
 def _shape(layer: nn.Module) -> tuple[int, ...]:
     """Rows and columns of a linear layer; a quantised one says them, for it has its weights only in codes."""
-    return (layer.rows, layer.columns) if hasattr(layer, "rows") else tuple(getattr(layer, "weight", torch.empty(0)).shape)
+    return (
+        (layer.rows, layer.columns) if hasattr(layer, "rows") else tuple(getattr(layer, "weight", torch.empty(0)).shape)
+    )

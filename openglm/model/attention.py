@@ -41,7 +41,14 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x_BTH: Tensor, rotary: Rotary | None, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(
+        self,
+        x_BTH: Tensor,
+        rotary: Rotary | None,
+        angles: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        cache: KVCache | None,
+    ) -> Tensor:
         q = self.q_norm(self.q_proj(x_BTH).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)  # [B, N, T, D]
         k = self.k_norm(self.k_proj(x_BTH).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
         v = self.v_proj(x_BTH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -58,7 +65,9 @@ def attend(q_BNTD: Tensor, k_BMSD: Tensor, v_BMSD: Tensor, mask: Tensor | None, 
     """softmax(scale q k) v, [B, N, T, D]; each of the M key/value heads serves N / M query heads. mask None: each token sees its past."""
     if (groups := q_BNTD.shape[1] // k_BMSD.shape[1]) > 1:
         k_BMSD, v_BMSD = k_BMSD.repeat_interleave(groups, dim=1), v_BMSD.repeat_interleave(groups, dim=1)
-    return F.scaled_dot_product_attention(q_BNTD, k_BMSD, v_BMSD, attn_mask=mask, is_causal=mask is None and q_BNTD.shape[2] > 1, scale=scale)
+    return F.scaled_dot_product_attention(
+        q_BNTD, k_BMSD, v_BMSD, attn_mask=mask, is_causal=mask is None and q_BNTD.shape[2] > 1, scale=scale
+    )
 
 
 def reference_attention(q_BNTD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, mask: Tensor) -> Tensor:

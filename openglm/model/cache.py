@@ -13,7 +13,15 @@ from openglm.model.attention import attend
 class KVCache:
     """Room for `capacity` tokens behind those of a prefix. `append` returns all keys and values so far, [B, kv_heads, S, D]."""
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device, dtype: torch.dtype, prefix: Prefix | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int,
+        capacity: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        prefix: Prefix | None = None,
+    ) -> None:
         self.length = prefix.length if prefix else 0
         shape = (config.layers, batch, config.kv_heads, self.length + capacity, config.head_dim)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
@@ -29,7 +37,9 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = value_BNTD
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def attend(self, layer: int, query_BNTD: Tensor, key_BNTD: Tensor, value_BNTD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, query_BNTD: Tensor, key_BNTD: Tensor, value_BNTD: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
         """Remember the new keys and values, and let the queries look at all of them."""
         return attend(query_BNTD, *self.append(layer, key_BNTD, value_BNTD), mask, scale)
 

@@ -25,19 +25,35 @@ def sample(logits_BV: Tensor, temperature: float, top_p: float, generator: torch
 
 @torch.no_grad()
 def stream(
-    model: Transformer, input_ids: Tensor, max_new_tokens: int, padding_mask: Tensor | None = None, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    model: Transformer,
+    input_ids: Tensor,
+    max_new_tokens: int,
+    padding_mask: Tensor | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
 ) -> Iterator[Tensor]:
     """New ids [B], one token a step, without end but `max_new_tokens`. Errors are ValueErrors, raised before the first token."""
     check_ids(input_ids, model.config)
     total = input_ids.shape[1] + max_new_tokens
     require(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "must not be negative")
     context = model.config.max_positions
-    require(total <= context, "max_new_tokens", max_new_tokens, f"with a prompt of {input_ids.shape[1]} tokens exceeds the model's context of {context}")
+    require(
+        total <= context,
+        "max_new_tokens",
+        max_new_tokens,
+        f"with a prompt of {input_ids.shape[1]} tokens exceeds the model's context of {context}",
+    )
     require(temperature >= 0, "temperature", temperature, "must not be negative; 0 takes the most likely token")
     require(0 < top_p <= 1, "top_p", top_p, "must lie in (0, 1]")
     if model.config.mask == "prefix":
         started = bool((input_ids == model.config.tokens.sop).any(1).all())
-        require(started, "input_ids", "no <sop>", "this model reads its prompt both ways: end it with [gMASK] <sop>, or put [MASK] where text is missing and <sop> at the end")
+        require(
+            started,
+            "input_ids",
+            "no <sop>",
+            "this model reads its prompt both ways: end it with [gMASK] <sop>, or put [MASK] where text is missing and <sop> at the end",
+        )
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     ids = input_ids.to(model.device)
     real = torch.ones_like(ids, dtype=torch.bool) if padding_mask is None else padding_mask.to(model.device).bool()
@@ -56,8 +72,14 @@ def stream(
 
 
 def generate(
-    model: Transformer, input_ids: Tensor, max_new_tokens: int = 16, padding_mask: Tensor | None = None, temperature: float = 0.0, stop_ids: tuple[int, ...] | None = None,
-    top_p: float = 1.0, seed: int | None = None,
+    model: Transformer,
+    input_ids: Tensor,
+    max_new_tokens: int = 16,
+    padding_mask: Tensor | None = None,
+    temperature: float = 0.0,
+    stop_ids: tuple[int, ...] | None = None,
+    top_p: float = 1.0,
+    seed: int | None = None,
 ) -> Tensor:
     """Continue every row; returns prompt and answer, [B, T + new].
 

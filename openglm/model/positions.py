@@ -45,10 +45,14 @@ def place(ids_BT: Tensor, real_BT: Tensor, config: ModelConfig) -> Tensor:
     running = (counted.cumsum(1) - 1).clamp_min(0)
     if config.mask == "causal":
         return torch.stack([running, torch.zeros_like(running)], dim=1)
-    return torch.stack(_span_positions(ids_BT, real_BT, running, (ids_BT == config.tokens.sop) & real_BT, config), dim=1)
+    return torch.stack(
+        _span_positions(ids_BT, real_BT, running, (ids_BT == config.tokens.sop) & real_BT, config), dim=1
+    )
 
 
-def _span_positions(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_BT: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+def _span_positions(
+    ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_BT: Tensor, config: ModelConfig
+) -> tuple[Tensor, Tensor]:
     """Text positions, running in part A and, where the family pins them, those of the k-th blank in the k-th span; and block positions."""
     text, starts_BT = running_BT.clone(), starts_BT.clone()
     for row in range(ids_BT.shape[0] if config.span_positions != "running" else 0):
@@ -57,7 +61,9 @@ def _span_positions(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_
             continue
         blanks, long = _blanks(ids_BT[row, : starts[0]], real_BT[row, : starts[0]], config)
         if len(blanks) == 0:
-            raise ValueError(f"input_ids row {row}: <sop> without a [MASK], [sMASK] or [gMASK] before it; put one where text is missing, or [gMASK] at the end")
+            raise ValueError(
+                f"input_ids row {row}: <sop> without a [MASK], [sMASK] or [gMASK] before it; put one where text is missing, or [gMASK] at the end"
+            )
         starts_BT[row, starts[len(blanks) :]] = False  # beyond the last blank, <sop> is a token like any other
         if long and config.span_positions == "pinned_mask":
             continue
@@ -70,7 +76,10 @@ def _span_positions(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_
 
 def _blanks(ids_T: Tensor, real_T: Tensor, config: ModelConfig) -> tuple[Tensor, bool]:
     """Where the blanks of a row's part A are, in the order in which spans fill them, and whether they are long ones."""
-    short, long = torch.isin(ids_T, ids_T.new_tensor([config.tokens.mask, config.tokens.smask])) & real_T, (ids_T == config.tokens.gmask) & real_T
+    short, long = (
+        torch.isin(ids_T, ids_T.new_tensor([config.tokens.mask, config.tokens.smask])) & real_T,
+        (ids_T == config.tokens.gmask) & real_T,
+    )
     if config.positions == "learned_2d":  # GLM-10B takes both kinds in text order
         return (short | long).nonzero()[:, 0], False
     # The later ChatGLM-6B looks for [gMASK] first; its first release and GLM-130B for the short ones.
@@ -106,7 +115,9 @@ class Rotary(torch.nn.Module):
 
     def angles(self, positions_B2T: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, each [B, 1, T, axes, rotated / 2] in fp32, shared by all layers."""
-        angle = positions_B2T[:, : self.axes, :, None].float() * self.frequencies(positions_B2T.device)  # [B, axes, T, F]
+        angle = positions_B2T[:, : self.axes, :, None].float() * self.frequencies(
+            positions_B2T.device
+        )  # [B, axes, T, F]
         angle = angle.transpose(1, 2)[:, None]
         return angle.cos(), angle.sin()
 

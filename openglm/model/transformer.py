@@ -62,7 +62,14 @@ class Block(nn.Module):
         # DeepNorm as GLM-130B codes it: the residual leaves the norm's output, so that a layer's norm closes the layer before.
         self.alpha = config.deepnorm_alpha if config.residual == "deepnorm" else 0.0
 
-    def forward(self, h_BTH: Tensor, rotary: Rotary | None, angles: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(
+        self,
+        h_BTH: Tensor,
+        rotary: Rotary | None,
+        angles: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        cache: KVCache | None,
+    ) -> Tensor:
         x = self.attention_norm(h_BTH)
         out = self.attention_post_norm(self.attention(x, rotary, angles, mask, cache))
         h_BTH = self.alpha * x + out if self.alpha else h_BTH + out
@@ -116,12 +123,17 @@ class Transformer(nn.Module):
             h = h + self.position_embedding(positions_B2T[:, 0]) + self.block_position_embedding(positions_B2T[:, 1])
         return h
 
-    def forward(self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """Hidden states [B, T, H] after the final norm.
 
         mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new tokens only.
         """
-        h, angles = self.embed(ids_BT, positions_B2T), None if self.rotary is None else self.rotary.angles(positions_B2T)
+        h, angles = (
+            self.embed(ids_BT, positions_B2T),
+            None if self.rotary is None else self.rotary.angles(positions_B2T),
+        )
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 h = checkpoint(block, h, self.rotary, angles, mask, cache, use_reentrant=False)
@@ -165,7 +177,22 @@ def initialize_weight(config: ModelConfig, name: str, weight: Tensor, generator:
 
 def check_ids(input_ids: Tensor, config: ModelConfig) -> None:
     """One-line errors for what would otherwise be an index error deep inside."""
-    require(input_ids.dim() == 2 and input_ids.shape[1] > 0, "input_ids", tuple(input_ids.shape), "must be [batch, tokens] with at least one token")
-    require(input_ids.shape[1] <= config.max_positions, "input_ids", f"{input_ids.shape[1]} tokens", f"longer than the model's context of {config.max_positions}; shorten the text")
+    require(
+        input_ids.dim() == 2 and input_ids.shape[1] > 0,
+        "input_ids",
+        tuple(input_ids.shape),
+        "must be [batch, tokens] with at least one token",
+    )
+    require(
+        input_ids.shape[1] <= config.max_positions,
+        "input_ids",
+        f"{input_ids.shape[1]} tokens",
+        f"longer than the model's context of {config.max_positions}; shorten the text",
+    )
     low, high = int(input_ids.min()), int(input_ids.max())
-    require(low >= 0 and high < config.vocab_size, "input_ids", low if low < 0 else high, f"outside the vocabulary of {config.vocab_size} tokens")
+    require(
+        low >= 0 and high < config.vocab_size,
+        "input_ids",
+        low if low < 0 else high,
+        f"outside the vocabulary of {config.vocab_size} tokens",
+    )

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, loss_parallel, parallelize_module
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    SequenceParallel,
+    loss_parallel,
+    parallelize_module,
+)
 
 from openglm.config import ModelConfig, ParallelConfig, require
 from openglm.model.transformer import Block, Transformer, initialize_weight
@@ -34,16 +40,43 @@ def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, r
     require(tensor in fits, "parallel.tensor", tensor, f"{wanted}; these would: {near(fits, tensor)}")
     stages = [n for n in stage_counts(model.layers) if n % config.chunks == 0]
     name = "parallel.pipeline" if config.chunks == 1 else "parallel.pipeline x chunks"
-    require(pieces in stages, name, pieces, f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {near(stages, pieces)}")
-    require(rows % (data * passes) == 0, "train.batch_rows", rows, f"must be a multiple of parallel.data x train.accumulation ({data} x {passes})")
+    require(
+        pieces in stages,
+        name,
+        pieces,
+        f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {near(stages, pieces)}",
+    )
+    require(
+        rows % (data * passes) == 0,
+        "train.batch_rows",
+        rows,
+        f"must be a multiple of parallel.data x train.accumulation ({data} x {passes})",
+    )
     if config.pipeline > 1:
-        require(config.zero == 1, "parallel.zero", config.zero, "a pipeline sums gradients over all its micro-batches before it shares them out: use 1")
-        require(passes >= config.pipeline, "train.accumulation", passes, f"a pipeline of {config.pipeline} stages needs at least as many micro-batches")
+        require(
+            config.zero == 1,
+            "parallel.zero",
+            config.zero,
+            "a pipeline sums gradients over all its micro-batches before it shares them out: use 1",
+        )
+        require(
+            passes >= config.pipeline,
+            "train.accumulation",
+            passes,
+            f"a pipeline of {config.pipeline} stages needs at least as many micro-batches",
+        )
         multiple = config.schedule not in ("interleaved", "zero-bubble") or passes % config.pipeline == 0
-        require(multiple, "train.accumulation", passes, f"must be a multiple of the {config.pipeline} stages for the schedule {config.schedule}")
+        require(
+            multiple,
+            "train.accumulation",
+            passes,
+            f"must be a multiple of the {config.pipeline} stages for the schedule {config.schedule}",
+        )
 
 
-def spread(model: ModelConfig, config: ParallelConfig, group: Processes, dtype: torch.dtype, weights: Weights) -> list[Transformer]:
+def spread(
+    model: ModelConfig, config: ParallelConfig, group: Processes, dtype: torch.dtype, weights: Weights
+) -> list[Transformer]:
     """The pieces of the network that this process trains (several under an interleaved schedule), with their weights in fp32 on its device.
 
     weights(name, shape) gives a whole parameter on the CPU. dtype: compute type of products. One process gets the plain network.
@@ -64,6 +97,7 @@ def spread(model: ModelConfig, config: ParallelConfig, group: Processes, dtype: 
 
 def initial_weights(config: ModelConfig, seed: int) -> Weights:
     """Random weights that depend on the seed and the parameter's name alone, so that each process can make its own."""
+
     def make(name: str, shape: torch.Size) -> Tensor:
         weight = torch.empty(shape)
         initialize_weight(config, name, weight, torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode())))
@@ -127,12 +161,20 @@ def _piece(config: ModelConfig, index: int, count: int) -> Transformer:
 def _split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
     """Column and row parallel blocks, a table and logits cut over the vocabulary (Megatron-LM, arXiv 1909.08053)."""
     columns, rows = ColwiseParallel, RowwiseParallel
-    plan = {"attention.q_proj": columns(), "attention.k_proj": columns(), "attention.v_proj": columns(), "attention.o_proj": rows()}
+    plan = {
+        "attention.q_proj": columns(),
+        "attention.k_proj": columns(),
+        "attention.v_proj": columns(),
+        "attention.o_proj": rows(),
+    }
     plan |= {"ffn.up_proj": columns(), "ffn.down_proj": rows()}
     if model.config.gated:
         plan["ffn.gate_proj"] = columns()
     if model.config.qk_norm:  # one weight for all heads: its gradient is summed over those who hold some of them
-        plan |= {f"attention.{name}": SequenceParallel(sequence_dim=2, use_local_output=True) for name in ("q_norm", "k_norm")}
+        plan |= {
+            f"attention.{name}": SequenceParallel(sequence_dim=2, use_local_output=True)
+            for name in ("q_norm", "k_norm")
+        }
     for block in model.blocks:
         if isinstance(block, Block):
             parallelize_module(block, mesh, plan)
@@ -150,12 +192,18 @@ def _split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
 
 def _share_out(model: Transformer, mesh: DeviceMesh, zero: int, dtype: torch.dtype) -> None:
     """ZeRO by FSDP2: the optimizer sees fp32 shares; products see gathered weights in their own type; gradients are summed in fp32."""
-    policy = MixedPrecisionPolicy(param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for block in model.blocks:
         if isinstance(block, Block):
             fully_shard(block, mesh=mesh, reshard_after_forward=zero == 3, mp_policy=policy)
-    fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=policy)  # the table is needed again for the logits
+    fully_shard(
+        model, mesh=mesh, reshard_after_forward=False, mp_policy=policy
+    )  # the table is needed again for the logits
     for module in model.modules():
-        if isinstance(module, FSDPModule):  # the loss is divided by the tokens of all, so gradients are summed and not averaged
+        if isinstance(
+            module, FSDPModule
+        ):  # the loss is divided by the tokens of all, so gradients are summed and not averaged
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)

@@ -35,7 +35,9 @@ def hardware_flops(job: Job, recompute: str) -> float:
     """Of one step, with what the backward pass computes again."""
     model = job.model
     scores = 4 * job.seq * model.heads * model.head_dim
-    again = {"none": 0, "selective": 0 if job.fused_attention else scores, "full": 2 * layer_weights(model) + scores}[recompute]
+    again = {"none": 0, "selective": 0 if job.fused_attention else scores, "full": 2 * layer_weights(model) + scores}[
+        recompute
+    ]
     return model_flops(job) + model.layers * again * job.batch * job.seq
 
 
@@ -59,8 +61,17 @@ def ring(members: int, traffic: float, rate: float) -> float:
 
 def layer_products(job: Job, layout: Layout) -> float:
     model, t, tokens = job.model, layout.tensor, job.seq * layout.micro_batch
-    q, kv, up = model.heads * model.head_dim, model.kv_heads * model.head_dim, model.ffn_hidden * (2 if model.gated else 1)
-    shapes = ((q + 2 * kv) / t, model.hidden), (model.hidden, q / t), (up / t, model.hidden), (model.hidden, model.ffn_hidden / t)
+    q, kv, up = (
+        model.heads * model.head_dim,
+        model.kv_heads * model.head_dim,
+        model.ffn_hidden * (2 if model.gated else 1),
+    )
+    shapes = (
+        ((q + 2 * kv) / t, model.hidden),
+        (model.hidden, q / t),
+        (up / t, model.hidden),
+        (model.hidden, model.ffn_hidden / t),
+    )
     return sum(product(job.device, tokens, n, k) for n, k in shapes)
 
 
@@ -68,7 +79,9 @@ def attention_core(job: Job, layout: Layout) -> tuple[float, float]:
     """Scores and their product with the values, forward and backward."""
     model, seq, device = job.model, job.seq, job.device
     heads = model.heads / layout.tensor * layout.micro_batch
-    if job.fused_attention:  # tiles stay on the chip: only the head's width limits them; backward makes the scores again (5 products for 2)
+    if (
+        job.fused_attention
+    ):  # tiles stay on the chip: only the head's width limits them; backward makes the scores again (5 products for 2)
         flops = 4 * seq * seq * model.head_dim * heads * (0.5 if model.mask == "causal" else 1)
         forward = flops / (device.peak * efficiency(device, model.head_dim))
         return forward, 2.5 * forward
@@ -80,10 +93,14 @@ def attention_core(job: Job, layout: Layout) -> tuple[float, float]:
 def layer_traffic(job: Job, layout: Layout) -> float:
     """Bytes that one layer's element-wise kernels move in the forward pass."""
     model, t = job.model, layout.tensor
-    outer = 22 * model.hidden / (t if layout.sequence_parallel else 1)  # two norms (2 + 2), two dropouts with residual (2 + 2 + 2 + 1)
+    outer = (
+        22 * model.hidden / (t if layout.sequence_parallel else 1)
+    )  # two norms (2 + 2), two dropouts with residual (2 + 2 + 2 + 1)
     if model.residual == "sandwich":
         outer += 8 * model.hidden
-    inner = 2 * model.ffn_hidden * (3 if model.gated else 2) + 4 * model.head_dim * (model.heads + model.kv_heads)  # activation; rotary or permuted heads
+    inner = 2 * model.ffn_hidden * (3 if model.gated else 2) + 4 * model.head_dim * (
+        model.heads + model.kv_heads
+    )  # activation; rotary or permuted heads
     return job.seq * layout.micro_batch * (outer + inner / t)
 
 
@@ -117,9 +134,17 @@ def micro_batch(job: Job, layout: Layout) -> dict[str, float]:
     parts = {name: layers * seconds for name, seconds in per_layer.items()}
     parts["head"] = extra
     if layout.micro_batches(job) > 1:  # gradients are added up: one is read, the sum is read and written
-        parts["element"] += stream(job.device, layers * layer_weights(job.model) / layout.tensor * (2 + 2 * job.gradient_bytes))
+        parts["element"] += stream(
+            job.device, layers * layer_weights(job.model) / layout.tensor * (2 + 2 * job.gradient_bytes)
+        )
     if layout.pipeline > 1:  # sent both ways; both directions of the wire work at once
-        boundary = 2 * job.seq * layout.micro_batch * job.model.hidden / (layout.tensor if layout.split_boundary or layout.sequence_parallel else 1)
+        boundary = (
+            2
+            * job.seq
+            * layout.micro_batch
+            * job.model.hidden
+            / (layout.tensor if layout.split_boundary or layout.sequence_parallel else 1)
+        )
         parts["pipeline"] = 2 * layout.chunks * (boundary / (pipeline_rate(job) * WIRE) + LATENCY)
     return parts
 
@@ -153,7 +178,9 @@ def data_parallel(job: Job, layout: Layout, weights: float, work: float) -> floa
 def bubble(layout: Layout, m: int) -> float:
     """Share of a pipeline's time in which it fills and drains: (p - 1) / (p - 1 + m) with chunks and zero-bubble's filling (ZB-H1) taken off."""
     idle = (layout.pipeline - 1) / layout.chunks
-    if layout.schedule == "zero-bubble":  # weight gradients, one pass of three (of four with recomputation), move into the gaps: f + b - w of f + b + w is left
+    if (
+        layout.schedule == "zero-bubble"
+    ):  # weight gradients, one pass of three (of four with recomputation), move into the gaps: f + b - w of f + b + w is left
         idle *= 1 / 2 if layout.recompute == "full" else 1 / 3
     return idle / (idle + m)
 
@@ -166,8 +193,15 @@ def step(job: Job, layout: Layout) -> dict[str, float]:
     share = bubble(layout, m)
     parts["bubble"] = m * sum(one.values()) * share / (1 - share)
     first, inner, _ = layout.stage_layers(job)
-    weights = max(inner * layer_weights(job.model), first * layer_weights(job.model) + job.model.vocab_size * job.model.hidden) / t
+    weights = (
+        max(
+            inner * layer_weights(job.model), first * layer_weights(job.model) + job.model.vocab_size * job.model.hidden
+        )
+        / t
+    )
     parts["data"] = data_parallel(job, layout, weights, sum(one.values()))
     shard = weights / (layout.data if layout.zero else 1)
-    parts["optimizer"] = stream(job.device, 30 * shard + job.gradient_bytes * weights)  # Adam reads 16 and writes 14 bytes a weight; the norm reads gradients
+    parts["optimizer"] = stream(
+        job.device, 30 * shard + job.gradient_bytes * weights
+    )  # Adam reads 16 and writes 14 bytes a weight; the norm reads gradients
     return {**parts, "total": sum(parts.values())}

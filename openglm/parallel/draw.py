@@ -20,9 +20,26 @@ def draw_schedule(axis, plan: Plan) -> None:
     spans = simulate(layout.schedule, layout.pipeline, micros, layout.chunks, backward=backward)
     for span in spans:
         shade = 1 - 0.5 * span.work.chunk / layout.chunks
-        axis.barh(span.stage, span.end - span.start, left=span.start, height=0.9, color=KINDS[span.work.kind][1], alpha=shade, edgecolor="white", linewidth=0.3)
+        axis.barh(
+            span.stage,
+            span.end - span.start,
+            left=span.start,
+            height=0.9,
+            color=KINDS[span.work.kind][1],
+            alpha=shade,
+            edgecolor="white",
+            linewidth=0.3,
+        )
         if layout.pipeline * micros * layout.chunks <= 160:
-            axis.text((span.start + span.end) / 2, span.stage, str(span.work.micro), ha="center", va="center", fontsize=6, color="white")
+            axis.text(
+                (span.start + span.end) / 2,
+                span.stage,
+                str(span.work.micro),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white",
+            )
     shown = {span.work.kind for span in spans}
     for kind in sorted(shown):
         axis.barh([0], [0], color=KINDS[kind][1], label=KINDS[kind][0])
@@ -43,8 +60,14 @@ def draw_scaling(axis, plan: Plan, plans: list[Plan]) -> None:
     axis.loglog(counts, [rates[0] * count / counts[0] for count in counts], ":", color="#999999", label="in proportion")
     for p in plans:
         text = f"{100 * p.model_rate / p.job.device.peak:.0f} %"
-        axis.annotate(text, (p.job.devices, p.tokens_per_second), textcoords="offset points", xytext=(4, -11), fontsize=7)
-    axis.set(title=f"{plan.job.batch} rows of {plan.job.seq} tokens on {plan.job.device.name} (share of peak in model FLOPs)", xlabel="devices", ylabel="tokens/s")
+        axis.annotate(
+            text, (p.job.devices, p.tokens_per_second), textcoords="offset points", xytext=(4, -11), fontsize=7
+        )
+    axis.set(
+        title=f"{plan.job.batch} rows of {plan.job.seq} tokens on {plan.job.device.name} (share of peak in model FLOPs)",
+        xlabel="devices",
+        ylabel="tokens/s",
+    )
     axis.set_xticks(counts, [str(count) for count in counts])
     axis.minorticks_off()
     axis.grid(alpha=0.3)

@@ -47,7 +47,9 @@ def stage_memory(job: Job, layout: Layout, stage: int) -> dict[str, float]:
     tables = (stage == 0) + (stage == p - 1 and (p > 1 or not model.tied))
     weights = (layers * layer_weights(model) + tables * model.vocab_size * model.hidden) / t
     shard = [d if layout.zero >= level else 1 for level in (3, 2, 1)]
-    boundary = layer_activations(job, layout, "full") * layout.chunks if p > 1 else 0  # what a stage hands on is kept until its backward pass
+    boundary = (
+        layer_activations(job, layout, "full") * layout.chunks if p > 1 else 0
+    )  # what a stage hands on is kept until its backward pass
     activations = in_flight(job, layout, stage) * (layers * layer_activations(job, layout, layout.recompute) + boundary)
     if layout.recompute != "none":
         activations += layer_activations(job, layout, "none")  # the layer that is being recomputed
@@ -60,7 +62,9 @@ def stage_memory(job: Job, layout: Layout, stage: int) -> dict[str, float]:
         "adam": 8 * weights / shard[2],
         "activations": activations,
     }
-    moving = (2 * 2 * BUCKET if d > 1 else 0) + (4 * weights / shard[2] if job.gradient_bytes == 2 else 0)  # buckets; the 32-bit copy that Adam reads
+    moving = (2 * 2 * BUCKET if d > 1 else 0) + (
+        4 * weights / shard[2] if job.gradient_bytes == 2 else 0
+    )  # buckets; the 32-bit copy that Adam reads
     if layout.zero == 3:
         moving += 2 * 2 * layer_weights(model) / t  # the layer at work and the one fetched ahead
     parts["buffers"] = CONTEXT + moving + (FRAGMENTATION * (moving + activations) if p > 1 else 0)

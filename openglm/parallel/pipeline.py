@@ -7,20 +7,38 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B, ScheduleInterleavedZeroBubble
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+)
 
 from openglm.config import ParallelConfig
 from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes, align_gradient, local_part
 
-_SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B, "zero-bubble": ScheduleInterleavedZeroBubble}
+_SCHEDULES = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "interleaved": ScheduleInterleaved1F1B,
+    "zero-bubble": ScheduleInterleavedZeroBubble,
+}
 
 
 class Pipeline:
     """Forward and backward passes of all micro-batches of a step, over the stages of one data-parallel group."""
 
-    def __init__(self, pieces: list[Transformer], config: ParallelConfig, group: Processes, micro_rows: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        pieces: list[Transformer],
+        config: ParallelConfig,
+        group: Processes,
+        micro_rows: int,
+        loss: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
         """micro_rows: rows that pass through at once. loss(hidden states [b, T, H], their targets) -> what the gradient is of; it runs in the last stage."""
         self.pieces, self.config, self.group, self.micro_rows, self.loss = pieces, config, group, micro_rows, loss
         self.first, self.last = group.rank("pipeline") == 0, group.rank("pipeline") == config.pipeline - 1
@@ -29,13 +47,21 @@ class Pipeline:
         for piece in pieces:
             piece.register_forward_pre_hook(_with_mask, with_kwargs=True)
 
-    def run(self, ids_BT: Tensor, targets: Tensor, positions_B2T: Tensor, segment_BT: Tensor, backward: bool) -> list[Tensor]:
+    def run(
+        self, ids_BT: Tensor, targets: Tensor, positions_B2T: Tensor, segment_BT: Tensor, backward: bool
+    ) -> list[Tensor]:
         """Losses of the micro-batches, in the last stage; elsewhere none. With `backward`, gradients are added to the parameters."""
         losses: list[Tensor] = []
         schedule = self._scheduled(len(ids_BT) // self.micro_rows)
         told = {"target": targets, "losses": losses} if self.last else {}
         run = schedule.step if backward else schedule.eval
-        run(*([ids_BT] if self.first else []), **told, positions_B2T=positions_B2T, segment_BT=segment_BT, return_outputs=False)
+        run(
+            *([ids_BT] if self.first else []),
+            **told,
+            positions_B2T=positions_B2T,
+            segment_BT=segment_BT,
+            return_outputs=False,
+        )
         if backward and self.tables:
             table, both = self.tables
             align_gradient(table)
@@ -48,9 +74,15 @@ class Pipeline:
             config, group = self.config, self.group
             places = [group.rank("pipeline") + number * config.pipeline for number in range(len(self.pieces))]
             along, stages = group.mesh["pipeline"].get_group(), config.pipeline * config.chunks
-            made = [PipelineStage(piece, place, stages, group.device, group=along) for piece, place in zip(self.pieces, places, strict=True)]
+            made = [
+                PipelineStage(piece, place, stages, group.device, group=along)
+                for piece, place in zip(self.pieces, places, strict=True)
+            ]
             alone = config.schedule in ("gpipe", "1f1b")
-            self.count, self.schedule = count, _SCHEDULES[config.schedule](made[0] if alone else made, count, loss_fn=self.loss, scale_grads=False)
+            self.count, self.schedule = (
+                count,
+                _SCHEDULES[config.schedule](made[0] if alone else made, count, loss_fn=self.loss, scale_grads=False),
+            )
         return self.schedule
 
     @staticmethod

@@ -101,7 +101,11 @@ def _details(job: Job, shape: dict[str, int], fixed: dict[str, Any]) -> Iterator
     schedules = [("1f1b", 1)] + [("zero-bubble", 1)] * piped + [("interleaved", v) for v in pieces]
     if fixed.get("schedule", "interleaved") != "interleaved":
         schedules = [(fixed["schedule"], 1)]
-    keep = [(schedule, v) for schedule, v in schedules if schedule == fixed.get("schedule", schedule) and v == fixed.get("chunks", v)]
+    keep = [
+        (schedule, v)
+        for schedule, v in schedules
+        if schedule == fixed.get("schedule", schedule) and v == fixed.get("chunks", v)
+    ]
     recompute = ("none", "full") if job.fused_attention else ("none", "selective", "full")
     sizes = [size for size in MICRO_BATCHES if job.batch // shape["data"] % size == 0]
     others = {name: fixed[name] for name in ("sequence_parallel", "split_boundary") if name in fixed}
@@ -109,7 +113,14 @@ def _details(job: Job, shape: dict[str, int], fixed: dict[str, Any]) -> Iterator
         for micro_batch in [fixed["micro_batch"]] if "micro_batch" in fixed else sizes:
             for zero in [fixed["zero"]] if "zero" in fixed else (0, 1) if piped else (0, 1, 2, 3):
                 for again in [fixed["recompute"]] if "recompute" in fixed else recompute:
-                    yield {"schedule": schedule, "chunks": chunks, "micro_batch": micro_batch, "zero": zero, "recompute": again, **others}
+                    yield {
+                        "schedule": schedule,
+                        "chunks": chunks,
+                        "micro_batch": micro_batch,
+                        "zero": zero,
+                        "recompute": again,
+                        **others,
+                    }
 
 
 def search(job: Job, **fixed: Any) -> Search:
@@ -120,9 +131,17 @@ def search(job: Job, **fixed: Any) -> Search:
         searched = () if "chunks" in fixed else ("schedule",)
         check(job, Layout(**{"zero": 0, **{name: value for name, value in fixed.items() if name not in searched}}))
     ruled_out: Counter[str] = Counter()
-    plans = sorted((Plan(job, layout) for layout in candidates(job, fixed, ruled_out)), key=lambda plan: (plan.seconds["total"], plan.memory["total"]))
+    plans = sorted(
+        (Plan(job, layout) for layout in candidates(job, fixed, ruled_out)),
+        key=lambda plan: (plan.seconds["total"], plan.memory["total"]),
+    )
     reasons = ", ".join(f"{count} by {name}" for name, count in ruled_out.most_common())
-    require(bool(plans), "devices", job.devices, f"no layout divides; ruled out: {reasons or 'none was left by the fixed options'}; try a multiple of {job.device.node}")
+    require(
+        bool(plans),
+        "devices",
+        job.devices,
+        f"no layout divides; ruled out: {reasons or 'none was left by the fixed options'}; try a multiple of {job.device.node}",
+    )
     best = next((plan for plan in plans if plan.fits), None)
     if best is None:
         best = min(plans, key=lambda plan: plan.memory["total"])
@@ -151,11 +170,19 @@ def reasons(found: Search) -> list[str]:
     best, lines = found.best, []
     if found.runner_up is not None:
         other, apart = found.runner_up, found.runner_up.seconds["total"] - found.best.seconds["total"]
-        gaps = {name: other.seconds.get(name, 0.0) - best.seconds.get(name, 0.0) for name in {**best.seconds, **other.seconds} if name != "total"}
-        lines.append(f"Next: {describe(other.layout)}: {100 * apart / best.seconds['total']:.1f} % slower, {_parts(gaps)}.")
+        gaps = {
+            name: other.seconds.get(name, 0.0) - best.seconds.get(name, 0.0)
+            for name in {**best.seconds, **other.seconds}
+            if name != "total"
+        }
+        lines.append(
+            f"Next: {describe(other.layout)}: {100 * apart / best.seconds['total']:.1f} % slower, {_parts(gaps)}."
+        )
     if found.too_large is not None:
         large, over = found.too_large, found.too_large.memory["total"] - best.job.device.memory
-        lines.append(f"Faster but too large: {describe(large.layout)}: {large.seconds['total']:.2f} s, {over / GB:.1f} GB a device too many ({_largest(large.memory)}).")
+        lines.append(
+            f"Faster but too large: {describe(large.layout)}: {large.seconds['total']:.2f} s, {over / GB:.1f} GB a device too many ({_largest(large.memory)})."
+        )
     ruled = ", ".join(f"{count} by {name}" for name, count in found.ruled_out.most_common(4))
     lines.append(f"{found.priced} layouts priced" + (f"; do not divide: {ruled}." if ruled else "."))
     return lines

@@ -75,7 +75,11 @@ class Processes:
         text = json.dumps(answer).encode()
         length = torch.tensor(len(text))
         dist.broadcast(length, 0)
-        message = torch.frombuffer(bytearray(text), dtype=torch.uint8) if self.first else torch.empty(int(length), dtype=torch.uint8)
+        message = (
+            torch.frombuffer(bytearray(text), dtype=torch.uint8)
+            if self.first
+            else torch.empty(int(length), dtype=torch.uint8)
+        )
         dist.broadcast(message, 0)
         answer = json.loads(message.numpy().tobytes())
         if "trouble" in answer:
@@ -90,8 +94,14 @@ def shape(config: ParallelConfig, count: int) -> tuple[int, int, int]:
     if data * replica == count and data:
         return config.pipeline, data, config.tensor
     wanted = max(data, 1) * replica
-    start = f"start them with: torchrun --nproc-per-node {wanted} --no-python glm ..." if count == 1 else f"start {wanted}, or change parallel.data, tensor or pipeline"
-    raise ValueError(f"parallel.data x tensor x pipeline = {max(data, 1)} x {config.tensor} x {config.pipeline}: needs {wanted} processes and there are {count}; {start}")
+    start = (
+        f"start them with: torchrun --nproc-per-node {wanted} --no-python glm ..."
+        if count == 1
+        else f"start {wanted}, or change parallel.data, tensor or pipeline"
+    )
+    raise ValueError(
+        f"parallel.data x tensor x pipeline = {max(data, 1)} x {config.tensor} x {config.pipeline}: needs {wanted} processes and there are {count}; {start}"
+    )
 
 
 @contextmanager
@@ -106,7 +116,9 @@ def processes(config: ParallelConfig, device: str) -> Iterator[Processes]:
     if chosen.type != "cpu":
         chosen = torch.device(chosen.type, local % torch.accelerator.device_count())
         torch.accelerator.set_device_index(chosen.index)
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # its advice on the order of reductions does not concern users
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(
+        logging.ERROR
+    )  # its advice on the order of reductions does not concern users
     ours = not dist.is_initialized()
     if ours:
         _join(chosen)
@@ -123,10 +135,18 @@ def _join(device: torch.device) -> None:
         store, rank, count = next(dist.rendezvous("env://", timeout=_PATIENCE))
         # torchrun (2.13) keeps one store over its restarts, with the addresses of processes that are gone.
         store = dist.PrefixStore(f"attempt-{attempt()}", store)
-        dist.init_process_group("gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{backend}", store=store, rank=rank, world_size=count, timeout=_PATIENCE)
+        dist.init_process_group(
+            "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{backend}",
+            store=store,
+            rank=rank,
+            world_size=count,
+            timeout=_PATIENCE,
+        )
     except (RuntimeError, ValueError) as error:  # torch's network errors are RuntimeErrors
         reason = str(error).splitlines()[0]
-        raise ValueError(f"parallel: the other processes cannot be reached ({reason}); check --rdzv-endpoint, the network and that all nodes were started") from error
+        raise ValueError(
+            f"parallel: the other processes cannot be reached ({reason}); check --rdzv-endpoint, the network and that all nodes were started"
+        ) from error
 
 
 def local_part(tensor: Tensor) -> Tensor:

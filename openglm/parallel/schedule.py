@@ -38,7 +38,9 @@ def order(schedule: str, stage: int, stages: int, micros: int, chunks: int = 1) 
         passes += forward[ahead + k : ahead + k + 1] + [back]
         if schedule == "zero-bubble":
             waiting.append(back._replace(kind="W"))
-            if len(waiting) > stage:  # ZB-H1 (Qi et al. 2023): later stages put off more, as much memory as 1F1B's first stage needs
+            if (
+                len(waiting) > stage
+            ):  # ZB-H1 (Qi et al. 2023): later stages put off more, as much memory as 1F1B's first stage needs
                 passes.append(waiting.pop(0))
     return passes + waiting
 
@@ -59,12 +61,22 @@ def needs(work: Pass, stage: int, stages: int, chunks: int) -> tuple[int, Pass] 
         return None if place == 0 else ((place - 1) % stages, work._replace(chunk=(place - 1) // stages))
     if work.kind == "W":
         return stage, work._replace(kind="B")
-    return (stage, work._replace(kind="F")) if place == last else ((place + 1) % stages, work._replace(chunk=(place + 1) // stages))
+    return (
+        (stage, work._replace(kind="F"))
+        if place == last
+        else ((place + 1) % stages, work._replace(chunk=(place + 1) // stages))
+    )
 
 
-def simulate(schedule: str, stages: int, micros: int, chunks: int = 1, forward: float = 1.0, backward: float = 2.0) -> list[Span]:
+def simulate(
+    schedule: str, stages: int, micros: int, chunks: int = 1, forward: float = 1.0, backward: float = 2.0
+) -> list[Span]:
     """All passes with their times; `forward` and `backward` are those of a micro-batch on a whole stage. Gradients of weights take as long as a forward pass."""
-    length = {"F": forward / chunks, "B": (backward - forward if schedule == "zero-bubble" else backward) / chunks, "W": forward}
+    length = {
+        "F": forward / chunks,
+        "B": (backward - forward if schedule == "zero-bubble" else backward) / chunks,
+        "W": forward,
+    }
     todo = [order(schedule, stage, stages, micros, chunks) for stage in range(stages)]
     free, at, done, spans = [0.0] * stages, [0] * stages, {}, []
     while any(at[s] < len(todo[s]) for s in range(stages)):
@@ -79,7 +91,9 @@ def simulate(schedule: str, stages: int, micros: int, chunks: int = 1, forward: 
                 free[s] = done[s, work] = start + length[work.kind]
                 spans.append(Span(s, work, start, free[s]))
                 at[s] += 1
-        assert len(spans) > before, f"{schedule} with {stages} stages, {micros} micro-batches and {chunks} chunks waits for itself"
+        assert len(spans) > before, (
+            f"{schedule} with {stages} stages, {micros} micro-batches and {chunks} chunks waits for itself"
+        )
     return spans
 
 
@@ -93,7 +107,10 @@ def most_waiting(spans: list[Span], stage: int, chunks: int = 1) -> float:
     """Micro-batches whose activations a stage holds at its fullest: from their forward pass to the last pass that needs them."""
     last = "W" if any(span.work.kind == "W" for span in spans) else "B"
     own = [span for span in spans if span.stage == stage]
-    changes = sorted([(span.start, 1) for span in own if span.work.kind == "F"] + [(span.end, -1) for span in own if span.work.kind == last])
+    changes = sorted(
+        [(span.start, 1) for span in own if span.work.kind == "F"]
+        + [(span.end, -1) for span in own if span.work.kind == last]
+    )
     held = most = 0
     for _, change in changes:
         held += change

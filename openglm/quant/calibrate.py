@@ -53,14 +53,22 @@ def _inverse_factor(moments_II: Tensor) -> Tensor:
 
 @torch.no_grad()
 def calibrate_blocks(
-    model: nn.Module, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None, bits: int, group: int, advance: Callable[[], object] = lambda: None
+    model: nn.Module,
+    ids_BT: Tensor,
+    positions_B2T: Tensor,
+    mask: Tensor | None,
+    bits: int,
+    group: int,
+    advance: Callable[[], object] = lambda: None,
 ) -> None:
     """Quantise the linear layers of a Transformer's blocks in place, calibrated on token rows; `advance` is called after each block.
 
     Not here: embedding and output layer; the moments of their inputs would not pay for the square of the vocabulary. Raises ValueError for too little text.
     """
     if ids_BT.numel() < _FEWEST_TOKENS:
-        raise ValueError(f"calibrate: {ids_BT.numel()} tokens of text; at least {_FEWEST_TOKENS} are needed, some ten thousand are good")
+        raise ValueError(
+            f"calibrate: {ids_BT.numel()} tokens of text; at least {_FEWEST_TOKENS} are needed, some ten thousand are good"
+        )
     hidden = model.embed(ids_BT, positions_B2T)
     for block in model.blocks:
         run = partial(_run_block, model, block, positions=positions_B2T, mask=mask)
@@ -74,12 +82,16 @@ def calibrate_blocks(
         advance()
 
 
-def _run_block(model: nn.Module, block: nn.Module, hidden_BTH: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+def _run_block(
+    model: nn.Module, block: nn.Module, hidden_BTH: Tensor, positions: Tensor, mask: Tensor | None
+) -> Tensor:
     """One block over all rows, row by row: the memory of one row's activations."""
     outputs = []
     for i in range(len(hidden_BTH)):
         angles = None if model.rotary is None else model.rotary.angles(positions[i : i + 1])
-        outputs.append(block(hidden_BTH[i : i + 1], model.rotary, angles, None if mask is None else mask[i : i + 1], None))
+        outputs.append(
+            block(hidden_BTH[i : i + 1], model.rotary, angles, None if mask is None else mask[i : i + 1], None)
+        )
     return torch.cat(outputs)
 
 
@@ -91,8 +103,14 @@ def _input_moments(block: nn.Module, run: Callable[[Tensor], Tensor], hidden: Te
         x = inputs[0].flatten(0, -2).float()
         sums[leaf] = sums[leaf] + x.T @ x if leaf in sums else x.T @ x
 
-    leaves = [(name.rpartition(".")[2], module) for name, module in block.named_modules() if isinstance(module, nn.Linear)]
-    hooks = [module.register_forward_pre_hook(lambda _, inputs, leaf=leaf: add(leaf, inputs)) for leaf, module in leaves if leaf not in _SAME_INPUT]
+    leaves = [
+        (name.rpartition(".")[2], module) for name, module in block.named_modules() if isinstance(module, nn.Linear)
+    ]
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, leaf=leaf: add(leaf, inputs))
+        for leaf, module in leaves
+        if leaf not in _SAME_INPUT
+    ]
     run(hidden)
     for hook in hooks:
         hook.remove()

@@ -18,15 +18,28 @@ HIGHEST = {8: 127, 4: 7}
 _AT_ONCE = 1 << 18  # weights worked on together: what is made of them stays in the second-level cache
 # Shares of the scale at which nothing is cut off. A smaller one cuts the largest weight of a group and serves the others better.
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-_ONE_SHARE = {8: 1.0, 4: 0.96}  # without a search; on trained and on Gaussian weights 4 bits err least between 0.94 and 0.97
+_ONE_SHARE = {
+    8: 1.0,
+    4: 0.96,
+}  # without a search; on trained and on Gaussian weights 4 bits err least between 0.94 and 0.97
 
 
 def check_format(bits: int, group: int, columns: int) -> None:
     """Raises ValueError unless `columns` can be cut into groups. group 0: one scale a row."""
     require(bits in (4, 8), "bits", bits, "choose 4 or 8")
     require(group >= 0, "group", group, "must be 32, 64, 128 or another divisor of the row, or 0 for one scale a row")
-    require(group == 0 or columns % group == 0, "group", group, f"does not divide a row of {columns} columns; choose a divisor, or 0 for one scale a row")
-    require(bits == 8 or columns % 2 == 0, "bits", bits, f"rows of {columns} columns cannot be packed two to a byte; keep this layer in 8 bits")
+    require(
+        group == 0 or columns % group == 0,
+        "group",
+        group,
+        f"does not divide a row of {columns} columns; choose a divisor, or 0 for one scale a row",
+    )
+    require(
+        bits == 8 or columns % 2 == 0,
+        "bits",
+        bits,
+        f"rows of {columns} columns cannot be packed two to a byte; keep this layer in 8 bits",
+    )
 
 
 def fitting_format(columns: int, bits: int, group: int) -> tuple[int, int]:
@@ -43,17 +56,27 @@ def quantize(weight_OI: Tensor, bits: int, group: int = 0, search: bool = True) 
     rows, columns = weight_OI.shape
     check_format(bits, group, columns)
     group = group or columns
-    codes = torch.empty(rows, columns // (8 // bits), dtype=torch.int8 if bits == 8 else torch.uint8, device=weight_OI.device)
+    codes = torch.empty(
+        rows, columns // (8 // bits), dtype=torch.int8 if bits == 8 else torch.uint8, device=weight_OI.device
+    )
     scales = torch.empty(rows, columns // group, dtype=torch.float16, device=weight_OI.device)
     step = max(1, _AT_ONCE // columns)
 
     def work(first: int) -> None:
         part = weight_OI[first : first + step].float().unflatten(1, (-1, group))  # [o, G, group]
         code, scale = _search(part) if search and bits == 4 else _direct(part, bits)
-        codes[first : first + step], scales[first : first + step] = pack(code.flatten(1)) if bits == 4 else code.flatten(1), scale
+        codes[first : first + step], scales[first : first + step] = (
+            pack(code.flatten(1)) if bits == 4 else code.flatten(1),
+            scale,
+        )
 
     in_threads(work, range(0, rows, step))
-    require(bool(torch.isfinite(scales).all()), "weight", "inf or NaN", "cannot be quantised; the checkpoint is damaged or overflowed")
+    require(
+        bool(torch.isfinite(scales).all()),
+        "weight",
+        "inf or NaN",
+        "cannot be quantised; the checkpoint is damaged or overflowed",
+    )
     return codes, scales
 
 

@@ -14,26 +14,42 @@ from openglm.quant.codes import check_format, dequantize, quantize
 class QuantizedWeight(nn.Module):
     """Codes and scales of one matrix [rows, columns] (openglm/quant/codes.py). `group` 0: one scale a row."""
 
-    def __init__(self, rows: int, columns: int, bits: int, group: int, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, rows: int, columns: int, bits: int, group: int, device: torch.device | str | None = None
+    ) -> None:
         super().__init__()
         check_format(bits, group, columns)
         self.rows, self.columns, self.bits, self.group = rows, columns, bits, group
-        codes = torch.empty(rows, columns, dtype=torch.int8, device=device) if bits == 8 else torch.empty(rows, columns // 2, dtype=torch.uint8, device=device)
+        codes = (
+            torch.empty(rows, columns, dtype=torch.int8, device=device)
+            if bits == 8
+            else torch.empty(rows, columns // 2, dtype=torch.uint8, device=device)
+        )
         self.register_buffer("codes", codes)
-        self.register_buffer("scales", torch.empty(rows, columns // (group or columns), dtype=torch.float16, device=device))
+        self.register_buffer(
+            "scales", torch.empty(rows, columns // (group or columns), dtype=torch.float16, device=device)
+        )
 
     def assign(self, codes: Tensor, scales: Tensor) -> None:
         """Take codes and scales as they are, without a copy. Raises ValueError for wrong shapes or types."""
         for name, ours, theirs in (("codes", self.codes, codes), ("scales", self.scales, scales)):
             if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-                raise ValueError(f"{name}: {theirs.dtype} {list(theirs.shape)} where {ours.dtype} {list(ours.shape)} is expected")
+                raise ValueError(
+                    f"{name}: {theirs.dtype} {list(theirs.shape)} where {ours.dtype} {list(ours.shape)} is expected"
+                )
         self.codes, self.scales = codes, scales
 
     @classmethod
     def holding(cls, layer: nn.Linear | nn.Embedding, codes: Tensor, scales: Tensor) -> QuantizedWeight:
         """In the place of `layer`, with codes and scales for its weight; everything else is that of `layer`."""
         (rows, columns), groups = layer.weight.shape, scales.shape[1]
-        new = cls(rows, columns, 4 if codes.dtype == torch.uint8 else 8, 0 if groups == 1 else columns // groups, device="meta")
+        new = cls(
+            rows,
+            columns,
+            4 if codes.dtype == torch.uint8 else 8,
+            0 if groups == 1 else columns // groups,
+            device="meta",
+        )
         new.assign(codes, scales)
         new._take(layer)
         return new
@@ -66,7 +82,9 @@ class QuantizedWeight(nn.Module):
 class QuantizedLinear(QuantizedWeight):
     """y = x W^T + b with quantised W [out, in]; the bias keeps its type."""
 
-    def __init__(self, rows: int, columns: int, bits: int, group: int, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, rows: int, columns: int, bits: int, group: int, device: torch.device | str | None = None
+    ) -> None:
         super().__init__(rows, columns, bits, group, device)
         self.register_parameter("bias", None)
 

@@ -79,9 +79,13 @@ class Server(uvicorn.Server):
 def bind(config: ServeConfig) -> socket.socket:
     """The socket to listen on, so that a wrong address is known before a model is loaded. Raises ValueError."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name == "posix"))  # a port is free again as soon as its server has ended
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name == "posix")
+        )  # a port is free again as soon as its server has ended
         listener.bind(address)
     except OSError as error:
         raise ValueError(f"host, port = {config.host!r}, {config.port}: {error.strerror}; choose another") from None
@@ -91,7 +95,9 @@ def bind(config: ServeConfig) -> socket.socket:
 def serve(assistant: Assistant, config: ServeConfig, name: str, listener: socket.socket) -> int:
     """Answer until a signal comes; returns the exit code."""
     if not config.api_key and not _only_here(config.host):
-        say(f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page")
+        say(
+            f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page"
+        )
     server = Server(build(assistant, config, name), config)
     gc.collect()
     gc.freeze()  # what is there stays: looking through it again and again would hold up every answer

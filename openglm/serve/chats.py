@@ -26,7 +26,11 @@ _TITLE = 40
 def checked(store: object) -> Store:
     """A store with all that is malformed left out, and a conversation to go on with."""
     found = store.get("all") if isinstance(store, dict) else None
-    chats = {name: _messages(value) for name, value in (found if isinstance(found, dict) else {}).items() if isinstance(name, str) and _ID.fullmatch(name)}
+    chats = {
+        name: _messages(value)
+        for name, value in (found if isinstance(found, dict) else {}).items()
+        if isinstance(name, str) and _ID.fullmatch(name)
+    }
     chats = dict(list(chats.items())[-_MOST_CHATS:])
     now = store.get("now") if isinstance(store, dict) else None
     return {"now": now, "all": chats} if isinstance(now, str) and now in chats else started({"now": "", "all": chats})
@@ -35,24 +39,46 @@ def checked(store: object) -> Store:
 def _messages(value: object) -> Messages:
     good = []
     for message in value[:_MOST_MESSAGES] if isinstance(value, list) else ():
-        if isinstance(message, dict) and message.get("role") in ("user", "assistant", "tool") and isinstance(message.get("content"), str):
+        if (
+            isinstance(message, dict)
+            and message.get("role") in ("user", "assistant", "tool")
+            and isinstance(message.get("content"), str)
+        ):
             extras = {name: found for name, check in _EXTRAS.items() if (found := check(message.get(name)))}
             good.append({"role": message["role"], "content": message["content"][:_LONGEST], **extras})
     return good
 
 
 def _call(value: object) -> list[str] | None:
-    sound = isinstance(value, list) and len(value) == 2 and is_name(value[0]) and isinstance(value[1], str) and len(value[1]) <= _LONGEST
+    sound = (
+        isinstance(value, list)
+        and len(value) == 2
+        and is_name(value[0])
+        and isinstance(value[1], str)
+        and len(value[1]) <= _LONGEST
+    )
     return value if sound and arguments_of(value[1]) is not None else None
 
 
 def _sources(value: object) -> list[list[str]]:
-    texts = [one for one in value if isinstance(one, list) and len(one) == 3 and all(isinstance(text, str) for text in one)] if isinstance(value, list) else []
+    texts = (
+        [one for one in value if isinstance(one, list) and len(one) == 3 and all(isinstance(text, str) for text in one)]
+        if isinstance(value, list)
+        else []
+    )
     return [[text[:1024] for text in one] for one in texts[:_MOST_SOURCES]]
 
 
 def _sampling(value: object) -> dict[str, float]:
-    return {name: float(value[name]) for name in _SAMPLING if type(value.get(name)) in (int, float) and abs(value[name]) < 1e9} if isinstance(value, dict) else {}
+    return (
+        {
+            name: float(value[name])
+            for name in _SAMPLING
+            if type(value.get(name)) in (int, float) and abs(value[name]) < 1e9
+        }
+        if isinstance(value, dict)
+        else {}
+    )
 
 
 _EXTRAS = {"call": _call, "sources": _sources, "sampling": _sampling}
@@ -66,7 +92,12 @@ def for_model(messages: Messages) -> list[dict[str, Any]]:
     for message in messages:
         extras: dict[str, Any] = {}
         if "call" in message:
-            extras["tool_calls"] = [{"type": "function", "function": {"name": message["call"][0], "arguments": json.loads(message["call"][1])}}]
+            extras["tool_calls"] = [
+                {
+                    "type": "function",
+                    "function": {"name": message["call"][0], "arguments": json.loads(message["call"][1])},
+                }
+            ]
         if "sources" in message:
             extras["citations"] = [dict(zip(_SOURCE, one, strict=True)) for one in message["sources"]]
         plain.append({"role": message["role"], "content": message["content"], **extras})
@@ -75,7 +106,9 @@ def for_model(messages: Messages) -> list[dict[str, Any]]:
 
 def answer(message: Mapping[str, Any], sampling: Mapping[str, float]) -> dict[str, Any]:
     """An assistant's message in OpenAI's form as a store keeps it. What a tool returned or a page said comes in here, so all of it is checked."""
-    return _messages([{"role": "assistant", "content": message["content"], "sampling": sampling, **_extras(message)}])[0]
+    return _messages([{"role": "assistant", "content": message["content"], "sampling": sampling, **_extras(message)}])[
+        0
+    ]
 
 
 def _extras(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +116,11 @@ def _extras(message: Mapping[str, Any]) -> dict[str, Any]:
     calls, cited = message.get("tool_calls"), message.get("citations")
     first = calls[0] if isinstance(calls, list) and calls and isinstance(calls[0], dict) else {}
     function = first["function"] if isinstance(first.get("function"), dict) else {}
-    sources = [[str(one.get(name) or "") for name in _SOURCE] for one in cited if isinstance(one, dict)] if isinstance(cited, list) else []
+    sources = (
+        [[str(one.get(name) or "") for name in _SOURCE] for one in cited if isinstance(one, dict)]
+        if isinstance(cited, list)
+        else []
+    )
     return {"call": [function.get("name"), json_text(arguments_of(function.get("arguments")))], "sources": sources}
 
 

@@ -12,7 +12,11 @@ from openglm.assistant import Assistant, Event, Result
 from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Batch, Wish
 
-_REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}  # cancelled: by the deadline or the end of the server, so it is not whole
+_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "cancelled": "length",
+}  # cancelled: by the deadline or the end of the server, so it is not whole
 
 
 class Choice:
@@ -27,10 +31,18 @@ class Choice:
 
     def feed(self, events: Sequence[Event]) -> list[dict[str, Any]]:
         """Take in events; returns the deltas that they make certain, all text in one."""
-        self._logprobs += [one.logprob for one in events if one.logprob is not None and self.assistant.tokenizer.decode_bytes([one.token])]
+        self._logprobs += [
+            one.logprob
+            for one in events
+            if one.logprob is not None and self.assistant.tokenizer.decode_bytes([one.token])
+        ]
         result = events[-1].result
         if result is not None:
-            self.reason, self.tokens, self.cached = _REASONS[result.finish_reason], len(result.ids), result.cached_tokens
+            self.reason, self.tokens, self.cached = (
+                _REASONS[result.finish_reason],
+                len(result.ids),
+                result.cached_tokens,
+            )
         return self._read(events, result)
 
     def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
@@ -60,8 +72,16 @@ class ChatChoice(Choice):
         if text:
             self._pieces.append(text)
         if calls:
-            self.calls, self.reason = [_call(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False)) for call in calls], "tool_calls"
-        return ([{"content": text}] if text else []) + [{"tool_calls": [{"index": number, **call}]} for number, call in enumerate(self.calls if calls else ())]
+            self.calls, self.reason = (
+                [
+                    _call(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False))
+                    for call in calls
+                ],
+                "tool_calls",
+            )
+        return ([{"content": text}] if text else []) + [
+            {"tool_calls": [{"index": number, **call}]} for number, call in enumerate(self.calls if calls else ())
+        ]
 
     def message(self) -> dict[str, Any]:
         text = "".join(self._pieces)
@@ -72,14 +92,29 @@ class ChatChoice(Choice):
         return [{"role": "assistant", "content": ""}]
 
     def chunk(self, place: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
-        return {"index": place, "delta": delta, "logprobs": None if "role" in delta else self._written(), "finish_reason": self.reason if last else None}
+        return {
+            "index": place,
+            "delta": delta,
+            "logprobs": None if "role" in delta else self._written(),
+            "finish_reason": self.reason if last else None,
+        }
 
     def whole(self, place: int) -> dict[str, Any]:
         return {"index": place, "message": self.message(), "logprobs": self._written(), "finish_reason": self.reason}
 
     def _written(self) -> dict[str, Any] | None:
         taken = self.take_logprobs()
-        return {"content": [{**self._entry(t.token, t.logprob), "top_logprobs": [self._entry(*pair) for pair in t.top.items()]} for t in taken], "refusal": None} if taken else None
+        return (
+            {
+                "content": [
+                    {**self._entry(t.token, t.logprob), "top_logprobs": [self._entry(*pair) for pair in t.top.items()]}
+                    for t in taken
+                ],
+                "refusal": None,
+            }
+            if taken
+            else None
+        )
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         text, raw = self.name(token)
@@ -102,7 +137,10 @@ class CallChoice(ChatChoice):
         return [{"tool_calls": [{"index": 0, "function": {"arguments": text}}]}] if text else []
 
     def opening(self) -> list[dict[str, Any]]:
-        return [{"role": "assistant", "content": None}, {"tool_calls": [{"index": 0, **self.call, "function": {**self.call["function"], "arguments": ""}}]}]
+        return [
+            {"role": "assistant", "content": None},
+            {"tool_calls": [{"index": 0, **self.call, "function": {**self.call["function"], "arguments": ""}}]},
+        ]
 
 
 class TextChoice(Choice):
@@ -115,10 +153,20 @@ class TextChoice(Choice):
         return []
 
     def chunk(self, place: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
-        return {"index": place, "text": delta.get("text", ""), "logprobs": self._written(), "finish_reason": self.reason if last else None}
+        return {
+            "index": place,
+            "text": delta.get("text", ""),
+            "logprobs": self._written(),
+            "finish_reason": self.reason if last else None,
+        }
 
     def whole(self, place: int) -> dict[str, Any]:
-        return {"index": place, "text": "".join(self._pieces), "logprobs": self._written(), "finish_reason": self.reason}
+        return {
+            "index": place,
+            "text": "".join(self._pieces),
+            "logprobs": self._written(),
+            "finish_reason": self.reason,
+        }
 
     def _written(self) -> dict[str, Any] | None:
         taken = self.take_logprobs()
@@ -130,7 +178,12 @@ class TextChoice(Choice):
             where += len(text)
         self._offset = where
         tops = [{self.name(token)[0]: value for token, value in t.top.items()} for t in taken]
-        return {"tokens": texts, "token_logprobs": [t.logprob for t in taken], "top_logprobs": tops, "text_offset": offsets}
+        return {
+            "tokens": texts,
+            "token_logprobs": [t.logprob for t in taken],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
 
     _offset = 0
 
@@ -165,4 +218,8 @@ def _text(events: Sequence[Event]) -> str:
 
 
 def _call(name: str, arguments: str) -> dict[str, Any]:
-    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {
+        "id": f"call_{uuid.uuid4().hex[:24]}",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }

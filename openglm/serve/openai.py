@@ -25,7 +25,11 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
     embedder = request.app.state.embedder
-    more = [{"id": embedder.name, "object": "model", "created": request.app.state.created, "owned_by": "openglm"}] if embedder else []
+    more = (
+        [{"id": embedder.name, "object": "model", "created": request.app.state.created, "owned_by": "openglm"}]
+        if embedder
+        else []
+    )
     return {"object": "list", "data": [_model(request), *more]}
 
 
@@ -51,7 +55,13 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 
 def _model(request: Request) -> dict[str, Any]:
     state = request.app.state
-    return {"id": state.model, "object": "model", "created": state.created, "owned_by": "openglm", "max_model_len": state.service.assistant.model.config.max_positions}
+    return {
+        "id": state.model,
+        "object": "model",
+        "created": state.created,
+        "owned_by": "openglm",
+        "max_model_len": state.service.assistant.model.config.max_positions,
+    }
 
 
 def _check_model(request: Request, name: str | None) -> None:
@@ -69,9 +79,18 @@ async def _chat(request: Request, service: Service, body: ChatRequest) -> Answer
         function = next(tool.function for tool in body.tools or () if tool.function.name == forced)
         ids += service.assistant.call_opening(forced)
         schema = {"type": "object"} if function.parameters is None else function.parameters
-    wishes = _wishes(service, body, ids, body.max_completion_tokens or body.max_tokens, logprobs=(body.top_logprobs or 0) if body.logprobs else None, schema=schema)
+    wishes = _wishes(
+        service,
+        body,
+        ids,
+        body.max_completion_tokens or body.max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        schema=schema,
+    )
     names = [tool["function"]["name"] for tool in tools]
-    choices: list[Choice] = [CallChoice(service.assistant, forced) if forced else ChatChoice(service.assistant, names) for _ in wishes]
+    choices: list[Choice] = [
+        CallChoice(service.assistant, forced) if forced else ChatChoice(service.assistant, names) for _ in wishes
+    ]
     return Answering(wishes, choices, len(ids))
 
 
@@ -85,13 +104,21 @@ async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple
     names = list(dict.fromkeys(tool.function.name for tool in body.tools))
     if body.tool_choice in (None, "auto"):
         return tools, None
-    chosen = await _choose(request, service, body, tools, names) if body.tool_choice == "required" else body.tool_choice.function.name
+    chosen = (
+        await _choose(request, service, body, tools, names)
+        if body.tool_choice == "required"
+        else body.tool_choice.function.name
+    )
     if chosen not in names:
-        raise ApiError(400, f"tool_choice.function.name: {chosen!r} is not among the tools", param="tool_choice.function.name")
+        raise ApiError(
+            400, f"tool_choice.function.name: {chosen!r} is not among the tools", param="tool_choice.function.name"
+        )
     return tools, chosen
 
 
-async def _choose(request: Request, service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]) -> str:
+async def _choose(
+    request: Request, service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]
+) -> str:
     """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which finds this prompt in the cache."""
     if len(names) == 1:
         return names[0]
@@ -129,7 +156,13 @@ def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
             continue
         parallel = len(calls) > 1
         for number, call in enumerate(calls):
-            flat.append({"role": "assistant", "content": "" if number else _text(message), "tool_calls": [call.model_dump(include={"type", "function"})]})
+            flat.append(
+                {
+                    "role": "assistant",
+                    "content": "" if number else _text(message),
+                    "tool_calls": [call.model_dump(include={"type", "function"})],
+                }
+            )
             if parallel:
                 flat.append({"role": "tool", "content": results.get(call.id, "")})
         if not calls:
@@ -144,7 +177,9 @@ def _text(message: Message) -> str:
 def _completion(service: Service, body: CompletionRequest) -> Answering:
     """The requests and choices of plain texts to go on with, or of blanks where there is a suffix."""
     assistant = service.assistant
-    prompts: Sequence[Any] = [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else body.prompt
+    prompts: Sequence[Any] = (
+        [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else body.prompt
+    )
     wishes: list[Wish] = []
     for prompt in prompts:
         text = prompt if isinstance(prompt, str) else None
@@ -155,14 +190,18 @@ def _completion(service: Service, body: CompletionRequest) -> Answering:
         else:
             ids, stops = prompt if text is None else assistant.go_on(text), ()
         wishes += _wishes(service, body, ids, body.max_tokens or 16, logprobs=body.logprobs, stop_ids=stops)
-    return Answering(wishes, [TextChoice(assistant) for _ in wishes], sum(len(ids) for ids, _ in wishes[:: body.n or 1]))
+    return Answering(
+        wishes, [TextChoice(assistant) for _ in wishes], sum(len(ids) for ids, _ in wishes[:: body.n or 1])
+    )
 
 
 def _wishes(service: Service, body: Sampling, ids: list[int], max_tokens: int | None, **more: Any) -> list[Wish]:
     """`n` requests for one prompt; each has a seed of its own, so that they differ and can be repeated."""
     room = service.assistant.model.config.max_positions - len(ids)
     if room < 1:
-        raise ValueError(f"{'messages' if isinstance(body, ChatRequest) else 'prompt'}: {len(ids)} tokens do not fit the context of {room + len(ids)}; shorten it")
+        raise ValueError(
+            f"{'messages' if isinstance(body, ChatRequest) else 'prompt'}: {len(ids)} tokens do not fit the context of {room + len(ids)}; shorten it"
+        )
     given = {name: value for name in _SAME if (value := getattr(body, name)) is not None}
     if body.logit_bias:
         given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
@@ -171,18 +210,41 @@ def _wishes(service: Service, body: Sampling, ids: list[int], max_tokens: int | 
     return [(ids, SamplingParams(**params, seed=seed)) for seed in seeds]
 
 
-_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "stop", "ignore_eos")
+_SAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+    "ignore_eos",
+)
 
 
 async def _respond(request: Request, body: Sampling, kind: str, answering: Answering) -> Response:
     state = request.app.state
-    head = {"id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": state.model}
+    head = {
+        "id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": state.model,
+    }
     if body.stream:
         if kind == "chat.completion":
             head["object"] = "chat.completion.chunk"
-        return EventStream(_chunks(state.service, head, answering, bool(body.stream_options and body.stream_options.include_usage)))
+        return EventStream(
+            _chunks(state.service, head, answering, bool(body.stream_options and body.stream_options.include_usage))
+        )
     await unless_gone(request.receive, collect(state.service, answering))
-    return JSONResponse({**head, "choices": [choice.whole(place) for place, choice in enumerate(answering.choices)], "usage": answering.usage()})
+    return JSONResponse(
+        {
+            **head,
+            "choices": [choice.whole(place) for place, choice in enumerate(answering.choices)],
+            "usage": answering.usage(),
+        }
+    )
 
 
 async def collect(service: Service, answering: Answering) -> None:
@@ -191,7 +253,9 @@ async def collect(service: Service, answering: Answering) -> None:
             pass
 
 
-async def _chunks(service: Service, head: dict[str, Any], answering: Answering, with_usage: bool) -> AsyncIterator[bytes]:
+async def _chunks(
+    service: Service, head: dict[str, Any], answering: Answering, with_usage: bool
+) -> AsyncIterator[bytes]:
     """An answer as server-sent events; those that lie ready are sent in one piece."""
     extra = {"usage": None} if with_usage else {}
     opened: set[int] = set()

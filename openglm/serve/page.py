@@ -25,7 +25,9 @@ from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Broken, Busy, Service
 from openglm.serve.words import WORDS
 
-_ROUTES = re.compile(r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)")
+_ROUTES = re.compile(
+    r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)"
+)
 _STYLE = """
 .gradio-container {max-width: 60rem !important; width: 100% !important; margin: 0 auto !important}
 .gradio-container > main {padding: 0.5rem !important}
@@ -45,7 +47,10 @@ _OPEN = """(text, store, system) => new Promise((done) => {
   input.oncancel = () => end("");
   input.click();
 })"""
-_LATEX = [{"left": a, "right": b, "display": d} for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))]
+_LATEX = [
+    {"left": a, "right": b, "display": d}
+    for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))
+]
 
 
 _FILE_KEYS = frozenset({"path", "url", "meta"})
@@ -95,7 +100,9 @@ class Page:
             async for update in self._answer(chats.with_current(store, asked), run, Knobs(*knobs)):
                 yield update
             if old and old["content"]:
-                await self._keep(update[2], "retry", asked, old, Knobs(*knobs).system, better=chats.current(update[2])[-1]["content"])
+                await self._keep(
+                    update[2], "retry", asked, old, Knobs(*knobs).system, better=chats.current(update[2])[-1]["content"]
+                )
 
     async def undo(self, store: Any, which: gr.UndoData) -> list[Any]:
         """Take the last question back into the box."""
@@ -126,7 +133,9 @@ class Page:
         messages, place = chats.current(store), _end(_place(vote, chats.current(store)), chats.current(store))
         if messages and messages[place]["role"] == "assistant" and vote.liked is not None:
             kind = "up" if vote.liked is True or vote.liked == "Like" else "down"
-            await self._keep(store, kind, messages[:place], messages[place], system, reason=(reason or "").strip()[:4096] or None)
+            await self._keep(
+                store, kind, messages[:place], messages[place], system, reason=(reason or "").strip()[:4096] or None
+            )
         return "", await self.kept(store)
 
     async def kept(self, store: Any) -> list[dict[str, Any]]:
@@ -144,9 +153,22 @@ class Page:
         self, store: chats.Store, kind: str, before: chats.Messages, answer: Mapping[str, Any], system: str, better: str | None = None, reason: str | None = None,
     ) -> None:  # fmt: skip
         if self.state.feedback:
-            row = {"conversation": store["now"], "kind": kind, "messages": _with_system(system, before), "answer": answer["content"], "better": better, "reason": reason}
+            row = {
+                "conversation": store["now"],
+                "kind": kind,
+                "messages": _with_system(system, before),
+                "answer": answer["content"],
+                "better": better,
+                "reason": reason,
+            }
             weights = self.service.assistant.fingerprint
-            await asyncio.to_thread(self.state.feedback.add, **row, sampling=answer.get("sampling", {}), model=self.state.model, weights=weights)
+            await asyncio.to_thread(
+                self.state.feedback.add,
+                **row,
+                sampling=answer.get("sampling", {}),
+                model=self.state.model,
+                weights=weights,
+            )
             self.service.metrics.feedback.inc()
 
     async def _answer(self, store: chats.Store, run: Run, knobs: Knobs) -> AsyncIterator[list[Any]]:
@@ -156,9 +178,15 @@ class Page:
         yield [gr.update(value="", submit_btn=False, stop_btn=True), talk(asked), gr.skip(), gr.skip(), ""]
         try:
             tools = _tools(knobs.tools)
-            ids, dropped = await asyncio.to_thread(self.service.assistant.ask, _with_system(knobs.system, asked), tools, cut=True)
+            ids, dropped = await asyncio.to_thread(
+                self.service.assistant.ask, _with_system(knobs.system, asked), tools, cut=True
+            )
             note = WORDS["cut"].format(dropped) if dropped else ""
-            sampling = {"temperature": float(knobs.temperature), "top_p": float(knobs.top_p), "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids)))}
+            sampling = {
+                "temperature": float(knobs.temperature),
+                "top_p": float(knobs.top_p),
+                "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids))),
+            }
             names = [tool.get("function", tool)["name"] for tool in tools]
             async for message in self._grow(ids, SamplingParams(**sampling), names, run.stop):
                 done = [*asked, chats.answer(message, sampling)]
@@ -166,10 +194,16 @@ class Page:
         except (ValueError, Busy, Broken) as error:
             note = f"{WORDS['failed']} {error}"
         last = done[-1]
-        done, note = (asked, note) if not last["content"] and not last.get("call") else (done, WORDS["called"] if last.get("call") else note)
+        done, note = (
+            (asked, note)
+            if not last["content"] and not last.get("call")
+            else (done, WORDS["called"] if last.get("call") else note)
+        )
         yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
 
-    async def _grow(self, ids: list[int], params: SamplingParams, names: list[str], stop: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+    async def _grow(
+        self, ids: list[int], params: SamplingParams, names: list[str], stop: asyncio.Event
+    ) -> AsyncIterator[dict[str, Any]]:
         """The answer's message so far, again and again, until it ends or is stopped."""
         reply, text, stopped = ReplyStream(self.service.assistant, names), "", asyncio.ensure_future(stop.wait())
         async with aclosing(self.service.answer([(ids, params)])) as batches:
@@ -216,10 +250,17 @@ class Page:
 
     def layout(self) -> gr.Blocks:
         translated = {name: texts for name, texts in WORDS.items() if isinstance(texts, tuple)}
-        w = gr.I18n(**{language: {name: texts[place] for name, texts in translated.items()} for place, language in enumerate(("en", "zh-CN"))})
+        w = gr.I18n(
+            **{
+                language: {name: texts[place] for name, texts in translated.items()}
+                for place, language in enumerate(("en", "zh-CN"))
+            }
+        )
         self.i18n = w
         with gr.Blocks(title="OpenGLM", analytics_enabled=False) as blocks:
-            store = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")  # in the user's own browser: a form, not a secret
+            store = gr.BrowserState(
+                None, storage_key="openglm-chats", secret="openglm"
+            )  # in the user's own browser: a form, not a secret
             run = gr.State(Run())
             with gr.Sidebar(open=False):
                 fresh = gr.Button(w("new"), variant="primary", elem_id="new")
@@ -230,16 +271,30 @@ class Page:
                     tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
                     temperature = gr.Slider(0, 2, 0.5, step=0.05, label=w("temperature"))
                     top_p = gr.Slider(0.05, 1, 0.8, step=0.05, label=w("top_p"))
-                    tokens = gr.Slider(1, max(self.context // 2, 2), min(256, self.context // 2), step=1, label=w("tokens"))
+                    tokens = gr.Slider(
+                        1, max(self.context // 2, 2), min(256, self.context // 2), step=1, label=w("tokens")
+                    )
                 with gr.Row():
-                    export, bring = gr.Button(w("export"), elem_id="export", min_width=80), gr.Button(w("import"), elem_id="import", min_width=80)
+                    export, bring = (
+                        gr.Button(w("export"), elem_id="export", min_width=80),
+                        gr.Button(w("import"), elem_id="import", min_width=80),
+                    )
                 delete, file = gr.Button(w("delete"), variant="stop", elem_id="delete"), gr.Textbox(visible=False)
             display = gr.Chatbot(
                 elem_id="talk", show_label=False, container=False, buttons=["copy"], editable="all", latex_delimiters=_LATEX, allow_tags=False, allow_file_downloads=False,
                 placeholder=f"**{self.state.model}**", feedback_options=("Like", "Dislike") if self.state.feedback else None,
             )  # fmt: skip
             note = gr.Markdown("", elem_id="note")
-            box = gr.Textbox(placeholder=w("ask"), show_label=False, container=False, submit_btn=True, max_lines=8, autofocus=True, elem_id="box", max_length=1 << 18)
+            box = gr.Textbox(
+                placeholder=w("ask"),
+                show_label=False,
+                container=False,
+                submit_btn=True,
+                max_lines=8,
+                autofocus=True,
+                elem_id="box",
+                max_length=1 << 18,
+            )
             with gr.Accordion(w("feedback"), open=False, visible=self.state.feedback is not None):
                 gr.Markdown(w("feedback_text"))
                 reason = gr.Textbox(placeholder=w("reason"), show_label=False, container=False, elem_id="reason")
@@ -260,7 +315,9 @@ class Page:
             display.clear(self.new, store, shown, **quiet)
             picker.input(self.open, [picker, store], shown, **quiet)
             delete.click(self.delete, store, shown, **quiet)
-            export.click(lambda held, text: chats.exported(chats.checked(held), text), [store, system], file, **quiet).then(None, file, None, js=_SAVE, **quiet)
+            export.click(
+                lambda held, text: chats.exported(chats.checked(held), text), [store, system], file, **quiet
+            ).then(None, file, None, js=_SAVE, **quiet)
             bring.click(self.bring, [file, store, system], [*shown, system], js=_OPEN, **quiet)
         return blocks.queue(default_concurrency_limit=None)
 
@@ -281,7 +338,12 @@ def _tools(text: str | None) -> list[dict[str, Any]]:
         tools = json.loads(text) if text and text.strip() else []
     except (ValueError, RecursionError):
         tools = None
-    require(isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools), "tools", (text or "")[:20], "must be a list in OpenAI's JSON form")
+    require(
+        isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools),
+        "tools",
+        (text or "")[:20],
+        "must be a list in OpenAI's JSON form",
+    )
     return tools
 
 
@@ -309,9 +371,22 @@ def _asked(event: Any, messages: chats.Messages) -> chats.Messages:
 def mount(app: FastAPI) -> None:
     """Put the page at `/`, behind all other routes."""
     page = Page(app)
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none that is fetched
+    theme = gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )  # none that is fetched
     layout = page.layout()
-    gr.mount_gradio_app(app, layout, path="/", theme=theme, css=_STYLE, i18n=page.i18n, show_error=False, ssr_mode=False, enable_monitoring=False, pwa=False)
+    gr.mount_gradio_app(
+        app,
+        layout,
+        path="/",
+        theme=theme,
+        css=_STYLE,
+        i18n=page.i18n,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+    )
     app.routes[-1].app = _only_needed(app.routes[-1].app)
 
 
@@ -346,5 +421,10 @@ def _names_files(body: bytes) -> bool:
     while layer:
         if any(isinstance(one, dict) and not _FILE_KEYS.isdisjoint(one) for one in layer):
             return True
-        layer = [below for one in layer if isinstance(one, (dict, list)) for below in (one.values() if isinstance(one, dict) else one)]
+        layer = [
+            below
+            for one in layer
+            if isinstance(one, (dict, list))
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
     return False

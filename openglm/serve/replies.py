@@ -20,7 +20,9 @@ class ReplyStream:
         self._next_text = assistant.tokenizer.special.get("<|assistant|>")  # parts the texts of one answer
         self._sent: list[str] = []
         self._held = ""  # empty, or not white space alone
-        self._later: list[str] = []  # behind it, in pieces, for there may be very many: white space before the next letter, or a call
+        self._later: list[
+            str
+        ] = []  # behind it, in pieces, for there may be very many: white space before the next letter, or a call
         self._in_call = False
 
     def feed(self, token: int | None, text: str) -> str:

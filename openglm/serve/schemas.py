@@ -21,7 +21,12 @@ def _shallow(value: Any) -> Any:
     """Deep nesting is no schema that anyone wrote, and its text grows with the square of the depth."""
     layer = [value]
     for _ in range(_DEEPEST):
-        layer = [below for one in layer if isinstance(one, (dict, list)) for below in (one.values() if isinstance(one, dict) else one)]
+        layer = [
+            below
+            for one in layer
+            if isinstance(one, (dict, list))
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
     if layer:
         raise ValueError(f"nested more than {_DEEPEST} deep")
     return value
@@ -104,7 +109,13 @@ class Sampling(Body):
     repetition_penalty: Annotated[Real, Field(ge=0.001, le=1000)] | None = None
     frequency_penalty: Annotated[Real, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[Real, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Real, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[Real, Field(ge=-100, le=100)]],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
@@ -129,7 +140,11 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=16)] | Annotated[list[int], Field(min_length=1, max_length=1 << 20)]
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=16)]
+        | Annotated[list[int], Field(min_length=1, max_length=1 << 20)]
+    )
     suffix: Text | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
@@ -170,7 +185,9 @@ class ChatGLMRequest(Body):
     """The first ChatGLM-6B server's."""
 
     prompt: Text
-    history: Annotated[list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(max_length=512)] | None = None
+    history: Annotated[list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(max_length=512)] | None = (
+        None
+    )
     max_length: _Count | None = None
     top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
     temperature: Annotated[Real, Field(ge=0, le=2)] | None = None

@@ -95,7 +95,9 @@ class Service:
     def drain(self) -> None:
         """Take no more requests; answers that are not done in `grace` seconds end where they are."""
         self.draining = True
-        self._loop.call_soon_threadsafe(self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open)))
+        self._loop.call_soon_threadsafe(
+            self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open))
+        )
 
     async def answer(self, wishes: Sequence[Wish]) -> AsyncIterator[Batch]:
         """Events of a group of requests, each with its request's place in the group; what is ready comes in one list. Each request's last
@@ -126,7 +128,10 @@ class Service:
         places = self.config.queue + self.assistant.engine.config.max_sequences
         if len(self._open) + count > places:
             self.metrics.rejected.inc()
-            raise Busy(f"{len(self._open)} requests are being answered or wait already; come back in a moment", 1 + len(self._open) // 16)
+            raise Busy(
+                f"{len(self._open)} requests are being answered or wait already; come back in a moment",
+                1 + len(self._open) // 16,
+            )
 
     def _ended(self, event: Event | Exception) -> bool:
         """Whether this is a request's last event. Raises what went wrong."""
@@ -219,7 +224,12 @@ class Service:
             except Exception as trouble:
                 say(f"glm serve: request {ticket.number} could not be taken back: {trouble}")
         self._by_number.clear()
-        self._post([(ticket, Broken(f"the engine failed ({type(error).__name__}); the request can be repeated")) for ticket in failed])
+        self._post(
+            [
+                (ticket, Broken(f"the engine failed ({type(error).__name__}); the request can be repeated"))
+                for ticket in failed
+            ]
+        )
 
     def _deliver(self, events: list[Event]) -> None:
         post: list[tuple[Ticket, Event | Exception]] = []

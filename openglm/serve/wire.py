@@ -82,5 +82,7 @@ class EventStream(Response):
             async for chunk in self.chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except Exception as error:
-            await send({"type": "http.response.body", "body": event(as_api_error(error).body()) + DONE, "more_body": True})
+            await send(
+                {"type": "http.response.body", "body": event(as_api_error(error).body()) + DONE, "more_body": True}
+            )
         await send({"type": "http.response.body", "body": b""})

@@ -21,7 +21,18 @@ GLM4_SPECIAL = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
     "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>",
 )  # fmt: skip
-GLM_SPECIAL = ("<|endoftext|>", "<|startofpiece|>", "<|endofpiece|>", "[CLS]", "[MASK]", "[SEP]", "[UNK]", "[gMASK]", "[sMASK]", "[dBLOCK]")
+GLM_SPECIAL = (
+    "<|endoftext|>",
+    "<|startofpiece|>",
+    "<|endofpiece|>",
+    "[CLS]",
+    "[MASK]",
+    "[SEP]",
+    "[UNK]",
+    "[gMASK]",
+    "[sMASK]",
+    "[dBLOCK]",
+)
 
 # Where GLM-4 cuts a text into pieces, which no token crosses.
 _GLM4_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,7 +41,15 @@ _GLM4_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3
 class BpeTokenizer(Tokenizer):
     """Special tokens have ids of their own, which `bpe` must not know."""
 
-    def __init__(self, files: Mapping[str, bytes], bpe: tokenizers.Tokenizer, tokens: Mapping[str, int], special: Mapping[str, int], format: Format, strips: bool = False):
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        bpe: tokenizers.Tokenizer,
+        tokens: Mapping[str, int],
+        special: Mapping[str, int],
+        format: Format,
+        strips: bool = False,
+    ):
         """tokens: ids of the vocabulary by the names that byte-level BPE gives them."""
         numbers = [*tokens.values(), *special.values()]
         if not (min(numbers) >= 0 and max(numbers) < 2 * len(numbers)):
@@ -52,8 +71,17 @@ class BpeTokenizer(Tokenizer):
 
     def library_json(self) -> str:
         """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts, as other programs expect."""
-        options = {"single_word": False, "lstrip": self._strips, "rstrip": self._strips, "normalized": False, "special": True}
-        added = [{"id": number, "content": name, **options} for name, number in sorted(self.special.items(), key=lambda item: item[1])]
+        options = {
+            "single_word": False,
+            "lstrip": self._strips,
+            "rstrip": self._strips,
+            "normalized": False,
+            "special": True,
+        }
+        added = [
+            {"id": number, "content": name, **options}
+            for name, number in sorted(self.special.items(), key=lambda item: item[1])
+        ]
         return json.dumps({**json.loads(self._bpe.to_str()), "added_tokens": added}, ensure_ascii=False)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -69,7 +97,9 @@ class BpeTokenizer(Tokenizer):
 
 def read_ranks(content: bytes) -> dict[bytes, int]:
     """Tokens of a tiktoken file: a line each, the bytes in base64 and their number. Raises ValueError."""
-    ranks = {base64.b64decode(token, validate=True): int(number) for token, number in map(bytes.split, content.splitlines())}
+    ranks = {
+        base64.b64decode(token, validate=True): int(number) for token, number in map(bytes.split, content.splitlines())
+    }
     if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([byte]) not in ranks for byte in range(256)):
         raise ValueError("the numbers must run from 0 on, and each byte needs a token")
     return ranks
@@ -81,19 +111,36 @@ def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict
     Not tiktoken itself, for its regular expressions end the process on a million spaces.
     """
     character_of = {byte: character for character, byte in byte_of_character().items()}
-    vocabulary = {token.decode("latin-1").translate(character_of): number for token, number in sorted(ranks.items(), key=lambda item: item[1])}
+    vocabulary = {
+        token.decode("latin-1").translate(character_of): number
+        for token, number in sorted(ranks.items(), key=lambda item: item[1])
+    }
     merges = []
     for name in vocabulary:
-        splits = [(name[:place], name[place:]) for place in range(1, len(name)) if name[:place] in vocabulary and name[place:] in vocabulary]
-        merges += sorted(splits, key=lambda split: (vocabulary[split[0]], vocabulary[split[1]])) if len(splits) > 1 else splits
+        splits = [
+            (name[:place], name[place:])
+            for place in range(1, len(name))
+            if name[:place] in vocabulary and name[place:] in vocabulary
+        ]
+        merges += (
+            sorted(splits, key=lambda split: (vocabulary[split[0]], vocabulary[split[1]]))
+            if len(splits) > 1
+            else splits
+        )
     bpe = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_GLM4_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_GLM4_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     bpe.decoder = decoders.ByteLevel()
     return bpe, vocabulary
 
 
-def bpe_of_gpt2(vocabulary: Mapping[str, int], merge_lines: Iterable[str], special: Iterable[str]) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
+def bpe_of_gpt2(
+    vocabulary: Mapping[str, int], merge_lines: Iterable[str], special: Iterable[str]
+) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
     """GPT-2's BPE and its vocabulary without the special tokens, save the one that stands for unknown bytes where a vocabulary lacks some."""
     merges = [tuple(line.split(" ")) for line in merge_lines if line and not line.startswith("#version")]
     unknown = "[UNK]" if "[UNK]" in vocabulary else None
@@ -105,10 +152,19 @@ def bpe_of_gpt2(vocabulary: Mapping[str, int], merge_lines: Iterable[str], speci
 
 def without_special(layout: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     """A `tokenizer.json` whose special tokens match no text, and their ids."""
-    special = {token["content"]: token["id"] for token in layout["added_tokens"] if token["special"] or token["content"] in GLM4_SPECIAL}
+    special = {
+        token["content"]: token["id"]
+        for token in layout["added_tokens"]
+        if token["special"] or token["content"] in GLM4_SPECIAL
+    }
     vocab = {name: number for name, number in layout["model"]["vocab"].items() if name not in special}
     added = [token for token in layout["added_tokens"] if token["content"] not in special]
-    return {**layout, "added_tokens": added, "post_processor": None, "model": {**layout["model"], "vocab": vocab}}, special
+    return {
+        **layout,
+        "added_tokens": added,
+        "post_processor": None,
+        "model": {**layout["model"], "vocab": vocab},
+    }, special
 
 
 def byte_of_character() -> dict[str, int]:

@@ -29,7 +29,13 @@ from openglm.text.replies import (
 Part = tuple[str, bool, bool]  # text or name of a special token; whether a special token; trained or not
 Tool = Mapping[str, Any]
 
-ROLE_TOKENS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>", "tool": "<|observation|>", "observation": "<|observation|>"}
+ROLE_TOKENS = {
+    "system": "<|system|>",
+    "user": "<|user|>",
+    "assistant": "<|assistant|>",
+    "tool": "<|observation|>",
+    "observation": "<|observation|>",
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,12 @@ class RoleTurns:
     def _turns(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[tuple[str, str, str, bool]]:
         """Role, header line, content and whether trained, of each turn; an answer that calls a tool may be two."""
         if tools:
-            yield "system", "", self.list_tools(tools, messages[0]["content"] if messages[0]["role"] == "system" else ""), False
+            yield (
+                "system",
+                "",
+                self.list_tools(tools, messages[0]["content"] if messages[0]["role"] == "system" else ""),
+                False,
+            )
         for number, message in enumerate(messages):
             role, content = message["role"], message.get("content") or ""
             if tools and role == "system" and ((number == 0 and self.merged) or (not content and not self.inline)):
@@ -159,7 +170,12 @@ class Rounds:
         turns = list(messages[bool(system) or messages[0]["role"] == "system" :])
         for number, message in enumerate(turns):
             where = f"messages[{number + len(messages) - len(turns)}].role"
-            require(message["role"] == ("user", "assistant")[number % 2], where, message["role"], "in this model's format questions (user) and answers (assistant) alternate")
+            require(
+                message["role"] == ("user", "assistant")[number % 2],
+                where,
+                message["role"],
+                "in this model's format questions (user) and answers (assistant) alternate",
+            )
         require(len(turns) > 0, "messages", len(messages), "must hold a question (user)")
         answer = turns.pop() if len(turns) % 2 == 0 else None
         yield from ((name, True, False) for name in self.head)
@@ -213,7 +229,15 @@ def _list_tools_chatglm3(tools: Sequence[Tool], system: str) -> str:
 
 _HEAD = ("[gMASK]", "<sop>")
 _OWN_TURNS = RoleTurns(_HEAD, _list_tools, write_json_call, inline=True, opening="\n")
-_CHATGLM3_TURNS = RoleTurns(("[gMASK]", "sop"), _list_tools_chatglm3, write_python_call, "```python\ntool_call(**", merged=True, joined=False, last="</s>")
+_CHATGLM3_TURNS = RoleTurns(
+    ("[gMASK]", "sop"),
+    _list_tools_chatglm3,
+    write_python_call,
+    "```python\ntool_call(**",
+    merged=True,
+    joined=False,
+    last="</s>",
+)
 _GLM4_TURNS = RoleTurns(_HEAD, _list_tools_glm4, write_json_call)
 _0414_TURNS = RoleTurns(_HEAD, _list_tools, write_json_call)
 _Z1_TURNS = RoleTurns(_HEAD, _list_tools, write_json_call, opening="\n<think>", thinks=True)
@@ -229,16 +253,50 @@ _GLM4_SAMPLING = Sampling(temperature=0.8, top_p=0.8, max_length=128000)
 _BASE_SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_length=1024)
 
 _FORMATS = (
-    Format("openglm", Frame(mask="missing", tail=("<sop>",)), ("<eop>", "<|user|>", "<|observation|>"), Sampling(temperature=0.5, top_p=0.8, max_length=512), _OWN_TURNS),
+    Format(
+        "openglm",
+        Frame(mask="missing", tail=("<sop>",)),
+        ("<eop>", "<|user|>", "<|observation|>"),
+        Sampling(temperature=0.5, top_p=0.8, max_length=512),
+        _OWN_TURNS,
+    ),
     Format("glm-10b", _GLM_FRAME, ("<|endofpiece|>", "<|endoftext|>"), _BASE_SAMPLING),
     Format("glm-130b", _ICE_FRAME, ("<eop>", "</s>"), _BASE_SAMPLING),
     Format("chatglm-6b-first", _ICE_FRAME, ("<eop>",), _CHATGLM6B_SAMPLING, _CHATGLM6B_TURNS, parse_chatglm6b),
-    Format("chatglm-6b", Frame(mask="always", tail=("<sop>",)), ("<eop>",), _CHATGLM6B_SAMPLING, _CHATGLM6B_TURNS, parse_chatglm6b),
+    Format(
+        "chatglm-6b",
+        Frame(mask="always", tail=("<sop>",)),
+        ("<eop>",),
+        _CHATGLM6B_SAMPLING,
+        _CHATGLM6B_TURNS,
+        parse_chatglm6b,
+    ),
     Format("chatglm2-6b", Frame(("[gMASK]", "sop")), ("</s>",), _CHATGLM2_SAMPLING, _CHATGLM2_TURNS, parse_chatglm),
-    Format("chatglm3-6b", Frame(("[gMASK]", "sop")), ("</s>", "<|user|>", "<|observation|>"), _CHATGLM2_SAMPLING, _CHATGLM3_TURNS, parse_chatglm3),
+    Format(
+        "chatglm3-6b",
+        Frame(("[gMASK]", "sop")),
+        ("</s>", "<|user|>", "<|observation|>"),
+        _CHATGLM2_SAMPLING,
+        _CHATGLM3_TURNS,
+        parse_chatglm3,
+    ),
     Format("glm-4", Frame(_HEAD), _GLM4_STOP, _GLM4_SAMPLING, _GLM4_TURNS, parse_glm4),
-    Format("glm-4-0414", Frame(_HEAD), _GLM4_STOP, Sampling(temperature=0.8, top_p=0.8, max_length=32768), _0414_TURNS, parse_glm4),
-    Format("glm-z1", Frame(_HEAD), _GLM4_STOP, Sampling(temperature=0.6, top_p=0.95, max_length=32768, top_k=40), _Z1_TURNS, parse_z1),
+    Format(
+        "glm-4-0414",
+        Frame(_HEAD),
+        _GLM4_STOP,
+        Sampling(temperature=0.8, top_p=0.8, max_length=32768),
+        _0414_TURNS,
+        parse_glm4,
+    ),
+    Format(
+        "glm-z1",
+        Frame(_HEAD),
+        _GLM4_STOP,
+        Sampling(temperature=0.6, top_p=0.95, max_length=32768, top_k=40),
+        _Z1_TURNS,
+        parse_z1,
+    ),
 )
 FORMATS = {format.name: format for format in _FORMATS}
 """By the name under which a tokenizer of ours remembers its generation."""

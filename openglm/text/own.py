@@ -19,26 +19,48 @@ from openglm.text.bpe import BpeTokenizer, byte_of_character, without_special
 from openglm.text.formats import FORMATS
 from openglm.text.tokenizer import Tokenizer, require_text
 
-SPECIAL_TOKENS = ("<pad>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+SPECIAL_TOKENS = (
+    "<pad>",
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "<sop>",
+    "<eop>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+)
 """Names of the special tokens; the place of a name is its id, in every tokenizer of ours."""
 
 FILE_NAME = "tokenizer.json"
 # Text is first cut into pieces, and no token crosses a cut. After GPT-4's pattern, changed for Chinese and English in a small vocabulary:
 # Han runs stand apart from Latin words and take no space; digits stand alone, which arithmetic needs; only a space joins the word after
 # it, for "(the" and "_the" would spend tokens on what two tokens say; line ends join nothing but line ends, so "\n" is always the same token.
-_PIECES = "|".join((
-    r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})",  # it's, we'll
-    r"\p{Han}+",
-    r" ?[\p{L}\p{M}&&[^\p{Han}]]+",
-    r"\p{N}",
-    r" ?[^\s\p{L}\p{M}\p{N}]+",
-    r"[\r\n]+",
-    r" +(?!\S)",  # indentation, all but the space that joins the word
-    r"[^\S\r\n ]+",  # tabs; the two wide spaces that open a Chinese paragraph
-    r" ",
-))
-_LONGEST_TOKEN = 16  # bytes: five Han characters or " international"; longer tokens are whole phrases of the training text
-_FOREIGN_OPTIONS = ("unk_token", "ignore_merges", "byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
+_PIECES = "|".join(
+    (
+        r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})",  # it's, we'll
+        r"\p{Han}+",
+        r" ?[\p{L}\p{M}&&[^\p{Han}]]+",
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{M}\p{N}]+",
+        r"[\r\n]+",
+        r" +(?!\S)",  # indentation, all but the space that joins the word
+        r"[^\S\r\n ]+",  # tabs; the two wide spaces that open a Chinese paragraph
+        r" ",
+    )
+)
+_LONGEST_TOKEN = (
+    16  # bytes: five Han characters or " international"; longer tokens are whole phrases of the training text
+)
+_FOREIGN_OPTIONS = (
+    "unk_token",
+    "ignore_merges",
+    "byte_fallback",
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+)
 
 
 def own_tokenizer(file_bytes: bytes, where: str = FILE_NAME) -> Tokenizer:
@@ -52,7 +74,9 @@ def own_tokenizer(file_bytes: bytes, where: str = FILE_NAME) -> Tokenizer:
         special = {name: number for number, name in enumerate(SPECIAL_TOKENS)}
         return BpeTokenizer({FILE_NAME: file_bytes}, bpe, tokens, special, FORMATS["openglm"])
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{where}: not a tokenizer of OpenGLM ({type(error).__name__}: {error}); make one with `glm tokenizer`") from None
+        raise ValueError(
+            f"{where}: not a tokenizer of OpenGLM ({type(error).__name__}: {error}); make one with `glm tokenizer`"
+        ) from None
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike[str]) -> Tokenizer:
@@ -62,16 +86,34 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     Raises ValueError where `vocab_size` is too small for the bytes or larger than the texts can fill.
     """
     smallest = len(SPECIAL_TOKENS) + 256
-    require(vocab_size >= smallest, "vocab_size", vocab_size, f"must be at least {smallest}: 256 bytes and the special tokens")
+    require(
+        vocab_size >= smallest,
+        "vocab_size",
+        vocab_size,
+        f"must be at least {smallest}: 256 bytes and the special tokens",
+    )
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), max_token_length=_LONGEST_TOKEN,
-        show_progress=False)  # its progress bar writes to standard output
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=_LONGEST_TOKEN,
+        show_progress=False,
+    )  # its progress bar writes to standard output
     bpe.train_from_iterator(_checked_texts(texts), trainer)
-    require(bpe.get_vocab_size() == vocab_size, "vocab_size", vocab_size, f"these texts yield {bpe.get_vocab_size()} tokens; give more text or ask for fewer")
+    require(
+        bpe.get_vocab_size() == vocab_size,
+        "vocab_size",
+        vocab_size,
+        f"these texts yield {bpe.get_vocab_size()} tokens; give more text or ask for fewer",
+    )
     tokenizer = own_tokenizer(bpe.to_str().encode())
     tokenizer.save(folder)
     return tokenizer
@@ -89,7 +131,8 @@ def _check_vocabulary(model: dict[str, Any]) -> None:
     names = sorted(vocab, key=vocab.__getitem__)
     pairs = (pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"])
     sound = (
-        model["type"] == "BPE" and not any(model.get(option) for option in _FOREIGN_OPTIONS)
+        model["type"] == "BPE"
+        and not any(model.get(option) for option in _FOREIGN_OPTIONS)
         and [vocab[name] for name in names] == list(range(len(names)))
         and tuple(names[: len(SPECIAL_TOKENS)]) == SPECIAL_TOKENS
         and set().union(*names[len(SPECIAL_TOKENS) :]) <= byte_of.keys() <= vocab.keys()

@@ -37,7 +37,12 @@ def _ice(path: Path, content: bytes) -> Tokenizer:
     model, bare = ice_model(content)
     config, settings = _json(path, "config.json"), _json(path, _SETTINGS)
     offset = settings.get("num_image_tokens", IMAGE_TOKENS if bare or config.get("vocab_size") == 150528 else 0)
-    require(offset in (0, IMAGE_TOKENS), f"{path.with_name(_SETTINGS)}: num_image_tokens", offset, f"must be 0 or {IMAGE_TOKENS}")
+    require(
+        offset in (0, IMAGE_TOKENS),
+        f"{path.with_name(_SETTINGS)}: num_image_tokens",
+        offset,
+        f"must be 0 or {IMAGE_TOKENS}",
+    )
     name = "chatglm-6b" if not offset else "chatglm-6b-first" if config else "glm-130b"
     format, files = _format(path, name, num_image_tokens=offset)
     tokenizer = IceTokenizer({path.name: content} | files, model, {}, format, str(path), offset)
@@ -50,7 +55,16 @@ def _chinese(path: Path, content: bytes) -> Tokenizer:
     """GLM-10B-Chinese. Native checkpoints were trained with [gMASK] on the id of <|endofpiece|>; the published conversion gives it one of its own."""
     from openglm.text.sentencepiece import SentencePieceTokenizer
 
-    places = {"<|endoftext|>": 0, "[SEP]": 1, "[CLS]": 2, "[MASK]": 3, "[UNK]": 4, "<|startofpiece|>": 6, "<|endofpiece|>": 7, "[sMASK]": 8}
+    places = {
+        "<|endoftext|>": 0,
+        "[SEP]": 1,
+        "[CLS]": 2,
+        "[MASK]": 3,
+        "[UNK]": 4,
+        "<|startofpiece|>": 6,
+        "<|endofpiece|>": 7,
+        "[sMASK]": 8,
+    }
     native = _json(path, _SETTINGS).get("native", not path.with_name("config.json").is_file())
     places |= {"[gMASK]": 7} if native else {"[gMASK]": 9, "[dBLOCK]": 10}
     format, files = _format(path, "glm-10b", native=native)
@@ -63,7 +77,12 @@ def _gpt2(path: Path, content: bytes) -> Tokenizer:
 
     names = ("vocab.json", "merges.txt", "added_tokens.json")
     files = {name: path.with_name(name).read_bytes() for name in names if path.with_name(name).is_file()}
-    require("merges.txt" in files, "tokenizer", str(path.with_name("merges.txt")), f"no such file; it belongs to {path.name}")
+    require(
+        "merges.txt" in files,
+        "tokenizer",
+        str(path.with_name("merges.txt")),
+        f"no such file; it belongs to {path.name}",
+    )
     vocabulary, added = _json(path, "vocab.json"), _json(path, "added_tokens.json")
     format, settings = _format(path, "glm-10b")
 
@@ -71,7 +90,13 @@ def _gpt2(path: Path, content: bytes) -> Tokenizer:
         special = {name: number for name, number in {**vocabulary, **added}.items() if name in GLM_SPECIAL}
         for name in GLM_SPECIAL:
             special.setdefault(name, 1 + max([*vocabulary.values(), *special.values()]))
-        return BpeTokenizer(files | settings, *bpe_of_gpt2(vocabulary, files["merges.txt"].decode().splitlines(), special), special, format, strips=True)
+        return BpeTokenizer(
+            files | settings,
+            *bpe_of_gpt2(vocabulary, files["merges.txt"].decode().splitlines(), special),
+            special,
+            format,
+            strips=True,
+        )
 
     return _build(path, build)
 
@@ -84,16 +109,31 @@ def _tokenizer_model(path: Path, content: bytes) -> Tokenizer:
     if _TIKTOKEN_LINE.match(content):
         format, files = _format(path, _glm4_format(path))
         bpe, tokens = _build(path, lambda: bpe_of_ranks(read_ranks(content)))
-        return BpeTokenizer({path.name: content} | files, bpe, tokens, {name: len(tokens) + i for i, name in enumerate(GLM4_SPECIAL)}, format)
+        return BpeTokenizer(
+            {path.name: content} | files,
+            bpe,
+            tokens,
+            {name: len(tokens) + i for i, name in enumerate(GLM4_SPECIAL)},
+            format,
+        )
     format, files = _format(path, "chatglm2-6b" if _is_chatglm2(path) else "chatglm3-6b")
     names = CHATGLM_SPECIAL if format.name == "chatglm3-6b" else CHATGLM_SPECIAL[:5]
-    return SentencePieceTokenizer({path.name: content} | files, content, {name: i for i, name in enumerate(names)}, format, str(path))
+    return SentencePieceTokenizer(
+        {path.name: content} | files, content, {name: i for i, name in enumerate(names)}, format, str(path)
+    )
 
 
 def _is_chatglm2(path: Path) -> bool:
     """The two generations differ in the role tokens alone. ChatGLM3's code has them; settings name the model, and so may the folder or the one around it."""
-    files = [place for name in (_SETTINGS, "config.json", "tokenization_chatglm.py") if (place := path.with_name(name)).is_file()]
-    for clue in (" ".join(place.read_text(encoding="utf-8", errors="replace") for place in files), "/".join(path.resolve().parts[-3:-1])):
+    files = [
+        place
+        for name in (_SETTINGS, "config.json", "tokenization_chatglm.py")
+        if (place := path.with_name(name)).is_file()
+    ]
+    for clue in (
+        " ".join(place.read_text(encoding="utf-8", errors="replace") for place in files),
+        "/".join(path.resolve().parts[-3:-1]),
+    ):
         if "<|assistant|>" in clue or "chatglm3" in clue.lower():
             return False
         if re.search("chatglm2|codegeex2", clue.lower()):
@@ -121,7 +161,11 @@ def _tokenizer_json(path: Path, content: bytes) -> Tokenizer:
 
 def _glm4_format(path: Path) -> str:
     jinja = path.with_name("chat_template.jinja")
-    template = jinja.read_text(encoding="utf-8", errors="replace") if jinja.is_file() else str(_json(path, _SETTINGS).get("chat_template"))
+    template = (
+        jinja.read_text(encoding="utf-8", errors="replace")
+        if jinja.is_file()
+        else str(_json(path, _SETTINGS).get("chat_template"))
+    )
     if "<think>" in template:
         return "glm-z1"
     return "glm-4-0414" if _json(path, "config.json").get("model_type") == "glm4" else "glm-4"
@@ -130,9 +174,15 @@ def _glm4_format(path: Path) -> str:
 def _format(path: Path, name: str, **settings: object) -> tuple[Format, dict[str, bytes]]:
     """The format of this generation, unless the folder's settings name another, with the folder's sampling; and the file that remembers it."""
     name = _json(path, _SETTINGS).get("openglm_format", name)
-    require(name in FORMATS, f"{path.with_name(_SETTINGS)}: openglm_format", name, f"choose one of {', '.join(FORMATS)}")
+    require(
+        name in FORMATS, f"{path.with_name(_SETTINGS)}: openglm_format", name, f"choose one of {', '.join(FORMATS)}"
+    )
     known = {field.name: type(getattr(FORMATS[name].sampling, field.name)) for field in dataclasses.fields(Sampling)}
-    given = {key: value for key, value in _json(path, "generation_config.json").items() if key in known and type(value) in (int, known[key])}
+    given = {
+        key: value
+        for key, value in _json(path, "generation_config.json").items()
+        if key in known and type(value) in (int, known[key])
+    }
     format = dataclasses.replace(FORMATS[name], sampling=dataclasses.replace(FORMATS[name].sampling, **given))
     return format, {_SETTINGS: json.dumps({"openglm_format": name, **settings}).encode()}
 

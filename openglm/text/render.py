@@ -19,7 +19,13 @@ from openglm.text.tokenizer import Tokenizer, require_text
 _ENDS = ("<eop>", "</s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|observation|>")
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, *, generation_prompt: bool = False) -> tuple[list[int], list[int]]:
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    generation_prompt: bool = False,
+) -> tuple[list[int], list[int]]:
     """Ids of a conversation, and a loss mask of the same length: 1 where the token itself is predicted and trained (not shifted).
 
     messages: in OpenAI's form: {"role": system | user | assistant | tool (or observation), "content": str}. An assistant message may hold one
@@ -30,13 +36,23 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Ma
     Trained are the assistants' contents and the tokens that close them, and nothing else. Raises ValueError naming message and field.
     """
     turns = tokenizer.format.turns
-    require(turns is not None, "messages", "...", "this is a base model, which is not asked in conversations; use Tokenizer.prompt")
+    require(
+        turns is not None,
+        "messages",
+        "...",
+        "this is a base model, which is not asked in conversations; use Tokenizer.prompt",
+    )
     _check_messages(messages)
     tools = list(tools or messages[0].get("tools") or [])
     _check_tools(messages, tools, turns.tools)
     if generation_prompt:
         last = len(messages) - 1
-        require(messages[last]["role"] != "assistant", f"messages[{last}].role", "assistant", "to ask for an answer, the last message must be another's")
+        require(
+            messages[last]["role"] != "assistant",
+            f"messages[{last}].role",
+            "assistant",
+            "to ask for an answer, the last message must be another's",
+        )
     ids: list[int] = []
     loss_mask: list[int] = []
     for text, is_special, trained in turns(messages, tools, generation_prompt):
@@ -66,15 +82,30 @@ def parse_reply(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[str, Any]:
 
 
 def _check_messages(messages: Sequence[Message]) -> None:
-    require(isinstance(messages, Sequence) and len(messages) > 0, "messages", messages, "must be a list of at least one message")
+    require(
+        isinstance(messages, Sequence) and len(messages) > 0,
+        "messages",
+        messages,
+        "must be a list of at least one message",
+    )
     before: Message = {"role": "start"}
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         require(isinstance(message, Mapping), where, type(message).__name__, "must be an object with role and content")
         role = message.get("role")
-        require(isinstance(role, str) and role in ROLE_TOKENS, f"{where}.role", role, f"choose one of {', '.join(ROLE_TOKENS)}")
+        require(
+            isinstance(role, str) and role in ROLE_TOKENS,
+            f"{where}.role",
+            role,
+            f"choose one of {', '.join(ROLE_TOKENS)}",
+        )
         _check_fields(message, where)
-        require(not message.get("tools") or (number == 0 and role == "system"), f"{where}.tools", "...", "tools stand beside the messages, or in a first system message")
+        require(
+            not message.get("tools") or (number == 0 and role == "system"),
+            f"{where}.tools",
+            "...",
+            "tools stand beside the messages, or in a first system message",
+        )
         _check_order(before, message, where)
         before = message
 
@@ -87,25 +118,55 @@ def _check_fields(message: Message, where: str) -> None:
     if not (calls and message.get("content") is None):
         require_text(message.get("content"), f"{where}.content")
     if metadata:
-        require(message["role"] == "assistant" and not calls, f"{where}.metadata", metadata, "belongs to an assistant's message without tool_calls")
+        require(
+            message["role"] == "assistant" and not calls,
+            f"{where}.metadata",
+            metadata,
+            "belongs to an assistant's message without tool_calls",
+        )
         require_text(metadata, f"{where}.metadata")
     require(isinstance(message.get("loss", True), bool), f"{where}.loss", message.get("loss"), "must be true or false")
 
 
 def _check_call(calls: object, where: str) -> None:
-    require(isinstance(calls, Sequence) and len(calls) == 1, where, type(calls).__name__, "must be a list of one call; the next call follows the result of the first")
+    require(
+        isinstance(calls, Sequence) and len(calls) == 1,
+        where,
+        type(calls).__name__,
+        "must be a list of one call; the next call follows the result of the first",
+    )
     function = calls[0].get("function") if isinstance(calls[0], Mapping) else None
-    require(isinstance(function, Mapping), f"{where}[0].function", type(function).__name__, "must be an object with name and arguments")
-    require(is_name(function.get("name")), f"{where}[0].function.name", function.get("name"), "must be a name without spaces")
+    require(
+        isinstance(function, Mapping),
+        f"{where}[0].function",
+        type(function).__name__,
+        "must be an object with name and arguments",
+    )
+    require(
+        is_name(function.get("name")),
+        f"{where}[0].function.name",
+        function.get("name"),
+        "must be a name without spaces",
+    )
     arguments = function.get("arguments")
-    require(arguments_of(arguments) is not None, f"{where}[0].function.arguments", arguments, "must be a JSON object, or the text of one")
+    require(
+        arguments_of(arguments) is not None,
+        f"{where}[0].function.arguments",
+        arguments,
+        "must be a JSON object, or the text of one",
+    )
 
 
 def _check_order(before: Message, message: Message, where: str) -> None:
     """The token that closes an answer is the one that generation stops at, so only its role may follow."""
     called, role = _calls(before), message["role"]
     if called or ROLE_TOKENS[role] == "<|observation|>":
-        require(called and ROLE_TOKENS[role] == "<|observation|>", f"{where}.role", role, "a tool call and its result (role tool) must follow one another")
+        require(
+            called and ROLE_TOKENS[role] == "<|observation|>",
+            f"{where}.role",
+            role,
+            "a tool call and its result (role tool) must follow one another",
+        )
     elif before["role"] == "assistant":
         require(role == "user", f"{where}.role", role, "an assistant's answer must be followed by the user")
 
@@ -117,9 +178,16 @@ def _calls(message: Message) -> bool:
 def _check_tools(messages: Sequence[Message], tools: Sequence[object], known: bool) -> None:
     require(known or not tools, "tools", "...", "this model's format has no tools")
     for number, message in enumerate(messages):
-        require(known or not _calls(message), f"messages[{number}].tool_calls", "...", "this model's format has no tools")
+        require(
+            known or not _calls(message), f"messages[{number}].tool_calls", "...", "this model's format has no tools"
+        )
     for number, tool in enumerate(tools):
         where = f"tools[{number}].function"
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        require(isinstance(function, Mapping) and is_name(function.get("name")), f"{where}.name", function and function.get("name"), "each tool needs a name without spaces")
+        require(
+            isinstance(function, Mapping) and is_name(function.get("name")),
+            f"{where}.name",
+            function and function.get("name"),
+            "each tool needs a name without spaces",
+        )
         require(json_text(function) is not None, where, function["name"], "cannot be written as JSON")

@@ -85,11 +85,16 @@ def parse_z1(segments: Sequence[str], called: bool) -> dict[str, Any]:
     for number, segment in enumerate(segments):
         thoughts, closed, said = segment.partition("</think>")
         if closed:
-            return {**parse_glm4([said, *segments[number + 1 :]], called), "reasoning": "\n".join([*segments[:number], thoughts]).strip()}
+            return {
+                **parse_glm4([said, *segments[number + 1 :]], called),
+                "reasoning": "\n".join([*segments[:number], thoughts]).strip(),
+            }
     return parse_glm4(segments, called)
 
 
-def _parse_headers(segments: Sequence[str], called: bool, read_call: Callable[[str, str], dict[str, Any] | None]) -> dict[str, Any]:
+def _parse_headers(
+    segments: Sequence[str], called: bool, read_call: Callable[[str, str], dict[str, Any] | None]
+) -> dict[str, Any]:
     """Each segment is a header line, empty or the name of a tool, and a text or the tool's arguments."""
     contents = []
     for number, segment in enumerate(segments):
@@ -134,7 +139,12 @@ def _literal_call(code: str) -> dict[str, Any] | None:
     arguments: dict[str, Any] = {}
     try:
         call = ast.parse(code, mode="eval").body if len(code) <= _LONGEST_CALL else None
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "tool_call" and not call.args):
+        if not (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and call.func.id == "tool_call"
+            and not call.args
+        ):
             return None
         for keyword in call.keywords:
             value = ast.literal_eval(keyword.value)

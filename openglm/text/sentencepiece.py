@@ -18,12 +18,26 @@ from openglm.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-CHATGLM_SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+CHATGLM_SPECIAL = (
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "sop",
+    "eop",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+)
 ICE_SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 IMAGE_TOKENS = 20000
 """ids that the first releases keep free for images before those of text"""
 
-_CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6  # kinds of pieces in a SentencePiece model: never matched, always matched, one byte
+_CONTROL, _USER_DEFINED, _BYTE = (
+    3,
+    4,
+    6,
+)  # kinds of pieces in a SentencePiece model: never matched, always matched, one byte
 _LONGEST_BLANK = 80
 _SPACE = "▁"
 
@@ -33,12 +47,25 @@ class SentencePieceTokenizer(Tokenizer):
 
     opens_anew = True
 
-    def __init__(self, files: Mapping[str, bytes], model: bytes, special: Mapping[str, int], format: Format, where: str, offset: int = 0, strips: bool = False) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        model: bytes,
+        special: Mapping[str, int],
+        format: Format,
+        where: str,
+        offset: int = 0,
+        strips: bool = False,
+    ) -> None:
         """model: the SentencePiece file. special: places behind its vocabulary. offset: added to its ids. where: the file's name, for errors."""
         self.pieces, self._offset = _processor(model, where), offset
         numbers = list(range(self.pieces.get_piece_size()))
         pieces = self.pieces.id_to_piece(numbers)
-        table = [b""] * offset + [self._text_of(piece).encode() for piece in pieces] + [b""] * (1 + max(special.values(), default=-1))
+        table = (
+            [b""] * offset
+            + [self._text_of(piece).encode() for piece in pieces]
+            + [b""] * (1 + max(special.values(), default=-1))
+        )
         for number, is_byte in enumerate(self.pieces.is_byte(numbers)):
             if is_byte:
                 table[offset + number] = bytes([int(pieces[number][3:5], 16)])  # <0x41>
@@ -48,7 +75,9 @@ class SentencePieceTokenizer(Tokenizer):
         for name, number in names.items():
             table[number] = name.encode()
         super().__init__(files, table, names, format, strips)
-        self.opening_spaces = frozenset(offset + number for number, piece in enumerate(pieces) if piece.startswith(_SPACE))
+        self.opening_spaces = frozenset(
+            offset + number for number, piece in enumerate(pieces) if piece.startswith(_SPACE)
+        )
         self.drops_all_spaces = not self.pieces.encode(" ")
 
     def _text_of(self, name: str) -> str:
@@ -112,6 +141,13 @@ def _processor(model: bytes, where: str) -> SentencePieceProcessor:
     try:
         sound = pieces.load_from_serialized_proto(model)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{where}: not a SentencePiece model ({str(error).splitlines()[0]}); use another copy of this file") from None
-    require(bool(sound) and pieces.get_piece_size() > 0, "tokenizer", where, "not a SentencePiece model; use another copy of this file")
+        raise ValueError(
+            f"{where}: not a SentencePiece model ({str(error).splitlines()[0]}); use another copy of this file"
+        ) from None
+    require(
+        bool(sound) and pieces.get_piece_size() > 0,
+        "tokenizer",
+        where,
+        "not a SentencePiece model; use another copy of this file",
+    )
     return pieces

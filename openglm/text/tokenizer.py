@@ -29,7 +29,9 @@ def require_text(value: object, where: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where} = {value[error.start]!r} at character {error.start}: half of a surrogate pair is no text; decode the file as UTF-8") from None
+        raise ValueError(
+            f"{where} = {value[error.start]!r} at character {error.start}: half of a surrogate pair is no text; decode the file as UTF-8"
+        ) from None
 
 
 class Tokenizer:
@@ -42,7 +44,14 @@ class Tokenizer:
     opens_anew: bool = False
     """whether text opens again behind a special token"""
 
-    def __init__(self, files: Mapping[str, bytes], tokens: Sequence[bytes], special: Mapping[str, int], format: Format, strips: bool = False) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        tokens: Sequence[bytes],
+        special: Mapping[str, int],
+        format: Format,
+        strips: bool = False,
+    ) -> None:
         """files: what `save` writes. tokens: bytes by id, for special tokens their names. strips: white space beside special tokens is dropped."""
         self._files, self._tokens, self._strips = dict(files), tuple(tokens), strips
         self.special, self.format, self.vocab_size = dict(special), format, len(tokens)
@@ -85,7 +94,11 @@ class Tokenizer:
         for place, part in enumerate(row):
             if isinstance(part, str):
                 require_text(part, f"parts[{place}]")
-                ids += self._encode_part(part, place > 0 and not isinstance(row[place - 1], str), place + 1 < len(row) and not isinstance(row[place + 1], str))
+                ids += self._encode_part(
+                    part,
+                    place > 0 and not isinstance(row[place - 1], str),
+                    place + 1 < len(row) and not isinstance(row[place + 1], str),
+                )
             else:
                 ids.append(self._checked_id(part))
         return ids
@@ -105,7 +118,9 @@ class Tokenizer:
         ids = self.encode_parts([parts] if isinstance(parts, str) else parts)
         head, tail = self.format.frame(self.special, ids)
         room = len(ids) if limit is None else limit - len(head) - len(tail)
-        require(room >= 0, "limit", limit, f"leaves no room for text; the frame alone takes {len(head) + len(tail)} tokens")
+        require(
+            room >= 0, "limit", limit, f"leaves no room for text; the frame alone takes {len(head) + len(tail)} tokens"
+        )
         return [*head, *ids[max(len(ids) - room, 0) :], *tail]
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
@@ -128,6 +143,7 @@ class Tokenizer:
     @property
     def tokens(self) -> SpecialTokens:
         """The ids that a network and its training rows need, whatever the family calls them; -1 where it has none."""
+
         def first(*names: str) -> int:
             return next((self.special[name] for name in names if name in self.special), -1)
 
@@ -147,7 +163,9 @@ class Tokenizer:
         texts = enumerate(token.decode("utf-8", errors="ignore") for token in self._tokens)
         return frozenset(number for number, text in texts if _SENTENCE_ENDS & set(text)) - self._special_ids
 
-    def render(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None, *, generation_prompt: bool = False) -> tuple[list[int], list[int]]:
+    def render(
+        self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None, *, generation_prompt: bool = False
+    ) -> tuple[list[int], list[int]]:
         """Ids and loss mask of a conversation: see `openglm.text.render.render`."""
         from openglm.text.render import render  # here, for the renderer imports this file
 
@@ -183,5 +201,10 @@ def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
     if path.name == str(path_or_name):  # a bare name, which cannot lead out of the bundled folder
         candidates.append(ASSETS / path)
     found = next(filter(None, map(find, candidates)), None)
-    require(found is not None, "tokenizer", str(path_or_name), f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`")
+    require(
+        found is not None,
+        "tokenizer",
+        str(path_or_name),
+        f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`",
+    )
     return open_tokenizer(found)

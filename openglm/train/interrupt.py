@@ -47,7 +47,9 @@ def stop_requests(out: Path) -> Iterator[StopRequest]:
     request = StopRequest(out)
     request.file.unlink(missing_ok=True)
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, request.handle) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
+    before = (
+        {number: signal.signal(number, request.handle) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
+    )
     try:
         yield request
     finally:

@@ -94,9 +94,18 @@ class _Run:
 
 
 def train(
-    model_config: ModelConfig | None, train: TrainConfig, optimizer: OptimizerConfig, rows: Rows, heldout: dict[str, Rows], tokenizer: Tokenizer | None = None,
-    init_from: str | None = None, settings: dict[str, Any] | None = None, workers: int = 0, on_step: Callable[[int, dict[str, Any]], None] | None = None,
-    parallel: ParallelConfig | None = None, stability: StabilityConfig | None = None,
+    model_config: ModelConfig | None,
+    train: TrainConfig,
+    optimizer: OptimizerConfig,
+    rows: Rows,
+    heldout: dict[str, Rows],
+    tokenizer: Tokenizer | None = None,
+    init_from: str | None = None,
+    settings: dict[str, Any] | None = None,
+    workers: int = 0,
+    on_step: Callable[[int, dict[str, Any]], None] | None = None,
+    parallel: ParallelConfig | None = None,
+    stability: StabilityConfig | None = None,
 ) -> Result:
     """Train in the folder `train.out` until `train.steps`, or until a signal or a stop file; called again, it goes on from the last whole checkpoint.
 
@@ -108,9 +117,25 @@ def train(
     start = load_model(init_from, device="cpu", dtype="float32") if init_from else None
     model_config = model_config or (start.config if start else None)
     require(model_config is not None, "model", None, "give a shape, or a model to start from (init_from)")
-    require(start is None or start.config == model_config, "init_from", init_from, "has another shape than model.*; leave those options out")
-    require(train.seq_len <= model_config.max_positions, "train.seq_len", train.seq_len, f"longer than model.max_positions ({model_config.max_positions})")
-    settings = {"parallel": parallel, "stability": stability, "init_from": init_from, **(settings or {}), "rows": rows.fingerprint}
+    require(
+        start is None or start.config == model_config,
+        "init_from",
+        init_from,
+        "has another shape than model.*; leave those options out",
+    )
+    require(
+        train.seq_len <= model_config.max_positions,
+        "train.seq_len",
+        train.seq_len,
+        f"longer than model.max_positions ({model_config.max_positions})",
+    )
+    settings = {
+        "parallel": parallel,
+        "stability": stability,
+        "init_from": init_from,
+        **(settings or {}),
+        "rows": rows.fingerprint,
+    }
     settings = {"model": model_config, "train": train, "optimizer": optimizer, **settings}
     out = Path(train.out)
     with processes(parallel, train.device) as group, ExitStack() as held:
@@ -118,7 +143,12 @@ def train(
             keep_freed_memory()
         check_layout(parallel, model_config, group, train.batch_rows, train.accumulation)
         whole = parallel.tensor == parallel.pipeline == 1
-        require(whole or not train.sample_every, "train.sample_every", train.sample_every, "a sample needs the whole model in a process; set it to 0")
+        require(
+            whole or not train.sample_every,
+            "train.sample_every",
+            train.sample_every,
+            "a sample needs the whole model in a process; set it to 0",
+        )
         found, record = group.tell(lambda: _take_folder(held, out, settings))
         stop = held.enter_context(stop_requests(out))
         state = _fresh_state(model_config, train, optimizer, parallel, stability, group, start, record)
@@ -127,12 +157,31 @@ def train(
         log = Log(out, state.step, state.lines) if group.first else None
         saver = Saver(out, train.keep, group)
         try:
-            return _drive(_Run(train, optimizer, parallel, group, rows, heldout, tokenizer, settings, workers, stop, log, saver, on_step), state)
+            return _drive(
+                _Run(
+                    train,
+                    optimizer,
+                    parallel,
+                    group,
+                    rows,
+                    heldout,
+                    tokenizer,
+                    settings,
+                    workers,
+                    stop,
+                    log,
+                    saver,
+                    on_step,
+                ),
+                state,
+            )
         except RuntimeError as error:  # torch raises this wherever the main process happens to be when a worker dies, and not only while it waits for rows
             if "DataLoader worker" not in str(error):
                 raise
             reason = str(error).splitlines()[0]
-            raise ValueError(f"data.workers = {workers}: a process that prepares rows died ({reason}); the same command goes on from the last checkpoint") from error
+            raise ValueError(
+                f"data.workers = {workers}: a process that prepares rows died ({reason}); the same command goes on from the last checkpoint"
+            ) from error
         finally:
             if log:
                 log.close()
@@ -145,12 +194,25 @@ def _take_folder(held: ExitStack, out: Path, settings: dict[str, Any]) -> tuple[
     record = read_record(found) if found else None
     if record:
         check_settings(record, settings)
-    write_file(out / "config.json", json.dumps({name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in settings.items()}, indent=1) + "\n")
+    write_file(
+        out / "config.json",
+        json.dumps(
+            {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in settings.items()},
+            indent=1,
+        )
+        + "\n",
+    )
     return str(found) if found else None, record
 
 
 def _fresh_state(
-    config: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, parallel: ParallelConfig, stability: StabilityConfig, group: Processes, start: Transformer | None,
+    config: ModelConfig,
+    train: TrainConfig,
+    optimizer: OptimizerConfig,
+    parallel: ParallelConfig,
+    stability: StabilityConfig,
+    group: Processes,
+    start: Transformer | None,
     record: dict[str, Any] | None,
 ) -> State:
     # A probe's answer may differ between two calls and two processes; the first one holds for all and for the whole run.
@@ -159,7 +221,12 @@ def _fresh_state(
     guard = Guard(stability, train.batch_rows, dtype == torch.float16, config.embedding_gradient_shrink)
     unit = group.size("data") if parallel.pipeline == 1 else train.batch_rows // train.accumulation
     for name in ("ramp_from", "ramp_step") if stability.ramp_from else ():
-        require(getattr(stability, name) % unit == 0, f"stability.{name}", getattr(stability, name), f"must be a multiple of {unit}, the rows that pass through at once")
+        require(
+            getattr(stability, name) % unit == 0,
+            f"stability.{name}",
+            getattr(stability, name),
+            f"must be a multiple of {unit}, the rows that pass through at once",
+        )
     torch.manual_seed(train.seed)
     given = dict(start.named_parameters()) if start else {}
     weights = (lambda name, _: given[name]) if start else initial_weights(config, train.seed)
@@ -201,7 +268,9 @@ def _drive(run: _Run, state: State) -> Result:
     run.saver.finish()
     if state.step < steps:
         if first:
-            say(f"stopped by {run.stop.requested or 'another process'} at step {state.step} of {steps}; saved in {run.out}. The same command goes on from there")
+            say(
+                f"stopped by {run.stop.requested or 'another process'} at step {state.step} of {steps}; saved in {run.out}. The same command goes on from there"
+            )
         return Result(state.step, False, heldout, None)
     return Result(state.step, True, heldout, Path(run.group.tell(lambda: str(_publish(run, state)))))
 
@@ -216,7 +285,9 @@ def _save(run: _Run, state: State) -> int:
 
 def _publish(run: _Run, state: State) -> Path:
     """The model's folder, from the last checkpoint: whatever the layout, it is whole there."""
-    tensors = whole_tensors(run.out / "checkpoints" / f"step-{state.step:08d}", "average" if state.ema is not None else "weights")
+    tensors = whole_tensors(
+        run.out / "checkpoints" / f"step-{state.step:08d}", "average" if state.ema is not None else "weights"
+    )
     return write_model(run.out / "model", state.config, tensors, run.tokenizer)
 
 
@@ -228,7 +299,9 @@ class _Feed:
 
     def take(self, start: int) -> Batch:
         jumped = self.guard.memory.jumped
-        if (start, jumped) != self.at:  # what was jumped over counts in the size of batches, also where the next is the one that would have come
+        if (
+            (start, jumped) != self.at
+        ):  # what was jumped over counts in the size of batches, also where the next is the one that would have come
             self.close()
             self.stream = _stream(self.run, self.run.rows, start, self.guard.rows_at, self.run.workers)
         self.at = start + self.guard.rows_at(start), jumped
@@ -266,7 +339,14 @@ def _step(run: _Run, state: State, passes: Passes, feed: _Feed, planned: float) 
     unscale((p for _, p in named_parameters(state.pieces)), scale)
     norm = state.optimizers.clip()
     rate = learning_rate(guard.progress(state.rows + size), planned, run.optimizer)
-    record = {"step": state.step + 1, "loss": loss_sum / max(total, 1.0), "lr": rate, "grad_norm": norm, "trained": total, "rows": size}
+    record = {
+        "step": state.step + 1,
+        "loss": loss_sum / max(total, 1.0),
+        "lr": rate,
+        "grad_norm": norm,
+        "trained": total,
+        "rows": size,
+    }
     if act := guard.judge(record["loss"], norm):
         record["act"] = _obey(run, state, act, state.rows + size)
     else:
@@ -305,7 +385,11 @@ def _average(state: State, decay: float) -> None:
     if state.ema is None:
         return
     decay = min(decay, (1 + state.step) / (10 + state.step))
-    torch._foreach_lerp_([local_part(a) for a in state.ema.values()], [local_part(p.detach()) for _, p in named_parameters(state.pieces)], 1 - decay)
+    torch._foreach_lerp_(
+        [local_part(a) for a in state.ema.values()],
+        [local_part(p.detach()) for _, p in named_parameters(state.pieces)],
+        1 - decay,
+    )
 
 
 def _report(run: _Run, state: State, record: dict[str, Any], bar: Any) -> None:
@@ -313,7 +397,10 @@ def _report(run: _Run, state: State, record: dict[str, Any], bar: Any) -> None:
     tokens = record["rows"] * run.train.seq_len
     flops = step_flops(state.config, run.train.seq_len, tokens, int(record["trained"]))
     speed = {"tokens_per_s": tokens / record["seconds"], "gflops": flops / record["seconds"] / 1e9}
-    bar(state.step - record["step"] + 1, f"loss {record['loss']:.3f}  {speed['tokens_per_s']:,.0f} tokens/s  {speed['gflops']:,.0f} GFLOP/s")
+    bar(
+        state.step - record["step"] + 1,
+        f"loss {record['loss']:.3f}  {speed['tokens_per_s']:,.0f} tokens/s  {speed['gflops']:,.0f} GFLOP/s",
+    )
     if run.on_step is not None:
         run.on_step(state.step, {**record, **speed})
     if "act" in record:
@@ -323,7 +410,13 @@ def _report(run: _Run, state: State, record: dict[str, Any], bar: Any) -> None:
         return
     if state.window["trained"] and (state.step % run.train.log_every == 0 or state.step == run.train.steps):
         mean = state.window["loss"] / state.window["trained"]
-        line = {"step": state.step, "loss": mean, "lr": record["lr"], "grad_norm": record["grad_norm"], "tokens": (state.rows - state.guard.memory.jumped) * run.train.seq_len}
+        line = {
+            "step": state.step,
+            "loss": mean,
+            "lr": record["lr"],
+            "grad_norm": record["grad_norm"],
+            "tokens": (state.rows - state.guard.memory.jumped) * run.train.seq_len,
+        }
         if run.log:
             run.log.write({**line, "wall": {**speed, "seconds": run.log.lap()}})
         state.window = {"loss": 0.0, "trained": 0.0}
@@ -345,10 +438,17 @@ def _between_steps(run: _Run, state: State, passes: Passes, bar: Any) -> dict[st
         return heldout
     with _averaged(state):
         if measured:
-            heldout = {name: loss for name, rows in run.heldout.items() if (loss := _heldout_loss(run, passes, rows)) is not None}
+            heldout = {
+                name: loss
+                for name, rows in run.heldout.items()
+                if (loss := _heldout_loss(run, passes, rows)) is not None
+            }
         if run.log and not run.stop.requested and heldout:
             run.log.write({"step": state.step, "heldout": heldout})
-            bar.print(f"step {state.step}  held-out loss  " + "  ".join(f"{name} {loss:.4f}" for name, loss in heldout.items()))
+            bar.print(
+                f"step {state.step}  held-out loss  "
+                + "  ".join(f"{name} {loss:.4f}" for name, loss in heldout.items())
+            )
         if shown:
             for name, rows in run.heldout.items():
                 text = _sample(state, run.tokenizer, rows)
@@ -361,6 +461,7 @@ def _between_steps(run: _Run, state: State, passes: Passes, bar: Any) -> dict[st
 @contextmanager
 def _averaged(state: State) -> Iterator[None]:
     """Inside the block the model has the averaged weights (if any are kept) and is in evaluation mode."""
+
     def swap() -> None:
         for name, parameter in named_parameters(state.pieces if state.ema is not None else []):
             weights, average = local_part(parameter.detach()), local_part(state.ema[name])
@@ -405,7 +506,8 @@ def _sample(state: State, tokenizer: Tokenizer, rows: Rows) -> str:
     prompt = torch.from_numpy(row.tokens[: trained[0] + 1])[None]
     room = min(48, state.config.max_positions - prompt.shape[1])
     ids = generate(state.pieces[0], prompt, room, temperature=0.8, seed=state.step, stop_ids=state.config.tokens.stop)
-    context, answer = tokenizer.decode(prompt[0, -48:].tolist(), skip_special=False), tokenizer.decode(ids[0, prompt.shape[1] :].tolist(), skip_special=False)
+    context, answer = (
+        tokenizer.decode(prompt[0, -48:].tolist(), skip_special=False),
+        tokenizer.decode(ids[0, prompt.shape[1] :].tolist(), skip_special=False),
+    )
     return f"… {context} ⟨{answer}⟩".replace("\n", " ")
-
-

@@ -17,7 +17,9 @@ from openglm.parallel.processes import local_part
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "other": 1 << 26}
 
 
-def cross_entropy(model: Transformer, hidden_NH: Tensor, targets_N: Tensor, weights_N: Tensor, dtype: torch.dtype) -> Tensor:
+def cross_entropy(
+    model: Transformer, hidden_NH: Tensor, targets_N: Tensor, weights_N: Tensor, dtype: torch.dtype
+) -> Tensor:
     """Sum of weighted losses in nats; the softmax is in fp32."""
     with torch.autocast(hidden_NH.device.type, dtype, enabled=dtype != torch.float32):
         logits_NV = model.project(hidden_NH)

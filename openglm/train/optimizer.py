@@ -48,7 +48,9 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonalize(update.to(self.dtype)).to(parameters[0].dtype)
                 held, scale = [local_part(p) for p in parameters], _UPDATE_RMS * math.sqrt(max(shape))
                 torch._foreach_mul_(held, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(held, [share_of(u, p) for u, p in zip(update, parameters, strict=True)], alpha=-group["lr"] * scale)
+                torch._foreach_add_(
+                    held, [share_of(u, p) for u, p in zip(update, parameters, strict=True)], alpha=-group["lr"] * scale
+                )
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -78,7 +80,9 @@ def _by_shape(parameters: list[Tensor]) -> dict[torch.Size, list[Tensor]]:
     return shapes
 
 
-def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> dict[str, list[tuple[str, nn.Parameter]]]:
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
+) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Every trained parameter in exactly one group: `muon` (matrices of the blocks, unless the optimizer is AdamW), `decay` (other
     matrices and embeddings, AdamW with weight decay), `plain` (norms and biases, AdamW without)."""
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"muon": [], "decay": [], "plain": []}
@@ -94,13 +98,23 @@ def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], config: Opt
 class Optimizers:
     """The optimizers of a run, stepped together; their state is read and written as named tensors."""
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, dtype: torch.dtype, group: Processes) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        dtype: torch.dtype,
+        group: Processes,
+    ) -> None:
         """parameters: names and what this process holds of them. dtype: compute type of the model's products; Muon's follow it."""
         groups = parameter_groups(parameters, config)
         self.config, self.names, self.group = config, {p: name for group in groups.values() for name, p in group}, group
         self.shares = {p: self._share_of_norm(p) for p in self.names} if group.mesh else {}
         decays = {"decay": config.weight_decay, "plain": 0.0}
-        adamw = [{"params": held, "weight_decay": decay} for kind, decay in decays.items() for held in _by_mesh([p for _, p in groups[kind]])]
+        adamw = [
+            {"params": held, "weight_decay": decay}
+            for kind, decay in decays.items()
+            for held in _by_mesh([p for _, p in groups[kind]])
+        ]
         fused = all(p.device.type in ("cpu", "cuda") for p in self.names)
         adamw = torch.optim.AdamW(adamw, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
         self.all: list[torch.optim.Optimizer] = [adamw]
@@ -140,24 +154,44 @@ class Optimizers:
 
     def state(self) -> dict[str, Tensor]:
         """Every moment as `parameter name|moment`."""
-        return {f"{self.names[p]}|{key}": value for optimizer in self.all for p, moments in optimizer.state.items() for key, value in moments.items()}
+        return {
+            f"{self.names[p]}|{key}": value
+            for optimizer in self.all
+            for p, moments in optimizer.state.items()
+            for key, value in moments.items()
+        }
 
     def blank_state(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Zeros, cut as the parameters are, for those of the moments that belong to parameters of this process."""
         parameters = {name: p for p, name in self.names.items()}
         own = [(key, *key.rpartition("|")[::2]) for key in keys]
-        return {key: torch.zeros((), device=parameters[name].device) if moment == "step" else torch.zeros_like(parameters[name]) for key, name, moment in own if name in parameters}
+        return {
+            key: torch.zeros((), device=parameters[name].device)
+            if moment == "step"
+            else torch.zeros_like(parameters[name])
+            for key, name, moment in own
+            if name in parameters
+        }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`, without copies. Raises ValueError when a moment belongs to no parameter of this process or has the wrong shape."""
         parameters = {name: p for p, name in self.names.items()}
-        owners = {id(p): optimizer for optimizer in self.all for group in optimizer.param_groups for p in group["params"]}
+        owners = {
+            id(p): optimizer for optimizer in self.all for group in optimizer.param_groups for p in group["params"]
+        }
         for key, value in tensors.items():
             name, _, moment = key.rpartition("|")
-            require(name in parameters, "optimizer state", key, "belongs to no parameter of this model; resume with the configuration of the run")
+            require(
+                name in parameters,
+                "optimizer state",
+                key,
+                "belongs to no parameter of this model; resume with the configuration of the run",
+            )
             parameter = parameters[name]
             expected = torch.Size([]) if moment == "step" else parameter.shape
-            require(value.shape == expected, "optimizer state", key, f"has shape {list(value.shape)}, not {list(expected)}")
+            require(
+                value.shape == expected, "optimizer state", key, f"has shape {list(value.shape)}, not {list(expected)}"
+            )
             owners[id(parameter)].state[parameter][moment] = value
 
 

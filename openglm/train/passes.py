@@ -60,7 +60,9 @@ class WholePasses:
             selected_NH, targets, weights = self._selected(_part(batch, at, self.micro_rows))
             size = positions_at_once(self.model, self.group.device)
             with vocabulary_loss(self.group):
-                for hidden, target, weight in zip(selected_NH.split(size), targets.split(size), weights.split(size), strict=True):
+                for hidden, target, weight in zip(
+                    selected_NH.split(size), targets.split(size), weights.split(size), strict=True
+                ):
                     loss += cross_entropy(self.model, hidden, target, weight, self.dtype)
         return float(loss)
 
@@ -69,7 +71,9 @@ class WholePasses:
         selected_NH, targets, weights = self._selected(batch)
         size = positions_at_once(self.model, self.group.device)
         loss, gradients = torch.zeros((), device=self.group.device), []
-        for hidden, target, weight in zip(selected_NH.split(size), targets.split(size), weights.split(size), strict=True):
+        for hidden, target, weight in zip(
+            selected_NH.split(size), targets.split(size), weights.split(size), strict=True
+        ):
             leaf = hidden.detach().requires_grad_()
             with vocabulary_loss(self.group):
                 piece = cross_entropy(self.model, leaf, target, weight, self.dtype)
@@ -91,13 +95,19 @@ class WholePasses:
         weights = batch["loss_mask"].reshape(-1)
         trained = weights.nonzero()[0]  # found on the host: no wait for the device
         chosen = hidden.flatten(0, 1).index_select(0, torch.from_numpy(trained).to(device))
-        return chosen, torch.from_numpy(batch["targets"].reshape(-1)[trained]).to(device), torch.from_numpy(weights[trained]).to(device)
+        return (
+            chosen,
+            torch.from_numpy(batch["targets"].reshape(-1)[trained]).to(device),
+            torch.from_numpy(weights[trained]).to(device),
+        )
 
 
 class PipelinedPasses:
     """Each process has some of the layers: micro-batches go through the stages."""
 
-    def __init__(self, pieces: list[Transformer], config: ParallelConfig, group: Processes, dtype: torch.dtype, micro_rows: int) -> None:
+    def __init__(
+        self, pieces: list[Transformer], config: ParallelConfig, group: Processes, dtype: torch.dtype, micro_rows: int
+    ) -> None:
         self.head, self.group, self.dtype, self.total = pieces[-1], group, dtype, 1.0
         self.pipeline = Pipeline(pieces, config, group, micro_rows, self._loss)
 
@@ -111,7 +121,9 @@ class PipelinedPasses:
     def _run(self, batch: Batch, total: float, backward: bool) -> float:
         self.total, device = total, self.group.device
         tokens, positions_B2T, segment = place(batch, device)
-        targets = torch.from_numpy(np.stack([batch["targets"], batch["loss_mask"]], axis=1, dtype=np.float64)).to(device)  # one tensor, as schedules want it
+        targets = torch.from_numpy(np.stack([batch["targets"], batch["loss_mask"]], axis=1, dtype=np.float64)).to(
+            device
+        )  # one tensor, as schedules want it
         with vocabulary_loss(self.group), torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             losses = self.pipeline.run(tokens, targets, positions_B2T, segment, backward)
         return sum(float(loss.detach()) for loss in losses) * total
@@ -120,12 +132,24 @@ class PipelinedPasses:
         weights = targets_B2T[:, 1].flatten()
         trained = weights.nonzero()[:, 0]
         targets = targets_B2T[:, 0].flatten()[trained].long()
-        return cross_entropy(self.head, hidden_BTH.flatten(0, 1).index_select(0, trained), targets, weights[trained].float(), self.dtype) / self.total
+        return (
+            cross_entropy(
+                self.head,
+                hidden_BTH.flatten(0, 1).index_select(0, trained),
+                targets,
+                weights[trained].float(),
+                self.dtype,
+            )
+            / self.total
+        )
 
 
 def place(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens [B, T], positions [B, 2, T] and segments [B, T] on the device."""
-    tokens, position, block, segment = (torch.from_numpy(batch[name]).to(device, non_blocking=True) for name in ("tokens", "position", "block_position", "segment"))
+    tokens, position, block, segment = (
+        torch.from_numpy(batch[name]).to(device, non_blocking=True)
+        for name in ("tokens", "position", "block_position", "segment")
+    )
     return tokens, torch.stack([position, block], dim=1), segment
 
 

@@ -19,12 +19,27 @@ from openglm.train import loop
 def pretrain(config: PretrainConfig, on_step: Callable[[int, dict[str, Any]], None] | None = None) -> loop.Result:
     """Train from random weights in `config.train.out`; the same call resumes. Raises ValueError in one line."""
     shape(config.parallel, launched()[0])  # before texts are read, which takes a while
-    require(bool(config.data.path), "data.path", config.data.path, "give the folder of a corpus; `glm data build` makes one")
+    require(
+        bool(config.data.path), "data.path", config.data.path, "give the folder of a corpus; `glm data build` makes one"
+    )
     tokenizer = load_tokenizer(config.data.path)
     model = fit_to_tokenizer(config.model, tokenizer)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     settings = {"data": config.data, "infilling": config.infilling}
-    return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, None, settings, config.data.workers, on_step, config.parallel, config.stability)
+    return loop.train(
+        model,
+        config.train,
+        config.optimizer,
+        rows,
+        heldout,
+        tokenizer,
+        None,
+        settings,
+        config.data.workers,
+        on_step,
+        config.parallel,
+        config.stability,
+    )
 
 
 def fit_to_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -32,21 +47,36 @@ def fit_to_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, tokens=tokenizer.tokens)
 
 
-def make_rows(data: DataConfig, infilling: InfillingConfig, model: ModelConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[Mixture, dict[str, Mixture]]:
+def make_rows(
+    data: DataConfig, infilling: InfillingConfig, model: ModelConfig, tokenizer: Tokenizer, seq_len: int
+) -> tuple[Mixture, dict[str, Mixture]]:
     """The training rows, and the held-out rows of each source that has some."""
+
     def mixture(corpus: Corpus | None, dialogues: dict[str, DialogueSource], weights: dict[str, float]) -> Mixture:
         chosen = dataclasses.replace(data, weights=weights)
-        return Mixture(corpus, chosen, infilling, model.tokens, seq_len, model.span_positions, tokenizer.sentence_ends, dialogues)
+        return Mixture(
+            corpus, chosen, infilling, model.tokens, seq_len, model.span_positions, tokenizer.sentence_ends, dialogues
+        )
 
     def read(files: dict[str, str]) -> dict[str, DialogueSource]:
-        return {name: DialogueSource(path, tokenizer, model.tokens, seq_len, model.span_positions, data.seed) for name, path in files.items()}
+        return {
+            name: DialogueSource(path, tokenizer, model.tokens, seq_len, model.span_positions, data.seed)
+            for name, path in files.items()
+        }
 
     corpus = Corpus(data.path) if data.path else None
     if corpus is not None:
         expected = corpus.manifest["tokenizer"]
-        require(expected == tokenizer.fingerprint, "data.path", data.path, "its tokens were made with another tokenizer than the model's; build it again with that one")
+        require(
+            expected == tokenizer.fingerprint,
+            "data.path",
+            data.path,
+            "its tokens were made with another tokenizer than the model's; build it again with that one",
+        )
     rows = mixture(corpus, read(data.dialogues), data.weights)
-    heldout = {name: mixture(None, {name: source}, {name: 1.0}) for name, source in read(data.heldout_dialogues).items()}
+    heldout = {
+        name: mixture(None, {name: source}, {name: 1.0}) for name, source in read(data.heldout_dialogues).items()
+    }
     if corpus is not None and any(entry["heldout"]["documents"] for entry in corpus.manifest["sources"]):
         kept = Corpus(data.path, "heldout")
         heldout |= {name: mixture(kept, {}, {name: 1.0}) for name in kept.sources if name in rows.names}

@@ -18,9 +18,27 @@ from openglm.train.pretrain import make_rows
 def sft(config: SFTConfig, on_step: Callable[[int, dict[str, Any]], None] | None = None) -> loop.Result:
     """Tune the model `config.init_from` in `config.train.out`; the same call resumes. Raises ValueError in one line."""
     shape(config.parallel, launched()[0])  # before texts are read, which takes a while
-    require(bool(config.data.dialogues), "data.dialogues", dict(config.data.dialogues), "give a name and a .jsonl file of conversations")
+    require(
+        bool(config.data.dialogues),
+        "data.dialogues",
+        dict(config.data.dialogues),
+        "give a name and a .jsonl file of conversations",
+    )
     folder = resolve(config.init_from)
     model, tokenizer = network_config(folder), load_tokenizer(folder)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     settings = {"data": config.data, "infilling": config.infilling}
-    return loop.train(model, config.train, config.optimizer, rows, heldout, tokenizer, str(folder), settings, config.data.workers, on_step, config.parallel, config.stability)
+    return loop.train(
+        model,
+        config.train,
+        config.optimizer,
+        rows,
+        heldout,
+        tokenizer,
+        str(folder),
+        settings,
+        config.data.workers,
+        on_step,
+        config.parallel,
+        config.stability,
+    )

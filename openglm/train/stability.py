@@ -21,7 +21,10 @@ from openglm.parallel.processes import local_part
 
 WINDOW = 100  # steps of the running statistics, and good steps after which past acts are forgotten
 _ENOUGH = 20  # steps before anything counts as a spike
-_NORMAL, _FLOOR = 1.4826, 0.01  # median absolute deviation -> standard deviation of a normal distribution; least deviation, as a share of the median
+_NORMAL, _FLOOR = (
+    1.4826,
+    0.01,
+)  # median absolute deviation -> standard deviation of a normal distribution; least deviation, as a share of the median
 
 
 @dataclass
@@ -65,9 +68,16 @@ class Guard:
         """batch_rows: the full batch. half: products in float16, so that the loss is scaled. shrink: of the embedding gradient, at first."""
         growth = batch_rows - config.ramp_from
         if config.ramp_from:
-            require(growth > 0, "stability.ramp_from", config.ramp_from, f"must be below train.batch_rows ({batch_rows})")
+            require(
+                growth > 0, "stability.ramp_from", config.ramp_from, f"must be below train.batch_rows ({batch_rows})"
+            )
             fits = [n for n in range(1, growth + 1) if growth % n == 0]
-            require(growth % config.ramp_step == 0, "stability.ramp_step", config.ramp_step, f"must divide train.batch_rows - stability.ramp_from ({growth}): {_some(fits)}")
+            require(
+                growth % config.ramp_step == 0,
+                "stability.ramp_step",
+                config.ramp_step,
+                f"must divide train.batch_rows - stability.ramp_from ({growth}): {_some(fits)}",
+            )
         self.config, self.full, self.half, self._shrink = config, batch_rows, half, shrink
         self.memory = Memory(scale=config.loss_scale if half else 1.0, spare=config.loss_scale_hysteresis)
 
@@ -82,15 +92,22 @@ class Guard:
             memory.calm += 1
             memory.acts = 0 if memory.calm >= WINDOW else memory.acts
             return None
-        below = memory.back_to if memory.calm else None  # trouble in the first batch after a way back: more of the data is bad, not the checkpoint
+        below = (
+            memory.back_to if memory.calm else None
+        )  # trouble in the first batch after a way back: more of the data is bad, not the checkpoint
         memory.acts, memory.calm = memory.acts + 1, 0
         if self.config.policy != "stop" and memory.acts > self.config.limit:
-            return Act("stop", f"{trouble}, after {self.config.limit} acts (stability.limit) without {WINDOW} good steps in a row")
+            return Act(
+                "stop",
+                f"{trouble}, after {self.config.limit} acts (stability.limit) without {WINDOW} good steps in a row",
+            )
         return Act(self.config.policy, trouble, below)
 
     def went_back(self, acts: int, step: int, jumped: int) -> None:
         """The memory is that of the checkpoint of `step` again, but for the number of acts so far; the run jumps over so many rows."""
-        self.memory = dataclasses.replace(self.memory, acts=acts, calm=0, jumped=self.memory.jumped + jumped, back_to=step)
+        self.memory = dataclasses.replace(
+            self.memory, acts=acts, calm=0, jumped=self.memory.jumped + jumped, back_to=step
+        )
 
     def saved(self) -> None:
         """A regular checkpoint was written: a way back leads there."""
@@ -140,7 +157,9 @@ class Guard:
     def _trouble(self, loss: float, norm: float) -> str:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return f"loss {loss:g}, gradient norm {norm:g}"
-        return _spike("loss", loss, self.memory.losses, self.config.loss_spike) or _spike("gradient norm", norm, self.memory.norms, self.config.norm_spike)
+        return _spike("loss", loss, self.memory.losses, self.config.loss_spike) or _spike(
+            "gradient norm", norm, self.memory.norms, self.config.norm_spike
+        )
 
 
 def _spike(name: str, value: float, past: list[float], limit: float) -> str:
@@ -150,7 +169,11 @@ def _spike(name: str, value: float, past: list[float], limit: float) -> str:
     middle = statistics.median(past)
     deviation = max(_NORMAL * statistics.median(abs(p - middle) for p in past), _FLOOR * abs(middle))
     above = (value - middle) / deviation
-    return f"{name} {value:.4g} is {above:.3g} deviations above the median {middle:.4g} of the last {len(past)} steps" if above > limit else ""
+    return (
+        f"{name} {value:.4g} is {above:.3g} deviations above the median {middle:.4g} of the last {len(past)} steps"
+        if above > limit
+        else ""
+    )
 
 
 def ramped(config: StabilityConfig, full: int, rows: int) -> int:

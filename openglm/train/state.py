@@ -34,10 +34,32 @@ from openglm.train.optimizer import Optimizers
 from openglm.train.stability import Guard, Memory
 
 # Options that may differ between the two halves of a run: they change where and how fast, not what is trained.
-_FREE = ("train.out", "train.device", "train.dtype", "train.compile", "train.activation_checkpointing", "train.accumulation", "train.save_every", "train.keep", "train.log_every",
-         "train.eval_every", "train.eval_rows", "train.sample_every", "data.path", "data.workers", "data.dialogues", "data.heldout_dialogues", "init_from", "parallel.",
-         # ... and what gets a run past the trouble that stopped it
-         "stability.policy", "stability.loss_spike", "stability.norm_spike", "stability.limit", "stability.shrink")
+_FREE = (
+    "train.out",
+    "train.device",
+    "train.dtype",
+    "train.compile",
+    "train.activation_checkpointing",
+    "train.accumulation",
+    "train.save_every",
+    "train.keep",
+    "train.log_every",
+    "train.eval_every",
+    "train.eval_rows",
+    "train.sample_every",
+    "data.path",
+    "data.workers",
+    "data.dialogues",
+    "data.heldout_dialogues",
+    "init_from",
+    "parallel.",
+    # ... and what gets a run past the trouble that stopped it
+    "stability.policy",
+    "stability.loss_spike",
+    "stability.norm_spike",
+    "stability.limit",
+    "stability.shrink",
+)
 
 
 @dataclass
@@ -66,7 +88,11 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of this process, by kind and name."""
         weights = {f"weights|{name}": parameter.detach() for name, parameter in named_parameters(self.pieces)}
-        return weights | {f"optimizer|{name}": t for name, t in self.optimizers.state().items()} | {f"average|{name}": t for name, t in (self.ema or {}).items()}
+        return (
+            weights
+            | {f"optimizer|{name}": t for name, t in self.optimizers.state().items()}
+            | {f"average|{name}": t for name, t in (self.ema or {}).items()}
+        )
 
 
 @contextmanager
@@ -82,7 +108,9 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise ValueError(f"train.out = {str(out)!r}: process {file.read().strip() or 'unknown'} is training here; wait for it or choose another folder") from None
+            raise ValueError(
+                f"train.out = {str(out)!r}: process {file.read().strip() or 'unknown'} is training here; wait for it or choose another folder"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -97,7 +125,9 @@ class Saver:
 
     def __init__(self, out: Path, keep: int, group: Processes) -> None:
         self.out, self.keep, self.group = out, keep, group
-        self.side = dist.new_group(backend="gloo") if group.mesh else None  # connections of its own: it writes while training exchanges
+        self.side = (
+            dist.new_group(backend="gloo") if group.mesh else None
+        )  # connections of its own: it writes while training exchanges
         self.writing: Future | None = None
         self.sealing: threading.Thread | None = None
         self.trouble = ""
@@ -107,15 +137,27 @@ class Saver:
         self.wait()
         self.report()
         name, tensors = f"step-{state.step:08d}", state.tensors()
-        record = {"step": state.step, "rows": state.rows, "lines": state.lines, "window": state.window, "guard": dataclasses.asdict(state.guard.memory)}
-        record |= {"dtype": str(state.dtype).removeprefix("torch."), "rng": _rng_state(state.group.device), "settings": flatten(settings)}
+        record = {
+            "step": state.step,
+            "rows": state.rows,
+            "lines": state.lines,
+            "window": state.window,
+            "guard": dataclasses.asdict(state.guard.memory),
+        }
+        record |= {
+            "dtype": str(state.dtype).removeprefix("torch."),
+            "rng": _rng_state(state.group.device),
+            "settings": flatten(settings),
+        }
         text = json.dumps(record, indent=1) + "\n"
         place, writing = Future(), Future()
         if self.side is None:
             return self._write(name, text, place, lambda: save_shards(place.result(), tensors))
         if self.group.first:
             seal = (name, text, place, lambda: finish_saving(writing.result()))
-            self.sealing = threading.Thread(target=self._write, args=seal, daemon=True)  # a process that fails must not wait for it
+            self.sealing = threading.Thread(
+                target=self._write, args=seal, daemon=True
+            )  # a process that fails must not wait for it
             self.sealing.start()
         try:
             self.writing = start_saving(self.group.tell(place.result), tensors, self.side)
@@ -150,7 +192,11 @@ class Saver:
             for old in _checkpoints(self.out)[self.keep :]:
                 remove_folder(old)
         except Exception as error:
-            self.trouble = str(error) if isinstance(error, ValueError) else f"cannot write {checkpoints / name}: {type(error).__name__}: {error}"
+            self.trouble = (
+                str(error)
+                if isinstance(error, ValueError)
+                else f"cannot write {checkpoints / name}: {type(error).__name__}: {error}"
+            )
             if not place.done():
                 place.set_exception(ValueError(self.trouble))
 
@@ -173,7 +219,9 @@ def find_checkpoint(out: Path) -> Path | None:
     for folder in candidates:
         if _whole(folder):
             return folder
-    require(not candidates, "train.out", str(out), "none of its checkpoints is whole; choose another folder to start again")
+    require(
+        not candidates, "train.out", str(out), "none of its checkpoints is whole; choose another folder to start again"
+    )
     return None
 
 
@@ -182,7 +230,9 @@ def go_back(out: Path, every: int, below: int | None) -> Path | None:
 
     Those that a signal left in between do not count: an unbroken run has none. None: nothing regular is kept yet.
     """
-    regular = [folder for folder in _checkpoints(out) if int(folder.name.removeprefix("step-")) % every == 0 and _whole(folder)]
+    regular = [
+        folder for folder in _checkpoints(out) if int(folder.name.removeprefix("step-")) % every == 0 and _whole(folder)
+    ]
     earlier = [folder for folder in regular if below is None or folder.name < f"step-{below:08d}"]
     folder = next(iter(earlier or regular[-1:]), None)
     if folder is not None:
@@ -197,7 +247,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint, held to the folder's name."""
     try:
         record = json.loads((folder / "state.json").read_bytes())
-        whole = f"step-{record['step']:08d}" == folder.name and record.keys() >= {"rows", "window", "dtype", "rng", "settings"}
+        whole = f"step-{record['step']:08d}" == folder.name and record.keys() >= {
+            "rows",
+            "window",
+            "dtype",
+            "rng",
+            "settings",
+        }
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         whole = False
     if not whole:
@@ -218,12 +274,24 @@ def _whole(folder: Path) -> bool:
 def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse to go on with options other than those of the first half. Raises ValueError that names the option."""
     remedy = "set it back, or choose another train.out (init_from carries the weights over)"
-    before = flatten({"stability": StabilityConfig()}) | record["settings"]  # which runs of earlier versions did not have
+    before = (
+        flatten({"stability": StabilityConfig()}) | record["settings"]
+    )  # which runs of earlier versions did not have
     now = json.loads(json.dumps(flatten(settings)))
     for name in sorted(before.keys() | now.keys()):
         if not name.startswith((*_FREE, "rows")):
-            require(before.get(name) == now.get(name), name, now.get(name), f"the checkpoints in train.out were made with {before.get(name)!r}; {remedy}")
-    require(before["rows"] == now["rows"], "data", now.get("data.path"), f"its texts or conversations are not those that the checkpoints in train.out were trained on; {remedy}")
+            require(
+                before.get(name) == now.get(name),
+                name,
+                now.get(name),
+                f"the checkpoints in train.out were made with {before.get(name)!r}; {remedy}",
+            )
+    require(
+        before["rows"] == now["rows"],
+        "data",
+        now.get("data.path"),
+        f"its texts or conversations are not those that the checkpoints in train.out were trained on; {remedy}",
+    )
 
 
 def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
@@ -231,7 +299,12 @@ def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
     moments = state.optimizers.blank_state(names(folder, "optimizer"))
     state.optimizers.load_state(moments)
     load_shards(folder, state.tensors())
-    state.step, state.rows, state.lines, state.window = record["step"], record["rows"], record.get("lines", 0), record["window"]
+    state.step, state.rows, state.lines, state.window = (
+        record["step"],
+        record["rows"],
+        record.get("lines", 0),
+        record["window"],
+    )
     if "guard" in record:
         state.guard.memory = Memory(**record["guard"])
     _set_rng_state(record["rng"], state.group.device)

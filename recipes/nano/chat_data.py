@@ -24,15 +24,31 @@ from chat_text import HAN, key
 from openglm.data.clean import contamination_index, drop_contaminated_lines, is_held_out
 
 CACHE = Path.home() / ".cache" / "openglm"
-SHARES = {"identity": 0.11, "poem": 0.24, "blank": 0.17, "dialogue": 0.24, "knowledge": 0.14, "refusal": 0.03, "mixed": 0.07}
-SYSTEM = {"zh": ["你是 nano，一个小型的中英双语模型。", "你是一个友好的助手，名叫 nano。", "你是 nano。请简短地回答。"],
-          "en": ["You are nano, a small bilingual model.", "You are a friendly assistant called nano.", "You are nano. Answer briefly."]}
+SHARES = {
+    "identity": 0.11,
+    "poem": 0.24,
+    "blank": 0.17,
+    "dialogue": 0.24,
+    "knowledge": 0.14,
+    "refusal": 0.03,
+    "mixed": 0.07,
+}
+SYSTEM = {
+    "zh": ["你是 nano，一个小型的中英双语模型。", "你是一个友好的助手，名叫 nano。", "你是 nano。请简短地回答。"],
+    "en": [
+        "You are nano, a small bilingual model.",
+        "You are a friendly assistant called nano.",
+        "You are nano. Answer briefly.",
+    ],
+}
 
 
 def dialogue(skills: Skills, rng: Random, lang: str) -> Exchange:
     """Hand-written talk in both languages; in English also talk between people."""
     rest = [Skills.echo, Skills.memory, Skills.dialogue, Skills.repeat]
-    make = rng.choices([Skills.intent, Skills.conversation, *rest], {"zh": [55, 0, 17, 12, 10, 6], "en": [40, 22, 15, 10, 8, 5]}[lang])[0]
+    make = rng.choices(
+        [Skills.intent, Skills.conversation, *rest], {"zh": [55, 0, 17, 12, 10, 6], "en": [40, 22, 15, 10, 8, 5]}[lang]
+    )[0]
     return skills.intent(rng, lang, "smalltalk") if make is Skills.intent else make(skills, rng, lang)
 
 
@@ -44,7 +60,9 @@ def poem(skills: Skills, rng: Random, lang: str) -> Exchange:
 def exchange(skills: Skills, rng: Random, task: str, lang: str) -> Exchange:
     if task in ("identity", "refusal"):
         return skills.intent(rng, lang, task)
-    return {"poem": poem, "dialogue": dialogue, "blank": Skills.blank, "knowledge": Skills.knowledge}[task](skills, rng, lang)
+    return {"poem": poem, "dialogue": dialogue, "blank": Skills.blank, "knowledge": Skills.knowledge}[task](
+        skills, rng, lang
+    )
 
 
 def conversation(skills: Skills, rng: Random) -> dict[str, Any]:
@@ -54,8 +72,16 @@ def conversation(skills: Skills, rng: Random) -> dict[str, Any]:
     count = rng.choice([2, 3, 3, 4]) if task == "mixed" else rng.choices([1, 2, 3, 4], [64, 21, 10, 5])[0]
     plain = [name for name in SHARES if name != "mixed"]
     tasks = [rng.choice(plain) for _ in range(count)] if task == "mixed" else [task] * count
-    pairs = [pair for name in tasks for pair in exchange(skills, rng, name, lang if rng.random() < 0.93 else {"zh": "en", "en": "zh"}[lang])]
-    messages = [{"role": role, "content": text} for pair in shorten(list(dict(pairs).items())) for role, text in zip(("user", "assistant"), pair, strict=True)]
+    pairs = [
+        pair
+        for name in tasks
+        for pair in exchange(skills, rng, name, lang if rng.random() < 0.93 else {"zh": "en", "en": "zh"}[lang])
+    ]
+    messages = [
+        {"role": role, "content": text}
+        for pair in shorten(list(dict(pairs).items()))
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
     if rng.random() < 0.07:
         messages.insert(0, {"role": "system", "content": rng.choice(SYSTEM[lang])})
     return {"messages": messages, "task": task, "language": lang}
@@ -120,7 +146,10 @@ def main(out: Path, cache: Path = CACHE, count: int = 90_000, seed: int = 1, hel
     out.mkdir(parents=True, exist_ok=True)
     for name, items in zip(("chat.jsonl", "chat-heldout.jsonl"), sides, strict=True):
         write(out / name, items)
-        print(f"{out / name}: {len(items)} conversations, {dict(Counter(item['task'] for item in items))}", file=sys.stderr)
+        print(
+            f"{out / name}: {len(items)} conversations, {dict(Counter(item['task'] for item in items))}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

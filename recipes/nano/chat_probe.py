@@ -43,13 +43,18 @@ class Outcome:
 
 def read_prompts() -> tuple[Prompt, ...]:
     skills = tomllib.loads(Path(__file__).with_name("chat_probe.toml").read_text(encoding="utf-8"))["skill"]
-    return tuple(Prompt(skill["name"], row["text"], row.get("want", ""), tuple(row.get("before", ()))) for skill in skills for row in skill["prompts"])
+    return tuple(
+        Prompt(skill["name"], row["text"], row.get("want", ""), tuple(row.get("before", ())))
+        for skill in skills
+        for row in skill["prompts"]
+    )
 
 
 PROMPTS = read_prompts()
 
 
 # The rules. Each gives the reason of a failure, or "".
+
 
 def _contains(prompt: Prompt, answer: str) -> str:
     return "" if prompt.want.lower() in answer.lower() else f"lacks {prompt.want!r}"
@@ -75,7 +80,11 @@ RULES: dict[str, Callable[[Prompt, str], str]] = {"poem": _poem, "blank": _blank
 
 def looped(answer: str) -> bool:
     """A run of 6 characters or more, three times one after another."""
-    return any(answer[i : i + n] == answer[i + n : i + 2 * n] == answer[i + 2 * n : i + 3 * n] for n in range(6, len(answer) // 3 + 1) for i in range(len(answer) - 3 * n + 1))
+    return any(
+        answer[i : i + n] == answer[i + n : i + 2 * n] == answer[i + 2 * n : i + 3 * n]
+        for n in range(6, len(answer) // 3 + 1)
+        for i in range(len(answer) - 3 * n + 1)
+    )
 
 
 def judge(prompt: Prompt, answer: str, stopped: bool) -> Outcome:
@@ -100,10 +109,14 @@ def ask(model: Any, tokenizer: Any, prompt: Prompt, max_new_tokens: int = 128) -
 
     import openglm
 
-    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate((*prompt.before, prompt.text))]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate((*prompt.before, prompt.text))
+    ]
     ids, _ = tokenizer.render(messages, generation_prompt=True)
     stop = {tokenizer.special["<|user|>"], tokenizer.special["<|observation|>"], tokenizer.special["<eop>"]}
-    out = openglm.generate(model, torch.tensor([ids]), max_new_tokens=max_new_tokens, temperature=0.0, stop_ids=tuple(sorted(stop)))[0, len(ids) :].tolist()
+    out = openglm.generate(
+        model, torch.tensor([ids]), max_new_tokens=max_new_tokens, temperature=0.0, stop_ids=tuple(sorted(stop))
+    )[0, len(ids) :].tolist()
     end = next((i for i, token in enumerate(out) if token in stop), None)
     return tokenizer.decode(out[:end]).strip(), end is not None
 
@@ -117,13 +130,21 @@ def probe(path: str) -> list[Outcome]:
 
 def summary(outcomes: list[Outcome]) -> dict[str, dict[str, int]]:
     skills = dict.fromkeys(o.skill for o in outcomes)
-    return {skill: {"passed": sum(o.passed for o in outcomes if o.skill == skill), "total": sum(o.skill == skill for o in outcomes)} for skill in skills}
+    return {
+        skill: {
+            "passed": sum(o.passed for o in outcomes if o.skill == skill),
+            "total": sum(o.skill == skill for o in outcomes),
+        }
+        for skill in skills
+    }
 
 
 def show(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         answer = outcome.answer.replace("\n", " / ")
-        print(f"{'ok  ' if outcome.passed else 'FAIL'} {outcome.skill:10} {outcome.prompt!r} -> {answer!r}{' (' + outcome.reason + ')' if outcome.reason else ''}")
+        print(
+            f"{'ok  ' if outcome.passed else 'FAIL'} {outcome.skill:10} {outcome.prompt!r} -> {answer!r}{' (' + outcome.reason + ')' if outcome.reason else ''}"
+        )
     print()
     for skill, counts in summary(outcomes).items():
         print(f"{skill:10} {counts['passed']:3}/{counts['total']}")

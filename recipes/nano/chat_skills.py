@@ -23,14 +23,26 @@ from chat_text import expand, say
 
 Exchange = list[tuple[str, str]]
 HERE = Path(__file__).parent
-MARKS = {"zh": ["___", "___", "____", "_____", "______", "（　）", "（）", "( )", "__"], "en": ["___", "___", "____", "_____", "______", "[blank]", "__", "( )"]}
+MARKS = {
+    "zh": ["___", "___", "____", "_____", "______", "（　）", "（）", "( )", "__"],
+    "en": ["___", "___", "____", "_____", "______", "[blank]", "__", "( )"],
+}
 FORMS = {
-    (5, 2): (["五言绝句", "五绝", "五言诗", "五言古诗", "五言小诗"], ["five-character quatrain", "quatrain with five characters a line"]),
-    (7, 2): (["七言绝句", "七绝", "七言诗", "七言古诗", "七言小诗"], ["seven-character quatrain", "quatrain with seven characters a line"]),
+    (5, 2): (
+        ["五言绝句", "五绝", "五言诗", "五言古诗", "五言小诗"],
+        ["five-character quatrain", "quatrain with five characters a line"],
+    ),
+    (7, 2): (
+        ["七言绝句", "七绝", "七言诗", "七言古诗", "七言小诗"],
+        ["seven-character quatrain", "quatrain with seven characters a line"],
+    ),
     (5, 4): (["五言律诗", "五律"], ["five-character regulated verse", "five-character poem of eight lines"]),
     (7, 4): (["七言律诗", "七律"], ["seven-character regulated verse", "seven-character poem of eight lines"]),
 }
-ANY_FORM = (["诗", "古诗", "小诗", "绝句", "短诗", "唐诗", "诗歌"], ["poem", "short poem", "quatrain", "classical poem"])
+ANY_FORM = (
+    ["诗", "古诗", "小诗", "绝句", "短诗", "唐诗", "诗歌"],
+    ["poem", "short poem", "quatrain", "classical poem"],
+)
 
 
 @dataclass
@@ -55,14 +67,27 @@ def read_lines(folder: Path = HERE) -> Lines:
         return tomllib.loads((folder / name).read_text(encoding="utf-8"))
 
     talk, facts = load("chat_dialogues.toml"), load("chat_facts.toml")
-    intents = [{"skill": "smalltalk"} | intent for name in ("chat_lines.toml", "chat_smalltalk.toml") for intent in load(name)["intent"]]
+    intents = [
+        {"skill": "smalltalk"} | intent
+        for name in ("chat_lines.toml", "chat_smalltalk.toml")
+        for intent in load(name)["intent"]
+    ]
     for item in (*intents, *talk["echo"], *facts["table"]):
         item["asks"] = [text for ask in item["asks"] for text in expand(ask)]
     for part in talk["memory"].values():
         part["tell"], part["ask"] = ([text for ask in part[name] for text in expand(ask)] for name in ("tell", "ask"))
     return Lines(
-        intents, talk["dialogue"], talk["echo"], talk["memory"], talk["filter"],
-        facts["table"], facts["words"]["list"], facts["facts"], facts["names"], facts["topics"], facts["forms"],
+        intents,
+        talk["dialogue"],
+        talk["echo"],
+        talk["memory"],
+        talk["filter"],
+        facts["table"],
+        facts["words"]["list"],
+        facts["facts"],
+        facts["names"],
+        facts["topics"],
+        facts["forms"],
     )
 
 
@@ -97,7 +122,9 @@ class Skills:
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for intent in self.lines.intents:
             groups.setdefault((intent["lang"], intent["skill"]), []).append(intent)
-        return {group: (intents, [len(intent["asks"]) ** 0.5 for intent in intents]) for group, intents in groups.items()}
+        return {
+            group: (intents, [len(intent["asks"]) ** 0.5 for intent in intents]) for group, intents in groups.items()
+        }
 
     def dialogue(self, rng: Random, lang: str) -> Exchange:
         turns = rng.choice([d["turns"] for d in self.lines.dialogues if d["lang"] == lang])
@@ -156,9 +183,15 @@ class Skills:
     def poem_continue(self, rng: Random, lang: str) -> Exchange:
         """The beginning is half a couplet, or some couplets; the answer is the rest, a couplet a line."""
         poem = self.poem(rng)
-        halves = [half + end for line in poem.couplets for half, end in ((line[: poem.width], line[poem.width]), (line[poem.width + 1 : -1], line[-1]))]
+        halves = [
+            half + end
+            for line in poem.couplets
+            for half, end in ((line[: poem.width], line[poem.width]), (line[poem.width + 1 : -1], line[-1]))
+        ]
         given = rng.choices(range(1, len(halves)), [4, 5, 1, 1.5, 0.5, 1, 0.5][: len(halves) - 1])[0]
-        return [(self._request(rng, "poem_continue", lang, self._begin(rng, halves[:given])), self._rest(halves, given))]
+        return [
+            (self._request(rng, "poem_continue", lang, self._begin(rng, halves[:given])), self._rest(halves, given))
+        ]
 
     @staticmethod
     def _rest(halves: list[str], given: int) -> str:
@@ -192,7 +225,9 @@ class Skills:
         else:
             topic = rng.choice([t for t in self.lines.topics if (t, width, size) in self._by_topic])
             pool, request = self._by_topic[topic, width, size], self.form(rng, "poem_topic", lang)
-            request = request.replace("<t>", rng.choice(topic.split("|")) if lang == "zh" else self.lines.topics[topic][1])
+            request = request.replace(
+                "<t>", rng.choice(topic.split("|")) if lang == "zh" else self.lines.topics[topic][1]
+            )
         asks = [request.replace("<m>", name)]
         if rng.random() < 0.12:
             asks.append(self.form(rng, "poem_again", lang))
@@ -224,7 +259,9 @@ class Skills:
         gap = self._poem_gap(rng) if lang == "zh" and rng.random() < 0.06 else self._early(rng, self.records.gaps[lang])
         text = gap.sentence[: gap.start] + rng.choice(MARKS[lang]) + gap.sentence[gap.end :]
         form = self.form(rng, "blank", lang)
-        return [(fill(form, x=text[:-1] if rng.random() < 0.12 and gap.end < len(gap.sentence) - 1 else text), gap.sentence)]
+        return [
+            (fill(form, x=text[:-1] if rng.random() < 0.12 and gap.end < len(gap.sentence) - 1 else text), gap.sentence)
+        ]
 
     def _poem_gap(self, rng: Random) -> Gap:
         poem = rng.choice(self.records.famous or self.records.poems)
@@ -235,8 +272,26 @@ class Skills:
     # Knowledge.
 
     def knowledge(self, rng: Random, lang: str) -> Exchange:
-        kinds = {"zh": [(self._table, 24), (self._fact, 12), (self._idiom, 20), (self._word, 12), (self._saying, 10), (self._pair, 12), (self._author, 6), (self._sum, 6)],
-                 "en": [(self._table, 32), (self._fact, 16), (self._trivia, 10), (self._gloss, 14), (self._pair, 18), (self._sum, 10)]}[lang]
+        kinds = {
+            "zh": [
+                (self._table, 24),
+                (self._fact, 12),
+                (self._idiom, 20),
+                (self._word, 12),
+                (self._saying, 10),
+                (self._pair, 12),
+                (self._author, 6),
+                (self._sum, 6),
+            ],
+            "en": [
+                (self._table, 32),
+                (self._fact, 16),
+                (self._trivia, 10),
+                (self._gloss, 14),
+                (self._pair, 18),
+                (self._sum, 10),
+            ],
+        }[lang]
         return rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0](rng, lang)
 
     def _table(self, rng: Random, lang: str) -> Exchange:
@@ -246,7 +301,12 @@ class Skills:
             row.reverse()
         values = {"0": row[0], "1": row[1]}
         answer = fill(table["answer"], **values)
-        return [(say(rng, fill(rng.choice(table["asks"]), **values), lang, lead=False), answer[:1].upper() + answer[1:] if lang == "en" else answer)]
+        return [
+            (
+                say(rng, fill(rng.choice(table["asks"]), **values), lang, lead=False),
+                answer[:1].upper() + answer[1:] if lang == "en" else answer,
+            )
+        ]
 
     def _fact(self, rng: Random, lang: str) -> Exchange:
         ask, answer = rng.choice(self.lines.facts[lang])
@@ -280,8 +340,15 @@ class Skills:
 
     def _author(self, rng: Random, lang: str) -> Exchange:
         poem = rng.choice(self.records.famous or self.records.poems)
-        ask = rng.choice(["“<x>”是谁写的？", "“<x>”是谁的诗", "<x>，这句诗是谁写的？", "谁写了“<x>”？", "“<x>”的作者是谁"])
-        return [(fill(ask, x=poem.couplets[0][:-1]), f"这是{poem.author.split('）')[-1]}的诗《{poem.title.split('·')[0].split('（')[0]}》。")]
+        ask = rng.choice(
+            ["“<x>”是谁写的？", "“<x>”是谁的诗", "<x>，这句诗是谁写的？", "谁写了“<x>”？", "“<x>”的作者是谁"]
+        )
+        return [
+            (
+                fill(ask, x=poem.couplets[0][:-1]),
+                f"这是{poem.author.split('）')[-1]}的诗《{poem.title.split('·')[0].split('（')[0]}》。",
+            )
+        ]
 
     def _pair(self, rng: Random, lang: str) -> Exchange:
         """A sentence into the other language. The request may be in either language, the answer is in the one it asks for."""
@@ -296,6 +363,21 @@ class Skills:
         a, b = (rng.randint(1, 9), rng.randint(1, 9)) if sign == "×" else (rng.randint(0, 10), rng.randint(0, 10))
         a = max(a, b) if sign == "-" else a
         result = {"+": a + b, "-": a - b, "×": a * b}[sign]
-        forms = {"zh": ["<a><z><b>等于几？", "<a><s><b>等于多少", "<a> <s> <b> = ?", "<a><s><b>=", "算一下<a><z><b>", "<a><z><b>是多少？"],
-                 "en": ["what is <a> <e> <b>?", "<a> <s> <b> = ?", "How much is <a> <e> <b>?", "<a> <e> <b>", "calculate <a> <s> <b>"]}[lang]
+        forms = {
+            "zh": [
+                "<a><z><b>等于几？",
+                "<a><s><b>等于多少",
+                "<a> <s> <b> = ?",
+                "<a><s><b>=",
+                "算一下<a><z><b>",
+                "<a><z><b>是多少？",
+            ],
+            "en": [
+                "what is <a> <e> <b>?",
+                "<a> <s> <b> = ?",
+                "How much is <a> <e> <b>?",
+                "<a> <e> <b>",
+                "calculate <a> <s> <b>",
+            ],
+        }[lang]
         return [(fill(rng.choice(forms), a=str(a), b=str(b), s=sign, z=zh, e=en), f"{a} {sign} {b} = {result}")]

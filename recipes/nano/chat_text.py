@@ -9,8 +9,13 @@ from random import Random
 
 HAN = "\u3400-\u9fff"
 _CHOICE = re.compile(r"\(([^()]*)\)")
-_QUESTION_ZH = re.compile(r"什么|吗$|么$|谁|哪|几|多少|怎|啥|如何|是不是|会不会|能不能|有没有|好不好|不$|何|多大|多高|呢$")
-_QUESTION_EN = re.compile(r"^(who|what|where|when|why|how|which|whose|are|is|am|do|does|did|can|could|will|would|should|shall|may|have|has|was|were|by whom)\b", re.I)
+_QUESTION_ZH = re.compile(
+    r"什么|吗$|么$|谁|哪|几|多少|怎|啥|如何|是不是|会不会|能不能|有没有|好不好|不$|何|多大|多高|呢$"
+)
+_QUESTION_EN = re.compile(
+    r"^(who|what|where|when|why|how|which|whose|are|is|am|do|does|did|can|could|will|would|should|shall|may|have|has|was|were|by whom)\b",
+    re.I,
+)
 _PARTICLE = re.compile(r"[吗呢吧么呀啊了嘛啦哦的喽]$")
 
 
@@ -20,7 +25,13 @@ def expand(pattern: str) -> list[str]:
     found = _CHOICE.search(pattern)
     if not found:
         return [re.sub(" +", " ", pattern).strip()]
-    return list(dict.fromkeys(text for choice in found[1].split("|") for text in expand(pattern[: found.start()] + choice + pattern[found.end() :])))
+    return list(
+        dict.fromkeys(
+            text
+            for choice in found[1].split("|")
+            for text in expand(pattern[: found.start()] + choice + pattern[found.end() :])
+        )
+    )
 
 
 def key(text: str) -> str:
@@ -52,10 +63,17 @@ def fills(sentence: str, answer: str, mark: str) -> bool:
     before, after = (part.strip(" \n.。!！?？") for part in sentence.split(mark, 1))
     answer = answer.strip(" \n.。!！?？")
     middle = answer[len(before) : len(answer) - len(after) or None].strip()
-    return answer.startswith(before) and answer.endswith(after) and 0 < len(middle) <= 24 and mark not in answer and len(answer) > len(before) + len(after)
+    return (
+        answer.startswith(before)
+        and answer.endswith(after)
+        and 0 < len(middle) <= 24
+        and mark not in answer
+        and len(answer) > len(before) + len(after)
+    )
 
 
 # How people type.
+
 
 def say(rng: Random, text: str, lang: str, *, lead: bool = True) -> str:
     """A hand-written line as someone might type it: with or without punctuation, a word before it, capitals, a slip."""
@@ -67,7 +85,27 @@ def _say_zh(rng: Random, text: str, lead: bool) -> str:
     if rng.random() < 0.08 and "您" not in text:
         text = text.replace("你", "您")
     if question and lead and rng.random() < 0.15:
-        text = rng.choice(["请问，", "请问", "你好，", "您好，", "嗨，", "那", "那么，", "嗯，", "nano，", "我想知道", "我想问一下，", "喂，", "话说，", "对了，"]) + text
+        text = (
+            rng.choice(
+                [
+                    "请问，",
+                    "请问",
+                    "你好，",
+                    "您好，",
+                    "嗨，",
+                    "那",
+                    "那么，",
+                    "嗯，",
+                    "nano，",
+                    "我想知道",
+                    "我想问一下，",
+                    "喂，",
+                    "话说，",
+                    "对了，",
+                ]
+            )
+            + text
+        )
     if text[-1:] in "？?！!。.~）":
         return text
     if question:
@@ -79,7 +117,24 @@ def _say_zh(rng: Random, text: str, lead: bool) -> str:
 def _say_en(rng: Random, text: str, lead: bool) -> str:
     question = bool(_QUESTION_EN.search(text))
     if question and lead and rng.random() < 0.12:
-        text = rng.choice(["hi, ", "hello, ", "hey, ", "so, ", "nano, ", "ok, ", "well, ", "excuse me, ", "by the way, ", "I wonder, ", "please tell me, "]) + text
+        text = (
+            rng.choice(
+                [
+                    "hi, ",
+                    "hello, ",
+                    "hey, ",
+                    "so, ",
+                    "nano, ",
+                    "ok, ",
+                    "well, ",
+                    "excuse me, ",
+                    "by the way, ",
+                    "I wonder, ",
+                    "please tell me, ",
+                ]
+            )
+            + text
+        )
     if rng.random() < 0.04 and len(text) > 8:
         text = _slip(rng, text)
     style = rng.random()
@@ -91,7 +146,9 @@ def _say_en(rng: Random, text: str, lead: bool) -> str:
         text = text.replace("'", "")
     if text[-1:] in "?!.":
         return text
-    return text + (rng.choices(["?", "", "??"], [66, 32, 2])[0] if question else rng.choices(["", ".", "!"], [45, 35, 20])[0])
+    return text + (
+        rng.choices(["?", "", "??"], [66, 32, 2])[0] if question else rng.choices(["", ".", "!"], [45, 35, 20])[0]
+    )
 
 
 def _slip(rng: Random, text: str) -> str:

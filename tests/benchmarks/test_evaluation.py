@@ -33,7 +33,11 @@ def one_thread():
 
 
 def tiny(mask="prefix"):
-    model = Transformer(model_preset("nano", vocab_size=60, layers=2, hidden=32, heads=2, kv_heads=1, ffn_hidden=32, max_positions=256, mask=mask))
+    model = Transformer(
+        model_preset(
+            "nano", vocab_size=60, layers=2, hidden=32, heads=2, kv_heads=1, ffn_hidden=32, max_positions=256, mask=mask
+        )
+    )
     model.initialize(torch.Generator().manual_seed(1))
     for weight in model.parameters():
         weight.data *= 8 if weight.dim() > 1 else 1  # far from uniform, so that what a token may see matters
@@ -63,7 +67,11 @@ def test_nats_equal_one_plain_forward_per_token(way):
         for k, token in enumerate(text):
             first = k // 15 * 15  # windows of 32 score 15 tokens after 16 of context
             before = text[max(0, first - 16) : first]
-            ids = [*before, t.gmask, t.sop, *text[first:k]] if way == "prefix" else [t.gmask, t.sop, *before, *text[first:k]]
+            ids = (
+                [*before, t.gmask, t.sop, *text[first:k]]
+                if way == "prefix"
+                else [t.gmask, t.sop, *before, *text[first:k]]
+            )
             expected -= float(model.logits(torch.tensor([ids])).log_softmax(-1)[0, -1, token])
         assert nats == pytest.approx(expected, rel=1e-4)
 
@@ -106,10 +114,16 @@ def test_blanks_are_the_documents_own_tokens_and_the_same_for_the_same_seed():
 def test_filling_takes_the_likeliest_ordinary_token_of_its_context():
     model, t = tiny(), model_preset("nano").tokens
     items = blank_items.make_blanks([held([60, 200])], 12, single=False)
-    both, left = (fill(model, items, SPECIAL, batch_tokens=300) for fill in (blank_items.fill_both_sides, blank_items.fill_left_only))
+    both, left = (
+        fill(model, items, SPECIAL, batch_tokens=300)
+        for fill in (blank_items.fill_both_sides, blank_items.fill_left_only)
+    )
     for item, from_both, from_left in zip(items, both, left, strict=True):
         assert len(from_both) == len(from_left) == len(item.answer)
-        for prompt, answer in (([*item.before, t.mask, *item.after, t.sop], from_both), ([t.gmask, t.sop, *item.before], from_left)):
+        for prompt, answer in (
+            ([*item.before, t.mask, *item.after, t.sop], from_both),
+            ([t.gmask, t.sop, *item.before], from_left),
+        ):
             for token in answer:
                 logits = model.logits(torch.tensor([prompt]))[0, -1, 10:]
                 assert float(logits.max() - logits[token - 10]) < 1e-4
@@ -143,7 +157,12 @@ def test_variants_are_valid_configurations_that_differ_in_what_they_say(tmp_path
     variants = read_toml(recipes / "variants.toml")
     configs = {name: compare.configuration(args, changes, 7, tmp_path) for name, changes in variants.items()}
     base = configs.pop(next(iter(configs)))
-    assert (base.train.steps, base.train.seed, base.data.seed, base.data.path) == (round(1e6 / base.train.seq_len / base.train.batch_rows), 7, 7, "corpus")
+    assert (base.train.steps, base.train.seed, base.data.seed, base.data.path) == (
+        round(1e6 / base.train.seq_len / base.train.batch_rows),
+        7,
+        7,
+        "corpus",
+    )
     for name, changes in variants.items():
         for section, options in changes.items():
             expected = dataclasses.replace(getattr(base, section), **options)

@@ -17,7 +17,9 @@ NAMED = ("GLM-130B", "Megatron-LM, table 1", "GPT-3 175B and 530B, Megatron-LM t
 
 def of(*groups):
     runs = [run for run in RUNS if run.group in groups]
-    return pytest.mark.parametrize("run", runs, ids=[f"{run.group} {run.plan.job.devices} {run.plan.job.batch}" for run in runs])
+    return pytest.mark.parametrize(
+        "run", runs, ids=[f"{run.group} {run.plan.job.devices} {run.plan.job.batch}" for run in runs]
+    )
 
 
 @of(*NAMED)

@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 
 from openglm.checkpoints.durable import MANIFEST, clear_stale, remove_folder, verify_folder, write_file, write_folder
 
-FILES = {"model.bin": bytes(range(256)) * 20, "other.bin": bytes(reversed(range(256))) * 20, "deep/state.json": b'{"step": 1}'}
+FILES = {
+    "model.bin": bytes(range(256)) * 20,
+    "other.bin": bytes(reversed(range(256))) * 20,
+    "deep/state.json": b'{"step": 1}',
+}
 
 
 def fill(place: Path, files=FILES):
@@ -43,7 +47,11 @@ def test_what_was_written_is_read_back(folder):
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux")
 def test_every_file_is_on_the_disk_before_the_folder_has_its_name(tmp_path, monkeypatch):
     calls, fsync, rename = [], os.fsync, Path.rename
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name), fsync(descriptor)))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda descriptor: (calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name), fsync(descriptor)),
+    )
     monkeypatch.setattr(Path, "rename", lambda self, target: (calls.append("rename"), rename(self, target))[1])
     write_folder(tmp_path / "runs", "step-1", fill)
     before, after = calls[: calls.index("rename")], calls[calls.index("rename") :]
@@ -142,7 +150,11 @@ def test_a_full_disk_under_safetensors_is_one_line_too(folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
         with pytest.raises(ValueError, match=r"cannot write .*step-1: ") as error:
-            write_folder(folder.parent, folder.name, lambda place: save_file({"w": torch.zeros(1 << 20)}, place / "model.safetensors"))
+            write_folder(
+                folder.parent,
+                folder.name,
+                lambda place: save_file({"w": torch.zeros(1 << 20)}, place / "model.safetensors"),
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -206,7 +218,9 @@ def whole(place: Path) -> int:
 def test_kill_at_random_instants_of_saving(tmp_path):
     chance, number = random.Random(0), 0
     for _ in range(12):
-        process = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path), str(number)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(tmp_path), str(number)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout.readline() == "ready\n"
         time.sleep(chance.uniform(0, 0.15))
         process.kill()

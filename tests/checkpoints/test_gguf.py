@@ -44,10 +44,16 @@ STEP = {"Q8_0": 127, "Q4_0": 8}  # steps between zero and a block's largest numb
 
 
 def random_model(preset: str, **changes) -> Transformer:
-    model = Transformer(model_preset(preset, **{**SHAPE, "head_dim": 0, "tokens": TOKENS, **changes})).eval().requires_grad_(False)
+    model = (
+        Transformer(model_preset(preset, **{**SHAPE, "head_dim": 0, "tokens": TOKENS, **changes}))
+        .eval()
+        .requires_grad_(False)
+    )
     generator = torch.Generator().manual_seed(5)
     for name, weight in model.named_parameters():  # biases and norms too, so that none can be swapped or lost unseen
-        weight.normal_(1.0 if "norm" in name else 0.0, 0.1 if weight.dim() == 1 else weight.shape[1] ** -0.5, generator=generator)
+        weight.normal_(
+            1.0 if "norm" in name else 0.0, 0.1 if weight.dim() == 1 else weight.shape[1] ** -0.5, generator=generator
+        )
     return model
 
 
@@ -63,7 +69,9 @@ def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
 
 def read(path: Path):
     reader = gguf.GGUFReader(path)
-    return {name: field.contents() for name, field in reader.fields.items()}, {tensor.name: tensor for tensor in reader.tensors}
+    return {name: field.contents() for name, field in reader.fields.items()}, {
+        tensor.name: tensor for tensor in reader.tensors
+    }
 
 
 def expected(model: Transformer) -> dict[str, torch.Tensor]:
@@ -73,6 +81,7 @@ def expected(model: Transformer) -> dict[str, torch.Tensor]:
     if not model.config.tied:
         out["output.weight"] = ours["head.weight"]
     for i in range(model.config.layers):
+
         def part(name, i=i):
             return ours[f"blocks.{i}.{name}"]
 
@@ -80,7 +89,12 @@ def expected(model: Transformer) -> dict[str, torch.Tensor]:
         if model.config.bias == "qkv":
             out[f"blk.{i}.attn_qkv.bias"] = torch.cat([part(f"attention.{n}_proj.bias") for n in "qkv"])
         out[f"blk.{i}.ffn_up.weight"] = torch.cat([part("ffn.gate_proj.weight"), part("ffn.up_proj.weight")])
-        plain = {"attn_norm": "attention_norm", "attn_output": "attention.o_proj", "ffn_norm": "ffn_norm", "ffn_down": "ffn.down_proj"}
+        plain = {
+            "attn_norm": "attention_norm",
+            "attn_output": "attention.o_proj",
+            "ffn_norm": "ffn_norm",
+            "ffn_down": "ffn.down_proj",
+        }
         if model.config.residual == "sandwich":
             plain |= {"post_attention_norm": "attention_post_norm", "post_ffw_norm": "ffn_post_norm"}
         out |= {f"blk.{i}.{theirs}.weight": part(f"{name}.weight") for theirs, name in plain.items()}
@@ -90,7 +104,10 @@ def expected(model: Transformer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
 def test_the_tensors_are_ours(network, tmp_path, kind):
     _, model = network
-    wanted, (_, found) = expected(model), read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind=kind))
+    wanted, (_, found) = (
+        expected(model),
+        read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind=kind)),
+    )
     assert found.keys() == wanted.keys()
     for name, tensor in found.items():
         ours, stored = wanted[name].numpy(), tensor.tensor_type.name
@@ -104,7 +121,11 @@ def test_the_tensors_are_ours(network, tmp_path, kind):
         step = np.abs(peak) / STEP[stored]
         # Half a step, and the rounding of the step itself to fp16. Q4_0 has no +8: a number as large as the peak, of the other sign, falls one step short.
         beyond = np.abs(blocks) - 7.5 * step if stored == "Q4_0" else 0
-        bound = np.maximum(step / 2, np.where(np.sign(blocks) != np.sign(peak), beyond + step / 2, 0)) + 2**-11 * np.abs(peak) + 1e-7
+        bound = (
+            np.maximum(step / 2, np.where(np.sign(blocks) != np.sign(peak), beyond + step / 2, 0))
+            + 2**-11 * np.abs(peak)
+            + 1e-7
+        )
         assert (np.abs(gguf.dequantize(tensor.data, tensor.tensor_type).reshape(-1, 32) - blocks) <= bound).all(), name
 
 
@@ -119,18 +140,26 @@ def test_four_bits_but_eight_for_the_logits(network, tmp_path):
 def test_rows_that_no_block_divides_stay_f16(tmp_path):
     model = random_model("glm-4-9b", hidden=80, heads=4, ffn_hidden=96)
     _, tensors = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind="q8_0"))
-    assert tensors["blk.0.ffn_up.weight"].tensor_type.name == "F16" and tensors["blk.0.ffn_down.weight"].tensor_type.name == "Q8_0"
+    assert (
+        tensors["blk.0.ffn_up.weight"].tensor_type.name == "F16"
+        and tensors["blk.0.ffn_down.weight"].tensor_type.name == "Q8_0"
+    )
 
 
 def test_the_header_describes_the_network(network, tmp_path):
     architecture, model = network
-    config, (header, _) = model.config, read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind="q8_0"))
+    config, (header, _) = (
+        model.config,
+        read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, kind="q8_0")),
+    )
     shape = {
         "vocab_size": config.vocab_size, "context_length": config.max_positions, "embedding_length": config.hidden, "feed_forward_length": config.ffn_hidden,
         "block_count": config.layers, "attention.head_count": config.heads, "attention.head_count_kv": config.kv_heads, "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim // 2,
     }  # fmt: skip
-    assert header["general.architecture"] == architecture and header["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q8_0
+    assert (
+        header["general.architecture"] == architecture and header["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q8_0
+    )
     assert {name: header[f"{architecture}.{name}"] for name in shape} == shape
     assert header[f"{architecture}.rope.freq_base"] == pytest.approx(config.rope_theta)
     assert header[f"{architecture}.attention.layer_norm_rms_epsilon"] == pytest.approx(config.norm_eps)
@@ -202,7 +231,9 @@ def test_bad_weights_leave_the_old_file(tmp_path, fault, message):
     (tmp_path / "m.gguf").write_bytes(b"before")
     with pytest.raises(ValueError, match=message) as error:
         write_gguf(tmp_path / "m.gguf", weights, model.config)
-    assert "\n" not in str(error.value) and [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.gguf", b"before")]
+    assert "\n" not in str(error.value) and [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [
+        ("m.gguf", b"before")
+    ]
 
 
 def test_bad_places_and_kinds(tmp_path):
@@ -215,14 +246,20 @@ def test_bad_places_and_kinds(tmp_path):
 
 @pytest.fixture(scope="module")
 def glm4_tokenizer():
-    path = Path(os.environ.get("OPENGLM_GLM4_TOKENIZER", Path(__file__).parents[3] / "shared/tokenizer_glm4/tokenizer.model"))
+    path = Path(
+        os.environ.get("OPENGLM_GLM4_TOKENIZER", Path(__file__).parents[3] / "shared/tokenizer_glm4/tokenizer.model")
+    )
     if not path.is_file():
         pytest.skip("GLM-4's tokenizer.model is not here; OPENGLM_GLM4_TOKENIZER names it")
     return load_tokenizer(path)
 
 
 def plain_tokens(tokenizer) -> list[bytes]:
-    return [tokenizer.decode_bytes([n], skip_special=False) for n in range(tokenizer.vocab_size) if n not in tokenizer.special.values()]
+    return [
+        tokenizer.decode_bytes([n], skip_special=False)
+        for n in range(tokenizer.vocab_size)
+        if n not in tokenizer.special.values()
+    ]
 
 
 def test_our_vocabulary_comes_back(tmp_path):
@@ -231,7 +268,10 @@ def test_our_vocabulary_comes_back(tmp_path):
     model = random_model("glm-4-9b", vocab_size=8200)
     header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
     file = json.loads((ASSETS / "nano/tokenizer.json").read_bytes())["model"]
-    assert header["tokenizer.ggml.tokens"] == [*sorted(file["vocab"], key=file["vocab"].get), *(f"[PAD{n}]" for n in range(8192, 8200))]
+    assert header["tokenizer.ggml.tokens"] == [
+        *sorted(file["vocab"], key=file["vocab"].get),
+        *(f"[PAD{n}]" for n in range(8192, 8200)),
+    ]
     assert header["tokenizer.ggml.merges"] == [" ".join(pair) for pair in file["merges"]]
     kinds = gguf.TokenType
     assert header["tokenizer.ggml.token_type"] == [kinds.CONTROL] * 10 + [kinds.NORMAL] * 8182 + [kinds.UNUSED] * 8
@@ -256,7 +296,11 @@ def spell(token: bytes) -> str:
     return "".join(chr(0x2800 + byte) for byte in token)  # any 256 characters do
 
 
-ODD_TEXTS = [" 你好，世界\n\n\n  I'LL  pay $1234567.89\t\tfoo_bar(x)", "　　🚀👨\u200d👩\u200d👧 naïve e\u0301 ſ'S ١٢٣ \x00\x1f", "<|user|>[MASK]\r\n \r\n...?!  "]
+ODD_TEXTS = [
+    " 你好，世界\n\n\n  I'LL  pay $1234567.89\t\tfoo_bar(x)",
+    "　　🚀👨\u200d👩\u200d👧 naïve e\u0301 ſ'S ١٢٣ \x00\x1f",
+    "<|user|>[MASK]\r\n \r\n...?!  ",
+]
 FRAGMENTS = ["你好", "，我们", " the", " lan", "guage", "ing", "'ll", "12345", "  ", "\n", "🚀", "def ", "(x)"]
 
 
@@ -272,10 +316,21 @@ def sentencepiece_tokenizer():
     """A small SentencePiece model as ChatGLM2 and ChatGLM3 have one: BPE, bytes as the last resort, special tokens behind it."""
     import sentencepiece
 
-    lines, model = ["今天天气很好，我们一起去公园散步。你想去哪里？", "The weather is fine today; we walk in the park. 1 + 2 = 3"], io.BytesIO()
+    lines, model = (
+        ["今天天气很好，我们一起去公园散步。你想去哪里？", "The weather is fine today; we walk in the park. 1 + 2 = 3"],
+        io.BytesIO(),
+    )
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines * 4), model_writer=model, vocab_size=330, model_type="bpe", byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
-        normalization_rule_name="identity", remove_extra_whitespaces=False)
+        sentence_iterator=iter(lines * 4),
+        model_writer=model,
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+    )
     special = {name: place for place, name in enumerate(CHATGLM_SPECIAL)}
     return SentencePieceTokenizer({}, model.getvalue(), special, FORMATS["chatglm3-6b"], "here")
 
@@ -285,10 +340,15 @@ def test_sentencepiece_vocabularies(tmp_path):
     processor, model = tokenizer.pieces, random_model("chatglm3-6b", vocab_size=360)
     header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
     pieces, kinds = range(len(processor)), gguf.TokenType
-    assert header["tokenizer.ggml.model"] == "llama" and header["tokenizer.ggml.scores"][: len(pieces)] == [processor.get_score(n) for n in pieces]
+    assert header["tokenizer.ggml.model"] == "llama" and header["tokenizer.ggml.scores"][: len(pieces)] == [
+        processor.get_score(n) for n in pieces
+    ]
     assert header["tokenizer.ggml.tokens"][: len(pieces)] == [processor.id_to_piece(n) for n in pieces]
     assert header["tokenizer.ggml.token_type"][:4] == [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, kinds.BYTE]
-    assert header["tokenizer.ggml.tokens"][tokenizer.special["[gMASK]"]] == "[gMASK]" and header["tokenizer.ggml.token_type"][tokenizer.special["sop"]] == kinds.CONTROL
+    assert (
+        header["tokenizer.ggml.tokens"][tokenizer.special["[gMASK]"]] == "[gMASK]"
+        and header["tokenizer.ggml.token_type"][tokenizer.special["sop"]] == kinds.CONTROL
+    )
     assert {len(header[f"tokenizer.ggml.{name}"]) for name in ("tokens", "token_type", "scores")} == {360}
 
 
@@ -297,7 +357,9 @@ def test_a_published_checkpoint_becomes_the_file_of_its_model(tmp_path, name):
     """Read from disk tensor by tensor, or from the opened model: the same bytes. Golden checkpoints have no tokenizer, so neither has the file."""
     model = load_model(GOLDEN / name / "checkpoint", device="cpu", dtype="float32")
     direct = write_gguf(tmp_path / "a.gguf", weights_of(model), model.config, kind="q8_0")
-    assert convert(GOLDEN / name / "checkpoint", tmp_path / "b.gguf", "gguf", "q8_0").read_bytes() == direct.read_bytes()
+    assert (
+        convert(GOLDEN / name / "checkpoint", tmp_path / "b.gguf", "gguf", "q8_0").read_bytes() == direct.read_bytes()
+    )
     assert read(direct)[0]["tokenizer.ggml.model"] == "no_vocab"
 
 
@@ -307,12 +369,24 @@ def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path):
         write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, load_tokenizer("nano"))
 
 
-@pytest.mark.parametrize("format", [format for format in FORMATS.values() if isinstance(format.turns, RoleTurns)], ids=lambda format: format.name)
+@pytest.mark.parametrize(
+    "format",
+    [format for format in FORMATS.values() if isinstance(format.turns, RoleTurns)],
+    ids=lambda format: format.name,
+)
 def test_the_chat_template_writes_what_our_renderer_does(tmp_path, format):
     tokenizer, model = load_tokenizer("nano"), random_model("glm-4-9b", vocab_size=8192)
     tokenizer.format = format
     header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
-    messages = [{"role": role, "content": content} for role, content in (("system", "Be brief."), ("user", "a\nb"), ("assistant", "<think>x</think>c"), ("user", "谢谢！"))]
+    messages = [
+        {"role": role, "content": content}
+        for role, content in (
+            ("system", "Be brief."),
+            ("user", "a\nb"),
+            ("assistant", "<think>x</think>c"),
+            ("user", "谢谢！"),
+        )
+    ]
     found = jinja2.Template(header["tokenizer.chat_template"]).render(messages=messages, add_generation_prompt=True)
     assert found.replace("\n ", "\n") == "".join(text for text, _, _ in format.turns(messages, (), True))
 
@@ -327,7 +401,9 @@ def test_llama_cpp_answers_as_we_do(llama_cpp, network):
     tokenizer = load_tokenizer("nano")
     found = gguf_parity.parity(gguf_parity.random_model(network, tokenizer), tokenizer, "f16", steps=16)
     assert found["same_tokens"] == found["steps"] == 48 and found["distinct_tokens"] > 5, found
-    assert found["relative_error"] < 3e-3, found  # half-precision activations and cache through four layers; a wrong rotation is of order one
+    assert found["relative_error"] < 3e-3, (
+        found
+    )  # half-precision activations and cache through four layers; a wrong rotation is of order one
 
 
 @pytest.mark.parametrize("name", ["chatglm2_6b", "chatglm3_6b", "glm4_9b", "glm_hf", "glm4_0414"])
@@ -336,7 +412,9 @@ def test_llama_cpp_answers_as_the_original_code_did(llama_cpp, tmp_path, name):
     golden = load_file(GOLDEN / name / "golden.safetensors")
     rows = [golden[f"fp32.gen.{prompt}.output_ids"][0].tolist() for prompt in ("single", "long")]
     path = convert(GOLDEN / name / "checkpoint", tmp_path / "m.gguf", "gguf")
-    for prompt, row, logits in zip(("single", "long"), rows, gguf_parity.their_logits(path, rows, [len(row) - 16 for row in rows]), strict=True):
+    for prompt, row, logits in zip(
+        ("single", "long"), rows, gguf_parity.their_logits(path, rows, [len(row) - 16 for row in rows]), strict=True
+    ):
         assert logits.argmax(-1).tolist() == row[-16:]
         wanted = golden[f"fp32.{prompt}.logits"][0, -1].numpy()
         assert np.linalg.norm(logits[0] - wanted) < 5e-3 * np.linalg.norm(wanted)
@@ -355,13 +433,28 @@ def test_llama_cpp_knows_glm4s_tokens_and_where_to_stop(llama_cpp, glm4_tokenize
     stop = tuple(special[name] for name in ("<|endoftext|>", "<|user|>", "<|observation|>"))
     small = dict(layers=1, hidden=32, heads=2, kv_heads=1, ffn_hidden=32, tokens=dict(TOKENS, pad=stop[0], stop=stop))
     model = random_model("glm-4-9b", vocab_size=glm4_tokenizer.vocab_size + 5, **small)
-    llama = llama_cpp.Llama(str(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, glm4_tokenizer)), vocab_only=True, verbose=False)
+    llama = llama_cpp.Llama(
+        str(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, glm4_tokenizer)),
+        vocab_only=True,
+        verbose=False,
+    )
     vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
     assert [n for n in special.values() if llama_cpp.llama_vocab_is_eog(vocabulary, n)] == list(stop)
-    chat = jinja2.Template(llama.metadata["tokenizer.chat_template"]).render(messages=[{"role": "user", "content": "你好"}], add_generation_prompt=True)
-    assert llama.tokenize(chat.encode(), add_bos=False, special=True) == [151331, 151333, 151336, 198, 109377, 151337]  # as the published tokenizer has it
+    chat = jinja2.Template(llama.metadata["tokenizer.chat_template"]).render(
+        messages=[{"role": "user", "content": "你好"}], add_generation_prompt=True
+    )
+    assert llama.tokenize(chat.encode(), add_bos=False, special=True) == [
+        151331,
+        151333,
+        151336,
+        198,
+        109377,
+        151337,
+    ]  # as the published tokenizer has it
     ranks = {token: rank for rank, token in enumerate(plain_tokens(glm4_tokenizer))}
-    tiktoken = pytest.importorskip("tiktoken").Encoding("glm-4", pat_str=GLM4_PIECES, mergeable_ranks=ranks, special_tokens={})
+    tiktoken = pytest.importorskip("tiktoken").Encoding(
+        "glm-4", pat_str=GLM4_PIECES, mergeable_ranks=ranks, special_tokens={}
+    )
     for text in ODD_TEXTS:
         assert llama.tokenize(text.encode(), add_bos=False, special=False) == tiktoken.encode(text), text
     llama.close()
@@ -369,7 +462,9 @@ def test_llama_cpp_knows_glm4s_tokens_and_where_to_stop(llama_cpp, glm4_tokenize
 
 def test_llama_cpp_cuts_as_sentencepiece_does(llama_cpp, tmp_path):
     tokenizer, model = sentencepiece_tokenizer(), random_model("chatglm3-6b", vocab_size=360)
-    llama = llama_cpp.Llama(str(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer)), vocab_only=True, verbose=False)
+    llama = llama_cpp.Llama(
+        str(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer)), vocab_only=True, verbose=False
+    )
     for text in ODD_TEXTS:
         assert llama.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text), text
     llama.close()

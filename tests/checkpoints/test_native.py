@@ -16,7 +16,9 @@ from openglm.checkpoints.native import save_model
 from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
 
-TINY = ModelConfig(vocab_size=30, layers=2, hidden=16, heads=2, kv_heads=1, ffn_hidden=24, max_positions=32, qk_norm=True)
+TINY = ModelConfig(
+    vocab_size=30, layers=2, hidden=16, heads=2, kv_heads=1, ffn_hidden=24, max_positions=32, qk_norm=True
+)
 OTHERS = {
     "untied": {"tied": False}, "biased": {"bias": "all", "norm": "layernorm", "activation": "gelu", "positions": "learned_2d"},
     "sandwich": {"residual": "sandwich", "bias": "qkv", "positions": "rope_half"}, "deepnorm": {"residual": "deepnorm", "positions": "rope_2d"},
@@ -25,7 +27,19 @@ OTHERS = {
 
 def tiny(**options) -> Transformer:
     torch.manual_seed(1)
-    model = Transformer(ModelConfig(**{"vocab_size": 30, "layers": 2, "hidden": 16, "heads": 2, "ffn_hidden": 24, "max_positions": 32, **options}))
+    model = Transformer(
+        ModelConfig(
+            **{
+                "vocab_size": 30,
+                "layers": 2,
+                "hidden": 16,
+                "heads": 2,
+                "ffn_hidden": 24,
+                "max_positions": 32,
+                **options,
+            }
+        )
+    )
     model.initialize()
     return model
 
@@ -38,7 +52,9 @@ def folder(tmp_path):
 def rewrite(folder, **files):
     """Change files of a folder and seal it again, as somebody who wants to deceive would."""
     kept = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "manifest.json"} | files
-    write_folder(folder.parent, folder.name, lambda place: [(place / name).write_bytes(data) for name, data in kept.items()])
+    write_folder(
+        folder.parent, folder.name, lambda place: [(place / name).write_bytes(data) for name, data in kept.items()]
+    )
 
 
 @pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS.keys())
@@ -92,17 +108,38 @@ def header(change) -> bytes:
 
 
 def config(**options) -> bytes:
-    model = {"vocab_size": 30, "layers": 2, "hidden": 16, "heads": 2, "kv_heads": 1, "ffn_hidden": 24, "qk_norm": True, **options}
+    model = {
+        "vocab_size": 30,
+        "layers": 2,
+        "hidden": 16,
+        "heads": 2,
+        "kv_heads": 1,
+        "ffn_hidden": 24,
+        "qk_norm": True,
+        **options,
+    }
     return json.dumps({"format": "openglm", "version": 1, "model": model}).encode()
 
 
 LIES = {
     "no tensors": ({"model.safetensors": header(lambda t: t.clear())}, "not a readable safetensors"),
     "too few tensors": ({"model.safetensors": header(lambda t: None)}, "holds 1 tensors"),
-    "offsets past the end": ({"model.safetensors": header(lambda t: t["embedding.weight"].update(data_offsets=[0, 1 << 40]))}, "not a readable safetensors"),
-    "huge shape": ({"model.safetensors": header(lambda t: t["embedding.weight"].update(shape=[1 << 62, 4]))}, "not a readable safetensors"),
-    "negative shape": ({"model.safetensors": header(lambda t: t["embedding.weight"].update(shape=[-30, 16]))}, "not a readable safetensors"),
-    "header longer than the file": ({"model.safetensors": struct.pack("<Q", 1 << 60) + b"{}"}, "not a readable safetensors"),
+    "offsets past the end": (
+        {"model.safetensors": header(lambda t: t["embedding.weight"].update(data_offsets=[0, 1 << 40]))},
+        "not a readable safetensors",
+    ),
+    "huge shape": (
+        {"model.safetensors": header(lambda t: t["embedding.weight"].update(shape=[1 << 62, 4]))},
+        "not a readable safetensors",
+    ),
+    "negative shape": (
+        {"model.safetensors": header(lambda t: t["embedding.weight"].update(shape=[-30, 16]))},
+        "not a readable safetensors",
+    ),
+    "header longer than the file": (
+        {"model.safetensors": struct.pack("<Q", 1 << 60) + b"{}"},
+        "not a readable safetensors",
+    ),
     "empty weights": ({"model.safetensors": b""}, "not a readable safetensors"),
     "a pickle": ({"model.safetensors": b"\x80\x04c__builtin__\nprint\n."}, "not a readable safetensors"),
     "more layers than weights": ({"config.json": config(layers=10**9)}, "holds 24 tensors"),
@@ -114,7 +151,10 @@ LIES = {
     "not JSON": ({"config.json": b"\xff\x00"}, "not valid JSON"),
     "deep JSON": ({"config.json": b"[" * 200_000}, "not valid JSON"),
     "not a table": ({"config.json": b"[]"}, "must hold a table"),
-    "published": ({"config.json": b'{"model_type": "chatglm", "auto_map": {"AutoModel": "evil.py"}}'}, "unknown generation; known: ChatGLM-6B"),
+    "published": (
+        {"config.json": b'{"model_type": "chatglm", "auto_map": {"AutoModel": "evil.py"}}'},
+        "unknown generation; known: ChatGLM-6B",
+    ),
     "newer": ({"config.json": b'{"format": "openglm", "version": 2}'}, "newer release"),
     "no model": ({"config.json": b'{"format": "openglm", "version": 1}'}, "must be a table"),
 }

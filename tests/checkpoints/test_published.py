@@ -8,10 +8,26 @@ from openglm.checkpoints.published import recognise
 from openglm.presets import model_preset
 
 _CHAT = dict(model_type="chatglm", hidden_size=4096, num_attention_heads=32)
-_SIX = dict(_CHAT, num_layers=28, inner_hidden_size=16384, max_sequence_length=2048, layernorm_epsilon=1e-5, pad_token_id=3)
-_LATER = dict(_CHAT, ffn_hidden_size=13696, kv_channels=128, multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True)
+_SIX = dict(
+    _CHAT, num_layers=28, inner_hidden_size=16384, max_sequence_length=2048, layernorm_epsilon=1e-5, pad_token_id=3
+)
+_LATER = dict(
+    _CHAT,
+    ffn_hidden_size=13696,
+    kv_channels=128,
+    multi_query_attention=True,
+    multi_query_group_num=2,
+    add_qkv_bias=True,
+)
 _GLM4_ENDS = dict(pad_token_id=151329, eos_token_id=[151329, 151336, 151338])
-_TEN = dict(model_type="glm", num_layers=48, hidden_size=4096, num_attention_heads=64, max_sequence_length=1024, block_position_encoding=True)
+_TEN = dict(
+    model_type="glm",
+    num_layers=48,
+    hidden_size=4096,
+    num_attention_heads=64,
+    max_sequence_length=1024,
+    block_position_encoding=True,
+)
 PUBLISHED = {
     "chatglm-6b": dict(_SIX, vocab_size=130528, bos_token_id=130004, eos_token_id=130005, mask_token_id=130000, gmask_token_id=130001, position_encoding_2d=True),
     "chatglm-6b-first": dict(_SIX, vocab_size=150528, bos_token_id=150004, eos_token_id=150005, position_encoding_2d=True),
@@ -34,20 +50,30 @@ def test_a_published_configuration_gives_the_preset(name):
 
 
 def test_later_chatglm_configurations_are_told_apart():
-    names = [recognise({**PUBLISHED["chatglm2-6b"], **change})[0] for change in ({}, {"seq_length": 8192}, {"_name_or_path": "THUDM/chatglm3-6b-32k"})]
+    names = [
+        recognise({**PUBLISHED["chatglm2-6b"], **change})[0]
+        for change in ({}, {"seq_length": 8192}, {"_name_or_path": "THUDM/chatglm3-6b-32k"})
+    ]
     assert names == ["chatglm2-6b", "chatglm3-6b", "chatglm3-6b"]
 
 
 @pytest.mark.parametrize(
     ("base", "change", "named"),
     [
-        ("chatglm2-6b", {"rmsnorm": False}, "config.rmsnorm = False"), ("chatglm2-6b", {"add_bias_linear": True}, "config.add_bias_linear"),
-        ("glm-4-0414-32b", {"rope_scaling": {"type": "yarn", "factor": 4}}, "config.type = 'yarn'"), ("glm-4-0414-32b", {"partial_rotary_factor": 1.0}, "partial_rotary_factor"),
-        ("glm-4-0414-32b", {"hidden_act": "gelu"}, "hidden_act"), ("glm-4-9b-chat", {"vision_config": {}}, "vision part: an unknown generation"),
-        ("glm-4-0414-32b", {"model_type": "llama"}, "'llama': an unknown generation; known: ChatGLM-6B"), ("glm-4-0414-32b", {"model_type": "glm4_moe"}, "an unknown generation"),
-        ("glm-4-0414-32b", {"hidden_size": "wide"}, "model.hidden = 'wide'"), ("glm-4-0414-32b", {"num_hidden_layers": 0}, "model.layers = 0"),
-        ("glm-10b", {"vocab_size": 1000}, "config.pad_token_id"), ("chatglm2-6b", {"rope_ratio": 16, "_name_or_path": "THUDM/chatglm2-6b-32k"}, "config.rope_ratio = 16"),
-        ("chatglm-6b", {"bos_token_id": None}, "config.bos_token_id"), ("glm-4-0414-32b", {"rope_parameters": [1]}, "rope"),
+        ("chatglm2-6b", {"rmsnorm": False}, "config.rmsnorm = False"),
+        ("chatglm2-6b", {"add_bias_linear": True}, "config.add_bias_linear"),
+        ("glm-4-0414-32b", {"rope_scaling": {"type": "yarn", "factor": 4}}, "config.type = 'yarn'"),
+        ("glm-4-0414-32b", {"partial_rotary_factor": 1.0}, "partial_rotary_factor"),
+        ("glm-4-0414-32b", {"hidden_act": "gelu"}, "hidden_act"),
+        ("glm-4-9b-chat", {"vision_config": {}}, "vision part: an unknown generation"),
+        ("glm-4-0414-32b", {"model_type": "llama"}, "'llama': an unknown generation; known: ChatGLM-6B"),
+        ("glm-4-0414-32b", {"model_type": "glm4_moe"}, "an unknown generation"),
+        ("glm-4-0414-32b", {"hidden_size": "wide"}, "model.hidden = 'wide'"),
+        ("glm-4-0414-32b", {"num_hidden_layers": 0}, "model.layers = 0"),
+        ("glm-10b", {"vocab_size": 1000}, "config.pad_token_id"),
+        ("chatglm2-6b", {"rope_ratio": 16, "_name_or_path": "THUDM/chatglm2-6b-32k"}, "config.rope_ratio = 16"),
+        ("chatglm-6b", {"bos_token_id": None}, "config.bos_token_id"),
+        ("glm-4-0414-32b", {"rope_parameters": [1]}, "rope"),
     ],
 )
 def test_another_network_is_refused_by_the_option_that_asks_for_it(base, change, named):
@@ -64,7 +90,9 @@ JUNK |= st.lists(st.integers(), max_size=3) | st.dictionaries(st.text(max_size=3
 @given(base=st.sampled_from(sorted(PUBLISHED)), data=st.data())
 def test_any_value_in_a_configuration_is_taken_or_refused_in_one_line(base, data):
     values = dict(PUBLISHED[base])
-    for name in data.draw(st.lists(st.sampled_from([*values, "rope_scaling", "special", "rope_ratio"]), min_size=1, max_size=3)):
+    for name in data.draw(
+        st.lists(st.sampled_from([*values, "rope_scaling", "special", "rope_ratio"]), min_size=1, max_size=3)
+    ):
         values[name] = data.draw(JUNK)
     try:
         recognise(values)

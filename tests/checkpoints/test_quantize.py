@@ -11,7 +11,10 @@ from openglm.cli.main import main
 from openglm.quant.codes import dequantize, quantize
 from openglm.quant.layers import QuantizedLinear
 
-TEXT = "春天来了，公园里的花都开了，孩子们在草地上跑来跑去。The old man walked slowly along the river and watched the boats.\n" * 40
+TEXT = (
+    "春天来了，公园里的花都开了，孩子们在草地上跑来跑去。The old man walked slowly along the river and watched the boats.\n"
+    * 40
+)
 IDS = torch.tensor([[2, 4, 300, 301, 302, 303]])
 
 
@@ -41,7 +44,12 @@ def test_calibration_brings_the_network_nearer_to_the_whole_one(tmp_path, text):
     whole = openglm.load_model("nano", device="cpu")
     rows = calibration_rows(openglm.load_tokenizer("nano"), whole.config, text)
     errors = [
-        (openglm.load_model(quantize_checkpoint("nano", tmp_path / name, 4, 64, file), device="cpu").logits(rows[:1]) - whole.logits(rows[:1])).square().mean()
+        (
+            openglm.load_model(quantize_checkpoint("nano", tmp_path / name, 4, 64, file), device="cpu").logits(rows[:1])
+            - whole.logits(rows[:1])
+        )
+        .square()
+        .mean()
         for name, file in (("plain", None), ("calibrated", text))
     ]
     assert errors[1] < 0.5 * errors[0]
@@ -71,7 +79,10 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, me
 
 def test_a_folder_without_a_tokenizer_is_quantised_and_cannot_be_calibrated(tmp_path, text):
     source = Path(__file__).parent.parent / "golden/glm4_9b/checkpoint"
-    folder, whole = quantize_checkpoint(source, tmp_path / "small", 8, 16), openglm.load_model(source, device="cpu", dtype="float32")
+    folder, whole = (
+        quantize_checkpoint(source, tmp_path / "small", 8, 16),
+        openglm.load_model(source, device="cpu", dtype="float32"),
+    )
     ids, small = torch.tensor([[9, 20, 31, 12]]), openglm.load_model(folder, device="cpu", dtype="float32")
     assert (small.logits(ids) - whole.logits(ids)).norm() < 0.05 * whole.logits(ids).norm()
     assert {m.bits for m in small.modules() if isinstance(m, QuantizedLinear)} == {8}
@@ -81,8 +92,17 @@ def test_a_folder_without_a_tokenizer_is_quantised_and_cannot_be_calibrated(tmp_
 
 def test_calibrated_codes_are_of_the_same_kinds_as_plain_ones(tmp_path, text):
     """A group that divides no row becomes one scale a row, with a text as without."""
-    plain, calibrated = (quantize_checkpoint("nano", tmp_path / name, 4, 48, file) for name, file in (("plain", None), ("calibrated", text)))
-    shapes = [{name: (tensor.dtype, tensor.shape) for name, tensor in openglm.load_model(folder, device="cpu").state_dict().items()} for folder in (plain, calibrated)]
+    plain, calibrated = (
+        quantize_checkpoint("nano", tmp_path / name, 4, 48, file)
+        for name, file in (("plain", None), ("calibrated", text))
+    )
+    shapes = [
+        {
+            name: (tensor.dtype, tensor.shape)
+            for name, tensor in openglm.load_model(folder, device="cpu").state_dict().items()
+        }
+        for folder in (plain, calibrated)
+    ]
     assert shapes[0] == shapes[1]
 
 

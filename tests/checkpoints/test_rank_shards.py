@@ -17,7 +17,11 @@ GLM130B = {"config": str(GOLDEN / "glm_130b/model_args.json")}
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert ours.keys() == theirs.keys()
-    assert not [name for name, tensor in ours.items() if tensor.dtype != theirs[name].dtype or not torch.equal(tensor, theirs[name])]
+    assert not [
+        name
+        for name, tensor in ours.items()
+        if tensor.dtype != theirs[name].dtype or not torch.equal(tensor, theirs[name])
+    ]
 
 
 def sat_state(folder: str = "glm_130b/checkpoint_tp1/49300") -> dict[str, torch.Tensor]:
@@ -26,12 +30,14 @@ def sat_state(folder: str = "glm_130b/checkpoint_tp1/49300") -> dict[str, torch.
 
 def shard(state: dict[str, torch.Tensor], ranks: int, rank: int) -> dict[str, torch.Tensor]:
     """What one rank of a tensor-parallel run of GLM-130B holds, by the rule of the README."""
+
     def cut(name, tensor):
         if "dense_h_to_4h" in name:
             return torch.cat([half.chunk(ranks)[rank] for half in tensor.chunk(2)])
         if "query_key_value" in name or "word_embeddings" in name:
             return tensor.chunk(ranks)[rank]
         return tensor.chunk(ranks, 1)[rank] if name.endswith(("dense.weight", "dense_4h_to_h.weight")) else tensor
+
     return {name: cut(name, tensor).clone() for name, tensor in state.items()}
 
 
@@ -45,14 +51,20 @@ def write_ranks(folder: Path, states: list[dict[str, torch.Tensor]]) -> Path:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_any_number_of_ranks_gives_the_same_weights(ranks, tmp_path):
     folder = write_ranks(tmp_path / "cut", [shard(sat_state(), ranks, rank) for rank in range(ranks)])
-    same(load_model(folder, device="cpu", **GLM130B).state_dict(), load_model(GOLDEN / "glm_130b/checkpoint_tp1", device="cpu", **GLM130B).state_dict())
+    same(
+        load_model(folder, device="cpu", **GLM130B).state_dict(),
+        load_model(GOLDEN / "glm_130b/checkpoint_tp1", device="cpu", **GLM130B).state_dict(),
+    )
 
 
 def test_a_configuration_beside_the_shards_is_found(tmp_path):
     folder = write_ranks(tmp_path / "run" / "100", [sat_state()])
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("100")
     (tmp_path / "run" / "config.json").write_bytes(Path(GLM130B["config"]).read_bytes())
-    same(load_model(tmp_path / "run", device="cpu").state_dict(), load_model(folder, device="cpu", **GLM130B).state_dict())
+    same(
+        load_model(tmp_path / "run", device="cpu").state_dict(),
+        load_model(folder, device="cpu", **GLM130B).state_dict(),
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -73,7 +85,10 @@ def test_ranks_that_were_quantised_one_by_one_keep_their_codes_and_scales(bits, 
     for path, module in whole.blocks.named_modules():
         if isinstance(module, torch.nn.Linear):
             assert torch.equal(ours.blocks.get_submodule(path).weight, module.weight), path
-    assert ours.blocks[0].attention.o_proj.scales.shape == (64, 4) and ours.blocks[0].attention.q_proj.scales.shape == (64, 1)
+    assert ours.blocks[0].attention.o_proj.scales.shape == (64, 4) and ours.blocks[0].attention.q_proj.scales.shape == (
+        64,
+        1,
+    )
 
 
 def test_heads_that_the_ranks_divide_are_put_together(tmp_path):
@@ -82,13 +97,25 @@ def test_heads_that_the_ranks_divide_are_put_together(tmp_path):
     model = Transformer(config)
     model.initialize(torch.Generator().manual_seed(1))
     own = dict(model.named_parameters())
-    names = {"attention.dense": "attention.o_proj", "mlp.dense_h_to_4h": "ffn.up_proj", "mlp.dense_4h_to_h": "ffn.down_proj", "input_layernorm": "attention_norm"}
+    names = {
+        "attention.dense": "attention.o_proj",
+        "mlp.dense_h_to_4h": "ffn.up_proj",
+        "mlp.dense_4h_to_h": "ffn.down_proj",
+        "input_layernorm": "attention_norm",
+    }
     names |= {"post_attention_layernorm": "ffn_norm"}
-    state = {f"transformer.{table}s.weight": own[f"{table}.weight"] for table in ("position_embedding", "block_position_embedding")}
+    state = {
+        f"transformer.{table}s.weight": own[f"{table}.weight"]
+        for table in ("position_embedding", "block_position_embedding")
+    }
     state["word_embeddings.weight"] = own["embedding.weight"]
     for leaf in ("weight", "bias"):
-        state |= {f"transformer.layers.0.{theirs}.{leaf}": own[f"blocks.0.{ours}.{leaf}"] for theirs, ours in names.items()}
-        state[f"transformer.layers.0.attention.query_key_value.{leaf}"] = torch.cat([own[f"blocks.0.attention.{n}_proj.{leaf}"] for n in "qkv"])
+        state |= {
+            f"transformer.layers.0.{theirs}.{leaf}": own[f"blocks.0.{ours}.{leaf}"] for theirs, ours in names.items()
+        }
+        state[f"transformer.layers.0.attention.query_key_value.{leaf}"] = torch.cat(
+            [own[f"blocks.0.attention.{n}_proj.{leaf}"] for n in "qkv"]
+        )
         state[f"transformer.final_layernorm.{leaf}"] = own[f"final_norm.{leaf}"]
 
     def cut(name, tensor, rank):
@@ -98,8 +125,18 @@ def test_heads_that_the_ranks_divide_are_put_together(tmp_path):
             return tensor.chunk(2)[rank]
         return tensor.chunk(2, 1)[rank] if name.endswith(("dense.weight", "4h_to_h.weight")) else tensor
 
-    folder = write_ranks(tmp_path / "cut", [{name: cut(name, tensor.detach(), rank).clone() for name, tensor in state.items()} for rank in range(2)])
-    shape = {"vocab_size": 64, "num_layers": 1, "hidden_size": 40, "num_attention_heads": 5, "max_sequence_length": 16, "pad_token_id": 40}
+    folder = write_ranks(
+        tmp_path / "cut",
+        [{name: cut(name, tensor.detach(), rank).clone() for name, tensor in state.items()} for rank in range(2)],
+    )
+    shape = {
+        "vocab_size": 64,
+        "num_layers": 1,
+        "hidden_size": 40,
+        "num_attention_heads": 5,
+        "max_sequence_length": 16,
+        "pad_token_id": 40,
+    }
     (tmp_path / "shape.json").write_text(json.dumps(shape))
     again = load_model(folder, device="cpu", config=str(tmp_path / "shape.json"))
     same(again.state_dict(), model.state_dict())
@@ -114,4 +151,9 @@ def test_the_chinese_glm_10b_gets_a_row_for_gmask(tmp_path):
     expected = state["word_embeddings.weight"].float()
     expected[129] = expected[127]  # [gMASK] shared its id with <eop> when the weights were trained
     assert torch.equal(model.embedding.weight, expected)
-    assert (model.config.tokens.gmask, model.config.tokens.eop, model.config.tokens.sop, model.config.tokens.mask) == (129, 127, 126, 123)
+    assert (model.config.tokens.gmask, model.config.tokens.eop, model.config.tokens.sop, model.config.tokens.mask) == (
+        129,
+        127,
+        126,
+        123,
+    )

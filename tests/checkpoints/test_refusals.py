@@ -46,7 +46,9 @@ def set_index(**places):
 
 
 def set_config(**options):
-    return lambda folder: (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | options))
+    return lambda folder: (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | options)
+    )
 
 
 def cut_file(name: str, size: int):
@@ -112,7 +114,10 @@ def test_a_folder_that_is_wrong_is_refused_in_one_line(name, spoil, named, copy,
     ("spoil", "named"),
     [
         (lambda f: (f / "49300/mp_rank_00_model_states.pt").unlink(), "mp_rank_00_model_states.pt.*missing"),
-        (lambda f: (f / "49300/mp_rank_01_model_states.pt").unlink(), r"word_embeddings.weight' has shape \[128, 64\], the configuration says \[256, 64\]"),
+        (
+            lambda f: (f / "49300/mp_rank_01_model_states.pt").unlink(),
+            r"word_embeddings.weight' has shape \[128, 64\], the configuration says \[256, 64\]",
+        ),
         (lambda f: (f / "latest").write_text("../../etc"), "must name a folder"),
         (lambda f: (f / "latest").write_text("50000"), "holds no config.json"),
     ],
@@ -127,10 +132,17 @@ def test_a_run_with_shards_that_are_wrong_is_refused(spoil, named, copy):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({}, "shards of a training run and no configuration"), ({"config": "glm-5"}, r"config = 'glm-5': neither a file nor a preset; known: .*glm-130b"),
-        ({"config": "glm-130b"}, "model.layers = 70"), ({**GLM130B, "quantize": "int3"}, "quantize = 'int3'"), ({**GLM130B, "dtype": "float8"}, "dtype = 'float8'"),
-        ({**GLM130B, "adapter": "nowhere"}, "adapter = 'nowhere'"), ({**GLM130B, "adapter": str(GOLDEN / "glm_hf/checkpoint")}, "prefix_encoder"),
-        ({**GLM130B, "adapter": str(GOLDEN / "chatglm2_6b/prefix")}, "belongs to another model.* 192 numbers where this one takes 384"),
+        ({}, "shards of a training run and no configuration"),
+        ({"config": "glm-5"}, r"config = 'glm-5': neither a file nor a preset; known: .*glm-130b"),
+        ({"config": "glm-130b"}, "model.layers = 70"),
+        ({**GLM130B, "quantize": "int3"}, "quantize = 'int3'"),
+        ({**GLM130B, "dtype": "float8"}, "dtype = 'float8'"),
+        ({**GLM130B, "adapter": "nowhere"}, "adapter = 'nowhere'"),
+        ({**GLM130B, "adapter": str(GOLDEN / "glm_hf/checkpoint")}, "prefix_encoder"),
+        (
+            {**GLM130B, "adapter": str(GOLDEN / "chatglm2_6b/prefix")},
+            "belongs to another model.* 192 numbers where this one takes 384",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_named(options, named):
@@ -156,7 +168,11 @@ def test_changed_bytes_of_a_pickle_never_do_more_than_raise(data, tmp_path, monk
 
 
 def test_a_target_that_cannot_hold_a_network_is_refused_and_nothing_is_left(tmp_path):
-    cases = [("chatglm_6b/checkpoint", "hf", "transformers runs ChatGLM2"), ("chatglm2_6b/checkpoint_int4", "hf", "int4 codes"), ("glm_hf/checkpoint", "onnx", "openglm, hf, gguf")]
+    cases = [
+        ("chatglm_6b/checkpoint", "hf", "transformers runs ChatGLM2"),
+        ("chatglm2_6b/checkpoint_int4", "hf", "int4 codes"),
+        ("glm_hf/checkpoint", "onnx", "openglm, hf, gguf"),
+    ]
     for name, to, named in cases:
         with pytest.raises(ValueError, match=named):
             convert(GOLDEN / name, tmp_path / "out", to)

@@ -7,7 +7,12 @@ import torch
 
 from openglm.checkpoints.sharded import load_shards, names, save_shards, whole_tensors
 
-TENSORS = {"weights|a.weight": torch.randn(3, 4), "weights|b": torch.arange(5.0), "optimizer|a.weight|step": torch.tensor(7.0), "average|b": torch.randn(5).bfloat16()}
+TENSORS = {
+    "weights|a.weight": torch.randn(3, 4),
+    "weights|b": torch.arange(5.0),
+    "optimizer|a.weight|step": torch.tensor(7.0),
+    "average|b": torch.randn(5).bfloat16(),
+}
 
 
 @pytest.fixture
@@ -20,7 +25,9 @@ def test_what_was_written_is_read(folder):
     blank = {name: torch.zeros_like(tensor) for name, tensor in TENSORS.items()}
     load_shards(folder, blank)
     assert all(torch.equal(blank[name], tensor) for name, tensor in TENSORS.items())
-    assert dict(whole_tensors(folder, "weights")).keys() == {"a.weight", "b"} and names(folder, "optimizer") == ["a.weight|step"]
+    assert dict(whole_tensors(folder, "weights")).keys() == {"a.weight", "b"} and names(folder, "optimizer") == [
+        "a.weight|step"
+    ]
     assert torch.equal(dict(whole_tensors(folder, "average"))["b"], TENSORS["average|b"])
 
 

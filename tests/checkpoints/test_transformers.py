@@ -17,16 +17,45 @@ transformers = pytest.importorskip("transformers")
 TOKENS = dict(pad_token_id=3, eos_token_id=[3, 5])
 SHAPES = {
     "grouped": dict(num_attention_heads=6, num_key_value_heads=2, head_dim=8, hidden_size=40, intermediate_size=56),
-    "tied": dict(num_attention_heads=4, num_key_value_heads=4, head_dim=16, hidden_size=64, intermediate_size=80, tie_word_embeddings=True, rope_theta=5e6),
-    "one pair": dict(num_attention_heads=4, num_key_value_heads=1, head_dim=12, hidden_size=48, intermediate_size=40, attention_bias=False, rms_norm_eps=1.5625e-7),
+    "tied": dict(
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        hidden_size=64,
+        intermediate_size=80,
+        tie_word_embeddings=True,
+        rope_theta=5e6,
+    ),
+    "one pair": dict(
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=12,
+        hidden_size=48,
+        intermediate_size=40,
+        attention_bias=False,
+        rms_norm_eps=1.5625e-7,
+    ),
 }
 
 
 def theirs(kind: str, shape: dict):
-    config_class, model_class = (transformers.GlmConfig, transformers.GlmForCausalLM) if kind == "glm" else (transformers.Glm4Config, transformers.Glm4ForCausalLM)
+    config_class, model_class = (
+        (transformers.GlmConfig, transformers.GlmForCausalLM)
+        if kind == "glm"
+        else (transformers.Glm4Config, transformers.Glm4ForCausalLM)
+    )
     torch.manual_seed(3)
     options = {"attention_bias": True, "rms_norm_eps": 1e-5, **shape}
-    model = model_class(config_class(vocab_size=96, num_hidden_layers=3, max_position_embeddings=640, attn_implementation="eager", **TOKENS, **options)).eval()
+    model = model_class(
+        config_class(
+            vocab_size=96,
+            num_hidden_layers=3,
+            max_position_embeddings=640,
+            attn_implementation="eager",
+            **TOKENS,
+            **options,
+        )
+    ).eval()
     for weight in model.parameters():  # larger than they start, so that every option shows
         torch.nn.init.normal_(weight, 0.6 if weight.dim() == 1 else 0.0, 0.25)
     return model
@@ -50,22 +79,48 @@ def test_what_transformers_saves_we_open(kind, shape, tmp_path):
         positions = (real.cumsum(1) - 1).clamp_min(0)
         batch = peer(ids, attention_mask=real.long(), position_ids=positions).logits
     torch.testing.assert_close(ours.logits(ids, real)[real], batch[real], rtol=0, atol=2e-4)
-    answer = peer.generate(ids, attention_mask=real.long(), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=3)
+    answer = peer.generate(
+        ids, attention_mask=real.long(), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=3
+    )
     assert torch.equal(generate(ours, ids, 8, real)[:, 12:], answer[:, 12:])
 
 
-WRITTEN = [("glm-4-9b-chat", False, "qkv"), ("glm-4-0414-9b", False, "none"), ("glm-4-0414-9b", True, "qkv"), ("chatglm3-6b", False, "qkv")]
+WRITTEN = [
+    ("glm-4-9b-chat", False, "qkv"),
+    ("glm-4-0414-9b", False, "none"),
+    ("glm-4-0414-9b", True, "qkv"),
+    ("chatglm3-6b", False, "qkv"),
+]
 
 
 @pytest.mark.parametrize(("preset", "tied", "bias"), WRITTEN)
 def test_what_we_write_transformers_opens(preset, tied, bias, tmp_path):
-    config = model_preset(preset, vocab_size=96, layers=2, hidden=48, heads=6, kv_heads=3, head_dim=8, ffn_hidden=40, max_positions=64, tied=tied, bias=bias, tokens={"pad": 3})
+    config = model_preset(
+        preset,
+        vocab_size=96,
+        layers=2,
+        hidden=48,
+        heads=6,
+        kv_heads=3,
+        head_dim=8,
+        ffn_hidden=40,
+        max_positions=64,
+        tied=tied,
+        bias=bias,
+        tokens={"pad": 3},
+    )
     model, generator = Transformer(config), torch.Generator().manual_seed(3)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, 0.6 if weight.dim() == 1 else 0.0, 0.25, generator)
     convert(save_model(tmp_path / "ours", model, None), tmp_path / "hf", "hf")
-    peer, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and json.loads((tmp_path / "hf/config.json").read_text())["model_type"] in ("glm", "glm4")
+    peer, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "hf", dtype=torch.float32, output_loading_info=True
+    )
+    assert (
+        not report["missing_keys"]
+        and not report["unexpected_keys"]
+        and json.loads((tmp_path / "hf/config.json").read_text())["model_type"] in ("glm", "glm4")
+    )
     ids = torch.randint(8, 96, (2, 20), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(peer.eval()(ids).logits, model.eval().logits(ids), rtol=0, atol=2e-4)

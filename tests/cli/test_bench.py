@@ -23,11 +23,32 @@ def quick_probe(monkeypatch):
 @pytest.mark.parametrize("source", [["--shape", "nano", "--layers", "1"], ["nano"]])
 @pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 def test_reports_every_key_for_models_and_shapes(capsys, source, quantize):
-    assert main(["bench", *source, "--quantize", quantize, "--prompt-tokens", "20", "--new-tokens", "4", "--requests", "2", "--json"]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                *source,
+                "--quantize",
+                quantize,
+                "--prompt-tokens",
+                "20",
+                "--new-tokens",
+                "4",
+                "--requests",
+                "2",
+                "--json",
+            ]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert report.keys() == KEYS and all(report[key] > 0 for key in KEYS - {"runner"})
     whole = model_preset("nano", **({"layers": 1} if "--shape" in source else {})).parameters * 4
-    shares = {"none": (0.9, 1.1), "int8": (0.2, 0.3), "int4": (0.1, 0.24)}  # most of one layer of nano is its table, which stays in 8 bits
+    shares = {
+        "none": (0.9, 1.1),
+        "int8": (0.2, 0.3),
+        "int4": (0.1, 0.24),
+    }  # most of one layer of nano is its table, which stays in 8 bits
     assert shares[quantize][0] < report["weight_bytes"] / whole < shares[quantize][1]
 
 
@@ -46,7 +67,17 @@ def test_a_table_that_is_looked_up_is_neither_read_nor_in_memory():
 @pytest.mark.parametrize("preset", ["chatglm-6b", "glm-4-9b-chat", "glm-10b"])
 @pytest.mark.parametrize("quantize", [None, "int8", "int4"])
 def test_random_models_of_every_kind_give_finite_logits(preset, quantize):
-    shape = model_preset(preset, vocab_size=2048, layers=2, hidden=128, heads=2, kv_heads=2, head_dim=64, ffn_hidden=128, tokens=dict(mask=1, gmask=2, sop=4, stop=[5]))
+    shape = model_preset(
+        preset,
+        vocab_size=2048,
+        layers=2,
+        hidden=128,
+        heads=2,
+        kv_heads=2,
+        head_dim=64,
+        ffn_hidden=128,
+        tokens=dict(mask=1, gmask=2, sop=4, stop=[5]),
+    )
     logits = random_model(shape, quantize).logits(torch.tensor([random_prompt(shape, 12, 0)]))
     assert torch.isfinite(logits).all() and logits.std() > 0
 

@@ -47,7 +47,22 @@ def test_every_option_has_a_line_of_help(verb, capsys):
         (["pretrain", "--preset", "glm-4-9", "--train.out", "x", "--train.steps", "1"], 1, ["glm-4-9", "glm-130b"]),
         (["pretrain", "--data.path", "nowhere", "--train.out", "x", "--train.steps", "1"], 1, ["nowhere"]),
         (["pretrain", "--model.norm", "batchnorm"], 1, ["batchnorm", "layernorm"]),
-        (["sft", "--init-from", "nothing", "--train.out", "x", "--train.steps", "1", "--data.dialogues", "a", "b.jsonl"], 1, ["nothing"]),
+        (
+            [
+                "sft",
+                "--init-from",
+                "nothing",
+                "--train.out",
+                "x",
+                "--train.steps",
+                "1",
+                "--data.dialogues",
+                "a",
+                "b.jsonl",
+            ],
+            1,
+            ["nothing"],
+        ),
         (["data", "scrape"], 1, ["scrape", "build"]),
         (["tokenizer", "nowhere", "--out", "x"], 1, ["nowhere"]),
         (["fill", "no blank here", "--model", "TOY"], 1, ["blank", "___"]),
@@ -81,7 +96,10 @@ def test_fill_puts_the_words_into_the_text(toy, capsys):
 
 def test_a_file_sets_options_and_flags_override_it(tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text('[train]\nout = "here"\nsteps = 7\ncompile = true\n[data]\npath = "corpus"\n[data.weights]\na = 2\nb = 1.5\n[model]\nlayers = 3\n', encoding="utf-8")
+    file.write_text(
+        '[train]\nout = "here"\nsteps = 7\ncompile = true\n[data]\npath = "corpus"\n[data.weights]\na = 2\nb = 1.5\n[model]\nlayers = 3\n',
+        encoding="utf-8",
+    )
     default = PretrainConfig(model=model_preset("nano"), data=DataConfig(), train=TrainConfig(out="x", steps=1))
     config = parse(PretrainConfig, ["--config", str(file), "--train.steps", "9"], "glm pretrain", "about", default)
     assert (config.train.out, config.train.steps, config.train.compile, config.model.layers) == ("here", 9, True, 3)
@@ -94,6 +112,8 @@ def test_a_file_sets_options_and_flags_override_it(tmp_path):
 def test_a_reader_that_has_seen_enough_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "openglm.cli.main", "plan", "--help"], stdout=writer, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", "openglm.cli.main", "plan", "--help"], stdout=writer, stderr=subprocess.PIPE
+    )
     os.close(writer)
     assert done.returncode == 0 and done.stderr == b""

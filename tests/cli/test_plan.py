@@ -19,7 +19,9 @@ def run(capsys, *argv):
 
 
 def test_json_has_its_keys_and_adds_up(capsys):
-    code, out, err = run(capsys, *GLM, "--tensor", "4", "--pipeline", "8", "--data", "24", "--tokens", "400e9", "--price", "2", "--json")
+    code, out, err = run(
+        capsys, *GLM, "--tensor", "4", "--pipeline", "8", "--data", "24", "--tokens", "400e9", "--price", "2", "--json"
+    )
     assert (code, err) == (0, "") and out.count("\n") == 1
     plan = json.loads(out)
     parts = dict(plan["memory_bytes"])
@@ -27,21 +29,45 @@ def test_json_has_its_keys_and_adds_up(capsys):
     assert {"weights", "gradients", "master", "adam", "activations", "buffers"} == set(parts)
     assert plan["step_seconds"] == pytest.approx(sum(plan["seconds"].values()))
     assert plan["bubble"] == pytest.approx(7 / (7 + 176))
-    assert (plan["layout"]["tensor"], plan["layout"]["pipeline"], plan["layout"]["data"], plan["layout"]["micro_batches"]) == (4, 8, 24, 176)
-    assert plan["model_tflops_per_device"] * 768 * plan["step_seconds"] == pytest.approx(0.325 * 312 * 768 * 88.5, rel=0.01)  # the published FLOPs of a step
+    assert (
+        plan["layout"]["tensor"],
+        plan["layout"]["pipeline"],
+        plan["layout"]["data"],
+        plan["layout"]["micro_batches"],
+    ) == (4, 8, 24, 176)
+    assert plan["model_tflops_per_device"] * 768 * plan["step_seconds"] == pytest.approx(
+        0.325 * 312 * 768 * 88.5, rel=0.01
+    )  # the published FLOPs of a step
     assert plan["days"] == pytest.approx(400e9 / (4224 * 2048) * plan["step_seconds"] / 86400)
     assert plan["cost"] == pytest.approx(plan["days"] * 24 * 768 * 2)
 
 
 def test_a_shape_is_a_model(capsys):
-    shape = ["plan", "--layers", "96", "--hidden", "12288", "--heads", "96", "--vocab", "51200", "--devices", "384", "--batch", "1536", "--json"]
+    shape = [
+        "plan",
+        "--layers",
+        "96",
+        "--hidden",
+        "12288",
+        "--heads",
+        "96",
+        "--vocab",
+        "51200",
+        "--devices",
+        "384",
+        "--batch",
+        "1536",
+        "--json",
+    ]
     plan = json.loads(run(capsys, *shape)[1])
     assert plan["parameters"] == pytest.approx(174.6e9, rel=0.001) and plan["fits"]
 
 
 def test_the_table_says_why(capsys):
     code, out, _ = run(capsys, *GLM)
-    assert code == 0 and all(word in out for word in ("activations", "bubble", "slower", "too large", "divide", "GLM-130B"))
+    assert code == 0 and all(
+        word in out for word in ("activations", "bubble", "slower", "too large", "divide", "GLM-130B")
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +93,12 @@ def test_mistakes_are_one_line(argv, words, capsys):
 
 def test_a_layout_in_full_is_the_classic_recipe_unless_said_otherwise():
     options = PlanOptions(devices=8, batch=8, data=1, tensor=2, pipeline=4)
-    assert {**fixed_options(options)}.items() >= {"recompute": "full", "schedule": "1f1b", "zero": 1, "micro_batch": 1}.items()
+    assert {**fixed_options(options)}.items() >= {
+        "recompute": "full",
+        "schedule": "1f1b",
+        "zero": 1,
+        "micro_batch": 1,
+    }.items()
     options.recompute, options.zero, options.chunks = "none", "0", 2
     assert fixed_options(options).items() >= {"recompute": "none", "schedule": "interleaved", "zero": 0}.items()
     options.pipeline = 0
@@ -76,7 +107,18 @@ def test_a_layout_in_full_is_the_classic_recipe_unless_said_otherwise():
 
 def test_a_picture(capsys, tmp_path):
     pytest.importorskip("matplotlib")
-    code, _, _ = run(capsys, *SMALL, "--batch", "16", "--pipeline", "4", "--schedule", "1f1b", "--picture", str(tmp_path / "plan.png"))
+    code, _, _ = run(
+        capsys,
+        *SMALL,
+        "--batch",
+        "16",
+        "--pipeline",
+        "4",
+        "--schedule",
+        "1f1b",
+        "--picture",
+        str(tmp_path / "plan.png"),
+    )
     assert code == 0 and [path.name for path in tmp_path.iterdir()] == ["plan.png"]
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 

@@ -25,7 +25,12 @@ def conversation(toy):
     return Conversation(Assistant(toy), "toy", "", {"max_tokens": 6, "temperature": 0.0}, terminal())
 
 
-@given(st.lists(st.sampled_from(["# a\n", "\n", "text\n", "- x\n", "```\n", "  \n", "好\n", "> q\n", "1. n\n", "x\n"]), max_size=14))
+@given(
+    st.lists(
+        st.sampled_from(["# a\n", "\n", "text\n", "- x\n", "```\n", "  \n", "好\n", "> q\n", "1. n\n", "x\n"]),
+        max_size=14,
+    )
+)
 def test_blocks_printed_for_good_are_never_changed_by_what_follows(lines):
     """The shown text is the same whether it came at once or line by line; no block is lost, none is shown twice."""
     from rich.markdown import Markdown
@@ -87,7 +92,9 @@ def test_commands(conversation, tmp_path):
     assert conversation.messages == before[:2]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "nonsense", '{"messages": [{"role": "king"}]}', '{"system": 1}', '{"messages": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "nonsense", '{"messages": [{"role": "king"}]}', '{"system": 1}', '{"messages": 3}']
+)
 def test_a_file_that_is_no_conversation_changes_nothing(conversation, tmp_path, content):
     file = tmp_path / "bad.json"
     file.write_text(content, encoding="utf-8")
@@ -104,7 +111,12 @@ def test_a_file_that_is_no_conversation_changes_nothing(conversation, tmp_path, 
 
 
 def test_a_call_is_answered_by_the_user(conversation, monkeypatch):
-    said = iter([{"role": "assistant", "calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}, {"role": "assistant", "calls": []}])
+    said = iter(
+        [
+            {"role": "assistant", "calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]},
+            {"role": "assistant", "calls": []},
+        ]
+    )
 
     def stream(messages, tools, answer, **_):
         answer.tool_calls = next(said)["calls"]
@@ -114,14 +126,21 @@ def test_a_call_is_answered_by_the_user(conversation, monkeypatch):
     monkeypatch.setattr(conversation.assistant, "stream", stream)
     monkeypatch.setattr("builtins.input", lambda prompt: "42")
     conversation.take("hi")
-    assert [m["role"] for m in conversation.messages] == ["user", "assistant", "tool", "assistant"] and conversation.messages[2]["content"] == "42"
+    assert [m["role"] for m in conversation.messages] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ] and conversation.messages[2]["content"] == "42"
 
 
 def test_a_real_terminal_talks_and_ends(toy):
     """Under a pseudo-terminal: prompt, an answer, end of input."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "openglm.cli.main", "chat", str(toy), "--max-tokens", "4", "--temperature", "0"]
-    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm"})
+    process = subprocess.Popen(
+        command, stdin=follower, stdout=follower, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
+    )
     os.close(follower)
     os.write(leader, "你好\n/system x\n".encode())
     os.write(leader, b"/exit\n")

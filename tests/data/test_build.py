@@ -17,7 +17,24 @@ from openglm.text.tokenizer import load_tokenizer
 build = pytest.importorskip("openglm.data.build").build
 
 SMALL = {"vocab_size": 600, "shown": False, "heldout": 0.1}
-WORDS = ["river", "mountain", "teacher", "window", "garden", "letter", "music", "winter", "market", "bridge", "captain", "forest", "summer", "kitchen", "paper", "station"]
+WORDS = [
+    "river",
+    "mountain",
+    "teacher",
+    "window",
+    "garden",
+    "letter",
+    "music",
+    "winter",
+    "market",
+    "bridge",
+    "captain",
+    "forest",
+    "summer",
+    "kitchen",
+    "paper",
+    "station",
+]
 HAN = "春夏秋冬山水风云花鸟鱼虫天地人和日月星辰江河湖海东西南北金木火土"
 PLANTED_ITEM = "which of these thirteen planted words would never appear together by chance in ordinary training text"
 
@@ -34,14 +51,20 @@ def write_folder(folder, documents):
     third = len(documents) // 3
     for i, text in enumerate(documents[:third]):
         (folder / f"{i:03d}.txt").write_text(text, encoding="utf-8")
-    (folder / "b.jsonl").write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents[third : 2 * third]), encoding="utf-8")
+    (folder / "b.jsonl").write_text(
+        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents[third : 2 * third]),
+        encoding="utf-8",
+    )
     pyarrow.parquet.write_table(pyarrow.table({"text": documents[2 * third :]}), folder / "c.parquet")
     return folder
 
 
 def texts(folder, split="train"):
     tokenizer, corpus = load_tokenizer(folder), Corpus(folder, split, verify=True)
-    return {name: [tokenizer.decode(source.document(i)) for i in range(len(source))] for name, source in corpus.sources.items()}
+    return {
+        name: [tokenizer.decode(source.document(i)) for i in range(len(source))]
+        for name, source in corpus.sources.items()
+    }
 
 
 def one_line_error(call, *words):
@@ -64,7 +87,9 @@ def built(tmp_path_factory):
     (folder / "letters" / "a.txt").write_text("\n".join(sentences(rng, 6)), encoding="utf-8")
     items = root / "items"
     items.mkdir()
-    (items / "exam.jsonl").write_text(json.dumps({"question": {"text": PLANTED_ITEM.upper() + "?"}, "options": ["yes", "no"]}) + "\n")
+    (items / "exam.jsonl").write_text(
+        json.dumps({"question": {"text": PLANTED_ITEM.upper() + "?"}, "options": ["yes", "no"]}) + "\n"
+    )
     manifest = build(folder, root / "corpus", evaluation=items, text=root / "clean", **SMALL)
     return root, folder, documents, near, manifest
 
@@ -155,13 +180,22 @@ def test_wrong_folders_and_files_are_named(tmp_path):
     one_line_error(lambda: build(bad, tmp_path / "out", **SMALL), "a.txt", "not UTF-8 at byte 6")
     (tmp_path / "own-heldout").mkdir()
     (tmp_path / "own-heldout" / "a.txt").write_text("some text")
-    one_line_error(lambda: build(tmp_path / "own-heldout", tmp_path / "out", **SMALL), "own-heldout", "choose another name")
+    one_line_error(
+        lambda: build(tmp_path / "own-heldout", tmp_path / "out", **SMALL), "own-heldout", "choose another name"
+    )
     (bad / "a.txt").write_bytes(b"- = +\n")
     one_line_error(lambda: build(bad, tmp_path / "out", **SMALL), "no text is left")
 
 
-@pytest.mark.parametrize(("line", "words"), [(b'{"text": "fine"}\n\xff\n', ("not UTF-8 at byte 17",)), (b'{"text": "fine"}\n{"body": 1}\n', ("line 2", '"text"')),
-                                             (b'{"text": "fine"}\nfine\n', ("line 2", "JSON")), (b'{"text": ["a"]}\n', ("line 1", "string"))])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"text": "fine"}\n\xff\n', ("not UTF-8 at byte 17",)),
+        (b'{"text": "fine"}\n{"body": 1}\n', ("line 2", '"text"')),
+        (b'{"text": "fine"}\nfine\n', ("line 2", "JSON")),
+        (b'{"text": ["a"]}\n', ("line 1", "string")),
+    ],
+)
 def test_wrong_lines_of_jsonl_are_named(tmp_path, line, words):
     (tmp_path / "a.jsonl").write_bytes(line)
     one_line_error(lambda: list(readers.own_jsonl(tmp_path / "a.jsonl")), "a.jsonl", *words)
@@ -214,8 +248,14 @@ def test_a_tar_writes_nothing_outside_and_no_links(tmp_path):
 
 def test_a_missing_or_failing_client_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    one_line_error(lambda: sources.fetch("npm:nothing@1.0.0", tmp_path / "cache"), "npm:nothing@1.0.0", "npm is not on this machine")
-    one_line_error(lambda: sources.fetch("deb:nothing", tmp_path / "cache"), "deb:nothing", "apt-get is not on this machine")
+    one_line_error(
+        lambda: sources.fetch("npm:nothing@1.0.0", tmp_path / "cache"),
+        "npm:nothing@1.0.0",
+        "npm is not on this machine",
+    )
+    one_line_error(
+        lambda: sources.fetch("deb:nothing", tmp_path / "cache"), "deb:nothing", "apt-get is not on this machine"
+    )
     one_line_error(lambda: sources.fetch("pypi:not a name", tmp_path / "cache"), "pypi:not a name", "pip", "failed")
     assert not list((tmp_path / "cache").rglob("*.txt")) and not list((tmp_path / "cache").rglob("*download*"))
 
@@ -225,13 +265,27 @@ def test_a_missing_or_failing_client_is_named(tmp_path, monkeypatch):
 PART = '{ package = "npm:a@1", reader = "lines", files = ["x"] }'
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("source = 3 3", ("not TOML",)), ("", ("[[source]]",)), ("[other]\n", ("other", "known")),
-    (f'[[source]]\nname = "a/b"\nlanguage = "en"\nparts = [{PART}]', ("source[0].name", "file name")),
-    (f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("lines", "nothing")}]', ("reader", "nothing", "poems")),
-    (f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("npm:", "hub:")}]', ("package", "hub:a@1", "pypi:")),
-    (f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("files", "file")}]', ("source[0].parts[0].file",)),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("source = 3 3", ("not TOML",)),
+        ("", ("[[source]]",)),
+        ("[other]\n", ("other", "known")),
+        (f'[[source]]\nname = "a/b"\nlanguage = "en"\nparts = [{PART}]', ("source[0].name", "file name")),
+        (
+            f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("lines", "nothing")}]',
+            ("reader", "nothing", "poems"),
+        ),
+        (
+            f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("npm:", "hub:")}]',
+            ("package", "hub:a@1", "pypi:"),
+        ),
+        (
+            f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("files", "file")}]',
+            ("source[0].parts[0].file",),
+        ),
+    ],
+)
 def test_wrong_sources_files_are_named(tmp_path, text, words):
     (tmp_path / "sources.toml").write_text(text)
     one_line_error(lambda: sources.read_recipe(tmp_path / "sources.toml"), *words)
@@ -242,13 +296,32 @@ def test_a_sources_file_is_built_from_its_packages(tmp_path):
     package = tmp_path / "cache" / "unpacked" / "npm" / "poems-1"
     package.mkdir(parents=True)
     rng = random.Random(2)
-    poems = [{"title": f"題{i}", "author": "無名", "paragraphs": ["".join(rng.choices("風雲鳥魚東車馬門開關萬龍", k=14)) + "。" for _ in range(4)]} for i in range(60)]
+    poems = [
+        {
+            "title": f"題{i}",
+            "author": "無名",
+            "paragraphs": ["".join(rng.choices("風雲鳥魚東車馬門開關萬龍", k=14)) + "。" for _ in range(4)],
+        }
+        for i in range(60)
+    ]
     (package / "poems.json").write_text(json.dumps(poems))
-    (package / "exam.jsonl").write_text(json.dumps({"question": poems[4]["paragraphs"][2].translate(str.maketrans("風雲鳥魚東車馬門開關萬龍", "风云鸟鱼东车马门开关万龙"))}))
+    (package / "exam.jsonl").write_text(
+        json.dumps(
+            {
+                "question": poems[4]["paragraphs"][2].translate(
+                    str.maketrans("風雲鳥魚東車馬門開關萬龍", "风云鸟鱼东车马门开关万龙")
+                )
+            }
+        )
+    )
     part = '{ package = "npm:poems@1", reader = "poems", files = ["poems.json"], simplify = true, licence = "MIT" }'
     evaluation = '[[evaluation]]\npackage = "npm:poems@1"\nreader = "items"\nfiles = ["*.jsonl"]\n'
-    (tmp_path / "sources.toml").write_text(f'[[source]]\nname = "poetry"\nlanguage = "zh"\nparts = [{part}]\n{evaluation}')
-    manifest = build(tmp_path / "sources.toml", tmp_path / "corpus", cache=tmp_path / "cache", **{**SMALL, "vocab_size": 512})
+    (tmp_path / "sources.toml").write_text(
+        f'[[source]]\nname = "poetry"\nlanguage = "zh"\nparts = [{part}]\n{evaluation}'
+    )
+    manifest = build(
+        tmp_path / "sources.toml", tmp_path / "corpus", cache=tmp_path / "cache", **{**SMALL, "vocab_size": 512}
+    )
     entry = manifest["sources"][0]
     assert (entry["name"], entry["language"], entry["licence"]) == ("poetry", "zh", "MIT")
     kept = texts(tmp_path / "corpus")["poetry"] + texts(tmp_path / "corpus", "heldout")["poetry"]

@@ -31,9 +31,16 @@ def test_junk_lines_go_and_text_stays():
     assert clean.drop_junk_lines("Title\n=====\n|---|\nlost \ufffd byte\n好\n\n1") == "Title\n好\n\n1"
 
 
-@pytest.mark.parametrize(("text", "readable"), [
-    ("short", False), ("a sentence of words", True), ("。，！？" * 9 + "好好", False), ("same line\n" * 20, False), ("床前明月光，疑是地上霜。", True),
-])
+@pytest.mark.parametrize(
+    ("text", "readable"),
+    [
+        ("short", False),
+        ("a sentence of words", True),
+        ("。，！？" * 9 + "好好", False),
+        ("same line\n" * 20, False),
+        ("床前明月光，疑是地上霜。", True),
+    ],
+)
 def test_readable(text, readable):
     assert clean.is_readable(text) == readable
 
@@ -50,7 +57,9 @@ def test_thirteen_shared_words_are_found_wherever_lines_break(start, length, bre
     for end in [*sorted(breaks), len(numbered)]:
         lines.append(" ".join(numbered[at:end]))
         at = end
-    text, dropped = clean.drop_contaminated_lines("\n".join(lines), clean.contamination_index([" ".join(item).upper() + "!"]))
+    text, dropped = clean.drop_contaminated_lines(
+        "\n".join(lines), clean.contamination_index([" ".join(item).upper() + "!"])
+    )
     want = [line for line in lines if len(item) < 13 or not set(line.split()) & set(item)]
     assert text.split("\n") == (want or [""]) and dropped == len(lines) - len(want)
 
@@ -112,9 +121,22 @@ def test_poems_in_all_their_shapes(tmp_path):
     poem = {"title": "静夜思", "author": "李白", "paragraphs": ["床前明月光。", "疑是地上霜。"]}
     want = ["《静夜思》\n李白\n床前明月光。\n疑是地上霜。"]
     assert read("poems", tmp_path, "a.json", json.dumps([poem, {**poem, "paragraphs": ["□□"]}])) == want
-    nested = {"title": "集", "content": [{"type": "五言", "content": [{"chapter": "静夜思", "author": "李白", "paragraphs": poem["paragraphs"]}]}]}
+    nested = {
+        "title": "集",
+        "content": [
+            {"type": "五言", "content": [{"chapter": "静夜思", "author": "李白", "paragraphs": poem["paragraphs"]}]}
+        ],
+    }
     assert read("poems", tmp_path, "b.json", json.dumps(nested)) == want
-    assert read("poems", tmp_path, "c.json", json.dumps({"rhythmic": "静夜思", "author": "李白", "para": poem["paragraphs"]})) == want
+    assert (
+        read(
+            "poems",
+            tmp_path,
+            "c.json",
+            json.dumps({"rhythmic": "静夜思", "author": "李白", "para": poem["paragraphs"]}),
+        )
+        == want
+    )
 
 
 def test_newspaper_articles(tmp_path):
@@ -126,7 +148,9 @@ def test_dictionaries(tmp_path):
     idiom = {"word": "画蛇添足", "pinyin": "huà", "explanation": "多余", "derivation": "无", "example": "何必～"}
     assert read("idioms", tmp_path, "i", json.dumps([idiom])) == ["画蛇添足（huà）：多余\n例句：何必画蛇添足"]
     sense = '00001740 03 n 02 living_thing 0 being(a) 0 001 @ 0 n 0000 | an entity; "it lives"  \n'
-    assert read("wordnet", tmp_path, "w", f"  1 licence\n{sense}") == ['living thing, being (noun): an entity; "it lives"']
+    assert read("wordnet", tmp_path, "w", f"  1 licence\n{sense}") == [
+        'living thing, being (noun): an entity; "it lives"'
+    ]
     pearl = b"about\n\n   skip\nPEARL\n\n   <language> A {language} for\n   mathematics.\n\n   (1994-11-01)\n"
     assert read("foldoc", tmp_path, "d.dz", gzip.compress(pearl)) == ["PEARL\n<language> A language for mathematics."]
     with zipfile.ZipFile(tmp_path / "z", "w") as archive:
@@ -136,10 +160,19 @@ def test_dictionaries(tmp_path):
 
 
 def test_conversations_sayings_and_pages(tmp_path):
-    assert read("brown", tmp_path, "b", "\n\n\t``/`` Hello/uh ,/, (/( the/at Jury/nn said/vbd ;/; ;/; ''/''\n") == ['"Hello, (the Jury said;"']
+    assert read("brown", tmp_path, "b", "\n\n\t``/`` Hello/uh ,/, (/( the/at Jury/nn said/vbd ;/; ;/; ''/''\n") == [
+        '"Hello, (the Jury said;"'
+    ]
     assert read("fortunes", tmp_path, "f", "one\n%\n\x1b[33mtwo\x1b[m\n%\n") == ["one", "two", ""]
-    turns = {"x": {"messages": [[{"text": "hi"}, {"text": "there "}], [{"text": "yes"}], [{"text": "a"}], [{"text": "b"}]]}, "y": {"messages": [[{"text": "short"}]]}}
+    turns = {
+        "x": {"messages": [[{"text": "hi"}, {"text": "there "}], [{"text": "yes"}], [{"text": "a"}], [{"text": "b"}]]},
+        "y": {"messages": [[{"text": "short"}]]},
+    }
     assert read("chitchat", tmp_path, "c", json.dumps(turns)) == ["hi there\nyes\na\nb"]
     page = "<mediawiki xmlns='w'><page><title>Ada</title><text>'''Ada''' is</text></page><page><title>Talk:Ada</title><text>no</text></page></mediawiki>"
     assert read("wiki_dump", tmp_path, "w.bz2", bz2.compress(page.encode())) == ["Ada\n\nAda is"]
-    assert read("items", tmp_path, "e.jsonl", '{"q": {"a": "one"}, "o": ["two", 3]}\n\n{"q": "three"}') == ["one", "two", "three"]
+    assert read("items", tmp_path, "e.jsonl", '{"q": {"a": "one"}, "o": ["two", 3]}\n\n{"q": "three"}') == [
+        "one",
+        "two",
+        "three",
+    ]

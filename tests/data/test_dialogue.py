@@ -22,7 +22,12 @@ class Bytes(Tokenizer):
 
     def __init__(self):
         names = [name.encode() for name in SPECIAL_TOKENS] + [b""] * (FIRST - len(SPECIAL_TOKENS))
-        super().__init__({}, names + [bytes([byte]) for byte in range(256)], {name: i for i, name in enumerate(SPECIAL_TOKENS)}, FORMATS["openglm"])
+        super().__init__(
+            {},
+            names + [bytes([byte]) for byte in range(256)],
+            {name: i for i, name in enumerate(SPECIAL_TOKENS)},
+            FORMATS["openglm"],
+        )
 
     def _encode(self, text):
         return [FIRST + byte for byte in text.encode()]
@@ -34,7 +39,12 @@ def text_of(ids):
 
 def write(tmp_path, *records):
     path = tmp_path / "chat.jsonl"
-    path.write_text("".join((record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)) + "\n" for record in records), encoding="utf-8")
+    path.write_text(
+        "".join(
+            (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)) + "\n" for record in records
+        ),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -51,66 +61,138 @@ def assistant(text):
 
 
 def turns(number, size=5):
-    return {"messages": [m for i in range(number) for m in (user(f"q{i}" + "." * size), assistant(f"a{i}" + "." * size))]}
+    return {
+        "messages": [m for i in range(number) for m in (user(f"q{i}" + "." * size), assistant(f"a{i}" + "." * size))]
+    }
 
 
 TOOL = {"type": "function", "function": {"name": "weather", "description": "", "parameters": {}}}
 CALL = {"function": {"name": "weather", "arguments": {"city": "北京"}}}
 
 
-@pytest.mark.parametrize("record, messages, tools", [
-    ({"messages": [user("q"), assistant("a")]}, [user("q"), assistant("a")], None),
-    ({"messages": [{"role": "system", "content": "", "tools": [TOOL]}, user("q"), assistant("a")]}, [user("q"), assistant("a")], [TOOL]),
-    ({"messages": [{"role": "system", "content": "s"}, user("q"), assistant("a")], "tools": [TOOL]}, [{"role": "system", "content": "s"}, user("q"), assistant("a")], [TOOL]),
-    ({"conversations": [user("q"), {**assistant("a"), "loss": False}, user("r"), assistant("b")]}, [user("q"), {**assistant("a"), "loss": False}, user("r"), assistant("b")], None),
-    ({"conversations": [user("q"), {"role": "tool", "name": "weather", "parameters": {"city": "北京"}, "observation": {"t": 3}}, assistant("a")]},
-     [user("q"), {**assistant(""), "tool_calls": [CALL]}, {"role": "tool", "content": '{"t": 3}'}, assistant("a")], None),
-    ({"conversations": [user("q"), assistant("let me see"), {"role": "tool", "name": "weather", "parameters": {"city": "北京"}, "observation": "cold"}, assistant("a")]},
-     [user("q"), {**assistant("let me see"), "tool_calls": [CALL]}, {"role": "tool", "content": "cold"}, assistant("a")], None),
-    ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "system": "s"}, [{"role": "system", "content": "s"}, user("q"), assistant("a")], None),
-    ({"prompt": "q", "response": "a", "history": [["o", "p"]]}, [user("o"), assistant("p"), user("q"), assistant("a")], None),
-    ({"prompt": "q", "response": "a", "history": []}, [user("q"), assistant("a")], None),
-    ({"content": "q", "summary": "a"}, [user("q"), assistant("a")], None),
-    ({"instruction": "do", "input": "this", "output": "a"}, [user("do\nthis"), assistant("a")], None),
-    ({"instruction": "do", "input": "", "output": "a"}, [user("do"), assistant("a")], None),
-])
+@pytest.mark.parametrize(
+    "record, messages, tools",
+    [
+        ({"messages": [user("q"), assistant("a")]}, [user("q"), assistant("a")], None),
+        (
+            {"messages": [{"role": "system", "content": "", "tools": [TOOL]}, user("q"), assistant("a")]},
+            [user("q"), assistant("a")],
+            [TOOL],
+        ),
+        (
+            {"messages": [{"role": "system", "content": "s"}, user("q"), assistant("a")], "tools": [TOOL]},
+            [{"role": "system", "content": "s"}, user("q"), assistant("a")],
+            [TOOL],
+        ),
+        (
+            {"conversations": [user("q"), {**assistant("a"), "loss": False}, user("r"), assistant("b")]},
+            [user("q"), {**assistant("a"), "loss": False}, user("r"), assistant("b")],
+            None,
+        ),
+        (
+            {
+                "conversations": [
+                    user("q"),
+                    {"role": "tool", "name": "weather", "parameters": {"city": "北京"}, "observation": {"t": 3}},
+                    assistant("a"),
+                ]
+            },
+            [
+                user("q"),
+                {**assistant(""), "tool_calls": [CALL]},
+                {"role": "tool", "content": '{"t": 3}'},
+                assistant("a"),
+            ],
+            None,
+        ),
+        (
+            {
+                "conversations": [
+                    user("q"),
+                    assistant("let me see"),
+                    {"role": "tool", "name": "weather", "parameters": {"city": "北京"}, "observation": "cold"},
+                    assistant("a"),
+                ]
+            },
+            [
+                user("q"),
+                {**assistant("let me see"), "tool_calls": [CALL]},
+                {"role": "tool", "content": "cold"},
+                assistant("a"),
+            ],
+            None,
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "system": "s"},
+            [{"role": "system", "content": "s"}, user("q"), assistant("a")],
+            None,
+        ),
+        (
+            {"prompt": "q", "response": "a", "history": [["o", "p"]]},
+            [user("o"), assistant("p"), user("q"), assistant("a")],
+            None,
+        ),
+        ({"prompt": "q", "response": "a", "history": []}, [user("q"), assistant("a")], None),
+        ({"content": "q", "summary": "a"}, [user("q"), assistant("a")], None),
+        ({"instruction": "do", "input": "this", "output": "a"}, [user("do\nthis"), assistant("a")], None),
+        ({"instruction": "do", "input": "", "output": "a"}, [user("do"), assistant("a")], None),
+    ],
+)
 def test_every_shape_becomes_openai_messages(record, messages, tools):
     assert conversation(record) == (messages, tools)
     Bytes().render(messages, tools=tools)  # and the renderer takes them
 
 
 def test_glm4_calls_written_as_text_are_calls():
-    record = {"messages": [user("q"), assistant('weather\n{"city": "北京"}'), {"role": "observation", "content": "cold"}, assistant("a")]}
+    record = {
+        "messages": [
+            user("q"),
+            assistant('weather\n{"city": "北京"}'),
+            {"role": "observation", "content": "cold"},
+            assistant("a"),
+        ]
+    }
     messages, _ = conversation(record)
     assert messages[1]["tool_calls"][0]["function"] == CALL["function"] and messages[1]["content"] == ""
     Bytes().render(messages)
 
 
-@pytest.mark.parametrize("line, words", [
-    ("{", "not JSON"),
-    ("[" * 100_000, "nested"),
-    ("[]", "line = 'list': must hold one JSON object"),
-    ({"text": "x"}, "fields = text: not a conversation"),
-    ({"messages": "x"}, "messages = 'x': must be a list"),
-    ({"messages": []}, "messages"),
-    ({"messages": ["x"]}, "messages[0] = 'x': must be an object"),
-    ({"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role = 'bot'"),
-    ({"messages": [user("q"), {"role": "assistant"}]}, "messages[1].content"),
-    ({"messages": [user("q")]}, "messages = '1 of them': no assistant's answer to learn from"),
-    ({"messages": [user("q"), assistant("a")], "tools": {"x": 1}}, "tools = {'x': 1}: must be a list"),
-    ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": None}]}, "conversations[1].value = None: must be text"),
-    ({"conversations": [{"from": "who", "value": "q"}]}, "conversations[0].from = 'who'"),
-    ({"conversations": [user("q"), {"role": "tool", "parameters": {}}]}, "conversations[1].name = None: must be text"),
-    ({"prompt": 5, "response": "a"}, "prompt = 5: must be text"),
-    ({"prompt": "q", "response": "a", "history": [["o"]]}, "history[0] = ['o']: must be [question, answer]"),
-    ({"instruction": "q", "input": 3, "output": "a"}, "input = 3: must be text"),
-    ('{"content": "\\ud800", "summary": "a"}', "messages[0].content"),
-])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "nested"),
+        ("[]", "line = 'list': must hold one JSON object"),
+        ({"text": "x"}, "fields = text: not a conversation"),
+        ({"messages": "x"}, "messages = 'x': must be a list"),
+        ({"messages": []}, "messages"),
+        ({"messages": ["x"]}, "messages[0] = 'x': must be an object"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role = 'bot'"),
+        ({"messages": [user("q"), {"role": "assistant"}]}, "messages[1].content"),
+        ({"messages": [user("q")]}, "messages = '1 of them': no assistant's answer to learn from"),
+        ({"messages": [user("q"), assistant("a")], "tools": {"x": 1}}, "tools = {'x': 1}: must be a list"),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": None}]},
+            "conversations[1].value = None: must be text",
+        ),
+        ({"conversations": [{"from": "who", "value": "q"}]}, "conversations[0].from = 'who'"),
+        (
+            {"conversations": [user("q"), {"role": "tool", "parameters": {}}]},
+            "conversations[1].name = None: must be text",
+        ),
+        ({"prompt": 5, "response": "a"}, "prompt = 5: must be text"),
+        ({"prompt": "q", "response": "a", "history": [["o"]]}, "history[0] = ['o']: must be [question, answer]"),
+        ({"instruction": "q", "input": 3, "output": "a"}, "input = 3: must be text"),
+        ('{"content": "\\ud800", "summary": "a"}', "messages[0].content"),
+    ],
+)
 def test_bad_lines_name_file_line_and_field(tmp_path, line, words):
     path = write(tmp_path, turns(1), "", line)
     with pytest.raises(ValueError) as error:
         source(path)
-    assert str(error.value).startswith(f"{path}, line 3: ") and words in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(error.value).startswith(f"{path}, line 3: ") and words in str(error.value) and "\n" not in str(error.value)
+    )
 
 
 def test_bad_files_are_named(tmp_path):
@@ -128,8 +210,12 @@ def test_bad_files_are_named(tmp_path):
 def test_a_sample_is_the_rendered_conversation_shifted_by_one(tmp_path):
     record = {"messages": [{"role": "system", "content": "s"}, user("q"), assistant("yes"), user("r"), assistant("no")]}
     ids, mask = (np.array(x) for x in Bytes().render(record["messages"]))
-    for rule, expected in (("running", np.arange(len(ids) - 1)), ("pinned_mask", np.arange(len(ids) - 1)), ("pinned", np.zeros(len(ids) - 1))):
-        sample, = source(write(tmp_path, record), rule=rule).samples(0, np.random.default_rng(0))
+    for rule, expected in (
+        ("running", np.arange(len(ids) - 1)),
+        ("pinned_mask", np.arange(len(ids) - 1)),
+        ("pinned", np.zeros(len(ids) - 1)),
+    ):
+        (sample,) = source(write(tmp_path, record), rule=rule).samples(0, np.random.default_rng(0))
         np.testing.assert_array_equal(sample.tokens, ids[:-1])
         np.testing.assert_array_equal(sample.targets[1:], ids[2:])
         np.testing.assert_array_equal(sample.loss_mask, mask[1:])
@@ -146,8 +232,14 @@ def test_what_stands_before_gmask_is_part_a(tmp_path):
         def render(self, messages, tools=None):
             return [20, 21, 22, OURS.gmask, OURS.sop, 30, 31, OURS.eop], [0, 0, 0, 0, 0, 1, 1, 1]
 
-    sample, = DialogueSource(write(tmp_path, turns(1)), Old(), OURS, 64, "pinned", 1).samples(0, np.random.default_rng(0))
-    assert sample.tokens.tolist() == [20, 21, 22, OURS.gmask, OURS.sop, 30, 31] and sample.targets.tolist()[4:] == [30, 31, OURS.eop]
+    (sample,) = DialogueSource(write(tmp_path, turns(1)), Old(), OURS, 64, "pinned", 1).samples(
+        0, np.random.default_rng(0)
+    )
+    assert sample.tokens.tolist() == [20, 21, 22, OURS.gmask, OURS.sop, 30, 31] and sample.targets.tolist()[4:] == [
+        30,
+        31,
+        OURS.eop,
+    ]
     assert sample.position.tolist() == [0, 1, 2, 3, 3, 3, 3] and sample.block_position.tolist() == [0, 0, 0, 0, 1, 2, 3]
 
 
@@ -155,23 +247,45 @@ def test_long_conversations_lose_their_oldest_turns_and_keep_the_system(tmp_path
     long = {"messages": [{"role": "system", "content": "sys"}, *turns(30)["messages"]]}
     huge = {"messages": [user("x" * 500), assistant("y")]}
     read = source(write(tmp_path, turns(2), long, huge))
-    assert (len(read), read.shortened, read.dropped) == (2, 1, 1) and "1 lost their oldest turns and 1 were left out" in read.summary
+    assert (len(read), read.shortened, read.dropped) == (
+        2,
+        1,
+        1,
+    ) and "1 lost their oldest turns and 1 were left out" in read.summary
     samples = [s for k in range(2) for s in read.samples(k, np.random.default_rng(0))]
     text = next(t for t in (text_of(s.tokens) for s in samples) if "sys" in t)
-    assert text.startswith(f"<2><4><{SYSTEM}>\nsys<{USER}>\nq2") and text.endswith("a29.....") and all(len(s) <= 128 for s in samples)
+    assert (
+        text.startswith(f"<2><4><{SYSTEM}>\nsys<{USER}>\nq2")
+        and text.endswith("a29.....")
+        and all(len(s) <= 128 for s in samples)
+    )
     assert len(text_of(samples[0].tokens)) > 0
 
 
 def test_shorten_drops_whole_turns():
-    system, call, result = {"role": "system", "content": "s"}, {**assistant(""), "tool_calls": [CALL]}, {"role": "tool", "content": "r"}
-    assert shorten([system, user("1"), call, result, assistant("a"), user("2"), assistant("b")]) == [system, user("2"), assistant("b")]
+    system, call, result = (
+        {"role": "system", "content": "s"},
+        {**assistant(""), "tool_calls": [CALL]},
+        {"role": "tool", "content": "r"},
+    )
+    assert shorten([system, user("1"), call, result, assistant("a"), user("2"), assistant("b")]) == [
+        system,
+        user("2"),
+        assistant("b"),
+    ]
     assert shorten([assistant("hello"), user("1"), assistant("a")]) == [user("1"), assistant("a")]
     assert shorten([system, user("1"), assistant("a")]) == []
 
 
 def many(tmp_path, n=200):
     rng = np.random.default_rng(0)
-    return write(tmp_path, *({"prompt": f"{i:04d}" + "q" * int(rng.integers(0, 30)), "response": "a" * int(rng.integers(1, 30))} for i in range(n)))
+    return write(
+        tmp_path,
+        *(
+            {"prompt": f"{i:04d}" + "q" * int(rng.integers(0, 30)), "response": "a" * int(rng.integers(1, 30))}
+            for i in range(n)
+        ),
+    )
 
 
 def test_each_epoch_holds_each_conversation_once_in_full_rows(tmp_path):
@@ -191,7 +305,9 @@ def test_each_epoch_holds_each_conversation_once_in_full_rows(tmp_path):
 def test_fill_rows(lengths):
     rows = fill_rows(np.array(lengths), 10)
     by_size = sorted(lengths, reverse=True)
-    assert sorted(np.concatenate(rows)) == list(range(len(lengths))) and all(sum(by_size[i] for i in row) <= 10 for row in rows)
+    assert sorted(np.concatenate(rows)) == list(range(len(lengths))) and all(
+        sum(by_size[i] for i in row) <= 10 for row in rows
+    )
     assert len(rows) <= 1 + sum(lengths) * 11 / 9 / 10
 
 
@@ -217,10 +333,28 @@ def test_dialogues_train_alone_or_beside_text(tmp_path):
         assert (row.tokens == OURS.gmask).sum() == row.segment.max() + 1
         assert row.loss_mask.sum() > 0 and (row.loss_mask <= (row.block_position > 0)).all()
     corpus = OneText()
-    both = Mixture(corpus, DataConfig(path="", weights={"text": 0.9, "chat": 0.1}), InfillingConfig(), OURS, 128, "pinned_mask", dialogues={"chat": chat})
+    both = Mixture(
+        corpus,
+        DataConfig(path="", weights={"text": 0.9, "chat": 0.1}),
+        InfillingConfig(),
+        OURS,
+        128,
+        "pinned_mask",
+        dialogues={"chat": chat},
+    )
     dialogue_rows = [i for i in range(1000) if both.source_of(i)[0] == both.names.index("chat")]
     assert len(dialogue_rows) == 100 and all((both.row(i).tokens == ASSISTANT).any() for i in dialogue_rows[:5])
-    assert both.fingerprint != Mixture(corpus, DataConfig(path="", weights={"text": 0.9, "chat": 0.1}), InfillingConfig(), OURS, 128, "pinned_mask",
-                                       dialogues={"chat": source(many(tmp_path, 199))}).fingerprint
+    assert (
+        both.fingerprint
+        != Mixture(
+            corpus,
+            DataConfig(path="", weights={"text": 0.9, "chat": 0.1}),
+            InfillingConfig(),
+            OURS,
+            128,
+            "pinned_mask",
+            dialogues={"chat": source(many(tmp_path, 199))},
+        ).fingerprint
+    )
     with pytest.raises(ValueError, match="a text source has this name"):
         Mixture(corpus, DataConfig(path=""), InfillingConfig(), OURS, 128, "pinned_mask", dialogues={"text": chat})

@@ -10,13 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.config import InfillingConfig, SpecialTokens
-from openglm.data.infilling import build_sample, draw_mode, infill, place_spans, sample_lengths, sample_long_span, sample_sentences, sample_spans, sentences
+from openglm.data.infilling import (
+    build_sample,
+    draw_mode,
+    infill,
+    place_spans,
+    sample_lengths,
+    sample_long_span,
+    sample_sentences,
+    sample_spans,
+    sentences,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "infilling"
 CASES = json.loads((GOLDEN / "cases.json").read_text())
 STATISTICS = json.loads((GOLDEN / "span_statistics.json").read_text())
 IDS = CASES["special_ids"]
-GLM10B = SpecialTokens(pad=IDS["pad"], mask=IDS["MASK"], gmask=IDS["gMASK"], smask=IDS["sMASK"], sop=IDS["sop"], eop=IDS["eop"])
+GLM10B = SpecialTokens(
+    pad=IDS["pad"], mask=IDS["MASK"], gmask=IDS["gMASK"], smask=IDS["sMASK"], sop=IDS["sop"], eop=IDS["eop"]
+)
 OURS = SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5)
 MASKS = {"bert": "MASK", "single": "MASK", "sentence": "sMASK", "gpt": "gMASK"}
 DOCUMENTS = 3000
@@ -26,7 +38,12 @@ def expected(sample, n):
     return {name: np.array(sample[name])[..., :n] for name in ("text", "target", "loss_mask", "position_ids")}
 
 
-GOLDEN_SAMPLES = [pytest.param(case, sample, id=f"{case['name']}-{i}") for case in CASES["cases"] for i, sample in enumerate(case["samples"]) if not sample.get("dropped")]
+GOLDEN_SAMPLES = [
+    pytest.param(case, sample, id=f"{case['name']}-{i}")
+    for case in CASES["cases"]
+    for i, sample in enumerate(case["samples"])
+    if not sample.get("dropped")
+]
 
 
 @pytest.mark.parametrize("case, sample", GOLDEN_SAMPLES)
@@ -34,8 +51,18 @@ def test_every_array_of_every_golden_case(case, sample):
     spans, tokens = np.array(sample["spans"]), np.array(sample["input_tokens"])
     order = [sample["spans"].index(span) for span in sample["order"]]
     mask = IDS[MASKS[case["mode"]] if case["options"].get("task_mask", True) else "MASK"]
-    built = build_sample(tokens, spans, order, mask, GLM10B, suffix=sample.get("form") == "suffix", pin=True, dblock_at=sample["dblock_at"], dblock_id=IDS["dBLOCK"],
-                         loss_mask=np.array(sample["input_loss_mask"]))
+    built = build_sample(
+        tokens,
+        spans,
+        order,
+        mask,
+        GLM10B,
+        suffix=sample.get("form") == "suffix",
+        pin=True,
+        dblock_at=sample["dblock_at"],
+        dblock_id=IDS["dBLOCK"],
+        loss_mask=np.array(sample["input_loss_mask"]),
+    )
     want = expected(sample, sample["length"])
     assert len(built) == sample["length"] and built.context_length == sample["sep"]
     np.testing.assert_array_equal(built.tokens, want["text"])
@@ -70,7 +97,9 @@ def test_golden_sentence_spans_are_candidates_of_ours(case, sample):
     wanted = int(case["options"].get("gap_sentence_ratio", 0.15) * len(tokens))
     drawn = sample_sentences(np.random.default_rng(1), np.array(candidates), wanted)
     sizes = drawn[:, 1] - drawn[:, 0]
-    assert sizes.sum() >= min(wanted, sum(e - s for s, e in candidates)) and (len(drawn) == 1 or sizes.sum() - sizes.max() < max(1, wanted))
+    assert sizes.sum() >= min(wanted, sum(e - s for s, e in candidates)) and (
+        len(drawn) == 1 or sizes.sum() - sizes.max() < max(1, wanted)
+    )
 
 
 # Statistics: our histogram of DOCUMENTS documents against the original's of 20,000, by a chi-square over bins with enough counts.
@@ -128,11 +157,15 @@ def test_spans_are_distributed_as_the_originals(name):
     spans = np.concatenate(drawn)
     assert_same_distribution(counts(spans[:, 1] - spans[:, 0]), setting["span_length_histogram"], "length")
     assert_same_distribution(counts([len(s) for s in drawn]), setting["spans_per_document_histogram"], "number")
-    assert_same_distribution(counts(spans[:, 0] * 10 // n), dict(enumerate(setting["span_start_decile_histogram"])), "place")
+    assert_same_distribution(
+        counts(spans[:, 0] * 10 // n), dict(enumerate(setting["span_start_decile_histogram"])), "place"
+    )
     share = (spans[:, 1] - spans[:, 0]).sum() / (n * DOCUMENTS)
     assert share == pytest.approx(setting["masked_share"], rel=0.02)
     touching = np.mean([s[-1, 1] == n for s in drawn])
-    assert touching == pytest.approx(setting["share_touching_last_token"], abs=5 * 0.5 / np.sqrt(DOCUMENTS) if name == "gpt_half" else 0)
+    assert touching == pytest.approx(
+        setting["share_touching_last_token"], abs=5 * 0.5 / np.sqrt(DOCUMENTS) if name == "gpt_half" else 0
+    )
 
 
 def test_spans_in_two_documents_of_one_row():
@@ -178,7 +211,9 @@ def test_spans_are_generated_in_random_order_as_often_as_in_the_original():
         places = sample.position[sample.block_position == 1]
         if len(places) > 1:
             sorted_ones.append((np.diff(places) > 0).all())
-    assert np.mean(sorted_ones) == pytest.approx(setting["share_of_shuffled_documents_left_in_text_order"], abs=5 * np.sqrt(0.14 / DOCUMENTS))
+    assert np.mean(sorted_ones) == pytest.approx(
+        setting["share_of_shuffled_documents_left_in_text_order"], abs=5 * np.sqrt(0.14 / DOCUMENTS)
+    )
 
 
 def test_lengths_are_in_random_order():
@@ -191,14 +226,16 @@ def test_lengths_are_in_random_order():
 
 # Properties of `infill` on any text.
 
-CONFIGS = st.sampled_from([
-    InfillingConfig(),
-    InfillingConfig(mask_share=1, gmask_share=0),
-    InfillingConfig(mask_share=0.2, sentence_share=0.6, gmask_share=0.2, mask_ratio=0.4),
-    InfillingConfig(mask_share=0, gmask_share=1, gmask_infill_share=0.7),
-    InfillingConfig(mask_share=0, gmask_share=1, gmask_min_ratio=1.0),
-    InfillingConfig(mask_share=0.5, sentence_share=0.5, gmask_share=0, single_span_share=0.5, shuffle_spans=False),
-])
+CONFIGS = st.sampled_from(
+    [
+        InfillingConfig(),
+        InfillingConfig(mask_share=1, gmask_share=0),
+        InfillingConfig(mask_share=0.2, sentence_share=0.6, gmask_share=0.2, mask_ratio=0.4),
+        InfillingConfig(mask_share=0, gmask_share=1, gmask_infill_share=0.7),
+        InfillingConfig(mask_share=0, gmask_share=1, gmask_min_ratio=1.0),
+        InfillingConfig(mask_share=0.5, sentence_share=0.5, gmask_share=0, single_span_share=0.5, shuffle_spans=False),
+    ]
+)
 ENDS = np.array([10, 11, 12])
 
 
@@ -209,7 +246,13 @@ def blanks(sample):
 
 
 @settings(max_examples=300, deadline=None)
-@given(seed=st.integers(0, 2**32), n=st.integers(1, 150), config=CONFIGS, complete=st.booleans(), rule=st.sampled_from(["pinned", "pinned_mask", "running"]))
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 150),
+    config=CONFIGS,
+    complete=st.booleans(),
+    rule=st.sampled_from(["pinned", "pinned_mask", "running"]),
+)
 def test_nothing_is_lost_and_only_part_b_is_trained(seed, n, config, complete, rule):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(10, 60, n)
@@ -227,7 +270,7 @@ def test_nothing_is_lost_and_only_part_b_is_trained(seed, n, config, complete, r
     for begin, end in blanks(sample):
         targets = sample.targets[begin:end]
         assert sample.tokens[begin] == OURS.sop
-        np.testing.assert_array_equal(sample.tokens[begin + 1:end], targets[:-1])
+        np.testing.assert_array_equal(sample.tokens[begin + 1 : end], targets[:-1])
         np.testing.assert_array_equal(sample.block_position[begin:end], np.arange(1, end - begin + 1))
         closed = targets[-1] == OURS.eop
         assert closed or (long and not complete)
@@ -258,11 +301,15 @@ def refill(part_a, masks, spans):
 
 
 @settings(max_examples=200, deadline=None)
-@given(seed=st.integers(0, 2**32), n=st.integers(1, 150), config=CONFIGS, complete=st.booleans(), room=st.integers(0, 160))
+@given(
+    seed=st.integers(0, 2**32), n=st.integers(1, 150), config=CONFIGS, complete=st.booleans(), room=st.integers(0, 160)
+)
 def test_a_sample_keeps_to_its_room_and_never_teaches_a_false_end(seed, n, config, complete, room):
     rng = np.random.default_rng(seed)
     tokens = np.arange(100, 100 + n)
-    sample = infill(rng, tokens, config, OURS, span_positions="running", complete=complete, sentence_ends=100 + ENDS, room=room)
+    sample = infill(
+        rng, tokens, config, OURS, span_positions="running", complete=complete, sentence_ends=100 + ENDS, room=room
+    )
     if room < 2:
         assert sample is None
         return
@@ -270,24 +317,35 @@ def test_a_sample_keeps_to_its_room_and_never_teaches_a_false_end(seed, n, confi
     seen = np.concatenate((sample.tokens, sample.targets))
     seen = np.unique(seen[seen >= 100])
     np.testing.assert_array_equal(seen, np.arange(100, 100 + len(seen)))  # cut at the end, nothing dangling
-    if len(seen) < n or not complete:  # the end of the text is not in it: <eop> may follow a sentence's own end or a span inside, never the cut
+    if (
+        len(seen) < n or not complete
+    ):  # the end of the text is not in it: <eop> may follow a sentence's own end or a span inside, never the cut
         last = np.flatnonzero(sample.targets == 100 + len(seen) - 1)[-1]
-        whole_sentence = sample.tokens[:sample.context_length].tolist().count(OURS.smask) > 0 and len(seen) - 1 in ENDS
+        whole_sentence = sample.tokens[: sample.context_length].tolist().count(OURS.smask) > 0 and len(seen) - 1 in ENDS
         assert last + 1 == len(sample) or sample.targets[last + 1] != OURS.eop or whole_sentence
     assert len(seen) >= min(n, room - 1) // 5
 
 
 def test_the_end_of_a_document_is_taught():
     config = InfillingConfig(mask_share=0, gmask_share=1)
-    ended = infill(np.random.default_rng(0), np.arange(10, 60), config, OURS, span_positions="pinned_mask", complete=True)
-    cut = infill(np.random.default_rng(0), np.arange(10, 60), config, OURS, span_positions="pinned_mask", complete=False)
+    ended = infill(
+        np.random.default_rng(0), np.arange(10, 60), config, OURS, span_positions="pinned_mask", complete=True
+    )
+    cut = infill(
+        np.random.default_rng(0), np.arange(10, 60), config, OURS, span_positions="pinned_mask", complete=False
+    )
     assert ended.targets[-2:].tolist() == [59, OURS.eop] and cut.targets[-1] == 59 and len(ended) == len(cut) + 1 == 52
 
 
 def test_the_causal_baseline_is_full_length_generation():
     config = InfillingConfig(mask_share=0, gmask_share=1, gmask_min_ratio=1.0)
-    sample = infill(np.random.default_rng(0), np.arange(10, 20), config, OURS, span_positions="pinned_mask", complete=True)
-    assert sample.tokens.tolist() == [OURS.gmask, OURS.sop, *range(10, 20)] and sample.targets[1:].tolist() == [*range(10, 20), OURS.eop]
+    sample = infill(
+        np.random.default_rng(0), np.arange(10, 20), config, OURS, span_positions="pinned_mask", complete=True
+    )
+    assert sample.tokens.tolist() == [OURS.gmask, OURS.sop, *range(10, 20)] and sample.targets[1:].tolist() == [
+        *range(10, 20),
+        OURS.eop,
+    ]
     assert sample.position.tolist() == list(range(12)) and sample.context_length == 1
 
 

@@ -28,7 +28,7 @@ class MemorySource:
         self.tokens = int(self.lengths.sum())
 
     def document(self, i):
-        return self._ids[self._ends[i] - self.lengths[i]:self._ends[i]]
+        return self._ids[self._ends[i] - self.lengths[i] : self._ends[i]]
 
 
 class MemoryCorpus:
@@ -48,7 +48,15 @@ def corpus():
 
 
 def mixture(texts=None, infilling=DEFAULT, weights=None, seed=1, **options):
-    return Mixture(texts or corpus(), DataConfig(path="", weights=weights or {}, seed=seed), infilling, OURS, SEQ_LEN, "pinned_mask", **options)
+    return Mixture(
+        texts or corpus(),
+        DataConfig(path="", weights=weights or {}, seed=seed),
+        infilling,
+        OURS,
+        SEQ_LEN,
+        "pinned_mask",
+        **options,
+    )
 
 
 def assert_rows_equal(a, b):
@@ -74,7 +82,11 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
         batch = next(stream)
         for i in range(4):
             assert_rows_equal(Row(**{name: batch[name][i] for name in FIELDS}), rows.row(990 + 4 * n + i))
-    assert batch["loss_mask"].dtype == np.float32 and batch["tokens"].dtype == np.int64 and batch["tokens"].shape == (4, SEQ_LEN)
+    assert (
+        batch["loss_mask"].dtype == np.float32
+        and batch["tokens"].dtype == np.int64
+        and batch["tokens"].shape == (4, SEQ_LEN)
+    )
     stream.close()
 
 
@@ -90,7 +102,10 @@ class Broken:
         return self.rows.row(index)
 
 
-@pytest.mark.parametrize("how, error, words", [("raises", ValueError, "row 9 cannot be read"), ("dies", ValueError, "a process that prepares rows died")])
+@pytest.mark.parametrize(
+    "how, error, words",
+    [("raises", ValueError, "row 9 cannot be read"), ("dies", ValueError, "a process that prepares rows died")],
+)
 def test_a_worker_that_fails_ends_the_iteration(how, error, words):
     stream = batches(Broken(mixture(), 9, how), start_row=0, rows=2, workers=2)
     with pytest.raises(error, match=words):
@@ -105,7 +120,9 @@ def test_every_epoch_of_a_source_holds_each_token_once_in_a_new_order(lengths):
     epochs = 3
     windows = [list(stream.pieces(k)) for k in range(-(-epochs * source.tokens // SEQ_LEN))]
     assert all(sum(len(tokens) for tokens, _ in window) == SEQ_LEN for window in windows)
-    flat = np.concatenate([tokens for window in windows for tokens, _ in window])[:epochs * source.tokens].reshape(epochs, -1)
+    flat = np.concatenate([tokens for window in windows for tokens, _ in window])[: epochs * source.tokens].reshape(
+        epochs, -1
+    )
     np.testing.assert_array_equal(np.sort(flat, axis=1), np.broadcast_to(np.arange(source.tokens), flat.shape))
     if len(lengths) > 5:
         assert (flat[0] != flat[1]).any()
@@ -144,7 +161,16 @@ def test_weights_hold_in_every_block_and_no_source_skips_a_row():
     np.testing.assert_allclose(drawn, tokens / tokens.sum(), atol=0.002)
 
 
-@pytest.mark.parametrize("weights", [{"a": 1}, {"a": 1, "b": 1, "c": 1}, {"a": 1e9, "b": 1}, {str(i): 1 for i in range(999)}, {"a": 0.0004, "b": 0.0004, "c": 0.9992}])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"a": 1},
+        {"a": 1, "b": 1, "c": 1},
+        {"a": 1e9, "b": 1},
+        {str(i): 1 for i in range(999)},
+        {"a": 0.0004, "b": 0.0004, "c": 0.9992},
+    ],
+)
 def test_shares_fill_a_block(weights):
     rows, values = shares(weights), np.array(list(weights.values()))
     assert rows.sum() == BLOCK and rows.min() >= 1
@@ -161,17 +187,26 @@ def test_the_mask_keeps_samples_apart_and_part_a_blind(infilling):
         see, seen = np.nonzero(mask & real[:, None])
         assert (row.segment[see] == row.segment[seen]).all()
         assert not mask[np.ix_(part_a & real, ~part_a)].any(), "part A sees part B"
-        assert not mask[np.ix_(real, ~part_a)][np.triu(np.ones((real.sum(), SEQ_LEN), bool), 1)[:, ~part_a]].any(), "part B sees its future"
+        assert not mask[np.ix_(real, ~part_a)][np.triu(np.ones((real.sum(), SEQ_LEN), bool), 1)[:, ~part_a]].any(), (
+            "part B sees its future"
+        )
         for segment in range(row.segment.max() + 1):
             here = row.segment == segment
             assert mask[np.ix_(here, here & part_a)].all(), "part A is seen by its whole sample"
             assert (row.position[here] <= here.sum()).all() and row.position[here][0] == 0
-        assert (row.loss_mask[~real] == 0).all() and (row.tokens[~real] == OURS.pad).all() and (row.loss_mask == (~part_a & real)).all()
+        assert (
+            (row.loss_mask[~real] == 0).all()
+            and (row.tokens[~real] == OURS.pad).all()
+            and (row.loss_mask == (~part_a & real)).all()
+        )
 
 
 def test_a_row_holds_what_infill_made():
     rng = np.random.default_rng(0)
-    samples = [infill(rng, np.arange(100, 130), InfillingConfig(), OURS, span_positions="running", complete=True) for _ in range(2)]
+    samples = [
+        infill(rng, np.arange(100, 130), InfillingConfig(), OURS, span_positions="running", complete=True)
+        for _ in range(2)
+    ]
     row = pack(samples, 200, OURS.pad)
     for number, sample in enumerate(samples):
         here = row.segment == number
@@ -180,22 +215,37 @@ def test_a_row_holds_what_infill_made():
 
 
 def test_the_fingerprint_names_everything_that_changes_the_stream():
-    names = [mixture().fingerprint, mixture(seed=2).fingerprint, mixture(infilling=CAUSAL).fingerprint, mixture(weights={"zh": 1}).fingerprint,
-             mixture(MemoryCorpus(zh=[9])).fingerprint, Mixture(corpus(), DataConfig(path=""), InfillingConfig(), OURS, 97, "pinned_mask").fingerprint,
-             Mixture(corpus(), DataConfig(path=""), InfillingConfig(), OURS, SEQ_LEN, "running").fingerprint]
+    names = [
+        mixture().fingerprint,
+        mixture(seed=2).fingerprint,
+        mixture(infilling=CAUSAL).fingerprint,
+        mixture(weights={"zh": 1}).fingerprint,
+        mixture(MemoryCorpus(zh=[9])).fingerprint,
+        Mixture(corpus(), DataConfig(path=""), InfillingConfig(), OURS, 97, "pinned_mask").fingerprint,
+        Mixture(corpus(), DataConfig(path=""), InfillingConfig(), OURS, SEQ_LEN, "running").fingerprint,
+    ]
     assert len(set(names)) == len(names)
     other = Mixture(corpus(), DataConfig(path="elsewhere", workers=7), InfillingConfig(), OURS, SEQ_LEN, "pinned_mask")
     assert other.fingerprint == mixture().fingerprint, "path and workers change nothing"
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: mixture(weights={"fr": 1}), "data.weights.fr = 1: no such source; there are zh, en, tiny"),
-    (lambda: mixture(weights={"zh": -1}), "data.weights.zh = -1: must be 0 or more"),
-    (lambda: mixture(weights={"zh": 0}), "data.weights = "),
-    (lambda: mixture(MemoryCorpus(empty=[0, 0]), weights={"empty": 1}), "data.weights.empty = 1.0: this source holds no text"),
-    (lambda: mixture(infilling=InfillingConfig(sentence_share=0.3, gmask_share=0.4)), "infilling.sentence_share = 0.3"),
-    (lambda: Mixture(None, DataConfig(path=""), InfillingConfig(), OURS, SEQ_LEN, "pinned"), "data.path = ''"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: mixture(weights={"fr": 1}), "data.weights.fr = 1: no such source; there are zh, en, tiny"),
+        (lambda: mixture(weights={"zh": -1}), "data.weights.zh = -1: must be 0 or more"),
+        (lambda: mixture(weights={"zh": 0}), "data.weights = "),
+        (
+            lambda: mixture(MemoryCorpus(empty=[0, 0]), weights={"empty": 1}),
+            "data.weights.empty = 1.0: this source holds no text",
+        ),
+        (
+            lambda: mixture(infilling=InfillingConfig(sentence_share=0.3, gmask_share=0.4)),
+            "infilling.sentence_share = 0.3",
+        ),
+        (lambda: Mixture(None, DataConfig(path=""), InfillingConfig(), OURS, SEQ_LEN, "pinned"), "data.path = ''"),
+    ],
+)
 def test_errors_name_the_option(make, words):
     with pytest.raises(ValueError) as error:
         make()

@@ -16,8 +16,16 @@ def make_corpus(folder, documents=DOCUMENTS, held=([11, 12],), vocab_size=512, s
     shards = write_source(folder, "a", "train", documents, vocab_size, shard_tokens)
     heldout = write_source(folder, "a", "heldout", held, vocab_size)
     empty = {"file": "a-heldout", "tokens": 0, "documents": 0, "sha256": ""}
-    entry = {"name": "a", "language": "en", "licence": "", "bytes": 1, "tokens": sum(map(len, documents)), "documents": len(documents), "shards": shards,
-             "heldout": {**(heldout or [empty])[0], "bytes": 1}}
+    entry = {
+        "name": "a",
+        "language": "en",
+        "licence": "",
+        "bytes": 1,
+        "tokens": sum(map(len, documents)),
+        "documents": len(documents),
+        "shards": shards,
+        "heldout": {**(heldout or [empty])[0], "bytes": 1},
+    }
     return write_manifest(folder, "fingerprint", vocab_size, [entry])
 
 
@@ -30,7 +38,10 @@ def one_line_error(call, *words):
 
 
 @settings(max_examples=30, deadline=None)
-@given(documents=st.lists(st.lists(st.integers(0, 511), max_size=12), min_size=1, max_size=20).filter(lambda d: any(d)), shard_tokens=st.integers(1, 40))
+@given(
+    documents=st.lists(st.lists(st.integers(0, 511), max_size=12), min_size=1, max_size=20).filter(lambda d: any(d)),
+    shard_tokens=st.integers(1, 40),
+)
 def test_documents_come_back_over_any_cut_into_shards(tmp_path_factory, documents, shard_tokens):
     folder = tmp_path_factory.mktemp("corpus")
     make_corpus(folder, documents, shard_tokens=shard_tokens)

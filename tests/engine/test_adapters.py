@@ -37,12 +37,21 @@ def answer(model, ids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"step_tokens": 8, "kv_tokens": 48}, {"kv_tokens": 48, "draft_tokens": 3, "block_size": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"step_tokens": 8, "kv_tokens": 48}, {"kv_tokens": 48, "draft_tokens": 3, "block_size": 1}]
+)
 def test_each_request_is_answered_by_its_own_model(hold, kind, options):
     """Against plain generation with the prefix in the model, and with the LoRA's product added to the weights."""
     model = network(small(kind, layers=2)).requires_grad_(False)
-    adapters = {"short": random_prefix(model.config, 3, 1), "long": random_prefix(model.config, 9, 2), "one": random_lora(model, 3), "two": random_lora(model, 4)}
-    engine = Engine(model, EngineConfig(**{"block_size": 4, "max_sequences": 8, "step_tokens": 64, **options}), adapters=adapters)
+    adapters = {
+        "short": random_prefix(model.config, 3, 1),
+        "long": random_prefix(model.config, 9, 2),
+        "one": random_lora(model, 3),
+        "two": random_lora(model, 4),
+    }
+    engine = Engine(
+        model, EngineConfig(**{"block_size": 4, "max_sequences": 8, "step_tokens": 64, **options}), adapters=adapters
+    )
     expected = {}
     for name in (None, *adapters):
         alone, adapter = copy.deepcopy(model), adapters.get(name)
@@ -55,7 +64,9 @@ def test_each_request_is_answered_by_its_own_model(hold, kind, options):
         for length in (7, 16):
             ids = prompt(model.config, length, length)
             for _ in range(2):  # the second shares what the first has left
-                expected[engine.add_request(ids, SamplingParams(max_tokens=COUNT, ignore_eos=True, logprobs=0), name)] = alone, ids
+                expected[
+                    engine.add_request(ids, SamplingParams(max_tokens=COUNT, ignore_eos=True, logprobs=0), name)
+                ] = alone, ids
     found = {}
     while engine.busy:
         found |= {event.id: event.result for event in engine.step() if event.result}
@@ -70,7 +81,10 @@ def test_each_request_is_answered_by_its_own_model(hold, kind, options):
 
 
 @pytest.mark.skipif(lib.load() is None, reason="the package was installed without its kernels")
-@pytest.mark.parametrize(("kind", "kv_dtype"), [("chatglm-6b", "float32"), ("glm-4-9b-chat", "int8"), ("glm-4-0414-9b", "float32"), ("glm-130b", "float16")])
+@pytest.mark.parametrize(
+    ("kind", "kv_dtype"),
+    [("chatglm-6b", "float32"), ("glm-4-9b-chat", "int8"), ("glm-4-0414-9b", "float32"), ("glm-130b", "float16")],
+)
 @pytest.mark.parametrize("bits", [0, 4])
 def test_the_kernels_serve_adapters_as_torch_does(kind, kv_dtype, bits):
     """Log-probabilities of the same steps from both runners: LoRAs of different layers, one of them of gates alone, prefixes, and requests without either, in one batch."""
@@ -81,16 +95,28 @@ def test_the_kernels_serve_adapters_as_torch_does(kind, kv_dtype, bits):
     adapters = {"long": random_prefix(model.config, 19, 2), **loras, "short": random_prefix(model.config, 3, 1)}
     answers = {}
     for runner in ("torch", "native"):
-        engine = Engine(model, EngineConfig(runner=runner, kv_dtype=kv_dtype, max_sequences=8, step_tokens=16, share_prefixes=False), adapters=adapters)
+        engine = Engine(
+            model,
+            EngineConfig(runner=runner, kv_dtype=kv_dtype, max_sequences=8, step_tokens=16, share_prefixes=False),
+            adapters=adapters,
+        )
         assert isinstance(engine.runner, NativeRunner) == (runner == "native")
         for name in (None, *adapters):
-            engine.add_request(prompt(model.config, 13, 5), SamplingParams(max_tokens=4, ignore_eos=True, logprobs=0, logit_bias={9: 1e4}), name)
+            engine.add_request(
+                prompt(model.config, 13, 5),
+                SamplingParams(max_tokens=4, ignore_eos=True, logprobs=0, logit_bias={9: 1e4}),
+                name,
+            )
         results = {}
         while engine.busy:
             results |= {event.id: event.result for event in engine.step() if event.result}
-        answers[runner] = torch.tensor([[one.logprob for one in results[number].logprobs] for number in sorted(results)])
+        answers[runner] = torch.tensor(
+            [[one.logprob for one in results[number].logprobs] for number in sorted(results)]
+        )
     spread = answers["torch"].std(0).min()
-    tolerance = {"float32": 2e-4, "float16": 5e-3, "int8": 5e-2}[kv_dtype] + (0.1 if bits else 0)  # the kernels round activations to 8 bits beside quantised weights
+    tolerance = {"float32": 2e-4, "float16": 5e-3, "int8": 5e-2}[kv_dtype] + (
+        0.1 if bits else 0
+    )  # the kernels round activations to 8 bits beside quantised weights
     assert spread > 2 * tolerance, "the adapters differ by more than the runners may"
     torch.testing.assert_close(answers["native"], answers["torch"], rtol=0, atol=tolerance)
 
@@ -104,11 +130,17 @@ def test_a_models_own_prefix_is_used_without_asking():
 
 def test_adapters_of_another_model_are_refused_by_name():
     model, other = network(small("nano")), network(small("nano", hidden=64, head_dim=16))
-    for adapter in (random_prefix(other.config, 3, 1), random_lora(other, 1), Lora({"blocks.9.x": (torch.ones(1, 2), torch.ones(2, 1))})):
+    for adapter in (
+        random_prefix(other.config, 3, 1),
+        random_lora(other, 1),
+        Lora({"blocks.9.x": (torch.ones(1, 2), torch.ones(2, 1))}),
+    ):
         with pytest.raises(ValueError, match="adapter poet") as error:
             Engine(model, adapters={"poet": adapter})
         assert "\n" not in str(error.value)
-    engine = Engine(model, EngineConfig(kv_tokens=32, block_size=4), adapters={"poet": random_prefix(model.config, 20, 1)})
+    engine = Engine(
+        model, EngineConfig(kv_tokens=32, block_size=4), adapters={"poet": random_prefix(model.config, 20, 1)}
+    )
     with pytest.raises(ValueError, match=r"unknown; this engine has poet"):
         engine.add_request([8, 2, 4], SamplingParams(), "painter")
     assert "cache of 12" in engine.generate([[8, 2, 4]], SamplingParams(max_tokens=10), "poet")[0].error

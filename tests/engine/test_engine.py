@@ -55,7 +55,9 @@ def test_tokens_are_those_of_the_plain_loop(models, plain, hold, kind, options):
 def test_the_kernels_serve_alike(hold, kind):
     """The same scheduler over the other runner: batched, chunked, preempted, shared and guessed ahead at once."""
     model = network(small(kind, layers=2, head_dim=16))
-    config = EngineConfig(runner="native", max_sequences=4, step_tokens=24, kv_tokens=80, draft_tokens=3, kv_dtype="float32")
+    config = EngineConfig(
+        runner="native", max_sequences=4, step_tokens=24, kv_tokens=80, draft_tokens=3, kv_dtype="float32"
+    )
     if obstacle(model, config):
         pytest.skip(obstacle(model, config))
     engine = Engine(model, config)
@@ -94,7 +96,11 @@ def test_a_beginning_is_shared_only_where_its_keys_are_the_same(models, plain, h
         hold(models(kind), ids, result, plain(kind, ids, 6))
         found[name] = result.cached_tokens
     causal = models(kind).config.mask == "causal"
-    assert found == {"text": 0, "other": 12 if causal else 0, "longer": 20}  # 18 of the prompt and 5 of the answer were kept
+    assert found == {
+        "text": 0,
+        "other": 12 if causal else 0,
+        "longer": 20,
+    }  # 18 of the prompt and 5 of the answer were kept
 
 
 def test_adapters_do_not_share_beginnings():
@@ -131,7 +137,9 @@ def test_places_are_those_of_describe(kind, data):
 
     config = small(kind)
     token = st.sampled_from([*TOKENS.values(), 20, 21])
-    head = data.draw(st.lists(token.filter(lambda t: t != TOKENS["sop"]), max_size=6)) + [data.draw(st.sampled_from([TOKENS["gmask"], TOKENS["mask"]]))]
+    head = data.draw(st.lists(token.filter(lambda t: t != TOKENS["sop"]), max_size=6)) + [
+        data.draw(st.sampled_from([TOKENS["gmask"], TOKENS["mask"]]))
+    ]
     ids = [*head, TOKENS["sop"]]
     places = Places(ids, config)
     for new in data.draw(st.lists(token, max_size=12)):
@@ -160,7 +168,10 @@ def test_any_schedule_gives_the_same_tokens_and_loses_no_block(models_cached, da
     pool.append([*pool[3], *pool[1]])
     asked: dict[int, list[int]] = {}
     ended, events = {}, 0
-    for action in data.draw(st.lists(st.sampled_from(["add", "add", "step", "step", "step", "cancel"]), max_size=30)) + ["step"] * 2000:
+    for action in (
+        data.draw(st.lists(st.sampled_from(["add", "add", "step", "step", "step", "cancel"]), max_size=30))
+        + ["step"] * 2000
+    ):
         if action == "add":
             ids = data.draw(st.sampled_from(pool))
             asked[engine.add_request(ids, greedy(10))] = ids
@@ -182,7 +193,9 @@ def test_any_schedule_gives_the_same_tokens_and_loses_no_block(models_cached, da
         assert min(engine.pool.counts) >= 0 and engine.pool.available == engine.pool.blocks - len(held)
     for number, ids in asked.items():
         answer = plain(kind, ids, 10)
-        assert ended[number].ids == (answer if ended[number].finish_reason == "length" else answer[: len(ended[number].ids)])
+        assert ended[number].ids == (
+            answer if ended[number].finish_reason == "length" else answer[: len(ended[number].ids)]
+        )
     assert events == sum(len(r.ids) for r in ended.values())
     assert_all_free(engine)
 
@@ -230,7 +243,9 @@ def test_a_stream_is_the_answer_and_a_reader_who_leaves_frees_it(models, plain):
     engine, (a, b) = engine_of(models, "chatglm-6b"), prompts_of("chatglm-6b", [10, 14])
     one, two = engine.stream(a, greedy(8)), engine.stream(b, greedy(8))
     mixed = [(next(one), next(two)) for _ in range(8)]
-    assert [x.token for x, _ in mixed] == plain("chatglm-6b", a, 8) and [y.token for _, y in mixed] == plain("chatglm-6b", b, 8)
+    assert [x.token for x, _ in mixed] == plain("chatglm-6b", a, 8) and [y.token for _, y in mixed] == plain(
+        "chatglm-6b", b, 8
+    )
     assert mixed[-1][0].result.ids == plain("chatglm-6b", a, 8)
     three = engine.stream(a, greedy(8))
     next(three)
@@ -251,7 +266,11 @@ def test_a_request_that_is_not_a_number_fails_alone(models, plain):
         engine = Engine(model, EngineConfig(block_size=4, kv_tokens=40, max_sequences=3, step_tokens=64))
         for _ in range(2):
             results = engine.generate([good[0], bad, good[1], good[2]], greedy(6, logit_bias={63: -1e4}))
-            assert results[1].finish_reason == "error" and "not a number" in results[1].error and "\n" not in results[1].error
+            assert (
+                results[1].finish_reason == "error"
+                and "not a number" in results[1].error
+                and "\n" not in results[1].error
+            )
             assert [r.ids for r in (results[0], results[2], results[3])] == [plain(kind, p, 6) for p in good]
         assert_all_free(engine)
 
@@ -268,7 +287,14 @@ def test_a_request_that_is_not_a_number_fails_alone(models, plain):
 def test_a_wrong_request_is_an_error_of_its_own(models, plain, ids, params, options, word):
     kind = "glm-4-9b-chat"
     engine, (good,) = engine_of(models, kind, **options), prompts_of(kind, [6])
-    results = engine.generate([good, ids, good], [greedy(4), greedy(**{"count": 4, **params} if "max_tokens" not in params else {"count": params["max_tokens"]}), greedy(4)])
+    results = engine.generate(
+        [good, ids, good],
+        [
+            greedy(4),
+            greedy(**{"count": 4, **params} if "max_tokens" not in params else {"count": params["max_tokens"]}),
+            greedy(4),
+        ],
+    )
     assert [r.ids for r in results] == [plain(kind, good, 4), [], plain(kind, good, 4)]
     assert results[1].finish_reason == "error" and word in results[1].error and "\n" not in results[1].error
     with pytest.raises(ValueError, match=word):
@@ -286,7 +312,15 @@ def test_unknown_adapters_and_prompts_without_a_start_are_refused(models):
         engine.add_request([8, 4], greedy(1))
 
 
-@pytest.mark.parametrize("options,word", [({"block_size": 0}, "positive"), ({"step_tokens": 4}, "max_sequences"), ({"kv_tokens": -1}, "negative"), ({"kv_dtype": "int3"}, "int8")])
+@pytest.mark.parametrize(
+    "options,word",
+    [
+        ({"block_size": 0}, "positive"),
+        ({"step_tokens": 4}, "max_sequences"),
+        ({"kv_tokens": -1}, "negative"),
+        ({"kv_dtype": "int3"}, "int8"),
+    ],
+)
 def test_wrong_engine_options_name_themselves(options, word):
     with pytest.raises(ValueError, match=word):
         EngineConfig(**options)
@@ -315,6 +349,15 @@ def test_shapes_hold_on_a_device_without_memory():
             model = Transformer(small(kind))
         runner = TorchRunner(model, EngineConfig(block_size=4, kv_dtype="int8" if kind == "nano" else "auto"), 8)
         i32 = lambda *values: np.array(values, np.int32)  # noqa: E731
-        step = Step(i32(8, 9, 2, 4, 7), np.zeros((2, 5), np.int32), i32(4, 1), i32(0, 6), i32(3, 3), i32([0, 1], [2, 3]), i32(3, 4), i32(0, 0))
+        step = Step(
+            i32(8, 9, 2, 4, 7),
+            np.zeros((2, 5), np.int32),
+            i32(4, 1),
+            i32(0, 6),
+            i32(3, 3),
+            i32([0, 1], [2, 3]),
+            i32(3, 4),
+            i32(0, 0),
+        )
         logits = runner.run(step)
         assert logits.shape == (2, 64) and logits.device.type == "meta" and logits.dtype == torch.float32

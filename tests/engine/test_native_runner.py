@@ -45,12 +45,28 @@ def steps_of(config, lengths, chunks, blocks):
     while (cached < lengths).any():
         active = np.flatnonzero(cached < lengths)
         new = np.minimum(chunks, np.array(lengths) - cached)[active]
-        new = np.maximum(new, np.minimum(visible, lengths)[active] - cached[active]).astype(np.int32)  # part A in one piece
+        new = np.maximum(new, np.minimum(visible, lengths)[active] - cached[active]).astype(
+            np.int32
+        )  # part A in one piece
         part = [slice(cached[i], cached[i] + n) for i, n in zip(active, new, strict=True)]
         flat = np.concatenate([ids[i][p] for i, p in zip(active, part, strict=True)])
         where = np.ascontiguousarray(np.concatenate([places[i][:, p] for i, p in zip(active, part, strict=True)], 1))
         wanted = np.arange(len(flat), dtype=np.int32)
-        steps.append((Step(flat, where, new, cached[active], visible[active], np.ascontiguousarray(tables[active]), wanted, new * 0), active))
+        steps.append(
+            (
+                Step(
+                    flat,
+                    where,
+                    new,
+                    cached[active],
+                    visible[active],
+                    np.ascontiguousarray(tables[active]),
+                    wanted,
+                    new * 0,
+                ),
+                active,
+            )
+        )
         cached[active] += new
     return ids, places, visible, steps
 
@@ -90,7 +106,9 @@ def test_quantised_weights(path, kind, bits):
     ours, errors = run_all(NativeRunner(model, CACHE, 20), steps, 5), []
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
-            module.register_forward_pre_hook(lambda _, x: (reference.round_activations(x[0].flatten(0, -2), 32).view_as(x[0]),))
+            module.register_forward_pre_hook(
+                lambda _, x: (reference.round_activations(x[0].flatten(0, -2), 32).view_as(x[0]),)
+            )
     for row, *about in zip(ours, ids, places, visible, strict=True):
         expected = plain_logits(model, *about)
         errors.append(float((row - expected).abs().max() / expected.abs().max()))
@@ -122,7 +140,10 @@ def test_the_engine_answers_as_the_plain_loop(kind):
 def test_large_blocks_of_the_engine_are_several_of_the_kernels():
     model = network(wide("nano"))
     prompts = [prompt(model.config, n, n) for n in (31, 40)]
-    answers = [Engine(model, EngineConfig(block_size=size)).generate(prompts, SamplingParams(max_tokens=20, ignore_eos=True)) for size in (16, 48)]
+    answers = [
+        Engine(model, EngineConfig(block_size=size)).generate(prompts, SamplingParams(max_tokens=20, ignore_eos=True))
+        for size in (16, 48)
+    ]
     assert [r.ids for r in answers[0]] == [r.ids for r in answers[1]]
 
 

@@ -34,7 +34,17 @@ def expected(logits: torch.Tensor, p: SamplingParams) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0.3}, {"top_k": 3}, {"top_p": 0.8}, {"min_p": 0.1}, {"top_k": 5, "top_p": 0.9, "min_p": 0.02}, {"temperature": 1e-9}, {"temperature": 1e6}]
+    "options",
+    [
+        {},
+        {"temperature": 0.3},
+        {"top_k": 3},
+        {"top_p": 0.8},
+        {"min_p": 0.1},
+        {"top_k": 5, "top_p": 0.9, "min_p": 0.02},
+        {"temperature": 1e-9},
+        {"temperature": 1e6},
+    ],
 )
 def test_the_unit_interval_is_cut_into_the_right_lengths(options):
     """Every token owns as much of [0, 1) as its probability: an even grid of numbers is as good as infinitely many draws."""
@@ -45,7 +55,11 @@ def test_the_unit_interval_is_cut_into_the_right_lengths(options):
     torch.testing.assert_close(counts / steps, expected(LOGITS, p), rtol=0, atol=2 / steps)
 
 
-@given(st.lists(st.integers(-99, 99).map(lambda i: i / 4), min_size=2, max_size=40), st.sampled_from([0.0, 1.0 - 2**-53]), st.floats(0.01, 1.0))
+@given(
+    st.lists(st.integers(-99, 99).map(lambda i: i / 4), min_size=2, max_size=40),
+    st.sampled_from([0.0, 1.0 - 2**-53]),
+    st.floats(0.01, 1.0),
+)
 @settings(max_examples=100, deadline=None)
 def test_the_ends_of_the_interval_give_tokens_that_have_probability(values, uniform, top_p):
     logits = torch.tensor([-math.inf, *values, -math.inf])
@@ -71,7 +85,9 @@ def test_penalties_and_bias_by_their_formulas():
         chooser.took(token)
     out = chooser._changed(LOGITS.clone())
     # The prompt counts for the repetition penalty alone; positive logits are divided, negative ones multiplied.
-    torch.testing.assert_close(out, torch.tensor([1.0, 0.5 - 0.6 - 0.7, 0.0, -2.0, 2.0, 0.25 - 0.3 - 0.7, -math.inf, 1.5]))
+    torch.testing.assert_close(
+        out, torch.tensor([1.0, 0.5 - 0.6 - 0.7, 0.0, -2.0, 2.0, 0.25 - 0.3 - 0.7, -math.inf, 1.5])
+    )
 
 
 def test_logprobs_are_of_the_models_own_distribution():
@@ -138,14 +154,30 @@ def test_stop_ids_and_logprobs_of_a_whole_request(models, plain):
     ids = prompt(small(kind), 8, 3)
     answer = plain(kind, ids, 10)
     stop = answer[4]
-    result = engine_of(models, kind).generate([ids], SamplingParams(max_tokens=10, ignore_eos=True, stop_ids=(stop,), logprobs=2))[0]
+    result = engine_of(models, kind).generate(
+        [ids], SamplingParams(max_tokens=10, ignore_eos=True, stop_ids=(stop,), logprobs=2)
+    )[0]
     assert result.ids == answer[: answer.index(stop) + 1] and result.finish_reason == "stop"
     whole = torch.log_softmax(models(kind).logits(torch.tensor([ids + result.ids]))[0], -1)
     for place, one in enumerate(result.logprobs, len(ids) - 1):
         assert math.isclose(one.logprob, whole[place, one.token], abs_tol=1e-4) and next(iter(one.top)) == one.token
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "logprobs"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "max_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+        "seed",
+        "logprobs",
+    ],
+)
 @pytest.mark.parametrize("value", [-1, 2**65, 1e308, -1e308, math.nan, math.inf, True, "1", [1]])
 def test_numbers_out_of_range_name_their_option(name, value):
     if name in ("frequency_penalty", "presence_penalty") and value == -1:

@@ -27,7 +27,9 @@ def run(library, inputs, widths, **op):
     for rows, x in zip(program._rows, inputs, strict=False):
         rows[:tokens] = x
     zero = np.zeros((2, tokens), np.int32)
-    return program.run(make_step(zero[0], zero, np.array([tokens]), zero[0, :1], zero[0, :1], zero[:1], np.arange(tokens)))
+    return program.run(
+        make_step(zero[0], zero, np.array([tokens]), zero[0, :1], zero[0, :1], zero[:1], np.arange(tokens))
+    )
 
 
 def random_weight(rows, columns, kind, generator, size=0.1):
@@ -83,7 +85,12 @@ class Served:
         self.requests, self.done, self.layer = requests, [0] * len(requests), layer
         self.store = PagedStore(Arena(library), kind, 2, blocks, heads, kv_heads, d)
         self.store.data.fill_(0xFF)  # NaN everywhere: what nobody wrote must not be read
-        self.tables = np.random.default_rng(1).permutation(blocks).astype(np.int32)[: blocks // len(requests) * len(requests)].reshape(len(requests), -1)
+        self.tables = (
+            np.random.default_rng(1)
+            .permutation(blocks)
+            .astype(np.int32)[: blocks // len(requests) * len(requests)]
+            .reshape(len(requests), -1)
+        )
         self.program = Program(library, self.store)
         width = (heads + 2 * kv_heads) * d
         self.program.buffer(width)
@@ -94,7 +101,16 @@ class Served:
     def advance(self, counts):
         """{request: its new rows, [tokens, heads, D]} of those that have any."""
         active = [i for i, n in enumerate(counts) if n]
-        rows = [torch.cat([t[self.done[i] : self.done[i] + counts[i]].flatten(1) for t in (self.requests[i].q, self.requests[i].k, self.requests[i].v)], 1) for i in active]
+        rows = [
+            torch.cat(
+                [
+                    t[self.done[i] : self.done[i] + counts[i]].flatten(1)
+                    for t in (self.requests[i].q, self.requests[i].k, self.requests[i].v)
+                ],
+                1,
+            )
+            for i in active
+        ]
         x, new = torch.cat(rows), np.array([counts[i] for i in active])
         self.program._reserve(len(x))
         self.program._rows[0][: len(x)] = x

@@ -16,7 +16,9 @@ from openglm.presets import model_preset
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
 @pytest.mark.parametrize(("heads", "kv_heads", "d"), [(4, 4, 16), (6, 2, 32), (16, 2, 64), (24, 2, 48), (3, 1, 256)])
 def test_whole_sequences(library, kind, heads, kv_heads, d):
-    requests = [random_request(n, heads, kv_heads, d, n, prefix) for n, prefix in ((1, 0), (16, 5), (17, 17), (40, 23), (31, 0))]
+    requests = [
+        random_request(n, heads, kv_heads, d, n, prefix) for n, prefix in ((1, 0), (16, 5), (17, 17), (40, 23), (31, 0))
+    ]
     out = Served(library, kind, requests).advance([len(r.q) for r in requests])
     for i, request in enumerate(requests):
         torch.testing.assert_close(out[i], request.expected(kind), rtol=5e-5, atol=5e-5)
@@ -77,8 +79,14 @@ def test_rotary_layouts(library, positions, half):
     x = torch.cat([t.flatten(1) for t in (request.q, request.k, request.v)], 1)
     served.program._reserve(21)
     served.program._rows[0][:21] = x
-    step = make_step(np.zeros(21), place.numpy(), np.array([21]), np.array([0]), np.array([0]), served.tables, np.arange(21))
+    step = make_step(
+        np.zeros(21), place.numpy(), np.array([21]), np.array([0]), np.array([0]), served.tables, np.arange(21)
+    )
     ours = served.program.run(step).unflatten(1, (4, 32))
-    turn = lambda t, w: rotary(torch.nn.functional.rms_norm(t, (32,), w, 1e-5).transpose(0, 1)[None], rotary.angles(place[None]))[0].transpose(0, 1)  # noqa: E731
+
+    def turn(t, w):
+        normed = torch.nn.functional.rms_norm(t, (32,), w, 1e-5)
+        return rotary(normed.transpose(0, 1)[None], rotary.angles(place[None]))[0].transpose(0, 1)
+
     turned = Request(turn(request.q, norms[0]), turn(request.k, norms[1]), request.v)
     torch.testing.assert_close(ours, turned.expected(), rtol=3e-5, atol=3e-5)

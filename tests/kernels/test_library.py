@@ -59,7 +59,9 @@ def test_half_precision_is_that_of_torch():
     """The portable path converts by hand; every fp16 number and every rounding must be IEEE's. Seen through scales and the cache."""
     if LIBRARY is None:
         pytest.skip("the package was installed without its kernels")
-    every = torch.arange(0x7C00, dtype=torch.int32).to(torch.int16).view(torch.float16).float()  # all finite positive ones
+    every = (
+        torch.arange(0x7C00, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
+    )  # all finite positive ones
     between = torch.cat([every, (every[:-1] + every[1:]) / 2, (every * 1.0003)[1:]])
     for path in lib.paths(LIBRARY):
         assert lib.start(LIBRARY, path, 1)
@@ -111,5 +113,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_process_computes_alone(request):
     """Data workers are forked; the threads of the parent are not in them, and waiting for one would never end."""
     path = os.pathsep.join([str(request.config.rootpath / "tests" / "kernels"), str(request.config.rootpath)])
-    done = subprocess.run([sys.executable, "-c", FORKED], env={**os.environ, "PYTHONPATH": path}, timeout=60, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], env={**os.environ, "PYTHONPATH": path}, timeout=60, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()

@@ -17,7 +17,14 @@ from openglm.presets import PRESETS, model_preset
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_published_sizes_have_the_parameters_their_papers_give(name):
-    published = {"glm-10b": 9.88e9, "glm-130b": 128.7e9, "chatglm-6b": 6.71e9, "chatglm2-6b": 6.244e9, "glm-4-9b-chat": 9.40e9, "glm-4-0414-32b": 32.57e9}
+    published = {
+        "glm-10b": 9.88e9,
+        "glm-130b": 128.7e9,
+        "chatglm-6b": 6.71e9,
+        "chatglm2-6b": 6.244e9,
+        "glm-4-9b-chat": 9.40e9,
+        "glm-4-0414-32b": 32.57e9,
+    }
     with torch.device("meta"):
         model = Transformer(model_preset(name))
     count = sum(weight.numel() for weight in model.parameters())
@@ -72,14 +79,18 @@ def test_packed_samples_do_not_see_each_other():
     samples = []
     for context, span, seed in ((5, 4, 1), (3, 6, 2)):
         ids = torch.randint(8, 64, (context + span,), generator=torch.Generator().manual_seed(seed))
-        positions = torch.stack([torch.arange(context + span), torch.cat([torch.zeros(context), torch.arange(1, span + 1)]).long()])
+        positions = torch.stack(
+            [torch.arange(context + span), torch.cat([torch.zeros(context), torch.arange(1, span + 1)]).long()]
+        )
         samples.append((ids, positions))
     ids, positions = torch.cat([s[0] for s in samples])[None], torch.cat([s[1] for s in samples], 1)[None]
     segment = torch.tensor([[0] * 9 + [1] * 9])
     packed = model(ids, positions, training_mask(segment, positions[:, 1]))
     for i, (alone, where) in enumerate(samples):
         mask = training_mask(torch.zeros(1, 9, dtype=torch.long), where[None, 1])
-        torch.testing.assert_close(packed[0, 9 * i : 9 * i + 9], model(alone[None], where[None], mask)[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            packed[0, 9 * i : 9 * i + 9], model(alone[None], where[None], mask)[0], rtol=0, atol=1e-5
+        )
 
 
 def test_training_mask_equals_the_family_rule():
@@ -109,7 +120,10 @@ def test_each_family_has_its_own_order_of_blanks():
         "chatglm-6b": [[0, 0], [0, 0], [2, 2]], "chatglm-6b-first": [[3, 0], [2, 2], [0, 0]],
     }  # fmt: skip
     for kind, positions in expected.items():
-        found = [describe(torch.tensor([[*case, TOKENS["sop"], 12]]), None, small(kind))[0][0, 0, 3:].tolist() for case in cases]
+        found = [
+            describe(torch.tensor([[*case, TOKENS["sop"], 12]]), None, small(kind))[0][0, 0, 3:].tolist()
+            for case in cases
+        ]
         assert found == positions, kind
 
 
@@ -148,7 +162,9 @@ def test_attention_equals_its_definition(heads, kv_heads, layer_scaling):
     x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
     mask = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(2)) < 0.5
     mask |= torch.eye(7, dtype=torch.bool)
-    q, k, v = (p(x).unflatten(-1, (-1, 8)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    q, k, v = (
+        p(x).unflatten(-1, (-1, 8)).transpose(1, 2) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
     k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
     expected = attention.o_proj(reference_attention(q, k, v, mask).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(x, None, None, mask, None), expected, rtol=0, atol=1e-5)
@@ -237,7 +253,11 @@ def test_sampling_follows_the_distribution():
     "ids,new,message",
     [
         ([[1] * 60 + [4]], 8, "context of 64"),
-        ([[99, 4]], 1, "vocabulary"), ([[-1, 4]], 1, "vocabulary"), ([[]], 1, "at least one"), ([[10, 11]], 1, "no <sop>"), ([[2, 4]], -1, "negative"),
+        ([[99, 4]], 1, "vocabulary"),
+        ([[-1, 4]], 1, "vocabulary"),
+        ([[]], 1, "at least one"),
+        ([[10, 11]], 1, "no <sop>"),
+        ([[2, 4]], -1, "negative"),
     ],
 )
 def test_bad_prompts_are_one_line_errors(ids, new, message):
@@ -249,7 +269,12 @@ def test_bad_prompts_are_one_line_errors(ids, new, message):
 def test_wrong_options_name_the_option_and_the_way_out():
     base = dataclasses.asdict(small("nano"))
     wrong = [(dict(norm="batch"), "layernorm")]
-    wrong += [(dict(kv_heads=3), "heads"), (dict(layers=0), "positive"), (dict(head_dim=6, positions="rope_2d"), "multiple of 4"), (dict(sise=1), "known")]
+    wrong += [
+        (dict(kv_heads=3), "heads"),
+        (dict(layers=0), "positive"),
+        (dict(head_dim=6, positions="rope_2d"), "multiple of 4"),
+        (dict(sise=1), "known"),
+    ]
     for change, word in wrong:
         with pytest.raises(ValueError, match=word):
             model_preset("nano", **{**base, **change})

@@ -25,7 +25,16 @@ class LanguageModel(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        options = dict(vocab_size=VOCABULARY, layers=2, hidden=32, heads=2, kv_heads=2, head_dim=16, ffn_hidden=48, max_positions=TOKENS)
+        options = dict(
+            vocab_size=VOCABULARY,
+            layers=2,
+            hidden=32,
+            heads=2,
+            kv_heads=2,
+            head_dim=16,
+            ffn_hidden=48,
+            max_positions=TOKENS,
+        )
         self.network = Transformer(model_preset("nano", **options))
         self.network.initialize(torch.Generator().manual_seed(seed))
 
@@ -39,7 +48,10 @@ class LanguageModel(nn.Module):
 def parameter_groups(model: nn.Module) -> list[dict]:
     """Matrices decay, the rest does not (as GLM's own scripts)."""
     parameters = list(model.parameters())
-    return [{"params": [p for p in parameters if p.dim() > 1]}, {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1]},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
 
 
 def batch(micro_step: int, count: int) -> Tensor:
@@ -56,7 +68,11 @@ class ModelParallel:
     def __init__(self) -> None:
         alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
         for kind, group in (("data", alone), ("model", dist.group.WORLD)):
-            for name, value in (("group", group), ("rank", dist.get_rank(group)), ("world_size", dist.get_world_size(group))):
+            for name, value in (
+                ("group", group),
+                ("rank", dist.get_rank(group)),
+                ("world_size", dist.get_world_size(group)),
+            ):
                 setattr(self, f"get_{kind}_parallel_{name}", lambda value=value: value)
 
 
@@ -69,7 +85,13 @@ def train(deepspeed, case: dict) -> dict[str, list[float]]:
     def start(seed: int):
         model = LanguageModel(seed + rank)  # only the first process's weights count
         model.network.embedding.weight.model_parallel = True  # each model-parallel process's part counts in the norm
-        return deepspeed.initialize(model=model, model_parameters=parameter_groups(model), mpu=mpu, config_params=case["config"], dist_init_required=False)
+        return deepspeed.initialize(
+            model=model,
+            model_parameters=parameter_groups(model),
+            mpu=mpu,
+            config_params=case["config"],
+            dist_init_required=False,
+        )
 
     engine, _, _, _ = start(1)
     losses, norms, accumulation = [], [], engine.gradient_accumulation_steps()

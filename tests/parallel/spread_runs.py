@@ -20,7 +20,16 @@ from openglm.config import OptimizerConfig, ParallelConfig, StabilityConfig
 from openglm.train.loop import train
 
 
-def run(folder: Path, name: str, parallel: dict, model: dict, optimizer: dict, train_options: dict, stability: dict, bad: list) -> None:
+def run(
+    folder: Path,
+    name: str,
+    parallel: dict,
+    model: dict,
+    optimizer: dict,
+    train_options: dict,
+    stability: dict,
+    bad: list,
+) -> None:
     losses: dict[int, list[float]] = {}
 
     def on_step(step: int, record: dict) -> None:
@@ -28,8 +37,16 @@ def run(folder: Path, name: str, parallel: dict, model: dict, optimizer: dict, t
 
     first = not dist.is_initialized() or dist.get_rank() == 0
     try:
-        train(replace(MODEL, **model), options(folder / name, **train_options), OptimizerConfig(**{"lr": 1e-3, **optimizer}), Poisoned(*bad), {"heldout": Rows(9)},
-              on_step=on_step, parallel=ParallelConfig(**parallel), stability=StabilityConfig(**stability))
+        train(
+            replace(MODEL, **model),
+            options(folder / name, **train_options),
+            OptimizerConfig(**{"lr": 1e-3, **optimizer}),
+            Poisoned(*bad),
+            {"heldout": Rows(9)},
+            on_step=on_step,
+            parallel=ParallelConfig(**parallel),
+            stability=StabilityConfig(**stability),
+        )
         if first:
             (folder / name / "losses.json").write_text(json.dumps(losses))
     except ValueError as error:
@@ -45,7 +62,11 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         dist.init_process_group("gloo")
     for name, run_options in runs.items():
-        run(folder, name, *(run_options.get(part, {}) for part in ("parallel", "model", "optimizer", "train", "stability", "bad")))
+        run(
+            folder,
+            name,
+            *(run_options.get(part, {}) for part in ("parallel", "model", "optimizer", "train", "stability", "bad")),
+        )
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -26,10 +26,24 @@ CONFIG = {
     "train_micro_batch_size_per_gpu": ROWS,
     "gradient_accumulation_steps": ACCUMULATION,
     "gradient_clipping": CLIP,
-    "optimizer": {"type": "Adam", "params": {"lr": RATE, "weight_decay": 0.1, "betas": [0.9, 0.95], "torch_adam": True}},
-    "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": WARMUP, "warmup_max_lr": RATE, "total_num_steps": TOTAL, "warmup_type": "linear"}},
+    "optimizer": {
+        "type": "Adam",
+        "params": {"lr": RATE, "weight_decay": 0.1, "betas": [0.9, 0.95], "torch_adam": True},
+    },
+    "scheduler": {
+        "type": "WarmupDecayLR",
+        "params": {
+            "warmup_num_steps": WARMUP,
+            "warmup_max_lr": RATE,
+            "total_num_steps": TOTAL,
+            "warmup_type": "linear",
+        },
+    },
 }
-CASES = {f"stage {stage}": {"config": {**CONFIG, "zero_optimization": {"stage": stage}}, "steps": STEPS} for stage in range(4)}
+CASES = {
+    f"stage {stage}": {"config": {**CONFIG, "zero_optimization": {"stage": stage}}, "steps": STEPS}
+    for stage in range(4)
+}
 CASES["stage 2, bf16"] = {"config": {**CASES["stage 2"]["config"], "bf16": {"enabled": True}}, "steps": STEPS}
 CASES["stage 1, resumed"] = {**CASES["stage 1"], "save_at": HALF}
 CASES["stage 1, model-parallel"] = {**CASES["stage 1"], "model_parallel": True}
@@ -39,7 +53,15 @@ def run_script(library: str, folder: Path) -> dict[str, dict[str, list[float]]]:
     """All cases in two processes of the script, with one import or the other."""
     cases = {name: {**case, "folder": str(folder / "saved")} for name, case in CASES.items()}
     (folder / "cases.json").write_text(json.dumps(cases))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES), str(Path(__file__).parent / "deepspeed_script.py")]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(PROCESSES),
+        str(Path(__file__).parent / "deepspeed_script.py"),
+    ]
     here = os.pathsep.join(sys.path)
     done = subprocess.run(
         [*launch, library, str(folder / "cases.json"), str(folder / "result.json")],
@@ -78,7 +100,9 @@ def rate(step: int) -> float:
 
 
 @functools.cache
-def plain(rows: int = ROWS * PROCESSES, embedding_parts: int = 1, dtype: torch.dtype = torch.float32) -> dict[str, list[float]]:
+def plain(
+    rows: int = ROWS * PROCESSES, embedding_parts: int = 1, dtype: torch.dtype = torch.float32
+) -> dict[str, list[float]]:
     """The same training without any of this: whole batches, fp32 weights, gradients of a copy in `dtype`."""
     model, lean = LanguageModel(1), LanguageModel(1).to(dtype)
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=RATE, weight_decay=0.1, betas=(0.9, 0.95))
@@ -105,7 +129,9 @@ def test_two_processes_have_the_curve_of_one_plain_loop(curves, name):
     expected = plain()
     assert curves[name]["losses"] == pytest.approx(expected["losses"], rel=1e-5)
     assert curves[name]["norms"] == pytest.approx(expected["norms"], rel=1e-4)
-    assert expected["losses"][-1] < expected["losses"][0] - 0.5 and max(expected["norms"]) > CLIP  # it learns, and clipping is at work
+    assert (
+        expected["losses"][-1] < expected["losses"][0] - 0.5 and max(expected["norms"]) > CLIP
+    )  # it learns, and clipping is at work
 
 
 def test_half_precision_keeps_full_precision_weights(curves):
@@ -128,7 +154,11 @@ def test_deepspeed_itself_has_the_same_curves(curves, tmp_path):
 
 def engine_of(model=None, **changes):
     model = model or LanguageModel(1)
-    return deepspeed.initialize(model=model, model_parameters=parameter_groups(model), config={**CONFIG, "gradient_accumulation_steps": 1, **changes})[0]
+    return deepspeed.initialize(
+        model=model,
+        model_parameters=parameter_groups(model),
+        config={**CONFIG, "gradient_accumulation_steps": 1, **changes},
+    )[0]
 
 
 def move(engine, count: int = 1, start: int = 0) -> list[float]:
@@ -141,9 +171,18 @@ def move(engine, count: int = 1, start: int = 0) -> list[float]:
 
 
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_another_stage(curves, folder):
-    engine = engine_of(LanguageModel(9), train_micro_batch_size_per_gpu=ROWS * PROCESSES, gradient_accumulation_steps=ACCUMULATION, zero_optimization={"stage": 3})
+    engine = engine_of(
+        LanguageModel(9),
+        train_micro_batch_size_per_gpu=ROWS * PROCESSES,
+        gradient_accumulation_steps=ACCUMULATION,
+        zero_optimization={"stage": 3},
+    )
     path, client = engine.load_checkpoint(folder / "saved")
-    assert path == str(folder / "saved" / "half") and client == {"step": HALF - 1, "order": (3, 1, 2)} and engine.global_steps == HALF
+    assert (
+        path == str(folder / "saved" / "half")
+        and client == {"step": HALF - 1, "order": (3, 1, 2)}
+        and engine.global_steps == HALF
+    )
     losses = []
     for micro in range(HALF * ACCUMULATION, STEPS * ACCUMULATION):
         losses.append(engine(batch(micro, ROWS * PROCESSES)))
@@ -155,7 +194,15 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_another_stage(curve
 
 def test_random_states_come_back_from_a_checkpoint_without_pickle(tmp_path):
     """What GLM's scripts put into client_state."""
-    engine, state = engine_of(), {"random": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "nested": {3: [None, True, 1.5]}}
+    engine, state = (
+        engine_of(),
+        {
+            "random": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": torch.get_rng_state(),
+            "nested": {3: [None, True, 1.5]},
+        },
+    )
     engine.save_checkpoint(tmp_path, "a", client_state=state)
     expected = random.random(), np.random.random(), torch.rand(1).item()
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {"", ".json", ".safetensors"}
@@ -163,7 +210,9 @@ def test_random_states_come_back_from_a_checkpoint_without_pickle(tmp_path):
     random.setstate(client["random"])
     np.random.set_state(client["numpy"])
     torch.set_rng_state(client["torch"])
-    assert (random.random(), np.random.random(), torch.rand(1).item()) == expected and client["nested"] == state["nested"]
+    assert (random.random(), np.random.random(), torch.rand(1).item()) == expected and client["nested"] == state[
+        "nested"
+    ]
 
 
 def test_bad_checkpoints_are_refused_in_one_line(tmp_path):
@@ -210,7 +259,10 @@ def test_a_checkpoint_that_lost_a_file_is_refused(curves, folder, tmp_path):
 
 
 def test_steps_that_overflow_are_skipped_and_halve_the_scale():
-    engine = engine_of(fp16={"enabled": True, "initial_scale_power": 24, "hysteresis": 1, "loss_scale_window": 1000}, zero_optimization={"stage": 1})
+    engine = engine_of(
+        fp16={"enabled": True, "initial_scale_power": 24, "hysteresis": 1, "loss_scale_window": 1000},
+        zero_optimization={"stage": 1},
+    )
     before = [p.full_tensor().clone() for p in engine.module.parameters()]
     while engine.skipped_steps == engine.global_steps:
         scale, last = engine.optimizer.cur_scale, [p.full_tensor().clone() for p in engine.module.parameters()]
@@ -222,7 +274,10 @@ def test_steps_that_overflow_are_skipped_and_halve_the_scale():
 
 
 def test_a_loss_scale_changes_no_curve():
-    curves = [move(engine_of(fp16={"enabled": True, "loss_scale": scale}, zero_optimization={"stage": 2}), 6) for scale in (1, 512)]
+    curves = [
+        move(engine_of(fp16={"enabled": True, "loss_scale": scale}, zero_optimization={"stage": 2}), 6)
+        for scale in (1, 512)
+    ]
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
     assert engine_of(fp16={"enabled": True}).optimizer.cur_scale == 2**16
 
@@ -250,7 +305,12 @@ def test_schedules_reach_what_they_promise():
     down = rates("WarmupDecayLR", 31, warmup_max_lr=2.0, warmup_num_steps=10, total_num_steps=30, warmup_type="linear")
     assert down[5] == 1.0 and down[10] == 2.0 and down[20] == 1.0 and down[30] == 0.0
     wave = rates("WarmupCosineLR", 40, warmup_num_steps=10, total_num_steps=30, cos_min_ratio=0.1)
-    assert wave[9] == 2.0 and wave[19] == pytest.approx(2.0 * 0.55) and wave[29] == pytest.approx(0.2) and wave[39] == pytest.approx(0.2)
+    assert (
+        wave[9] == 2.0
+        and wave[19] == pytest.approx(2.0 * 0.55)
+        and wave[29] == pytest.approx(0.2)
+        and wave[39] == pytest.approx(0.2)
+    )
 
 
 def test_schedules_and_loss_scale_are_deepspeeds():
@@ -265,7 +325,10 @@ def test_schedules_and_loss_scale_are_deepspeeds():
             options = {**shared, **params, "warmup_type": shape}
             plans = schedule(pair[0], kind, options), getattr(theirs, kind)(pair[1], **options)
             for _ in range(30):
-                assert pair[0].param_groups[0]["lr"] == pytest.approx(pair[1].param_groups[0]["lr"], rel=1e-12), (kind, options)
+                assert pair[0].param_groups[0]["lr"] == pytest.approx(pair[1].param_groups[0]["lr"], rel=1e-12), (
+                    kind,
+                    options,
+                )
                 for plan in plans:
                     plan.step()
     from deepspeed import init_distributed
@@ -300,7 +363,9 @@ def test_recomputed_dropout_is_the_same_inside_and_outside_the_tracker():
         for _ in range(2):
             x = run(layer, x)
         (gradient,) = torch.autograd.grad(x.sum(), weight)
-        gradients.append((gradient, torch.rand(2), deepspeed.checkpointing.get_cuda_rng_tracker().get_states()["model-parallel-rng"]))
+        gradients.append(
+            (gradient, torch.rand(2), deepspeed.checkpointing.get_cuda_rng_tracker().get_states()["model-parallel-rng"])
+        )
     for plainly, recomputed in zip(*gradients, strict=True):
         assert torch.equal(plainly, recomputed) and plainly.float().abs().sum() > 0
 
@@ -309,18 +374,31 @@ def test_the_ways_glms_scripts_call_it(tmp_path):
     """A command line with a file, a schedule of the script's own, a loader, an optimizer of its own."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps({key: value for key, value in CONFIG.items() if key != "scheduler"}))
-    args = deepspeed.add_config_arguments(argparse.ArgumentParser()).parse_args(["--deepspeed", "--deepspeed_config", str(path)])
+    args = deepspeed.add_config_arguments(argparse.ArgumentParser()).parse_args(
+        ["--deepspeed", "--deepspeed_config", str(path)]
+    )
     deepspeed.checkpointing.configure(None, deepspeed_config=args.deepspeed_config, num_checkpoints=2)
     assert args.deepspeed and deepspeed.checkpointing.is_configured()
     model, rows = LanguageModel(1), list(batch(0, 8))
     engine, optimizer, loader, plan = deepspeed.initialize(
-        args, model, model_parameters=parameter_groups(model), training_data=rows, lr_scheduler=lambda made: torch.optim.lr_scheduler.LambdaLR(made, lambda step: 1 / (1 + step))
+        args,
+        model,
+        model_parameters=parameter_groups(model),
+        training_data=rows,
+        lr_scheduler=lambda made: torch.optim.lr_scheduler.LambdaLR(made, lambda step: 1 / (1 + step)),
     )
-    assert {tuple(row.tolist()) for rows in loader for row in rows} == {tuple(row.tolist()) for row in rows} and len(next(iter(loader))) == ROWS
+    assert {tuple(row.tolist()) for rows in loader for row in rows} == {tuple(row.tolist()) for row in rows} and len(
+        next(iter(loader))
+    ) == ROWS
     for _ in range(ACCUMULATION):
         engine.backward(engine(next(iter(loader))))
         engine.step()
-    assert engine.global_steps == 1 and engine.get_lr() == plan.get_last_lr() == [RATE / 2] * 2 and engine.network is model.network and not optimizer.overflow
+    assert (
+        engine.global_steps == 1
+        and engine.get_lr() == plan.get_last_lr() == [RATE / 2] * 2
+        and engine.network is model.network
+        and not optimizer.overflow
+    )
     with pytest.raises(ValueError, match="deepspeed_config"):
         deepspeed.initialize(args, LanguageModel(1), config=CONFIG)
     with pytest.raises(ValueError, match=r"nowhere.json': cannot be read"):
@@ -361,7 +439,9 @@ def test_tied_layers_and_frozen_weights_train_as_ever():
         expected.append(loss.item())
     for stage in range(4):
         config = {"train_batch_size": 5, "zero_optimization": {"stage": stage}}
-        engine, *_ = deepspeed.initialize(model=Odd(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5), config=config)
+        engine, *_ = deepspeed.initialize(
+            model=Odd(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5), config=config
+        )
         losses = []
         for _ in expected:
             losses.append(engine(x))
@@ -374,8 +454,14 @@ def test_tied_layers_and_frozen_weights_train_as_ever():
     ("change", "named"),
     [
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage = 4"),
-        ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "zero_optimization.zero_quantized_weights = True"),
-        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "zero_optimization.offload_param.device = 'nvme'"),
+        (
+            {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+            "zero_optimization.zero_quantized_weights = True",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
+            "zero_optimization.offload_param.device = 'nvme'",
+        ),
         ({"zero_optimization": True}, "zero_optimization = True"),
         ({"optimizer": {"type": "OneBitAdam"}}, "optimizer.type = 'OneBitAdam'"),
         ({"optimizer": {"type": "Adam", "params": {"lr": "auto"}}}, "optimizer.params.lr = 'auto'"),
@@ -387,7 +473,10 @@ def test_tied_layers_and_frozen_weights_train_as_ever():
         ({"fp16": {"enabled": True, "loss_scale": -1}}, "fp16.loss_scale = -1"),
         ({"fp16": {"enabled": "yes"}}, "fp16.enabled = 'yes'"),
         ({"gradient_clipping": float("nan")}, "gradient_clipping = nan"),
-        ({"activation_checkpointing": {"partition_activations": True}}, "activation_checkpointing.partition_activations = True"),
+        (
+            {"activation_checkpointing": {"partition_activations": True}},
+            "activation_checkpointing.partition_activations = True",
+        ),
         ({"compression_training": {}}, "compression_training"),
         ({"flops_profiler": {"enabled": True}}, "flops_profiler"),
         ({"prescale_gradients": True}, "prescale_gradients = True"),
@@ -402,7 +491,14 @@ def test_what_is_not_supported_is_named_in_one_line(change, named):
 
 def test_configurations_of_glm_are_accepted():
     """Keys of the JSON files in THUDM/GLM (config_block_10B.json) and SwissArmyTransformer (deepspeed_zero2.json)."""
-    zero = {"stage": 2, "contiguous_gradients": False, "overlap_comm": True, "reduce_scatter": True, "reduce_bucket_size": 4e7, "allgather_bucket_size": 1e8}
+    zero = {
+        "stage": 2,
+        "contiguous_gradients": False,
+        "overlap_comm": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": 4e7,
+        "allgather_bucket_size": 1e8,
+    }
     zero |= {"load_from_fp32_weights": False, "round_robin_gradients": False, "cpu_offload": False}
     found = settings(
         {
@@ -414,12 +510,24 @@ def test_configurations_of_glm_are_accepted():
         },
         8,
     )  # fmt: skip
-    assert (found.train_batch, found.stage, found.dtype, found.optimizer[0]) == (128, 2, torch.float16, torch.optim.AdamW)
+    assert (found.train_batch, found.stage, found.dtype, found.optimizer[0]) == (
+        128,
+        2,
+        torch.float16,
+        torch.optim.AdamW,
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "batch_micro_steps"),
-    [((64, 4, 2), (64, 4, 2)), ((64, 4, None), (64, 4, 2)), ((64, None, 2), (64, 4, 2)), ((None, 4, 2), (64, 4, 2)), ((64, None, None), (64, 8, 1)), ((None, 4, None), (32, 4, 1))],
+    [
+        ((64, 4, 2), (64, 4, 2)),
+        ((64, 4, None), (64, 4, 2)),
+        ((64, None, 2), (64, 4, 2)),
+        ((None, 4, 2), (64, 4, 2)),
+        ((64, None, None), (64, 8, 1)),
+        ((None, 4, None), (32, 4, 1)),
+    ],
 )
 def test_two_batch_sizes_give_the_third(given, batch_micro_steps):
     keys = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")

@@ -14,7 +14,12 @@ from openglm.parallel.memory import in_flight
 from openglm.parallel.schedule import idle_share, most_waiting, needs, simulate
 from openglm.presets import model_preset
 
-PIPELINES = st.tuples(st.sampled_from(["gpipe", "1f1b", "interleaved", "zero-bubble"]), st.integers(2, 8), st.integers(1, 4), st.integers(2, 4))
+PIPELINES = st.tuples(
+    st.sampled_from(["gpipe", "1f1b", "interleaved", "zero-bubble"]),
+    st.integers(2, 8),
+    st.integers(1, 4),
+    st.integers(2, 4),
+)
 
 
 def shape(drawn):
@@ -36,7 +41,9 @@ def test_the_bubble_formula_is_the_simulation(drawn, recompute):
 def test_the_bubble_of_glm_130b(tensor, devices, micros):
     """(n/t - 1) / (n/t - 1 + m), arXiv 2210.02414, section 2.3."""
     stages = devices // tensor
-    assert bubble(Layout(24, tensor, stages), micros) == pytest.approx((devices / tensor - 1) / (devices / tensor - 1 + micros))
+    assert bubble(Layout(24, tensor, stages), micros) == pytest.approx(
+        (devices / tensor - 1) / (devices / tensor - 1 + micros)
+    )
 
 
 def test_glm_130b_waits_3_8_percent():

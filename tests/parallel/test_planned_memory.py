@@ -14,7 +14,16 @@ STATE = ("weights", "gradients", "master", "adam")
 
 
 def gpt(layers=96, hidden=12288, heads=96, vocab=51200):
-    return ModelConfig(vocab_size=vocab, layers=layers, hidden=hidden, heads=heads, ffn_hidden=4 * hidden, activation="gelu", norm="layernorm", bias="all")
+    return ModelConfig(
+        vocab_size=vocab,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        ffn_hidden=4 * hidden,
+        activation="gelu",
+        norm="layernorm",
+        bias="all",
+    )
 
 
 def job(model=None, devices=1, batch=64, **options):
@@ -47,7 +56,9 @@ def test_activations_are_those_of_korthikanti(t, recompute, sequence_parallel):
     expected = {True: (34 + scores) / t, False: 10 + (24 + scores) / t}[sequence_parallel]
     if recompute == "full":
         expected = 2 / t if sequence_parallel else 2
-    assert layer_activations(job(devices=t, fused_attention=False), layout, recompute) == pytest.approx(s * b * h * expected)
+    assert layer_activations(job(devices=t, fused_attention=False), layout, recompute) == pytest.approx(
+        s * b * h * expected
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -64,7 +75,9 @@ def test_parts_sum_and_stages_hold_the_model():
     parts = memory(here, layout)
     assert parts.pop("total") == pytest.approx(sum(parts.values()))
     weights = sum(stage_memory(here, layout, stage)["weights"] for stage in range(8)) * 4 / 2
-    assert weights == pytest.approx(model.parameters + model.vocab_size * model.hidden, rel=0.005)  # the tied table lies on both ends
+    assert weights == pytest.approx(
+        model.parameters + model.vocab_size * model.hidden, rel=0.005
+    )  # the tied table lies on both ends
 
 
 @pytest.mark.parametrize("p", [2, 8, 35])
@@ -77,9 +90,20 @@ def test_lighter_ends_add_up(p):
 
 @pytest.mark.parametrize(
     "layers,hidden,data,tensor,pipeline,micro_batch,gradient_bytes",
-    [(72, 14336, 48, 8, 1, 1, 2), (72, 14336, 32, 2, 6, 2, 2), (72, 14336, 32, 2, 6, 1, 2), (100, 12288, 16, 4, 6, 1, 6)],
+    [
+        (72, 14336, 48, 8, 1, 1, 2),
+        (72, 14336, 32, 2, 6, 2, 2),
+        (72, 14336, 32, 2, 6, 1, 2),
+        (100, 12288, 16, 4, 6, 1, 6),
+    ],
 )
 def test_runs_that_did_not_fit_do_not_fit(layers, hidden, data, tensor, pipeline, micro_batch, gradient_bytes):
     """Out of memory in BigScience's search for BLOOM's layout (train/tr11-176B-ml/chronicles-prequel.md), 80 GB each."""
-    here = job(gpt(layers, hidden, 64, 250880), 384, data * micro_batch * 8, gradient_bytes=gradient_bytes, fused_attention=False)
+    here = job(
+        gpt(layers, hidden, 64, 250880),
+        384,
+        data * micro_batch * 8,
+        gradient_bytes=gradient_bytes,
+        fused_attention=False,
+    )
     assert memory(here, Layout(data, tensor, pipeline, micro_batch))["total"] > 0.98 * here.device.memory

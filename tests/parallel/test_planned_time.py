@@ -12,7 +12,16 @@ from openglm.presets import model_preset
 
 
 def gpt(layers=96, hidden=12288, heads=96, vocab=51200):
-    return ModelConfig(vocab_size=vocab, layers=layers, hidden=hidden, heads=heads, ffn_hidden=4 * hidden, activation="gelu", norm="layernorm", bias="all")
+    return ModelConfig(
+        vocab_size=vocab,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        ffn_hidden=4 * hidden,
+        activation="gelu",
+        norm="layernorm",
+        bias="all",
+    )
 
 
 def job(devices, batch=1536, model=None, **options):
@@ -24,7 +33,9 @@ def test_flops_of_megatron_lm(layers, hidden, heads):
     """arXiv 2104.04473, equation 3, and arXiv 2205.05198, equation 7; selective recomputation makes the two products of the scores once more."""
     b, s, v, h = 512, 2048, 51200, hidden
     here = job(1, b, gpt(layers, hidden, heads), fused_attention=False)
-    assert hardware_flops(here, "full") == pytest.approx(96 * b * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h)))
+    assert hardware_flops(here, "full") == pytest.approx(
+        96 * b * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h))
+    )
     assert model_flops(here) == pytest.approx(72 * b * s * layers * h**2 * (1 + s / (6 * h) + v / (12 * layers * h)))
     assert hardware_flops(here, "selective") - model_flops(here) == pytest.approx(4 * b * layers * s**2 * h)
 
@@ -51,9 +62,17 @@ def test_larger_products_run_nearer_the_peak_but_never_at_it(name):
 
 
 def test_parts_sum_to_the_step_and_none_is_negative():
-    for layout in (Layout(1, 1, 1), Layout(4, 8, 12), Layout(4, 8, 12, schedule="interleaved", chunks=2), Layout(384, 1, 1, zero=3), Layout(48, 8, 1, zero=2)):
+    for layout in (
+        Layout(1, 1, 1),
+        Layout(4, 8, 12),
+        Layout(4, 8, 12, schedule="interleaved", chunks=2),
+        Layout(384, 1, 1, zero=3),
+        Layout(48, 8, 1, zero=2),
+    ):
         parts = step(job(384), layout)
-        assert parts.pop("total") == pytest.approx(sum(parts.values())) and all(seconds >= 0 for seconds in parts.values())
+        assert parts.pop("total") == pytest.approx(sum(parts.values())) and all(
+            seconds >= 0 for seconds in parts.values()
+        )
 
 
 def test_nobody_to_talk_to():
@@ -69,7 +88,9 @@ def test_twice_the_devices_take_less_time_but_not_half(tensor, pipeline):
 
 def test_each_measure_costs_what_it_does():
     plain, fused = job(384, fused_attention=False), job(384)
-    full, selective, none = (step(plain, Layout(4, 8, 12, recompute=again))["total"] for again in ("full", "selective", "none"))
+    full, selective, none = (
+        step(plain, Layout(4, 8, 12, recompute=again))["total"] for again in ("full", "selective", "none")
+    )
     assert full > selective > none > step(fused, Layout(4, 8, 12, recompute="none"))["total"]
     assert full / none < 4 / 3 + 0.01  # one forward pass of three more, and no more bubble or exchange than before
     slow = dataclasses.replace(fused, device=dataclasses.replace(fused.device, network=fused.device.network / 8))

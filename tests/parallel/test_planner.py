@@ -67,7 +67,10 @@ def test_layouts_that_cannot_be_are_named_with_those_that_can(fixed, words):
 
 def test_key_value_heads_and_batch_must_divide():
     job = Job(model_preset("glm-4-9b"), 2048, 64, 64, device("h100"))
-    for fixed, words in (({"data": 16, "tensor": 4, "pipeline": 1}, ["tensor", "key/value", "1, 2"]), ({"data": 64, "tensor": 1, "pipeline": 1}, ["data", "batch (63)"])):
+    for fixed, words in (
+        ({"data": 16, "tensor": 4, "pipeline": 1}, ["tensor", "key/value", "1, 2"]),
+        ({"data": 64, "tensor": 1, "pipeline": 1}, ["data", "batch (63)"]),
+    ):
         with pytest.raises(ValueError) as error:
             search(dataclasses.replace(job, batch=63 if "data" in words else 64), **fixed)
         assert all(word in str(error.value) for word in words)
@@ -75,14 +78,21 @@ def test_key_value_heads_and_batch_must_divide():
 
 def test_a_model_too_large_for_the_machine():
     job = dataclasses.replace(GLM, devices=8, batch=64)
-    with pytest.raises(ValueError, match=r"devices = 8: the smallest of \d+ layouts needs [\d.]+ GB a device, which has 42.9"):
+    with pytest.raises(
+        ValueError, match=r"devices = 8: the smallest of \d+ layouts needs [\d.]+ GB a device, which has 42.9"
+    ):
         search(job)
     pinned = search(job, data=1, tensor=8, pipeline=1)  # asked for in full: priced all the same
     assert not pinned.best.fits and pinned.best.seconds["total"] > 0
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(["glm-large", "glm-2b", "glm-4-9b"]), st.integers(1, 40), st.integers(1, 96), st.sampled_from(list(DEVICES)))
+@given(
+    st.sampled_from(["glm-large", "glm-2b", "glm-4-9b"]),
+    st.integers(1, 40),
+    st.integers(1, 96),
+    st.sampled_from(list(DEVICES)),
+)
 def test_any_job_is_planned_or_refused_in_one_line(preset, devices, batch, name):
     job = Job(model_preset(preset), 512, batch, devices, device(name))
     try:

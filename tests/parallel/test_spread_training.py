@@ -54,17 +54,41 @@ def test_losses_and_weights_are_those_of_one_process(runs, name):
 
 @pytest.mark.parametrize("name", [*SPREAD, "moved"])
 def test_log_and_model_are_written_once_and_whole(runs, name):
-    steps = [json.loads(line)["step"] for line in (runs / name / "log.jsonl").read_text().splitlines() if "heldout" not in line]
+    steps = [
+        json.loads(line)["step"]
+        for line in (runs / name / "log.jsonl").read_text().splitlines()
+        if "heldout" not in line
+    ]
     assert steps == list(range(1, STEPS + 1))
     verify_folder(runs / name / "model")
-    ours, expected = ([json.loads(line)["heldout"]["heldout"] for line in (runs / n / "log.jsonl").read_text().splitlines() if "heldout" in line] for n in (name, "alone"))
-    assert len(expected) == 2 and ours == pytest.approx(expected, rel=1e-6)  # in the middle, on averaged weights that training must not see, and at the end
+    ours, expected = (
+        [
+            json.loads(line)["heldout"]["heldout"]
+            for line in (runs / n / "log.jsonl").read_text().splitlines()
+            if "heldout" in line
+        ]
+        for n in (name, "alone")
+    )
+    assert len(expected) == 2 and ours == pytest.approx(
+        expected, rel=1e-6
+    )  # in the middle, on averaged weights that training must not see, and at the end
 
 
 def test_sigterm_to_the_launcher_saves_and_ends_all(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(BENCHMARKS / "layouts.py"), "--work"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(BENCHMARKS / "layouts.py"),
+        "--work",
+    ]
     spec, environment = json.dumps([[str(tmp_path / "run"), 100000, 0, {}]]), {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, spec], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*command, spec], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     log = tmp_path / "run" / "log.jsonl"
     while not (log.exists() and log.read_text().count("\n") > 2):
         assert process.poll() is None, process.stderr.read()[-2000:]

@@ -13,14 +13,18 @@ from openglm.quant.layers import QuantizedLinear, quantize_model
 
 TOKENS = {"pad": 0, "mask": 1, "gmask": 2, "smask": 3, "sop": 4, "eop": 5}
 FRESH = [
-    "昨天晚上下了一场大雨，早上起来路上都是水，我只好走另一条路去学校，到的时候已经迟到了，老师没有说什么，只是让我坐下。下课以后大家一起去吃饭。" * 2,
-    "She said that she had never seen such a beautiful garden, and asked the owner how long it took him to plant all the flowers and build the wall." * 3,
+    "昨天晚上下了一场大雨，早上起来路上都是水，我只好走另一条路去学校，到的时候已经迟到了，老师没有说什么，只是让我坐下。下课以后大家一起去吃饭。"
+    * 2,
+    "She said that she had never seen such a beautiful garden, and asked the owner how long it took him to plant all the flowers and build the wall."
+    * 3,
 ]
 
 
 def correlated_inputs(samples, columns):
     generator = torch.Generator().manual_seed(0)
-    few = torch.randn(samples, columns // 4, generator=generator) @ torch.randn(columns // 4, columns, generator=generator)
+    few = torch.randn(samples, columns // 4, generator=generator) @ torch.randn(
+        columns // 4, columns, generator=generator
+    )
     return few + 0.1 * torch.randn(samples, columns, generator=generator)
 
 
@@ -36,7 +40,10 @@ def test_uncorrelated_inputs_leave_nothing_to_make_up_for(bits, group):
 def test_correlated_inputs_see_less_error(group):
     x, fresh = correlated_inputs(600, 64).split(300)
     weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(1))
-    errors = [((dequantize(*codes) - weight) @ fresh.T).square().mean() for codes in (quantize(weight, 4, group), quantize_calibrated(weight, x.T @ x, 4, group))]
+    errors = [
+        ((dequantize(*codes) - weight) @ fresh.T).square().mean()
+        for codes in (quantize(weight, 4, group), quantize_calibrated(weight, x.T @ x, 4, group))
+    ]
     assert errors[1] < 0.6 * errors[0]
 
 
@@ -49,10 +56,18 @@ def test_inputs_that_are_always_zero_do_no_harm():
 
 @pytest.mark.parametrize("preset", ["nano", "chatglm-6b", "chatglm2-6b", "glm-4-0414-9b", "glm-10b"])
 def test_every_linear_layer_of_every_family_is_calibrated(preset):
-    config = model_preset(preset, vocab_size=64, layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn_hidden=128, tokens=TOKENS)
+    config = model_preset(
+        preset, vocab_size=64, layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn_hidden=128, tokens=TOKENS
+    )
     model = Transformer(config)
     model.initialize(torch.Generator().manual_seed(5))
-    ids = torch.cat([torch.tensor([[2, 4]]).expand(8, 2), torch.randint(6, 64, (8, 48), generator=torch.Generator().manual_seed(0))], 1)
+    ids = torch.cat(
+        [
+            torch.tensor([[2, 4]]).expand(8, 2),
+            torch.randint(6, 64, (8, 48), generator=torch.Generator().manual_seed(0)),
+        ],
+        1,
+    )
     place = describe(ids, None, config)
     whole = model(ids, *place).detach()
     calibrate_blocks(model, ids, *place, 8, 32)
@@ -65,7 +80,9 @@ def test_a_calibrated_nano_is_nearer_to_the_whole_one():
     tokenizer = openglm.load_tokenizer("nano")
     fresh = torch.tensor([[2, 4, *tokenizer.encode(text)[:60]] for text in FRESH])
     starts = torch.tensor([[2, 4, i] for i in range(300, 332)])
-    seen = openglm.generate(openglm.load_model("nano", device="cpu"), starts, 60, temperature=1.0, seed=0)  # text of its own making
+    seen = openglm.generate(
+        openglm.load_model("nano", device="cpu"), starts, 60, temperature=1.0, seed=0
+    )  # text of its own making
     divergence = {}
     for kind in ("plain", "calibrated"):
         model = openglm.load_model("nano", device="cpu")

@@ -50,7 +50,9 @@ def test_each_weight_is_within_half_a_step_or_cut_at_the_end_of_its_group(rows, 
 
 def test_without_the_search_the_error_is_a_little_larger():
     weight = torch.randn(24, 256, generator=torch.Generator().manual_seed(1)) * 0.02
-    searched, direct = (float((dequantize(*quantize(weight, 4, 64, search)) - weight).square().sum()) for search in (True, False))
+    searched, direct = (
+        float((dequantize(*quantize(weight, 4, 64, search)) - weight).square().sum()) for search in (True, False)
+    )
     assert searched < direct < 1.15 * searched
     assert all(map(torch.equal, quantize(weight, 8, 64, True), quantize(weight, 8, 64, False)))
 
@@ -70,7 +72,9 @@ def test_a_weight_that_no_scale_can_hold_is_refused(bad):
         quantize(weight, 4, 32)
 
 
-@pytest.mark.parametrize(("bits", "group", "message"), [(5, 0, "bits = 5"), (4, 48, "group = 48"), (8, -1, "group = -1")])
+@pytest.mark.parametrize(
+    ("bits", "group", "message"), [(5, 0, "bits = 5"), (4, 48, "group = 48"), (8, -1, "group = -1")]
+)
 def test_formats_that_do_not_fit_are_refused(bits, group, message):
     with pytest.raises(ValueError, match=message):
         quantize(torch.randn(4, 64), bits, group)
@@ -93,6 +97,8 @@ def test_a_quantised_network_is_the_network_of_its_rounded_weights(tied):
     model = Transformer(config)
     model.initialize(torch.Generator().manual_seed(2))
     rounded = Transformer(config)
-    rounded.load_state_dict({n: dequantize(*quantize(p, 4, 32)) if p.dim() == 2 else p for n, p in model.state_dict().items()})
+    rounded.load_state_dict(
+        {n: dequantize(*quantize(p, 4, 32)) if p.dim() == 2 else p for n, p in model.state_dict().items()}
+    )
     ids = torch.tensor([[10, 11, config.tokens.gmask, config.tokens.sop, 12]])
     torch.testing.assert_close(quantize_model(model, 4, 32).logits(ids), rounded.logits(ids))

@@ -20,15 +20,52 @@ from chat_text import expand, fills, half_lines, is_chinese, key, metre
 POEMS = [
     Poem("春山", "张三", ("春山鸟自啼，春水入门溪。", "明月归人远，孤舟古寺西。"), 5),
     Poem("秋江", "李四", ("一夜秋风过小桥，江边明月照归桡。", "故人不见花空落，独坐寒窗听雨潮。"), 7),
-    Poem("雪夜", "王五", ("大雪满空山，寒江独钓还。", "故乡千里外，白发一灯间。", "酒尽人初静，梅开鸟未闲。", "谁知春又到，明月上柴关。"), 5),
-    Poem("咏柳", "赵六", ("门前杨柳绿如丝，春到人间雨未迟。", "白云深处听黄鸟，明月窗中读旧诗。", "花落江南归梦远，酒香楼上送君时。", "秋来莫问天涯路，一片寒山是所思。"), 7),
+    Poem(
+        "雪夜",
+        "王五",
+        (
+            "大雪满空山，寒江独钓还。",
+            "故乡千里外，白发一灯间。",
+            "酒尽人初静，梅开鸟未闲。",
+            "谁知春又到，明月上柴关。",
+        ),
+        5,
+    ),
+    Poem(
+        "咏柳",
+        "赵六",
+        (
+            "门前杨柳绿如丝，春到人间雨未迟。",
+            "白云深处听黄鸟，明月窗中读旧诗。",
+            "花落江南归梦远，酒香楼上送君时。",
+            "秋来莫问天涯路，一片寒山是所思。",
+        ),
+        7,
+    ),
 ]
 RECORDS = Records(
-    poems=POEMS, famous=POEMS[:1],
-    gaps={"zh": gaps_zh(["他慢慢地走进了教室。", "我们明天一起去公园。"]), "en": gaps_en(["The small cat sat on the warm chair."], frozenset(["small", "cat", "warm", "chair"]))},
-    meanings={"idiom": [("画蛇添足", "比喻多此一举。")], "zh": [("动机", "做事的念头。")], "en": [("boat", "a small vessel for travel on water")]},
-    sayings=[("石板上钉钉", "硬碰硬")], pairs=[("我喜欢读书。", "I like to read.")], trivia={"zh": [], "en": [("Who painted it?", "A painter")]},
-    conversations=[["Do you like to go for walks at night?", "Yes, it is very calm then.", "I think so too.", "The stars look great."]],
+    poems=POEMS,
+    famous=POEMS[:1],
+    gaps={
+        "zh": gaps_zh(["他慢慢地走进了教室。", "我们明天一起去公园。"]),
+        "en": gaps_en(["The small cat sat on the warm chair."], frozenset(["small", "cat", "warm", "chair"])),
+    },
+    meanings={
+        "idiom": [("画蛇添足", "比喻多此一举。")],
+        "zh": [("动机", "做事的念头。")],
+        "en": [("boat", "a small vessel for travel on water")],
+    },
+    sayings=[("石板上钉钉", "硬碰硬")],
+    pairs=[("我喜欢读书。", "I like to read.")],
+    trivia={"zh": [], "en": [("Who painted it?", "A painter")]},
+    conversations=[
+        [
+            "Do you like to go for walks at night?",
+            "Yes, it is very calm then.",
+            "I think so too.",
+            "The stars look great.",
+        ]
+    ],
 )
 NOTHING = np.zeros(0, np.uint64)
 
@@ -53,7 +90,9 @@ def test_turns_alternate_and_have_text(made):
     for item in made:
         roles = [m["role"] for m in item["messages"] if m["role"] != "system"]
         assert roles == ["user", "assistant"] * (len(roles) // 2) and roles
-        assert all(m["content"].strip() and "<" not in m["content"] and "|" not in m["content"] for m in item["messages"])
+        assert all(
+            m["content"].strip() and "<" not in m["content"] and "|" not in m["content"] for m in item["messages"]
+        )
 
 
 def test_every_task_comes_about_as_often_as_it_should(made):
@@ -84,7 +123,9 @@ def test_a_continued_poem_is_whole(skills):
 
 def test_a_blank_restores_its_sentence(skills):
     rng = Random(7)
-    sentences = {gap.sentence for gaps in RECORDS.gaps.values() for gap in gaps} | {line for poem in POEMS for line in poem.couplets}
+    sentences = {gap.sentence for gaps in RECORDS.gaps.values() for gap in gaps} | {
+        line for poem in POEMS for line in poem.couplets
+    }
     for lang in ("zh", "en") * 100:
         ((ask, answer),) = skills.blank(rng, lang)
         assert answer in sentences
@@ -105,7 +146,9 @@ def test_prompts_of_the_probe_are_not_trained(skills, made):
     # ... and one that slips in is dropped:
     skills.lines.facts["zh"].append([PROMPTS[0].text, "是。"])
     try:
-        assert not asked & {key(m["content"]) for item in conversations(skills, 800, 9, NOTHING) for m in item["messages"]}
+        assert not asked & {
+            key(m["content"]) for item in conversations(skills, 800, 9, NOTHING) for m in item["messages"]
+        }
     finally:
         skills.lines.facts["zh"].pop()
 
@@ -140,17 +183,25 @@ def test_files_are_split_without_overlap(tmp_path, monkeypatch):
     monkeypatch.setattr("chat_data.read_records", lambda cache, words: RECORDS)
     monkeypatch.setattr("chat_data.read_evaluation", lambda cache, sources: [])
     main(tmp_path / "out", count=400, heldout=0.2)
-    train, held = (set((tmp_path / "out" / name).read_text(encoding="utf-8").splitlines()) for name in ("chat.jsonl", "chat-heldout.jsonl"))
-    assert held and not train & held and all(set(json.loads(line)) == {"messages", "task", "language"} for line in train)
+    train, held = (
+        set((tmp_path / "out" / name).read_text(encoding="utf-8").splitlines())
+        for name in ("chat.jsonl", "chat-heldout.jsonl")
+    )
+    assert (
+        held and not train & held and all(set(json.loads(line)) == {"messages", "task", "language"} for line in train)
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["chat-heldout.jsonl", "chat.jsonl"]
 
 
-@pytest.mark.parametrize("text, good", [
-    ("《春》\n张三\n春山鸟自啼，春水入门溪。\n明月归人远，孤舟古寺西。", True),
-    ("《春》\n张三\n春山鸟自啼，春水入门溪。\n明月照归人远，孤舟古寺西。", False),  # six characters
-    ("《春》\n张三\n春山鸟自啼，春水入门溪。", False),  # two lines are not a quatrain
-    ("《春》\n张三\n春山鸟自啼，春水入门溪。\n一夜秋风过小桥，江边明月照归桡。", False),  # two metres
-])
+@pytest.mark.parametrize(
+    "text, good",
+    [
+        ("《春》\n张三\n春山鸟自啼，春水入门溪。\n明月归人远，孤舟古寺西。", True),
+        ("《春》\n张三\n春山鸟自啼，春水入门溪。\n明月照归人远，孤舟古寺西。", False),  # six characters
+        ("《春》\n张三\n春山鸟自啼，春水入门溪。", False),  # two lines are not a quatrain
+        ("《春》\n张三\n春山鸟自啼，春水入门溪。\n一夜秋风过小桥，江边明月照归桡。", False),  # two metres
+    ],
+)
 def test_only_regular_poems_are_taken(text, good):
     assert (parse_poem(text) is not None) == good
 
@@ -158,7 +209,10 @@ def test_only_regular_poems_are_taken(text, good):
 def test_definitions_come_without_notes_and_examples():
     assert clean_meaning("背道而驰", "背背向；道道路。朝相反的方向跑去。", 46) == "朝相反的方向跑去。"
     assert clean_meaning("敬献", "恭敬地献上向烈士陵墓～花圈。", 46) == ""
-    assert clean_meaning("大手大脚", "原指人手大，脚大◇多用来形容花钱不节省。", 46) == "原指人手大，脚大。后多用来形容花钱不节省。"
+    assert (
+        clean_meaning("大手大脚", "原指人手大，脚大◇多用来形容花钱不节省。", 46)
+        == "原指人手大，脚大。后多用来形容花钱不节省。"
+    )
 
 
 def test_choices_nest():
@@ -167,8 +221,18 @@ def test_choices_nest():
 
 # The probe's rules.
 
-@pytest.mark.parametrize("answer, good", [
-    ("他每天早上六点起床。", True), ("他每天早上六点起床", True), ("他每天早上六点___。", False), ("起床", False), ("他每天早上六点。", False), ("她每天早上六点起床。", False)])
+
+@pytest.mark.parametrize(
+    "answer, good",
+    [
+        ("他每天早上六点起床。", True),
+        ("他每天早上六点起床", True),
+        ("他每天早上六点___。", False),
+        ("起床", False),
+        ("他每天早上六点。", False),
+        ("她每天早上六点起床。", False),
+    ],
+)
 def test_a_filled_blank_is_known(answer, good):
     assert fills("他每天早上六点___。", answer, "___") == good
 
@@ -177,9 +241,16 @@ def _prompt(skill, part):
     return next(p for p in PROMPTS if p.skill == skill and part in p.text)
 
 
-@pytest.mark.parametrize("answer, stopped, good", [
-    ("孤灯照客心。\n故乡千里外，明月到如今。", True, True), ("孤灯照客心。\n故乡千里外，明月到如今。", False, False), ("孤灯照客心。", True, False),
-    ("孤灯照客心人。\n故乡千里外，明月到如今。", True, False), ("", True, False)])
+@pytest.mark.parametrize(
+    "answer, stopped, good",
+    [
+        ("孤灯照客心。\n故乡千里外，明月到如今。", True, True),
+        ("孤灯照客心。\n故乡千里外，明月到如今。", False, False),
+        ("孤灯照客心。", True, False),
+        ("孤灯照客心人。\n故乡千里外，明月到如今。", True, False),
+        ("", True, False),
+    ],
+)
 def test_a_poem_is_judged_by_metre_length_and_end(answer, stopped, good):
     assert judge(_prompt("poem", "小窗听夜雨"), answer, stopped).passed == good
 
@@ -194,4 +265,6 @@ def test_language_name_and_loops_are_judged():
     who = _prompt("identity", "究竟是哪一位")
     assert judge(who, "我是 nano，一个小模型。", True).passed
     assert not judge(who, "I am nano.", True).passed and not judge(who, "我是一个小模型。", True).passed
-    assert looped("好的好的好的好的好的好的好的好的好的") and not looped("床前明月光，疑是地上霜。举头望明月，低头思故乡。")
+    assert looped("好的好的好的好的好的好的好的好的好的") and not looped(
+        "床前明月光，疑是地上霜。举头望明月，低头思故乡。"
+    )

@@ -27,7 +27,10 @@ class Live:
         self.client = httpx.Client(base_url=self.url, timeout=30)
 
     def chat(self, **fields):
-        return self.client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "你好"}], "max_tokens": 8, "temperature": 0, **fields})
+        return self.client.post(
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "你好"}], "max_tokens": 8, "temperature": 0, **fields},
+        )
 
     def stop(self):
         self.server.should_exit = True

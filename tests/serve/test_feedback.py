@@ -19,7 +19,14 @@ ID = "0123456789abcdef"
 
 
 def row(kind, answer, better=None, messages=ASKED, conversation=ID, reason=None):
-    return {"conversation": conversation, "kind": kind, "messages": messages, "answer": answer, "better": better, "reason": reason}
+    return {
+        "conversation": conversation,
+        "kind": kind,
+        "messages": messages,
+        "answer": answer,
+        "better": better,
+        "reason": reason,
+    }
 
 
 @pytest.fixture
@@ -68,18 +75,34 @@ def test_the_route_keeps_shows_and_forgets(another, tmp_path):
     (kept,) = server.client.get(f"/v1/feedback/{ID}").json()["data"]
     assert (kept["better"], kept["messages"], kept["sampling"]) == (body["better"], ASKED, body["sampling"])
     assert kept["weights"] == server.service.assistant.fingerprint and kept["model"] == "toy"
-    for wrong in ({"kind": "up"}, {"kind": "king"}, {"conversation": "short"}, {"conversation": "../" * 8}, {"reason": "x" * 5000}, {"messages": []}, {"sampling": {"a": [1]}}):
+    for wrong in (
+        {"kind": "up"},
+        {"kind": "king"},
+        {"conversation": "short"},
+        {"conversation": "../" * 8},
+        {"reason": "x" * 5000},
+        {"messages": []},
+        {"sampling": {"a": [1]}},
+    ):
         assert server.client.post("/v1/feedback", json={**body, **wrong}).status_code == 400
-    assert server.client.delete(f"/v1/feedback/{ID}").json() == {"deleted": 1} and server.client.get(f"/v1/feedback/{ID}").json() == {"data": []}
+    assert server.client.delete(f"/v1/feedback/{ID}").json() == {"deleted": 1} and server.client.get(
+        f"/v1/feedback/{ID}"
+    ).json() == {"data": []}
     assert len(server.client.get(f"/v1/feedback/{'f' * 16}").json()["data"]) == 1
     assert another(feedback=False).client.post("/v1/feedback", json=body).status_code == 404
 
 
 def test_export_writes_pairs_and_says_how_many(store, tmp_path, capsys):
     store.put("edit", "坏", "好")
-    assert main(["data", "feedback", "--to", str(tmp_path / "out.jsonl"), "--url", str(store.engine.url), "--json"]) == 0
+    assert (
+        main(["data", "feedback", "--to", str(tmp_path / "out.jsonl"), "--url", str(store.engine.url), "--json"]) == 0
+    )
     assert json.loads(capsys.readouterr().out) == {"pairs": 1}
-    line = {"prompt": ASKED, "chosen": [{"role": "assistant", "content": "好"}], "rejected": [{"role": "assistant", "content": "坏"}]}
+    line = {
+        "prompt": ASKED,
+        "chosen": [{"role": "assistant", "content": "好"}],
+        "rejected": [{"role": "assistant", "content": "坏"}],
+    }
     assert [json.loads(text) for text in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()] == [line]
 
 

@@ -43,12 +43,19 @@ def test_only_known_names_are_answered(live, host, status):
     assert live.client.get("/v1/models", headers={"Host": host.encode("latin-1")}).status_code == status
 
 
-@pytest.mark.parametrize("origin,status", [("null", 403), ("http://evil.test", 403), ("http://127.0.0.1:1", 403), ("SAME", 200), (None, 200)])
+@pytest.mark.parametrize(
+    "origin,status", [("null", 403), ("http://evil.test", 403), ("http://127.0.0.1:1", 403), ("SAME", 200), (None, 200)]
+)
 def test_pages_of_other_origins_get_nothing(live, origin, status):
     headers = {} if origin is None else {"Origin": live.url if origin == "SAME" else origin}
     answer = live.client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}, headers=headers)
     assert answer.status_code == status and not any(name.startswith("access-control") for name in answer.headers)
-    assert live.client.options("/v1/completions", headers={**headers, "Access-Control-Request-Method": "POST"}).headers.get("access-control-allow-origin") is None
+    assert (
+        live.client.options(
+            "/v1/completions", headers={**headers, "Access-Control-Request-Method": "POST"}
+        ).headers.get("access-control-allow-origin")
+        is None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +67,24 @@ def routes(app, prefix=""):
     for route in app.routes:
         path = prefix + (getattr(route, "path", None) or "")
         yield path
-        for below in (getattr(route, "app", None), getattr(getattr(route, "app", None), "app", None), getattr(route, "original_router", None)):
+        for below in (
+            getattr(route, "app", None),
+            getattr(getattr(route, "app", None), "app", None),
+            getattr(route, "original_router", None),
+        ):
             yield from routes(below, path) if hasattr(below, "routes") else ()
 
 
 def test_every_route_needs_the_key_unless_listed(keyed):
-    found = {path.replace("{path:path}", "x").replace("{name}", "toy").replace("//", "/") for path in routes(keyed.app.app)}
+    found = {
+        path.replace("{path:path}", "x").replace("{name}", "toy").replace("//", "/") for path in routes(keyed.app.app)
+    }
     assert {"/v1/models", "/metrics", "/infill", "/openapi.json"} <= found
     for path in sorted(found | {"/", "/nowhere", "/gradio_api/queue/join"}):
         for method in ("GET", "POST"):
-            status = keyed.client.request(method, path, headers={"Content-Type": "application/json"}, content=b"{}" if method == "POST" else None).status_code
+            status = keyed.client.request(
+                method, path, headers={"Content-Type": "application/json"}, content=b"{}" if method == "POST" else None
+            ).status_code
             assert status == 401 or (path == "/health" and status == (200 if method == "GET" else 404)), (method, path)
 
 
@@ -96,12 +111,16 @@ def test_nothing_from_outside_is_unpickled_rendered_or_run():
     """No module that could is imported by the server, and Gradio's ways to other hosts are not used."""
     for path in Path(openglm.serve.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names = {
+            alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        }
         names |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert names.isdisjoint({"pickle", "dill", "marshal", "shelve", "jinja2", "subprocess", "torch"}), path
         assert calls.isdisjoint({"eval", "exec", "compile", "gr.load", "gr.Interface", "os.system"}), path
-        assert not any(keyword.arg == "share" for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords), path
+        assert not any(
+            keyword.arg == "share" for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords
+        ), path
 
 
 def test_who_opens_the_port_to_others_without_a_key_is_warned(assistant, monkeypatch, capsys):
@@ -110,7 +129,14 @@ def test_who_opens_the_port_to_others_without_a_key_is_warned(assistant, monkeyp
             self.started = True
 
     monkeypatch.setattr(app, "Server", Never)
-    for host, key, warned in (("127.0.0.1", "", False), ("localhost", "", False), ("::1", "", False), ("0.0.0.0", "", True), ("::", "", True), ("0.0.0.0", "k", False)):
+    for host, key, warned in (
+        ("127.0.0.1", "", False),
+        ("localhost", "", False),
+        ("::1", "", False),
+        ("0.0.0.0", "", True),
+        ("::", "", True),
+        ("0.0.0.0", "k", False),
+    ):
         assert app.serve(assistant, ServeConfig(host=host, api_key=key, page=False, feedback=False), "toy", None) == 0
         assert ("no --api-key" in capsys.readouterr().err) is warned, host
     assert ServeConfig().host == "127.0.0.1"
@@ -129,20 +155,37 @@ def test_keys_are_compared_in_constant_time():
     assert "hmac.compare_digest" in calls
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/json" * 500])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "",
+        "application/json" * 500,
+    ],
+)
 def test_only_json_is_read(live, kind):
     body = b"&".join(b"a%d=1" % i for i in range(10_000)) if "form" in kind else json.dumps(GOOD).encode()
     assert live.client.post("/v1/chat/completions", content=body, headers={"Content-Type": kind}).status_code == 415
 
 
 def test_sizes_are_bounded(live):
-    assert live.client.post("/v1/completions", content=b"x" * (live.config.max_body + 1), headers={"Content-Type": "application/json"}).status_code == 413
+    assert (
+        live.client.post(
+            "/v1/completions", content=b"x" * (live.config.max_body + 1), headers={"Content-Type": "application/json"}
+        ).status_code
+        == 413
+    )
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     assert b" 413 " in raw(live, head + b"Content-Length: 99999999999\r\n\r\n{").split(b"\r\n")[0]
     assert raw(live, head + b"Content-Length: 1" + b"0" * 4000 + b"\r\n\r\n{")[9:12] in (b"400", b"413")
     answer = raw(live, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n")
     assert answer[9:12] in (b"400", b"431", b"")
-    assert live.client.get("/metrics", headers={"Range": "bytes=" + ",".join("0-1" for _ in range(5000))}).status_code == 200
+    assert (
+        live.client.get("/metrics", headers={"Range": "bytes=" + ",".join("0-1" for _ in range(5000))}).status_code
+        == 200
+    )
     assert live.client.get("/health").status_code == 200
 
 
@@ -173,9 +216,20 @@ def test_odd_numbers_are_400_and_name_the_field(live, field):
             assert answer.status_code == 400 and answer.json()["error"]["param"] == field, (field, value, answer.text)
 
 
-BODIES = {"/v1/completions": ({"prompt": "a", "max_tokens": 1}, CompletionRequest), "/infill": ({"n_predict": 1}, InfillRequest)}
-BODIES |= {"/": ({"prompt": "a", "max_length": 9}, ChatGLMRequest), "/v1/embeddings": ({"input": "a"}, EmbeddingRequest)}
-EVERY = [(path, name) for path, (_, model) in BODIES.items() for name, field in model.model_fields.items() if any(kind in str(field.annotation) for kind in ("int", "float"))]
+BODIES = {
+    "/v1/completions": ({"prompt": "a", "max_tokens": 1}, CompletionRequest),
+    "/infill": ({"n_predict": 1}, InfillRequest),
+}
+BODIES |= {
+    "/": ({"prompt": "a", "max_length": 9}, ChatGLMRequest),
+    "/v1/embeddings": ({"input": "a"}, EmbeddingRequest),
+}
+EVERY = [
+    (path, name)
+    for path, (_, model) in BODIES.items()
+    for name, field in model.model_fields.items()
+    if any(kind in str(field.annotation) for kind in ("int", "float"))
+]
 
 
 @pytest.mark.parametrize("path,field", EVERY)
@@ -186,7 +240,9 @@ def test_odd_numbers_in_every_other_body(live, path, field):
         answer = live.client.post(path, content=whole, headers={"Content-Type": "application/json"})
         if value in ("NaN", "Infinity", "-Infinity", "1e999", "1e308", "-1e308", "true"):
             assert answer.status_code == 400, (field, value, answer.text)
-        assert answer.status_code in (200, 400, 404) and (answer.status_code != 400 or answer.json()["error"]["param"].startswith(field)), (field, value, answer.text)
+        assert answer.status_code in (200, 400, 404) and (
+            answer.status_code != 400 or answer.json()["error"]["param"].startswith(field)
+        ), (field, value, answer.text)
 
 
 @pytest.mark.parametrize("fields,param", [
@@ -214,34 +270,82 @@ def bad_schemas():
         deep = {"type": "object", "properties": {"a": deep}, "required": ["a"]}
     yield from (deep, {"type": "king"}, {"type": 3}, {"$ref": "#/nowhere"}, {"$ref": "http://127.0.0.1/x"})
     yield from ({"pattern": "(", "type": "string"}, {"type": "string", "pattern": "(?=a)"})
-    yield from ({"type": "string", "pattern": "(a|a?)+" * 50}, {"type": "string", "pattern": "(x{1000}){1000}"}, {"enum": []})
+    yield from (
+        {"type": "string", "pattern": "(a|a?)+" * 50},
+        {"type": "string", "pattern": "(x{1000}){1000}"},
+        {"enum": []},
+    )
     yield from ({"type": "array", "minItems": -1}, {"allOf": [False]})
-    yield from ({"type": "string", "minLength": 9, "maxLength": 1}, {"not": {}}, {"properties": []}, {"type": "object", "required": "a"}, {"oneOf": 3}, {"const": "\x00"})
-    yield from ({"type": "object", "properties": {f"p{i}": {"enum": list(range(50))} for i in range(500)}}, {"minimum": "x", "type": "number"})
+    yield from (
+        {"type": "string", "minLength": 9, "maxLength": 1},
+        {"not": {}},
+        {"properties": []},
+        {"type": "object", "required": "a"},
+        {"oneOf": 3},
+        {"const": "\x00"},
+    )
+    yield from (
+        {"type": "object", "properties": {f"p{i}": {"enum": list(range(50))} for i in range(500)}},
+        {"minimum": "x", "type": "number"},
+    )
     yield {"type": "integer", "multipleOf": 0}
 
 
 def mutated_schemas(count: int):
     """Good schemas with something in them replaced by what does not belong there."""
     dice = random.Random(5)
-    odd = [None, -1, 1e308, 2**70, "", "\x00", "(", "[", "(a*)*b", "x" * 5000, [], {}, [[]], {"$ref": "#"}, {"type": "king"}, True, "#/$defs/a"]
+    odd = [
+        None,
+        -1,
+        1e308,
+        2**70,
+        "",
+        "\x00",
+        "(",
+        "[",
+        "(a*)*b",
+        "x" * 5000,
+        [],
+        {},
+        [[]],
+        {"$ref": "#"},
+        {"type": "king"},
+        True,
+        "#/$defs/a",
+    ]
     odd += [{"anyOf": []}, [{"not": {}}], {"const": None}]
     keys = ["type", "properties", "items", "enum", "pattern", "required", "minItems", "maxLength"]
     keys += ["minimum", "anyOf", "allOf", "$ref", "$defs", "format", "additionalProperties", "const"]
     for _ in range(count):
-        schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "a+"}, "b": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
+        schema = {
+            "type": "object",
+            "properties": {
+                "a": {"type": "string", "pattern": "a+"},
+                "b": {"type": "array", "items": {"type": "integer"}},
+            },
+            "required": ["a"],
+        }
         for _ in range(dice.randint(1, 3)):
             inner = schema.get("properties")
             places = [schema, inner, inner.get("a") if isinstance(inner, dict) else None]
-            dice.choice([place for place in places if isinstance(place, dict)])[dice.choice(keys)] = copy.deepcopy(dice.choice(odd))
+            dice.choice([place for place in places if isinstance(place, dict)])[dice.choice(keys)] = copy.deepcopy(
+                dice.choice(odd)
+            )
         yield schema
 
 
 def test_bad_schemas_are_400_or_followed_and_the_next_request_is_answered(live):
     for number, schema in enumerate([*bad_schemas(), *mutated_schemas(200)]):
         for fields in (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}, "max_tokens": 1},
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}], "tool_choice": "required", "max_tokens": 1},
+            {
+                "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}},
+                "max_tokens": 1,
+            },
+            {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}],
+                "tool_choice": "required",
+                "max_tokens": 1,
+            },
         )[: 2 if number < 40 else 1]:
             answer = live.client.post("/v1/chat/completions", json={**GOOD, **fields})
             assert answer.status_code in (200, 400), (number, schema, answer.text)
@@ -264,10 +368,21 @@ def test_what_is_too_large_costs_no_memory(toy):
         with contextlib.suppress(httpx.TransportError):
             assert httpx.post(f"{url}/v1/completions", content=b"x" * (100 << 20), headers=json_head).status_code == 413
         form = "&".join(f"a{i}=1" for i in range(100_000)).encode()
-        assert httpx.post(f"{url}/v1/completions", content=form, headers={"Content-Type": "application/x-www-form-urlencoded"}).status_code == 415
-        ranges = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nRange: bytes=" + b",".join(b"0-1" for _ in range(10_000)) + b"\r\n\r\n"
+        assert (
+            httpx.post(
+                f"{url}/v1/completions", content=form, headers={"Content-Type": "application/x-www-form-urlencoded"}
+            ).status_code
+            == 415
+        )
+        ranges = (
+            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nRange: bytes="
+            + b",".join(b"0-1" for _ in range(10_000))
+            + b"\r\n\r\n"
+        )
         assert raw(server, ranges)[9:12] in (b"200", b"400", b"431")
-        assert raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n")[9:12] in (b"400", b"431", b"")
+        assert raw(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n")[
+            9:12
+        ] in (b"400", b"431", b"")
         assert httpx.get(f"{url}/health").status_code == 200 and resident(process.pid) - before < 50 << 20
     finally:
         process.terminate()
@@ -282,7 +397,11 @@ def listening(process: int) -> list[tuple[str, int]]:
     """Address, in the kernel's words, and port of each socket on which a process waits for connections."""
     links = [os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()]
     mine = {link[8:-1] for link in links if link.startswith("socket:[")}
-    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]]
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+    ]
     return [(row[1].split(":")[0], int(row[1].split(":")[1], 16)) for row in rows if row[3] == "0A" and row[9] in mine]
 
 
@@ -292,7 +411,11 @@ def listening(process: int) -> list[tuple[str, int]]:
 def test_no_path_leads_to_a_file(keyed, path):
     line = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer correct-horse\r\nConnection: close\r\n\r\n".encode()
     answer = raw(keyed, line)
-    assert b"root:" not in answer and answer[9:12] in (b"400", b"403", b"404", b"405", b"200") and (answer[9:12] != b"200" or b"<html" in answer.lower())
+    assert (
+        b"root:" not in answer
+        and answer[9:12] in (b"400", b"403", b"404", b"405", b"200")
+        and (answer[9:12] != b"200" or b"<html" in answer.lower())
+    )
 
 
 def test_web_sockets_are_refused(live):

@@ -17,7 +17,12 @@ from openglm.assistant import Assistant
 from openglm.config import EngineConfig
 from openglm.engine.native import NativeRunner
 
-LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 80, "temperature": 0, "logit_bias": {"5": -100, "7": -100, "9": -100}}
+LONG = {
+    "messages": [{"role": "user", "content": "hi"}],
+    "max_tokens": 80,
+    "temperature": 0,
+    "logit_bias": {"5": -100, "7": -100, "9": -100},
+}
 
 
 def until(condition, seconds=20.0):
@@ -38,7 +43,11 @@ def slowed(server, seconds):
 def ask_and_leave(server, stream):
     body = json.dumps({**LONG, "stream": stream}).encode()
     line = socket.create_connection(("127.0.0.1", server.port))
-    line.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    line.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+        + body
+    )
     return line
 
 
@@ -51,7 +60,12 @@ def test_a_reader_who_leaves_frees_the_place_within_a_step(another, stream):
     line.close()
     start = time.monotonic()
     until(lambda: not engine.busy)
-    assert time.monotonic() - start < 0.6 and not any(engine.pool.counts) and not server.service._open and not server.service._by_number
+    assert (
+        time.monotonic() - start < 0.6
+        and not any(engine.pool.counts)
+        and not server.service._open
+        and not server.service._by_number
+    )
 
 
 def test_a_full_queue_says_so_at_once_and_when_to_come_back(another):
@@ -61,13 +75,20 @@ def test_a_full_queue_says_so_at_once_and_when_to_come_back(another):
     until(lambda: len(server.service._open) == 2)
     start = time.monotonic()
     answer = server.client.post("/v1/chat/completions", json=LONG)
-    assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1 and answer.json()["error"]["type"] == "rate_limit_error"
-    assert time.monotonic() - start < 1 and server.client.post("/v1/chat/completions", json={**LONG, "n": 2}).status_code == 429
+    assert (
+        answer.status_code == 429
+        and int(answer.headers["retry-after"]) >= 1
+        and answer.json()["error"]["type"] == "rate_limit_error"
+    )
+    assert (
+        time.monotonic() - start < 1
+        and server.client.post("/v1/chat/completions", json={**LONG, "n": 2}).status_code == 429
+    )
     for line in lines:
         line.close()
     until(lambda: not engine.busy)
     assert server.client.post("/v1/chat/completions", json={**LONG, "max_tokens": 1}).status_code == 200
-    assert 'glm_rejected_total 2.0' in server.client.get("/metrics").text
+    assert "glm_rejected_total 2.0" in server.client.get("/metrics").text
 
 
 def test_the_deadline_ends_an_answer_where_it_is(another):
@@ -75,7 +96,11 @@ def test_the_deadline_ends_an_answer_where_it_is(another):
     engine = slowed(server, 0.05)
     answer = server.client.post("/v1/chat/completions", json=LONG).json()
     assert answer["choices"][0]["finish_reason"] == "length" and 0 < answer["usage"]["completion_tokens"] < 80
-    lines = [line for line in server.client.post("/v1/chat/completions", json={**LONG, "stream": True}).text.split("\n") if line]
+    lines = [
+        line
+        for line in server.client.post("/v1/chat/completions", json={**LONG, "stream": True}).text.split("\n")
+        if line
+    ]
     assert lines[-1] == "data: [DONE]" and json.loads(lines[-2][6:])["choices"][0]["finish_reason"] == "length"
     until(lambda: not engine.busy)
 
@@ -106,7 +131,9 @@ def test_every_slot_and_the_prefix_cache_give_the_same_answer():
 
         def ask(question, server=server, exact=exact):
             more = {"max_tokens": 32, "ignore_eos": True, "frequency_penalty": 0.3, "logprobs": True}
-            tokens = server.chat(messages=[{"role": "user", "content": question}], **more).json()["choices"][0]["logprobs"]["content"]
+            tokens = server.chat(messages=[{"role": "user", "content": question}], **more).json()["choices"][0][
+                "logprobs"
+            ]["content"]
             found[question].add(tuple((one["token"], one["logprob"] if exact else 0) for one in tokens))
 
         for question in QUESTIONS:
@@ -142,7 +169,9 @@ def start_server(toy, *options, env=None):
 
 
 def read_stream(url):
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json={**LONG, "stream": True, "n": 16, "temperature": 2}, timeout=30) as answer:
+    with httpx.stream(
+        "POST", f"{url}/v1/chat/completions", json={**LONG, "stream": True, "n": 16, "temperature": 2}, timeout=30
+    ) as answer:
         return answer.read().decode()
 
 

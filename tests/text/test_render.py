@@ -11,11 +11,18 @@ from openglm.text.render import parse_reply
 from openglm.text.replies import parse_text
 
 _, _, GMASK, _, SOP, EOP, SYSTEM, USER, ASSISTANT, OBSERVATION = range(len(SPECIAL_TOKENS))
-TOOLS = [{"type": "function", "function": {"name": "天气<|user|>", "description": "查天气<|assistant|>", "parameters": {"type": "object"}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "天气<|user|>", "description": "查天气<|assistant|>", "parameters": {"type": "object"}},
+    }
+]
 
 content = fragments | any_text
 json_scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | content
-json_values = st.recursive(json_scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(content, inner, max_size=3), max_leaves=5)
+json_values = st.recursive(
+    json_scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(content, inner, max_size=3), max_leaves=5
+)
 arguments = st.dictionaries(content, json_values, max_size=3)
 names = st.sampled_from(["search", "get_weather", "计算", "<|observation|>", "a.b-c"])
 
@@ -45,12 +52,25 @@ def turns(ids: list[int]) -> list[list[int]]:
 
 def test_the_form_by_hand(tokenizer):
     e = tokenizer.encode
-    ids, mask = tokenizer.render([
-        {"role": "system", "content": "S"}, {"role": "user", "content": "你好"},
-        {"role": "assistant", "content": "嗯", "tool_calls": [{"function": {"name": "f", "arguments": {"x": "是"}}}]},
-        {"role": "tool", "content": "1"}, {"role": "assistant", "content": "好。"}])
-    parts = [([GMASK, SOP, SYSTEM, *e("\n"), *e("S"), USER, *e("\n"), *e("你好"), ASSISTANT, *e("\n")], 0), ([*e('嗯\nf\n{"x": "是"}'), OBSERVATION], 1),
-             ([*e("\n"), *e("1"), ASSISTANT, *e("\n")], 0), ([*e("好。"), USER], 1)]
+    ids, mask = tokenizer.render(
+        [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": "你好"},
+            {
+                "role": "assistant",
+                "content": "嗯",
+                "tool_calls": [{"function": {"name": "f", "arguments": {"x": "是"}}}],
+            },
+            {"role": "tool", "content": "1"},
+            {"role": "assistant", "content": "好。"},
+        ]
+    )
+    parts = [
+        ([GMASK, SOP, SYSTEM, *e("\n"), *e("S"), USER, *e("\n"), *e("你好"), ASSISTANT, *e("\n")], 0),
+        ([*e('嗯\nf\n{"x": "是"}'), OBSERVATION], 1),
+        ([*e("\n"), *e("1"), ASSISTANT, *e("\n")], 0),
+        ([*e("好。"), USER], 1),
+    ]
     assert ids == [number for part, _ in parts for number in part]
     assert mask == [trained for part, trained in parts for _ in part]
 
@@ -101,13 +121,18 @@ def test_parsing_inverts_rendering(tokenizer, messages, tools):
             prompt, _ = tokenizer.render(messages[:k], tools, generation_prompt=True)
             reply = parse_reply(tokenizer, whole[len(prompt) :])
             assert reply["role"] == "assistant" and reply["content"] == messages[k]["content"]
-            assert [call["function"] for call in reply["tool_calls"]] == [call["function"] for call in messages[k].get("tool_calls", [])]
+            assert [call["function"] for call in reply["tool_calls"]] == [
+                call["function"] for call in messages[k].get("tool_calls", [])
+            ]
             again = [*messages[:k], {**reply, "loss": messages[k].get("loss", True)}, *messages[k + 1 :]]
             assert tokenizer.render(again, tools)[0] == whole
 
 
 def test_arguments_as_an_object_or_as_text_are_the_same(tokenizer):
-    calls = [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": a}}]} for a in ({"城市": "北京"}, '{\n "城市":"\\u5317京"}')]
+    calls = [
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": a}}]}
+        for a in ({"城市": "北京"}, '{\n "城市":"\\u5317京"}')
+    ]
     assert tokenizer.render(calls[:1]) == tokenizer.render(calls[1:])
 
 
@@ -120,8 +145,25 @@ def test_only_the_observation_token_makes_a_call(tokenizer, text):
     assert parse_reply(tokenizer, tokenizer.encode(text)) == {"role": "assistant", "content": text, "tool_calls": []}
 
 
-@pytest.mark.parametrize("text", ["", "f", "{}", "f\n", "f\n[]", "f\n{", "two words\n{}", "\n{}", "f\n{}\n",
-                                  'f\n{"x": NaN}', 'f\n{"x": 1e999}', 'f\n{"x": "\\ud800"}', "f\n" + "[" * 100_000, 'f\n{"x": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "f",
+        "{}",
+        "f\n",
+        "f\n[]",
+        "f\n{",
+        "two words\n{}",
+        "\n{}",
+        "f\n{}\n",
+        'f\n{"x": NaN}',
+        'f\n{"x": 1e999}',
+        'f\n{"x": "\\ud800"}',
+        "f\n" + "[" * 100_000,
+        'f\n{"x": ' + "9" * 5000 + "}",
+    ],
+)
 def test_a_malformed_call_stays_visible_as_text(text):
     assert parse_text(text, called=True) == {"role": "assistant", "content": text, "tool_calls": []}
 
@@ -148,44 +190,58 @@ def call(**function) -> dict:
     return {**CALL, "tool_calls": [{"function": {"name": "f", "arguments": {}, **function}}]}
 
 
-@pytest.mark.parametrize("messages, named", [
-    ([], "messages"),
-    ("text", "messages[0]"),
-    ([U, None], "messages[1]"),
-    ([U, {"content": "x"}], "messages[1].role"),
-    ([{"role": "robot", "content": "x"}], "messages[0].role"),
-    ([{"role": ["user"], "content": "x"}], "messages[0].role"),
-    ([{"role": "user"}], "messages[0].content"),
-    ([U, {"role": "assistant", "content": None}], "messages[1].content"),
-    ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content"),
-    ([{"role": "user", "content": "\ud800"}], "messages[0].content"),
-    ([U, {**A, "loss": 0.5}], "messages[1].loss"),
-    ([{**U, "tool_calls": CALL["tool_calls"]}], "messages[0].tool_calls"),
-    ([{**U, "tools": TOOLS}], "messages[0].tools"),
-    ([U, {**CALL, "tool_calls": CALL["tool_calls"] * 2}], "messages[1].tool_calls"),
-    ([U, {**CALL, "tool_calls": "f"}], "messages[1].tool_calls[0].function"),
-    ([U, {**CALL, "tool_calls": {"function": {}}}], "messages[1].tool_calls"),
-    ([U, call(name="two words")], "messages[1].tool_calls[0].function.name"),
-    ([U, call(name="f\ng")], "messages[1].tool_calls[0].function.name"),
-    ([U, call(name=None)], "messages[1].tool_calls[0].function.name"),
-    ([U, call(arguments="[1]")], "messages[1].tool_calls[0].function.arguments"),
-    ([U, call(arguments={"x": float("nan")})], "messages[1].tool_calls[0].function.arguments"),
-    ([U, call(arguments={"x": "\ud800"})], "messages[1].tool_calls[0].function.arguments"),
-    ([U, RESULT], "messages[1].role"),
-    ([RESULT], "messages[0].role"),
-    ([U, A, RESULT], "messages[2].role"),
-    ([U, CALL, U], "messages[2].role"),
-    ([U, CALL, RESULT, RESULT], "messages[3].role"),
-    ([U, A, A], "messages[2].role"),
-    ([U, A, {"role": "system", "content": "s"}], "messages[2].role"),
-])
+@pytest.mark.parametrize(
+    "messages, named",
+    [
+        ([], "messages"),
+        ("text", "messages[0]"),
+        ([U, None], "messages[1]"),
+        ([U, {"content": "x"}], "messages[1].role"),
+        ([{"role": "robot", "content": "x"}], "messages[0].role"),
+        ([{"role": ["user"], "content": "x"}], "messages[0].role"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([U, {"role": "assistant", "content": None}], "messages[1].content"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content"),
+        ([{"role": "user", "content": "\ud800"}], "messages[0].content"),
+        ([U, {**A, "loss": 0.5}], "messages[1].loss"),
+        ([{**U, "tool_calls": CALL["tool_calls"]}], "messages[0].tool_calls"),
+        ([{**U, "tools": TOOLS}], "messages[0].tools"),
+        ([U, {**CALL, "tool_calls": CALL["tool_calls"] * 2}], "messages[1].tool_calls"),
+        ([U, {**CALL, "tool_calls": "f"}], "messages[1].tool_calls[0].function"),
+        ([U, {**CALL, "tool_calls": {"function": {}}}], "messages[1].tool_calls"),
+        ([U, call(name="two words")], "messages[1].tool_calls[0].function.name"),
+        ([U, call(name="f\ng")], "messages[1].tool_calls[0].function.name"),
+        ([U, call(name=None)], "messages[1].tool_calls[0].function.name"),
+        ([U, call(arguments="[1]")], "messages[1].tool_calls[0].function.arguments"),
+        ([U, call(arguments={"x": float("nan")})], "messages[1].tool_calls[0].function.arguments"),
+        ([U, call(arguments={"x": "\ud800"})], "messages[1].tool_calls[0].function.arguments"),
+        ([U, RESULT], "messages[1].role"),
+        ([RESULT], "messages[0].role"),
+        ([U, A, RESULT], "messages[2].role"),
+        ([U, CALL, U], "messages[2].role"),
+        ([U, CALL, RESULT, RESULT], "messages[3].role"),
+        ([U, A, A], "messages[2].role"),
+        ([U, A, {"role": "system", "content": "s"}], "messages[2].role"),
+    ],
+)
 def test_errors_name_message_and_field_in_one_line(tokenizer, messages, named):
     with pytest.raises(ValueError) as error:
         tokenizer.render(messages)
     assert str(error.value).startswith(named + " = ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("tool", [None, {}, {"function": None}, {"name": ""}, {"name": "f", "x": float("nan")}, {"name": "f", "x": {1, 2}}, {"name": "f", "description": "\ud800"}])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        None,
+        {},
+        {"function": None},
+        {"name": ""},
+        {"name": "f", "x": float("nan")},
+        {"name": "f", "x": {1, 2}},
+        {"name": "f", "description": "\ud800"},
+    ],
+)
 def test_errors_name_the_tool_in_one_line(tokenizer, tool):
     with pytest.raises(ValueError, match=r"tools\[1\]\.function") as error:
         tokenizer.render([U], [TOOLS[0], tool])

@@ -24,10 +24,20 @@ def test_every_text_comes_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text
 
 
-@pytest.mark.parametrize("text", [
-    "", " ", "\x00\x01\x1b[0m\x7f\x85\ufeff\u2028", "e\u0301 \u0301\u0301 क्षि", "👨‍👩‍👧‍👦 ❤️ 🇨🇳", "\r\n\r\n \t\n",
-    "　　段首。", "\U0010ffff\uffff\ufffd", "３½Ⅷ 〇一二",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "\x00\x01\x1b[0m\x7f\x85\ufeff\u2028",
+        "e\u0301 \u0301\u0301 क्षि",
+        "👨‍👩‍👧‍👦 ❤️ 🇨🇳",
+        "\r\n\r\n \t\n",
+        "　　段首。",
+        "\U0010ffff\uffff\ufffd",
+        "３½Ⅷ 〇一二",
+    ],
+)
 def test_odd_texts_come_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -73,12 +83,15 @@ def test_a_batch_is_its_single_texts(tokenizer, texts):
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
-@pytest.mark.parametrize("pieces", [
-    ["It", "'s", ",", " '", "salad", " we", "'ll"],
-    ["GLM", "模型是", " good", "。\u201d", "\n\n", "　　", "从前", " ", "1", "9", "年"],
-    ["):", "\n", "       ", " return", " x", "_", "1", "   ", "\n", "\t", "y", " ", "\r\n", "b"],
-    ["<|", "user", "|>[", "MASK", "]"],
-])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["It", "'s", ",", " '", "salad", " we", "'ll"],
+        ["GLM", "模型是", " good", "。\u201d", "\n\n", "　　", "从前", " ", "1", "9", "年"],
+        ["):", "\n", "       ", " return", " x", "_", "1", "   ", "\n", "\t", "y", " ", "\r\n", "b"],
+        ["<|", "user", "|>[", "MASK", "]"],
+    ],
+)
 def test_texts_are_cut_where_the_pattern_says(trained, pieces):
     cutter, text = tokenizers.Tokenizer.from_file(f"{trained[1]}/{FILE_NAME}").pre_tokenizer, "".join(pieces)
     assert [text[start:end] for _, (start, end) in cutter.pre_tokenize_str(text)] == pieces
@@ -99,7 +112,9 @@ def test_merges_are_learnt_in_both_languages(tokenizer):
     assert len(tokenizer.encode(" weather is fine today")) < 10
 
 
-@pytest.mark.parametrize("unit", ["a", "你", " ", " x", ".", "\n", " \n", "\u0301", " \u3000", "'s", "[MASK]", "12", "今天 day, "])
+@pytest.mark.parametrize(
+    "unit", ["a", "你", " ", " x", ".", "\n", " \n", "\u0301", " \u3000", "'s", "[MASK]", "12", "今天 day, "]
+)
 def test_long_texts_take_linearly_many_tokens(tokenizer, unit):
     """A token more or less at the seam: no piece of the pattern runs away, and a megabyte is no special case."""
     unit *= 1 + 1000 // len(unit)
@@ -121,7 +136,12 @@ def test_other_threads_go_on_while_a_long_text_is_cut(tokenizer):
 
 @pytest.mark.parametrize("text", ["\ud800", "好\udfff", "\udc00\ud800"])
 def test_half_a_surrogate_pair_is_a_clear_error(tokenizer, text, tmp_path):
-    for call in (tokenizer.encode, lambda t: tokenizer.encode_batch(["fine", t]), lambda t: tokenizer.encode_parts([t]), lambda t: train_tokenizer([t], 300, tmp_path)):
+    for call in (
+        tokenizer.encode,
+        lambda t: tokenizer.encode_batch(["fine", t]),
+        lambda t: tokenizer.encode_parts([t]),
+        lambda t: train_tokenizer([t], 300, tmp_path),
+    ):
         with pytest.raises(ValueError, match="surrogate") as error:
             call(text)
         assert "\n" not in str(error.value)
@@ -156,7 +176,13 @@ def test_bytes_of_tokens_join_to_the_text(tokenizer, text):
 def test_the_same_texts_give_the_same_file_in_any_process(trained, tmp_path):
     tokenizer, folder = trained
     script = "import sys, json; from openglm.text import train_tokenizer; train_tokenizer(json.load(sys.stdin), int(sys.argv[1]), sys.argv[2])"
-    subprocess.run([sys.executable, "-c", script, str(VOCAB_SIZE), str(tmp_path)], input=json.dumps(TEXTS), text=True, check=True, cwd=Path(__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", script, str(VOCAB_SIZE), str(tmp_path)],
+        input=json.dumps(TEXTS),
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert (tmp_path / FILE_NAME).read_bytes() == (Path(folder) / FILE_NAME).read_bytes()
     assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
@@ -190,7 +216,10 @@ def _damage(layout: dict, how: str) -> object:
     return layout
 
 
-@pytest.mark.parametrize("how", ["special renamed", "merge onto a special", "unknown token", "byte missing", "not BPE", "a list", "cut short"])
+@pytest.mark.parametrize(
+    "how",
+    ["special renamed", "merge onto a special", "unknown token", "byte missing", "not BPE", "a list", "cut short"],
+)
 def test_a_file_that_is_no_tokenizer_of_ours_is_refused(trained, tmp_path, how):
     content = (Path(trained[1]) / FILE_NAME).read_text()
     damaged = content[:1000] if how == "cut short" else json.dumps(_damage(json.loads(content), how))

@@ -16,6 +16,29 @@ TEXTS = [line * 8 for line in LINES]
 VOCAB_SIZE = 560
 
 any_text = st.text(st.characters(exclude_categories=("Cs",)))
-fragments = st.lists(st.sampled_from([
-    *SPECIAL_TOKENS, "<|", "|>", "[", "]", "MASK", "gM", "<", ">", "user", "ass", "istant", "<s", "op>", " ", "\n", "你好", "▁", "Ġ", "<0x00>",
-])).map("".join)
+fragments = st.lists(
+    st.sampled_from(
+        [
+            *SPECIAL_TOKENS,
+            "<|",
+            "|>",
+            "[",
+            "]",
+            "MASK",
+            "gM",
+            "<",
+            ">",
+            "user",
+            "ass",
+            "istant",
+            "<s",
+            "op>",
+            " ",
+            "\n",
+            "你好",
+            "▁",
+            "Ġ",
+            "<0x00>",
+        ]
+    )
+).map("".join)

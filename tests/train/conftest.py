@@ -1,6 +1,8 @@
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # in the processes that tests start: no spinning for a core that another test uses
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # in the processes that tests start: no spinning for a core that another test uses
 
 import pytest
 import torch

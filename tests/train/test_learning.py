@@ -106,7 +106,13 @@ def test_one_batch_is_learned_by_heart(tmp_path, name):
 
     losses = []
     changes = {"steps": 80, "batch_rows": 2, "accumulation": 1, "save_every": 80, "eval_every": 80}
-    run(tmp_path, OptimizerConfig(name, lr=3e-2, weight_decay=0.0), rows=One(), on_step=lambda _, record: losses.append(record["loss"]), **changes)
+    run(
+        tmp_path,
+        OptimizerConfig(name, lr=3e-2, weight_decay=0.0),
+        rows=One(),
+        on_step=lambda _, record: losses.append(record["loss"]),
+        **changes,
+    )
     assert losses[0] == pytest.approx(math.log(VOCAB), rel=0.1)
     assert losses[-1] < 0.05
 
@@ -124,7 +130,12 @@ def test_the_loss_in_the_log_is_the_mean_over_tokens(tmp_path):
 def test_tuning_starts_from_the_given_weights(tmp_path):
     first = run(tmp_path / "first")
     losses = []
-    run(tmp_path / "second", model=None, init_from=str(first.model), on_step=lambda _, record: losses.append(record["loss"]))
+    run(
+        tmp_path / "second",
+        model=None,
+        init_from=str(first.model),
+        on_step=lambda _, record: losses.append(record["loss"]),
+    )
     batch = next(batches(Rows(), 0, 8, 0))
     expected = passes(load_model(first.model)).evaluate(batch) / float(batch["loss_mask"].sum())
     assert losses[0] == pytest.approx(expected, rel=1e-5)
@@ -139,13 +150,17 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_every_parameter_is_in_one_group_and_moves(shape, name):
-    model = Transformer(ModelConfig(vocab_size=VOCAB, layers=2, hidden=16, heads=2, ffn_hidden=32, max_positions=SEQ, **shape))
+    model = Transformer(
+        ModelConfig(vocab_size=VOCAB, layers=2, hidden=16, heads=2, ffn_hidden=32, max_positions=SEQ, **shape)
+    )
     model.initialize()
     config = OptimizerConfig(name, lr=1e-2)
     groups = parameter_groups(model.named_parameters(), config)
     listed = sorted(n for group in groups.values() for n, _ in group)
     assert listed == sorted(n for n, _ in model.named_parameters())
-    assert all(p.ndim == 2 and n.startswith("blocks.") for n, p in groups["muon"]) and bool(groups["muon"]) == (name == "muon")
+    assert all(p.ndim == 2 and n.startswith("blocks.") for n, p in groups["muon"]) and bool(groups["muon"]) == (
+        name == "muon"
+    )
     assert all(p.ndim == 1 for _, p in groups["plain"]) and all(p.ndim == 2 for _, p in groups["decay"])
     assert "embedding.weight" in dict(groups["decay"])
     optimizers = Optimizers(model.named_parameters(), config, torch.float32, ALONE)
@@ -184,7 +199,10 @@ def test_muon_gives_the_steps_of_torch(shape):
     torch.manual_seed(3)
     start, grads = torch.randn(shape), torch.randn(5, *shape)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    optimizers = Muon([{"params": [ours]}], 0.02, 0.1, torch.bfloat16), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizers = (
+        Muon([{"params": [ours]}], 0.02, 0.1, torch.bfloat16),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
     for grad in grads:
         for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
             parameter.grad = grad.clone()
@@ -214,4 +232,6 @@ def test_the_rate_rises_then_falls_to_its_floor(steps, warmup, floor):
 def test_flops_are_counted_as_documented():
     config = ModelConfig(vocab_size=100, layers=2, hidden=16, heads=2, kv_heads=1, ffn_hidden=32, tied=True)
     matrices = config.parameters - 100 * 16 - (2 * 2 + 1) * 16
-    assert step_flops(config, seen=8, tokens=80, trained=30) == 80 * (6 * matrices + 12 * 2 * 16 * 8) + 6 * 30 * 16 * 100
+    assert (
+        step_flops(config, seen=8, tokens=80, trained=30) == 80 * (6 * matrices + 12 * 2 * 16 * 8) + 6 * 30 * 16 * 100
+    )

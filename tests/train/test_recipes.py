@@ -18,7 +18,9 @@ from openglm.train.sft import sft
 
 SHAPE = ModelConfig(vocab_size=1, layers=1, hidden=16, heads=2, ffn_hidden=32, max_positions=48)
 ANIMALS = ("red fox", "grey cat", "black dog")
-TEXTS = [f"Line {i}: the {ANIMALS[i % 3]} sat on mat {i * i}. It was {'late' if i % 2 else 'early'}." for i in range(60)]
+TEXTS = [
+    f"Line {i}: the {ANIMALS[i % 3]} sat on mat {i * i}. It was {'late' if i % 2 else 'early'}." for i in range(60)
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,9 @@ def corpus(tmp_path_factory):
     sources = []
     for name, texts in {"odd": TEXTS[::2], "even": TEXTS[1::2]}.items():
         ids = [np.array(tokenizer.encode(text)) for text in texts]
-        shards, heldout = (write_source(folder, name, split, part, 300) for split, part in (("train", ids[3:]), ("heldout", ids[:3])))
+        shards, heldout = (
+            write_source(folder, name, split, part, 300) for split, part in (("train", ids[3:]), ("heldout", ids[:3]))
+        )
         sources.append({"name": name, "shards": shards, "heldout": heldout[0]})
     write_manifest(folder, tokenizer.fingerprint, 300, sources)
     return folder
@@ -39,13 +43,25 @@ def base(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("base")
     train = options(out, seq_len=48, sample_every=6, ema=0.5)
     data = DataConfig(path=str(corpus), weights={"odd": 3.0, "even": 1.0}, workers=1)
-    return pretrain(PretrainConfig(train, data, SHAPE, infilling=InfillingConfig(mask_share=0.5, sentence_share=0.2, gmask_share=0.3)))
+    return pretrain(
+        PretrainConfig(
+            train, data, SHAPE, infilling=InfillingConfig(mask_share=0.5, sentence_share=0.2, gmask_share=0.3)
+        )
+    )
 
 
 @pytest.fixture
 def conversations(tmp_path):
     path = tmp_path / "chat.jsonl"
-    path.write_text("".join(json.dumps({"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"{i}"}]}) + "\n" for i in range(30)))
+    path.write_text(
+        "".join(
+            json.dumps(
+                {"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"{i}"}]}
+            )
+            + "\n"
+            for i in range(30)
+        )
+    )
     return path
 
 
@@ -62,7 +78,14 @@ def test_pretraining_makes_a_model_that_the_package_loads(base, corpus):
 
 def test_tuning_goes_on_from_it(base, conversations, tmp_path):
     data = DataConfig(dialogues={"chat": str(conversations)}, heldout_dialogues={"kept": str(conversations)}, workers=0)
-    result = sft(SFTConfig(str(base.model), options(tmp_path / "run", seq_len=48, steps=30, sample_every=15), data, OptimizerConfig(lr=3e-2)))
+    result = sft(
+        SFTConfig(
+            str(base.model),
+            options(tmp_path / "run", seq_len=48, steps=30, sample_every=15),
+            data,
+            OptimizerConfig(lr=3e-2),
+        )
+    )
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     heldout = [line["heldout"]["kept"] for line in lines if "heldout" in line]
     assert result.finished and heldout[-1] < heldout[0]
@@ -71,19 +94,34 @@ def test_tuning_goes_on_from_it(base, conversations, tmp_path):
 
 def test_text_may_be_mixed_between_the_conversations(base, corpus, conversations, tmp_path):
     data = DataConfig(path=str(corpus), dialogues={"chat": str(conversations)}, workers=0)
-    assert sft(SFTConfig(str(base.model), options(tmp_path / "run", seq_len=48), data)).heldout.keys() == {"odd", "even"}
+    assert sft(SFTConfig(str(base.model), options(tmp_path / "run", seq_len=48), data)).heldout.keys() == {
+        "odd",
+        "even",
+    }
 
 
 def test_a_corpus_of_another_tokenizer_is_refused(base, conversations, tmp_path):
     tokenizer = train_tokenizer(TEXTS, 280, tmp_path / "other")
     heldout = {"documents": 0}
-    write_manifest(tmp_path / "other", tokenizer.fingerprint, 280, [{"name": "a", "shards": write_source(tmp_path / "other", "a", "train", [[20, 21]], 280), "heldout": heldout}])
+    write_manifest(
+        tmp_path / "other",
+        tokenizer.fingerprint,
+        280,
+        [{"name": "a", "shards": write_source(tmp_path / "other", "a", "train", [[20, 21]], 280), "heldout": heldout}],
+    )
     data = DataConfig(path=str(tmp_path / "other"), dialogues={"chat": str(conversations)})
     with pytest.raises(ValueError, match=r"^data.path = .*another tokenizer"):
         sft(SFTConfig(str(base.model), options(tmp_path / "run", seq_len=48), data))
 
 
-@pytest.mark.parametrize("change, named", [({"path": ""}, "data.path"), ({"path": "/nowhere"}, "/nowhere"), ({"weights": {"lost": 1.0}}, "data.weights.lost")])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"path": ""}, "data.path"),
+        ({"path": "/nowhere"}, "/nowhere"),
+        ({"weights": {"lost": 1.0}}, "data.weights.lost"),
+    ],
+)
 def test_pretraining_names_what_is_wrong(corpus, tmp_path, change, named):
     data = dataclasses.replace(DataConfig(path=str(corpus)), **change)
     with pytest.raises(ValueError, match=named):

@@ -20,7 +20,9 @@ from openglm.train import state
 from openglm.train.interrupt import stop_requests
 from openglm.train.state import find_checkpoint, locked, read_record
 
-WEIGHTS, MOMENTS = (f"shard-00001-model-{number:05}-of-00003.safetensors" for number in (1, 2))  # of the first process, as PyTorch names them
+WEIGHTS, MOMENTS = (
+    f"shard-00001-model-{number:05}-of-00003.safetensors" for number in (1, 2)
+)  # of the first process, as PyTorch names them
 
 
 class Crash(Exception):
@@ -31,6 +33,7 @@ def crash_at(*steps):
     def on_step(step, record):
         if step in steps:
             raise Crash
+
     return on_step
 
 
@@ -92,7 +95,9 @@ def test_training_leaves_the_random_numbers_alone(tmp_path):
 
 def test_the_running_average_becomes_the_model(tmp_path):
     result = run(tmp_path, ema=0.9)
-    average, last = (dict(whole_tensors(tmp_path / "checkpoints" / "step-00000012", kind)) for kind in ("average", "weights"))
+    average, last = (
+        dict(whole_tensors(tmp_path / "checkpoints" / "step-00000012", kind)) for kind in ("average", "weights")
+    )
     model = dict(load_model(result.model).named_parameters())
     assert all(torch.equal(model[name], average[name]) for name in model)
     assert not torch.equal(average["embedding.weight"], last["embedding.weight"])
@@ -123,7 +128,10 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_used(tmp_path_factory, c
     capfd.readouterr()
     assert find_checkpoint(out).name == "step-00000008"
     said = capfd.readouterr().err
-    assert len(said.splitlines()) == 1 and f"step-00000012/{'' if how == 'swap' and name == 'manifest.json' else name}" in said
+    assert (
+        len(said.splitlines()) == 1
+        and f"step-00000012/{'' if how == 'swap' and name == 'manifest.json' else name}" in said
+    )
 
 
 def test_the_run_goes_on_from_the_older_checkpoint_to_the_same_end(tmp_path):
@@ -244,7 +252,9 @@ print(result.step, result.finished, flush=True)
 
 def test_a_second_process_is_kept_out_and_sigterm_to_the_group_ends_the_first(tmp_path):
     command = [sys.executable, "-c", CHILD.format(here=os.path.dirname(__file__)), str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert process.stdout.readline() == "1\n"
         with pytest.raises(ValueError, match=f"process {process.pid} is training here"):
@@ -292,7 +302,9 @@ def test_a_full_disk_is_said_and_training_goes_on(tmp_path, monkeypatch, capfd):
     full_disk(monkeypatch, "step-00000008")
     assert run(tmp_path / "full").finished
     said = [line for line in capfd.readouterr().err.splitlines() if "cannot write" in line]
-    assert len(said) == 1 and "step-00000008: No space left on device" in said[0] and said[0].endswith("Training goes on")
+    assert (
+        len(said) == 1 and "step-00000008: No space left on device" in said[0] and said[0].endswith("Training goes on")
+    )
     assert sorted(p.name for p in (tmp_path / "full" / "checkpoints").iterdir()) == ["step-00000004", "step-00000012"]
     run(tmp_path / "whole")
     assert_same(tmp_path / "whole", tmp_path / "full")

@@ -33,7 +33,16 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "glm-130b" / "pretrain.toml"
 
 def guarded(out, rows=None, on_step=None, stability=None, model=MODEL, workers=0, **changes):
     stability = StabilityConfig(**stability or {})
-    return train(model, options(out, **changes), OptimizerConfig(lr=1e-2), rows or Rows(), {"heldout": Rows(9)}, workers=workers, on_step=on_step, stability=stability)
+    return train(
+        model,
+        options(out, **changes),
+        OptimizerConfig(lr=1e-2),
+        rows or Rows(),
+        {"heldout": Rows(9)},
+        workers=workers,
+        on_step=on_step,
+        stability=stability,
+    )
 
 
 def acts(out):
@@ -65,7 +74,14 @@ class DeepSpeedScaler:
 
 @given(st.lists(st.booleans(), max_size=80), st.integers(1, 7), st.integers(1, 3), st.sampled_from([1.0, 4.0]))
 def test_the_loss_scale_is_that_of_deepspeed(overflows, window, hysteresis, minimum):
-    config = StabilityConfig(policy="skip", limit=1000, loss_scale=64.0, loss_scale_window=window, loss_scale_hysteresis=hysteresis, loss_scale_minimum=minimum)
+    config = StabilityConfig(
+        policy="skip",
+        limit=1000,
+        loss_scale=64.0,
+        loss_scale_window=window,
+        loss_scale_hysteresis=hysteresis,
+        loss_scale_minimum=minimum,
+    )
     guard, theirs = Guard(config, 8, half=True), DeepSpeedScaler(64.0, window, minimum, hysteresis)
     for overflow in overflows:
         act = guard.judge(1.0, math.inf if overflow else 1.0)
@@ -116,7 +132,13 @@ def test_the_shrink_of_a_step_reaches_the_gradient(tmp_path):
     norms = {}
     for until in (1, 2):  # at step 2: risen to 1, or still .1
         seen = []
-        guarded(tmp_path / str(until), model=model, steps=2, stability={"shrink_until": until, "shrink_rise": 1}, on_step=lambda _, r, seen=seen: seen.append(r["grad_norm"]))
+        guarded(
+            tmp_path / str(until),
+            model=model,
+            steps=2,
+            stability={"shrink_until": until, "shrink_rise": 1},
+            on_step=lambda _, r, seen=seen: seen.append(r["grad_norm"]),
+        )
         norms[until] = seen
     assert norms[1][0] == norms[2][0] and norms[1][1] > norms[2][1]
 
@@ -164,10 +186,14 @@ def test_a_batch_left_out_changes_nothing_else(tmp_path):
     assert (record["rows"], record["guard"]["jumped"], len(record["guard"]["losses"])) == (96, 0, 11)
 
     seen = {}
-    guarded(tmp_path / "again", Poisoned(43), stability={"policy": "skip"}, on_step=lambda step, r: seen.setdefault(step, r))
+    guarded(
+        tmp_path / "again", Poisoned(43), stability={"policy": "skip"}, on_step=lambda step, r: seen.setdefault(step, r)
+    )
     plain = {}
     guarded(tmp_path / "plain", on_step=lambda step, r: plain.setdefault(step, r))
-    assert [seen[k]["loss"] for k in range(1, 6)] == [plain[k]["loss"] for k in range(1, 6)] and not math.isfinite(seen[6]["loss"])
+    assert [seen[k]["loss"] for k in range(1, 6)] == [plain[k]["loss"] for k in range(1, 6)] and not math.isfinite(
+        seen[6]["loss"]
+    )
     assert seen[7]["loss"] != plain[7]["loss"]  # step 6 was not made
 
 
@@ -197,7 +223,11 @@ def test_trouble_again_leads_further_back_and_removes_what_came_after(tmp_path):
 
 def test_bad_batches_in_a_row_are_jumped_over_from_one_checkpoint(tmp_path):
     assert guarded(tmp_path, Poisoned(70, 72, 85), stability={"policy": "rollback"}, keep=9).finished
-    assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [(9, 8, [64, 72]), (9, 8, [64, 80]), (9, 8, [64, 88])]
+    assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [
+        (9, 8, [64, 72]),
+        (9, 8, [64, 80]),
+        (9, 8, [64, 88]),
+    ]
 
 
 def test_without_a_checkpoint_the_batch_is_left_out(tmp_path):
@@ -206,7 +236,9 @@ def test_without_a_checkpoint_the_batch_is_left_out(tmp_path):
 
 
 def test_trouble_without_end_is_one_line_that_says_what_was_tried(tmp_path):
-    with pytest.raises(ValueError, match=r"^step 8: loss .* after 3 acts \(stability.limit\) .*Lower optimizer.lr") as error:
+    with pytest.raises(
+        ValueError, match=r"^step 8: loss .* after 3 acts \(stability.limit\) .*Lower optimizer.lr"
+    ) as error:
         guarded(tmp_path, Poisoned(*range(32, 999)), stability={"policy": "skip", "limit": 3})
     assert "\n" not in str(error.value)
 
@@ -223,7 +255,9 @@ def test_a_run_from_before_the_guard_goes_on(tmp_path):
     before = {name: value for name, value in record["settings"].items() if not name.startswith("stability")}
     check_settings({**record, "settings": before}, {**before, "stability": StabilityConfig()})
     with pytest.raises(ValueError, match=r"^stability.ramp_from = 2: .*made with 0"):
-        check_settings({**record, "settings": before}, {**before, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)})
+        check_settings(
+            {**record, "settings": before}, {**before, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)}
+        )
 
 
 SCENES = {
@@ -293,6 +327,7 @@ def test_small_gradients_need_the_scale():
 
 def test_a_run_in_float16_finds_its_scale_and_learns(tmp_path):
     """From a scale that is far too large; what it left out, float32 leaves out as well."""
+
     class From(Rows):
         def row(self, i):
             return super().row(i + skipped)
@@ -315,18 +350,49 @@ def test_a_run_in_float16_finds_its_scale_and_learns(tmp_path):
 
 def test_the_recipe_of_glm_130b_has_the_published_numbers():
     """Facts: arXiv 2210.02414, appendix; the published training script for what the paper leaves out."""
-    default = PretrainConfig(model=model_preset(read_toml(RECIPE)["preset"]), data=DataConfig(), train=TrainConfig(out="", steps=1))
+    default = PretrainConfig(
+        model=model_preset(read_toml(RECIPE)["preset"]), data=DataConfig(), train=TrainConfig(out="", steps=1)
+    )
     config = parse(PretrainConfig, ["--config", str(RECIPE)], "glm pretrain", "", default, ignore=("preset",))
-    model, train_, data, optimizer, infilling, stability = config.model, config.train, config.data, config.optimizer, config.infilling, config.stability
+    model, train_, data, optimizer, infilling, stability = (
+        config.model,
+        config.train,
+        config.data,
+        config.optimizer,
+        config.infilling,
+        config.stability,
+    )
     assert (model.layers, model.hidden, model.heads, model.ffn_hidden) == (70, 12288, 96, 32768)
     assert (model.residual, model.activation, model.positions, model.norm_eps) == ("deepnorm", "geglu", "rope", 1e-5)
     assert (model.qk_layer_scaling, model.embedding_gradient_shrink) == (True, 0.1)
-    assert (train_.seq_len, train_.batch_rows, train_.batch_rows // train_.accumulation, train_.dtype, train_.activation_checkpointing) == (2048, 4224, 24, "float16", True)
+    assert (
+        train_.seq_len,
+        train_.batch_rows,
+        train_.batch_rows // train_.accumulation,
+        train_.dtype,
+        train_.activation_checkpointing,
+    ) == (2048, 4224, 24, "float16", True)
     assert (optimizer.name, optimizer.lr, optimizer.lr * optimizer.min_lr_ratio) == ("adamw", 8e-5, pytest.approx(8e-6))
-    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay, optimizer.clip) == (0.9, 0.95, 1e-8, 0.1, 1.0)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay, optimizer.clip) == (
+        0.9,
+        0.95,
+        1e-8,
+        0.1,
+        1.0,
+    )
     assert (stability.ramp_from, stability.ramp_step, stability.ramp_rows) == (192, 24, 5_493_164)
-    assert (stability.loss_scale, stability.loss_scale_window, stability.loss_scale_hysteresis, stability.loss_scale_minimum) == (65536, 2000, 2, 1)
-    assert (infilling.mask_share, infilling.gmask_share, infilling.mask_ratio, infilling.mean_span) == (0.3, 0.7, 0.15, 3)
+    assert (
+        stability.loss_scale,
+        stability.loss_scale_window,
+        stability.loss_scale_hysteresis,
+        stability.loss_scale_minimum,
+    ) == (65536, 2000, 2, 1)
+    assert (infilling.mask_share, infilling.gmask_share, infilling.mask_ratio, infilling.mean_span) == (
+        0.3,
+        0.7,
+        0.15,
+        3,
+    )
     assert (infilling.single_span_share, infilling.gmask_min_ratio) == (0.02, 0.2)
     weights = data.weights
     assert weights["instructions"] / sum(weights.values()) == pytest.approx(0.05)
@@ -340,8 +406,23 @@ def test_processes_take_the_way_back_together(tmp_path):
     """Two data-parallel processes, of which one alone reads the row that hurts."""
     stability, script = {"policy": "rollback"}, Path(__file__).parents[1] / "parallel" / "spread_runs.py"
     runs = {"two": {"parallel": {"data": 2}, "optimizer": {"lr": 1e-2}, "stability": stability, "bad": [60, 90]}}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script), str(tmp_path), json.dumps(runs)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        str(tmp_path),
+        json.dumps(runs),
+    ]
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     guarded(tmp_path / "one", Poisoned(60, 90), stability=stability)
     assert len(acts(tmp_path / "one")) == 2 and acts(tmp_path / "two") == acts(tmp_path / "one")
     (one, first, _), (two, second, _) = everything(tmp_path / "one"), everything(tmp_path / "two")
@@ -355,4 +436,6 @@ def test_the_ordinary_run_is_untouched(tmp_path):
     run(tmp_path / "plain")
     guarded(tmp_path / "guarded", stability={"policy": "rollback", "loss_spike": 1e9, "norm_spike": 1e9})
     plain, watched = (everything(tmp_path / kind)[0] for kind in ("plain", "guarded"))
-    assert all(torch.equal(tensor, watched[kind][name]) for kind, named in plain.items() for name, tensor in named.items())
+    assert all(
+        torch.equal(tensor, watched[kind][name]) for kind, named in plain.items() for name, tensor in named.items()
+    )

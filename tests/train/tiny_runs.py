@@ -9,7 +9,9 @@ from openglm.data.mixture import Row
 from openglm.train.loop import train
 
 SEQ, VOCAB = 24, 40
-MODEL = ModelConfig(vocab_size=VOCAB, layers=2, hidden=16, heads=2, kv_heads=1, ffn_hidden=32, max_positions=SEQ, qk_norm=True)
+MODEL = ModelConfig(
+    vocab_size=VOCAB, layers=2, hidden=16, heads=2, kv_heads=1, ffn_hidden=32, max_positions=SEQ, qk_norm=True
+)
 
 
 class Rows:
@@ -30,7 +32,14 @@ class Rows:
         inside = at < 2 * n
         part_b = inside & (at >= n)
         loss = (part_b & (at < 2 * n - 1)).astype(np.float32)
-        return Row(text[:-1].copy(), text[1:].copy(), loss, np.where(inside, at, 0), np.where(part_b, at - n + 1, 0), np.where(inside, 0, -1))
+        return Row(
+            text[:-1].copy(),
+            text[1:].copy(),
+            loss,
+            np.where(inside, at, 0),
+            np.where(part_b, at - n + 1, 0),
+            np.where(inside, 0, -1),
+        )
 
 
 class Poisoned(Rows):
@@ -48,12 +57,30 @@ class Poisoned(Rows):
 
 
 def options(out, **changes) -> TrainConfig:
-    usual = {"steps": 12, "seq_len": SEQ, "batch_rows": 8, "accumulation": 2, "save_every": 4, "log_every": 3, "eval_every": 6, "eval_rows": 4}
+    usual = {
+        "steps": 12,
+        "seq_len": SEQ,
+        "batch_rows": 8,
+        "accumulation": 2,
+        "save_every": 4,
+        "log_every": 3,
+        "eval_every": 6,
+        "eval_rows": 4,
+    }
     return TrainConfig(**{"out": str(out), **usual, "device": "cpu", "dtype": "float32", **changes})
 
 
 def run(out, optimizer=None, rows=None, on_step=None, workers=0, model=MODEL, init_from=None, **changes):
-    return train(model, options(out, **changes), optimizer or OptimizerConfig(lr=1e-2), rows or Rows(), {"heldout": Rows(9)}, init_from=init_from, workers=workers, on_step=on_step)
+    return train(
+        model,
+        options(out, **changes),
+        optimizer or OptimizerConfig(lr=1e-2),
+        rows or Rows(),
+        {"heldout": Rows(9)},
+        init_from=init_from,
+        workers=workers,
+        on_step=on_step,
+    )
 
 
 def log_lines(out) -> list[dict]:

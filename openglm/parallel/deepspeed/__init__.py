@@ -49,15 +49,24 @@ def initialize(
     loader = None
     if training_data is not None:
         sampler = DistributedSampler(training_data, engine.dp_world_size, engine.dp_rank)
-        loader = DataLoader(training_data, engine.train_micro_batch_size_per_gpu(), sampler=sampler, collate_fn=collate_fn)
+        loader = DataLoader(
+            training_data, engine.train_micro_batch_size_per_gpu(), sampler=sampler, collate_fn=collate_fn
+        )
     return engine, engine.optimizer, loader, engine.lr_scheduler
 
 
 def _configuration(args: Any, given: str | dict[str, Any] | None) -> dict[str, Any]:
     from_args = getattr(args, "deepspeed_config", None)
-    require(given is None or from_args is None, "deepspeed_config", from_args, "initialize() was given a configuration too; choose one")
+    require(
+        given is None or from_args is None,
+        "deepspeed_config",
+        from_args,
+        "initialize() was given a configuration too; choose one",
+    )
     chosen = from_args if given is None else given
-    require(chosen is not None, "deepspeed_config", None, "missing; give --deepspeed_config FILE or initialize(config=...)")
+    require(
+        chosen is not None, "deepspeed_config", None, "missing; give --deepspeed_config FILE or initialize(config=...)"
+    )
     return config.load(chosen)
 
 

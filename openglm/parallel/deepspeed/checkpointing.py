@@ -46,7 +46,9 @@ class RandomTracker:
 
     @contextlib.contextmanager
     def fork(self, name: str = MODEL_PARALLEL) -> Iterator[None]:
-        require(name in self.states, "name", name, "no such random state; call model_parallel_cuda_manual_seed(seed) first")
+        require(
+            name in self.states, "name", name, "no such random state; call model_parallel_cuda_manual_seed(seed) first"
+        )
         with _state_of_its_own():
             _random().set_rng_state(self.states[name])
             try:
@@ -91,7 +93,12 @@ def configure(mpu_: Any, deepspeed_config: Any = None, **options: Any) -> None:
     if deepspeed_config is not None:
         config.section(config.load(deepspeed_config), "activation_checkpointing.")
     for name, value in options.items():
-        require(name == "num_checkpoints" or not value, f"deepspeed.checkpointing.configure {name}", value, "not supported; leave it out")
+        require(
+            name == "num_checkpoints" or not value,
+            f"deepspeed.checkpointing.configure {name}",
+            value,
+            "not supported; leave it out",
+        )
     _configured["mpu"] = mpu_
 
 

@@ -41,15 +41,38 @@ HINTS = {
 }
 # Keys of things that do not exist here, which configurations carry switched off.
 OFF: dict[str, dict[str, Any]] = {
-    "": {"wall_clock_breakdown": False, "memory_breakdown": False, "prescale_gradients": False, "sparse_gradients": False, "gradient_predivide_factor": 1.0},
+    "": {
+        "wall_clock_breakdown": False,
+        "memory_breakdown": False,
+        "prescale_gradients": False,
+        "sparse_gradients": False,
+        "gradient_predivide_factor": 1.0,
+    },
     "optimizer.params.": {"bias_correction": True, "amsgrad": False},
     "fp16.": {"fp16_master_weights_and_grads": False},
     "bf16.": {"bf16_master_weights_and_grads": False},
-    "zero_optimization.": {"legacy_stage1": False, "zero_hpz_partition_size": 1, "zero_quantized_weights": False, "zero_quantized_gradients": False},
+    "zero_optimization.": {
+        "legacy_stage1": False,
+        "zero_hpz_partition_size": 1,
+        "zero_quantized_weights": False,
+        "zero_quantized_gradients": False,
+    },
     "activation_checkpointing.": {"partition_activations": False, "cpu_checkpointing": False, "profile": False},
 }
 # The same for whole sections: {"enabled": false}.
-FEATURES = ("amp", "autotuning", "tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "comms_logger", "elasticity", "curriculum_learning", "data_efficiency")
+FEATURES = (
+    "amp",
+    "autotuning",
+    "tensorboard",
+    "wandb",
+    "comet",
+    "csv_monitor",
+    "flops_profiler",
+    "comms_logger",
+    "elasticity",
+    "curriculum_learning",
+    "data_efficiency",
+)
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -101,8 +124,15 @@ def section(values: dict[str, Any], name: str) -> dict[str, Any]:
     known = USED[name].split() + HINTS.get(name, "").split()
     off = OFF.get(name, {})
     for key, value in values.items():
-        dull = (key in off and value == off[key]) or (not name and key in FEATURES and isinstance(value, dict) and value.get("enabled", False) is False)
-        require(key in known or dull, f"deepspeed {name}{key}", value, f"only {off[key]!r} is supported" if key in off else "not supported; leave it out or switch it off")
+        dull = (key in off and value == off[key]) or (
+            not name and key in FEATURES and isinstance(value, dict) and value.get("enabled", False) is False
+        )
+        require(
+            key in known or dull,
+            f"deepspeed {name}{key}",
+            value,
+            f"only {off[key]!r} is supported" if key in off else "not supported; leave it out or switch it off",
+        )
     return values
 
 
@@ -130,7 +160,12 @@ def _number(values: dict[str, Any], name: str, default: Any, low: float, whole: 
     value = values.get(name.rpartition(".")[2], default)
     if value is None or value is default:
         return default
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < float("inf") and (not whole or value == int(value))
+    good = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and low <= value < float("inf")
+        and (not whole or value == int(value))
+    )
     require(good, f"deepspeed {name}", value, f"must be a {'whole ' if whole else ''}number of at least {low}")
     return int(value) if whole else value
 
@@ -143,7 +178,10 @@ def _switch(values: dict[str, Any], name: str, default: bool = False) -> bool:
 
 def _batches(top: dict[str, Any], processes: int) -> tuple[int, int, int]:
     """Two of batch = micro-batch x accumulation x processes give the third; with one of them the accumulation is 1."""
-    batch, micro, steps = (_number(top, n, None, 1, True) for n in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"))
+    batch, micro, steps = (
+        _number(top, n, None, 1, True)
+        for n in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    )
     require(batch or micro, "deepspeed train_batch_size", None, "missing; give it or train_micro_batch_size_per_gpu")
     if batch is None:
         steps = steps or 1
@@ -154,7 +192,12 @@ def _batches(top: dict[str, Any], processes: int) -> tuple[int, int, int]:
     elif steps is None:
         steps = batch // micro // processes
     good = min(micro, steps) > 0 and batch == micro * steps * processes
-    require(good, "deepspeed train_batch_size", batch, f"must be train_micro_batch_size_per_gpu x gradient_accumulation_steps x processes = {micro} x {steps} x {processes}")
+    require(
+        good,
+        "deepspeed train_batch_size",
+        batch,
+        f"must be train_micro_batch_size_per_gpu x gradient_accumulation_steps x processes = {micro} x {steps} x {processes}",
+    )
     return batch, micro, steps
 
 
@@ -176,7 +219,10 @@ def _precision(top: dict[str, Any], stage: int) -> dict[str, Any]:
     require(not (fp16 and bf16), "deepspeed bf16.enabled", True, "fp16 is enabled too; choose one")
     name = top.get("communication_data_type") or ("fp16" if fp16 else "bf16" if bf16 else "fp32")
     require(name in TYPES, "deepspeed communication_data_type", name, "choose fp16, bf16 or fp32")
-    found: dict[str, Any] = {"dtype": torch.float16 if fp16 else torch.bfloat16 if bf16 else None, "reduce_dtype": TYPES[name]}
+    found: dict[str, Any] = {
+        "dtype": torch.float16 if fp16 else torch.bfloat16 if bf16 else None,
+        "reduce_dtype": TYPES[name],
+    }
     if bf16:
         found["check_overflow"] = _switch(brain, "bf16.check_grad_overflow", True)
     if fp16:
@@ -185,7 +231,9 @@ def _precision(top: dict[str, Any], stage: int) -> dict[str, Any]:
             "static": _number(half, "fp16.loss_scale", 0.0, 0),
             "power": _number(half, "fp16.initial_scale_power", 16, 0, True),
             "window": _number(half, "fp16.loss_scale_window", 1000, 1, True),
-            "hysteresis": _number(half, "fp16.hysteresis", 2, 1, True) if stage else 1,  # DeepSpeed's optimizer of stage 0 has none
+            "hysteresis": _number(half, "fp16.hysteresis", 2, 1, True)
+            if stage
+            else 1,  # DeepSpeed's optimizer of stage 0 has none
             "refill": _switch(half, "fp16.consecutive_hysteresis"),
             "smallest": _number(half, "fp16.min_loss_scale", 1.0, 2**-24),
         }
@@ -196,13 +244,22 @@ def _optimizer(top: dict[str, Any]) -> tuple[type[torch.optim.Optimizer], dict[s
     if not (table := section(top, "optimizer.")):
         return None
     kind = table.get("type")
-    require(str(kind).lower() in ("adam", "adamw"), "deepspeed optimizer.type", kind, "choose Adam or AdamW, or give initialize() an optimizer")
+    require(
+        str(kind).lower() in ("adam", "adamw"),
+        "deepspeed optimizer.type",
+        kind,
+        "choose Adam or AdamW, or give initialize() an optimizer",
+    )
     given = section(table, "optimizer.params.")
     decoupled = _switch(given, "optimizer.params.adam_w_mode", True) or kind.lower() == "adamw"
     # DeepSpeed's own Adam decays nothing by default; torch_adam asks for torch's class and so for its defaults.
     decay = 1e-2 if _switch(given, "optimizer.params.torch_adam") and decoupled else 0.0
     betas = given.get("betas", (0.9, 0.999))
-    good = isinstance(betas, (list, tuple)) and len(betas) == 2 and all(isinstance(beta, (int, float)) and 0 <= beta < 1 for beta in betas)
+    good = (
+        isinstance(betas, (list, tuple))
+        and len(betas) == 2
+        and all(isinstance(beta, (int, float)) and 0 <= beta < 1 for beta in betas)
+    )
     require(good, "deepspeed optimizer.params.betas", betas, "must be two numbers from 0 to below 1")
     options = {
         "lr": _number(given, "optimizer.params.lr", 1e-3, 0),

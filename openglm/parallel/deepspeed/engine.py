@@ -31,7 +31,16 @@ from openglm.runtime import say
 class Engine(nn.Module):
     """Call it like the model; then `backward(loss)` and `step()` for each micro-batch."""
 
-    def __init__(self, args: Any, model: nn.Module, parameters: Any, mpu: Any, values: dict[str, Any], optimizer: Any, lr_scheduler: Any) -> None:
+    def __init__(
+        self,
+        args: Any,
+        model: nn.Module,
+        parameters: Any,
+        mpu: Any,
+        values: dict[str, Any],
+        optimizer: Any,
+        lr_scheduler: Any,
+    ) -> None:
         super().__init__()
         self.dp_group = data_parallel(mpu)
         self.mp_group, self.mp_rank = model_parallel(mpu)
@@ -43,7 +52,12 @@ class Engine(nn.Module):
         self._grad_norm: float | None = None
         names = {parameter: name for name, parameter in model.named_parameters()}
         # Megatron-LM's mark of a parameter that each model-parallel process holds a part of: the others are the same everywhere and count once in the norm.
-        counted = {name for parameter, name in names.items() if self.mp_rank == 0 or any(getattr(parameter, mark, False) for mark in ("model_parallel", "tensor_model_parallel"))}
+        counted = {
+            name
+            for parameter, name in names.items()
+            if self.mp_rank == 0
+            or any(getattr(parameter, mark, False) for mark in ("model_parallel", "tensor_model_parallel"))
+        }
         groups = optimizer.param_groups if isinstance(optimizer, torch.optim.Optimizer) else _groups(model, parameters)
         members = [[_name(names, parameter) for parameter in group["params"]] for group in groups]
         self.module = _prepare(model, self.settings, self.dp_group, self.device)
@@ -65,9 +79,18 @@ class Engine(nn.Module):
             return None
         else:
             kind, options = self.settings.optimizer
-            made = kind(groups, fused=all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]), **options)
+            made = kind(
+                groups,
+                fused=all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]),
+                **options,
+            )
         # What scripts read from DeepSpeed's wrapper stands on the optimizer itself, so that torch's schedules take it too. Weights are kept once: nothing to refresh.
-        made.optimizer, made.overflow, made.cur_scale, made.refresh_fp32_params = made, False, self.scaler.value, lambda: None
+        made.optimizer, made.overflow, made.cur_scale, made.refresh_fp32_params = (
+            made,
+            False,
+            self.scaler.value,
+            lambda: None,
+        )
         return made
 
     def _step_on_nothing(self) -> None:
@@ -81,7 +104,9 @@ class Engine(nn.Module):
     def _schedule(self, given: Any) -> Any:
         if given is not None:
             return given(self.optimizer) if callable(given) and not hasattr(given, "step") else given
-        return schedule(self.optimizer, *self.settings.scheduler) if self.settings.scheduler and self.optimizer else None
+        return (
+            schedule(self.optimizer, *self.settings.scheduler) if self.settings.scheduler and self.optimizer else None
+        )
 
     def __getattr__(self, name: str) -> Any:
         """The model's own attributes, as in DeepSpeed."""
@@ -113,7 +138,12 @@ class Engine(nn.Module):
         self.micro_steps += 1
 
     def _step(self) -> None:
-        require(self.optimizer is not None, "deepspeed optimizer", None, "missing; name one in the configuration or give initialize() one")
+        require(
+            self.optimizer is not None,
+            "deepspeed optimizer",
+            None,
+            "missing; name one in the configuration or give initialize() one",
+        )
         give_back(self.module)
         norm = self._norm() / self.scaler.value
         self._grad_norm = norm
@@ -133,7 +163,9 @@ class Engine(nn.Module):
         self.global_samples += self.settings.train_batch
         every = self.settings.steps_per_print
         if every and self.global_steps % every == 0 and dist.get_rank() == 0:
-            say(f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss scale={self.scaler.value:g}")
+            say(
+                f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss scale={self.scaler.value:g}"
+            )
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for group in self.optimizer.param_groups:
@@ -143,7 +175,11 @@ class Engine(nn.Module):
 
     def _norm(self) -> float:
         """Of all gradients together, over all shards and all model-parallel parts."""
-        total = torch.nn.utils.get_total_norm([grad for parameter, grad in self._gradients() if parameter in self._counted]).to(self.device).square()
+        total = (
+            torch.nn.utils.get_total_norm([grad for parameter, grad in self._gradients() if parameter in self._counted])
+            .to(self.device)
+            .square()
+        )
         if self.settings.stage > 0:
             dist.all_reduce(total, group=self.dp_group)
         if self.mp_group is not None:
@@ -174,10 +210,22 @@ class Engine(nn.Module):
     def zero_optimization_stage(self) -> int:
         return self.settings.stage
 
-    def save_checkpoint(self, save_dir: str | Path, tag: str | None = None, client_state: dict[str, Any] | None = None, save_latest: bool = True) -> bool:
+    def save_checkpoint(
+        self,
+        save_dir: str | Path,
+        tag: str | None = None,
+        client_state: dict[str, Any] | None = None,
+        save_latest: bool = True,
+    ) -> bool:
         """Write save_dir/tag, whole or not at all, then the file `latest`. All processes must call this. See saving.py for what `client_state` may hold."""
         give_back(self.module)
-        saving.save(self, Path(save_dir), f"global_step{self.global_steps}" if tag is None else str(tag), client_state or {}, save_latest)
+        saving.save(
+            self,
+            Path(save_dir),
+            f"global_step{self.global_steps}" if tag is None else str(tag),
+            client_state or {},
+            save_latest,
+        )
         return True
 
     def load_checkpoint(
@@ -191,13 +239,28 @@ class Engine(nn.Module):
     ) -> tuple[str | None, dict[str, Any] | None]:
         """(path, client_state) of load_dir/tag, or of what `latest` names; (None, None) where there is no such file. Any stage and number of processes may have saved it."""
         give_back(self.module)
-        with_optimizer, with_schedule = load_optimizer_states and not load_module_only, load_lr_scheduler_states and not load_module_only
-        return saving.load(self, Path(load_dir), None if tag is None else str(tag), load_module_strict, with_optimizer, with_schedule, not load_module_only)
+        with_optimizer, with_schedule = (
+            load_optimizer_states and not load_module_only,
+            load_lr_scheduler_states and not load_module_only,
+        )
+        return saving.load(
+            self,
+            Path(load_dir),
+            None if tag is None else str(tag),
+            load_module_strict,
+            with_optimizer,
+            with_schedule,
+            not load_module_only,
+        )
 
 
 def _groups(model: nn.Module, parameters: Any) -> list[dict[str, Any]]:
     """Parameter groups from what initialize() may be given: groups, tensors, or nothing. Empty groups go, as in DeepSpeed."""
-    given = [parameter for parameter in model.parameters() if parameter.requires_grad] if parameters is None else list(parameters)
+    given = (
+        [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if parameters is None
+        else list(parameters)
+    )
     groups = [dict(group) for group in given if isinstance(group, dict)] or [{"params": given}]
     for group in groups:
         group["params"] = list(group["params"])
@@ -205,7 +268,12 @@ def _groups(model: nn.Module, parameters: Any) -> list[dict[str, Any]]:
 
 
 def _name(names: dict[nn.Parameter, str], parameter: nn.Parameter) -> str:
-    require(parameter in names, "model_parameters", tuple(parameter.shape), "a tensor of this shape is not a parameter of the model")
+    require(
+        parameter in names,
+        "model_parameters",
+        tuple(parameter.shape),
+        "a tensor of this shape is not a parameter of the model",
+    )
     return names[parameter]
 
 
@@ -215,7 +283,12 @@ def _prepare(model: nn.Module, choice: Settings, group: dist.ProcessGroup, devic
     for name, parameter in model.named_parameters():
         if choice.dtype is not None and parameter.is_floating_point():
             parameter.data = parameter.data.float()
-        require(not parameter.is_floating_point() or parameter.dtype == torch.float32, name, str(parameter.dtype), "weights must be float32 unless fp16 or bf16 is enabled")
+        require(
+            not parameter.is_floating_point() or parameter.dtype == torch.float32,
+            name,
+            str(parameter.dtype),
+            "weights must be float32 unless fp16 or bf16 is enabled",
+        )
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.data, dist.get_global_rank(group, 0), group=group)
     options = {

@@ -47,7 +47,11 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
 
     def tensors() -> None:
         writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
-        dcp.save({**_module_tensors(engine), **_optimizer_tensors(engine)}, storage_writer=writer, process_group=engine.dp_group)
+        dcp.save(
+            {**_module_tensors(engine), **_optimizer_tensors(engine)},
+            storage_writer=writer,
+            process_group=engine.dp_group,
+        )
 
     try:
         _together(engine, lambda: state.update(pack(_state(engine, client), client_tensors)))
@@ -60,7 +64,9 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load(engine: Engine, parent: Path, tag: str | None, strict: bool, optimizer: bool, schedule: bool, counters: bool) -> tuple[str | None, dict[str, Any] | None]:
+def load(
+    engine: Engine, parent: Path, tag: str | None, strict: bool, optimizer: bool, schedule: bool, counters: bool
+) -> tuple[str | None, dict[str, Any] | None]:
     """Fill the engine from parent/tag. Raises ValueError that names what is missing, damaged or of another shape."""
     if tag is None:
         if not (parent / "latest").is_file():
@@ -86,7 +92,17 @@ def load(engine: Engine, parent: Path, tag: str | None, strict: bool, optimizer:
 def _naming_damage(place: Path) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, dcp.api.CheckpointException) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RecursionError,
+        dcp.api.CheckpointException,
+    ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{place}: damaged checkpoint ({reason}); load an older tag") from error
 
@@ -94,7 +110,9 @@ def _naming_damage(place: Path) -> Iterator[None]:
 def _whole(name: str, entry: TensorStorageMetadata) -> tuple[int, ...]:
     """Shape of a tensor whose pieces are all there: torch would leave a gap as it is."""
     there = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
-    require(there == math.prod(entry.size), name, there, f"numbers where {math.prod(entry.size)} belong; a file is missing")
+    require(
+        there == math.prod(entry.size), name, there, f"numbers where {math.prod(entry.size)} belong; a file is missing"
+    )
     return tuple(entry.size)
 
 
@@ -116,7 +134,11 @@ def _module_tensors(engine: Engine) -> dict[str, Tensor]:
     """Weights, once each however many names they have, and buffers."""
     tied = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
     found = {name: parameter.detach() for name, parameter in engine.module.named_parameters()}
-    found |= {name: value for name, value in engine.module.state_dict().items() if name not in tied and isinstance(value, Tensor)}
+    found |= {
+        name: value
+        for name, value in engine.module.state_dict().items()
+        if name not in tied and isinstance(value, Tensor)
+    }
     return {f"module.{name}": value for name, value in found.items()}
 
 
@@ -125,7 +147,12 @@ def _optimizer_tensors(engine: Engine) -> dict[str, Tensor]:
     if engine.optimizer is None:
         return {}
     names = {parameter: name for name, parameter in engine.module.named_parameters()}
-    return {f"optimizer.{kind}.{names[p]}": value for p, kept in engine.optimizer.state.items() for kind, value in kept.items() if isinstance(value, Tensor)}
+    return {
+        f"optimizer.{kind}.{names[p]}": value
+        for p, kept in engine.optimizer.state.items()
+        for kind, value in kept.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def _blank_moments(engine: Engine, there: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -144,10 +171,20 @@ def _blank_moments(engine: Engine, there: dict[str, tuple[int, ...]]) -> dict[st
 def _wanted(ours: dict[str, Tensor], there: dict[str, tuple[int, ...]], strict: bool) -> dict[str, Tensor]:
     """Those of our tensors that the checkpoint has, in the same shape; `strict`: it must have these weights and no others."""
     odd = sorted({key for key in there if key.startswith("module.")} ^ set(ours)) if strict else []
-    require(not odd, "load_checkpoint", odd[0] if odd else "", f"{len(odd)} names are only in the model or only in the checkpoint; it is one of another model")
+    require(
+        not odd,
+        "load_checkpoint",
+        odd[0] if odd else "",
+        f"{len(odd)} names are only in the model or only in the checkpoint; it is one of another model",
+    )
     found = {key: value for key, value in ours.items() if key in there}
     for key, value in found.items():
-        require(tuple(value.shape) == there[key], "load_checkpoint", key, f"has shape {there[key]} in the checkpoint and {tuple(value.shape)} in the model")
+        require(
+            tuple(value.shape) == there[key],
+            "load_checkpoint",
+            key,
+            f"has shape {there[key]} in the checkpoint and {tuple(value.shape)} in the model",
+        )
     return found
 
 
@@ -157,7 +194,9 @@ def _state(engine: Engine, client: dict[str, Any]) -> dict[str, Any]:
         "counters": {name: getattr(engine, name) for name in _COUNTERS},
         "scale": engine.scaler.state_dict(),
         "schedule": None if schedule is None else schedule.state_dict(),
-        "groups": [] if optimizer is None else [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
+        "groups": []
+        if optimizer is None
+        else [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
         "client": client,
     }
 
@@ -168,7 +207,9 @@ def _write_state(place: Path, state: dict[str, Any], tensors: dict[str, Tensor])
     (place / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
-def _restore(engine: Engine, state: dict[str, Any], moments: dict[str, Tensor], optimizer: bool, schedule: bool, counters: bool) -> None:
+def _restore(
+    engine: Engine, state: dict[str, Any], moments: dict[str, Tensor], optimizer: bool, schedule: bool, counters: bool
+) -> None:
     if counters:
         for name in _COUNTERS:
             setattr(engine, name, int(state["counters"][name]))
@@ -177,7 +218,9 @@ def _restore(engine: Engine, state: dict[str, Any], moments: dict[str, Tensor], 
     if not optimizer or engine.optimizer is None:
         return
     groups, parameters = engine.optimizer.param_groups, dict(engine.module.named_parameters())
-    require(len(groups) == len(state["groups"]), "parameter groups", len(state["groups"]), f"the model has {len(groups)}")
+    require(
+        len(groups) == len(state["groups"]), "parameter groups", len(state["groups"]), f"the model has {len(groups)}"
+    )
     for group, saved in zip(groups, state["groups"], strict=True):
         group.update({key: saved[key] for key in group if key in saved and key != "params"})
     engine.optimizer.state.clear()
@@ -200,7 +243,12 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"dict": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, np.generic):
         return value.item()
-    require(isinstance(value, (Tensor, np.ndarray)), "client_state", type(value).__name__, "cannot be saved without pickle; give numbers, text, tensors, lists or dictionaries")
+    require(
+        isinstance(value, (Tensor, np.ndarray)),
+        "client_state",
+        type(value).__name__,
+        "cannot be saved without pickle; give numbers, text, tensors, lists or dictionaries",
+    )
     kind = "tensor" if isinstance(value, Tensor) else "array"
     key = str(len(tensors))
     tensors[key] = value.detach().cpu().clone().contiguous() if kind == "tensor" else torch.from_numpy(value.copy())

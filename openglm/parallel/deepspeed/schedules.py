@@ -24,18 +24,39 @@ class WarmupLR:
         warmup_type: str = "log",
         last_batch_iteration: int = -1,
     ) -> None:
-        require(isinstance(warmup_num_steps, int) and warmup_num_steps > 0, "deepspeed scheduler.params.warmup_num_steps", warmup_num_steps, "must be a positive whole number")
-        require(warmup_type in ("log", "linear"), "deepspeed scheduler.params.warmup_type", warmup_type, "choose log or linear")
+        require(
+            isinstance(warmup_num_steps, int) and warmup_num_steps > 0,
+            "deepspeed scheduler.params.warmup_num_steps",
+            warmup_num_steps,
+            "must be a positive whole number",
+        )
+        require(
+            warmup_type in ("log", "linear"),
+            "deepspeed scheduler.params.warmup_type",
+            warmup_type,
+            "choose log or linear",
+        )
         self.groups = optimizer.param_groups
-        self.warmup, self.log, self.last_batch_iteration = max(2, warmup_num_steps), warmup_type == "log", last_batch_iteration
+        self.warmup, self.log, self.last_batch_iteration = (
+            max(2, warmup_num_steps),
+            warmup_type == "log",
+            last_batch_iteration,
+        )
         self.low = self._each(warmup_min_lr, "warmup_min_lr")
-        self.high = self._each([group["lr"] for group in self.groups] if warmup_max_lr is None else warmup_max_lr, "warmup_max_lr")
+        self.high = self._each(
+            [group["lr"] for group in self.groups] if warmup_max_lr is None else warmup_max_lr, "warmup_max_lr"
+        )
         self._apply()
 
     def _each(self, value: float | Sequence[float], name: str) -> list[float]:
         values = list(value) if isinstance(value, (list, tuple)) else [value] * len(self.groups)
         good = len(values) == len(self.groups) and all(isinstance(number, (int, float)) for number in values)
-        require(good, f"deepspeed scheduler.params.{name}", value, f"must be a number, or one for each of {len(self.groups)} parameter groups")
+        require(
+            good,
+            f"deepspeed scheduler.params.{name}",
+            value,
+            f"must be a number, or one for each of {len(self.groups)} parameter groups",
+        )
         return values
 
     def share(self, step: int) -> float:
@@ -57,7 +78,9 @@ class WarmupLR:
         return [group["lr"] for group in self.groups]
 
     def step(self, last_batch_iteration: int | None = None) -> None:
-        self.last_batch_iteration = self.last_batch_iteration + 1 if last_batch_iteration is None else last_batch_iteration
+        self.last_batch_iteration = (
+            self.last_batch_iteration + 1 if last_batch_iteration is None else last_batch_iteration
+        )
         self._apply()
 
     def _apply(self) -> None:
@@ -74,7 +97,14 @@ class WarmupLR:
 class WarmupDecayLR(WarmupLR):
     """The same, then down to the lowest rate in a straight line."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, total_num_steps: int, warmup_min_lr: Any = 0.0, warmup_max_lr: Any = 0.001, **options: Any) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        total_num_steps: int,
+        warmup_min_lr: Any = 0.0,
+        warmup_max_lr: Any = 0.001,
+        **options: Any,
+    ) -> None:
         self.total = total_num_steps
         super().__init__(optimizer, warmup_min_lr, warmup_max_lr, **options)
 
@@ -85,7 +115,14 @@ class WarmupDecayLR(WarmupLR):
 class WarmupCosineLR(WarmupLR):
     """Shares of the optimizer's own rate: up from `warmup_min_ratio`, then down half a cosine to `cos_min_ratio`."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, total_num_steps: int, warmup_min_ratio: float = 0.0, cos_min_ratio: float = 0.0001, **options: Any) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        total_num_steps: int,
+        warmup_min_ratio: float = 0.0,
+        cos_min_ratio: float = 0.0001,
+        **options: Any,
+    ) -> None:
         self.total, self.floor = total_num_steps, cos_min_ratio
         self.lowest = warmup_min_ratio
         super().__init__(optimizer, **options)
@@ -104,14 +141,33 @@ SCHEDULES = {kind.__name__: kind for kind in (WarmupLR, WarmupDecayLR, WarmupCos
 
 def schedule(optimizer: torch.optim.Optimizer, kind: str, params: dict[str, Any]) -> WarmupLR:
     """A schedule by DeepSpeed's name and options. Raises ValueError that names what is unknown or missing."""
-    require(kind in SCHEDULES, "deepspeed scheduler.type", kind, f"choose {', '.join(SCHEDULES)}, or give initialize() an lr_scheduler")
-    known = {name: value for base in (WarmupLR, SCHEDULES[kind]) for name, value in inspect.signature(base).parameters.items()}
+    require(
+        kind in SCHEDULES,
+        "deepspeed scheduler.type",
+        kind,
+        f"choose {', '.join(SCHEDULES)}, or give initialize() an lr_scheduler",
+    )
+    known = {
+        name: value
+        for base in (WarmupLR, SCHEDULES[kind])
+        for name, value in inspect.signature(base).parameters.items()
+    }
     if kind == "WarmupCosineLR":  # it has ratios in their place
         known = {name: value for name, value in known.items() if name not in ("warmup_min_lr", "warmup_max_lr")}
     for name, value in params.items():
-        require(name in known and name != "optimizer", f"deepspeed scheduler.params.{name}", value, f"not an option of {kind}")
+        require(
+            name in known and name != "optimizer",
+            f"deepspeed scheduler.params.{name}",
+            value,
+            f"not an option of {kind}",
+        )
     total = params.get("total_num_steps")
-    require(kind == "WarmupLR" or isinstance(total, int), "deepspeed scheduler.params.total_num_steps", total, "must be a whole number")
+    require(
+        kind == "WarmupLR" or isinstance(total, int),
+        "deepspeed scheduler.params.total_num_steps",
+        total,
+        "must be a whole number",
+    )
     return SCHEDULES[kind](optimizer, **params)
 
 
@@ -121,7 +177,15 @@ class LossScale:
     `hysteresis` overflows have to come before the first halving (`refill`: in a row; else they are forgotten with each doubling). Without options it is 1.
     """
 
-    def __init__(self, static: float = 1.0, power: int = 16, window: int = 1000, hysteresis: int = 2, refill: bool = False, smallest: float = 1.0) -> None:
+    def __init__(
+        self,
+        static: float = 1.0,
+        power: int = 16,
+        window: int = 1000,
+        hysteresis: int = 2,
+        refill: bool = False,
+        smallest: float = 1.0,
+    ) -> None:
         self.dynamic = static == 0
         self.value = 2.0**power if self.dynamic else static
         self.window, self.hysteresis, self.refill, self.smallest = window, hysteresis, refill, smallest
@@ -137,7 +201,12 @@ class LossScale:
                 self.patience -= 1
             else:
                 diverged = self.hysteresis > 1 and self.value == self.smallest
-                require(not diverged, "deepspeed fp16.min_loss_scale", self.smallest, "gradients overflow at this scale too; the run has diverged")
+                require(
+                    not diverged,
+                    "deepspeed fp16.min_loss_scale",
+                    self.smallest,
+                    "gradients overflow at this scale too; the run has diverged",
+                )
                 self.value = max(self.value / 2, self.smallest)
         else:
             stable = self.steps - self.last_overflow - 1
@@ -149,7 +218,17 @@ class LossScale:
         self.steps += 1
 
     def state_dict(self) -> dict[str, float]:
-        return {"value": self.value, "patience": self.patience, "steps": self.steps, "last_overflow": self.last_overflow}
+        return {
+            "value": self.value,
+            "patience": self.patience,
+            "steps": self.steps,
+            "last_overflow": self.last_overflow,
+        }
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.value, self.patience, self.steps, self.last_overflow = state["value"], state["patience"], state["steps"], state["last_overflow"]
+        self.value, self.patience, self.steps, self.last_overflow = (
+            state["value"],
+            state["patience"],
+            state["steps"],
+            state["last_overflow"],
+        )
