@@ -1,4 +1,4 @@
-"""The same DeepSpeed script with DeepSpeed and with openglm.parallel.deepspeed, in two CPU processes each: largest relative difference of the loss.
+"""The same DeepSpeed script with DeepSpeed and with openglm.deepspeed, in two CPU processes each: largest relative difference of the loss.
 
 python benchmarks/deepspeed_curve.py [--steps 50] [--theirs PYTHON]
 
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "tests" / "parallel" / "deepspeed_script.py"
+SCRIPT = ROOT / "tests" / "deepspeed" / "deepspeed_script.py"
 
 
 def cases(steps: int, folder: Path) -> dict[str, dict]:
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--theirs", default=sys.executable, help="Python of an environment with DeepSpeed")
     options = parser.parse_args()
-    ours = curves(sys.executable, "openglm.parallel.deepspeed", options.steps)
+    ours = curves(sys.executable, "openglm.deepspeed", options.steps)
     theirs = curves(options.theirs, "deepspeed", options.steps)
     print("| case | first loss | last loss | largest relative difference |\n|---|---|---|---|")
     for case, curve in ours.items():

@@ -1,6 +1,6 @@
 """The planner against published runs: python benchmarks/planner.py [--json] [--fit] [--out docs/images/planner_runs.png]
 
-Every row of planner_runs.toml is priced with the constants in openglm/parallel; nothing is adjusted to a row. `--fit` shows how the two constants of a device
+Every row of planner_runs.toml is priced with the constants in openglm/plan; nothing is adjusted to a row. `--fit` shows how the two constants of a device
 kind follow from the rows (every group weighs the same), and what each group's error is when it takes no part in the fit.
 """
 
@@ -18,10 +18,10 @@ from typing import Any
 
 from openglm.cli.options import read_toml
 from openglm.config import ModelConfig
-from openglm.parallel import cost
-from openglm.parallel.devices import GB, TERA, device
-from openglm.parallel.layout import Job, Layout
-from openglm.parallel.planner import Plan
+from openglm.plan import cost
+from openglm.plan.devices import GB, TERA, device
+from openglm.plan.layout import Job, Layout
+from openglm.plan.planner import Plan
 from openglm.presets import model_preset
 
 RUNS = Path(__file__).with_name("planner_runs.toml")

@@ -12,7 +12,7 @@ FLOORS = {
     "data": 3, "model": 3, "quant": 3, "tools": 3, "web": 3,
     "checkpoints": 4, "parallel": 4, "engine": 4,
     "train": 5, "assistant": 5,
-    "align": 6, "evaluation": 6, "serve": 6,
+    "align": 6, "evaluation": 6, "plan": 6, "deepspeed": 6, "serve": 6,
     "cli": 7,
 }  # fmt: skip
 # Beyond floors 1 and 2, which all may use, each room names what it needs.
@@ -24,6 +24,8 @@ ALLOWED = {
     "assistant": {"model", "engine", "checkpoints", "tools", "web"},
     "align": {"train", "engine", "data", "model", "checkpoints"},
     "evaluation": {"assistant", "engine", "tools", "model", "checkpoints", "data"},
+    "plan": {"parallel"},
+    "deepspeed": {"parallel", "checkpoints", "train"},
     "serve": {"assistant"},
     "cli": set(FLOORS),
 }

@@ -83,7 +83,7 @@ class PlanOptions:
 
 def run(argv: list[str]) -> int:
     options = parse(PlanOptions, argv, "glm plan", "Memory, time, cost and best layout of a large run.")
-    from openglm.parallel.planner import reasons, search
+    from openglm.plan.planner import reasons, search
 
     fixed = fixed_options(options)
     job = job_of(options, pinned={"data", "tensor", "pipeline"} <= fixed.keys())
@@ -100,8 +100,8 @@ def run(argv: list[str]) -> int:
 
 def job_of(options: PlanOptions, pinned: bool):
     """What is to be trained, checked."""
-    from openglm.parallel.devices import GB, device
-    from openglm.parallel.layout import Job
+    from openglm.plan.devices import GB, device
+    from openglm.plan.layout import Job
 
     for name in ("devices", "batch", "seq"):
         require(getattr(options, name) > 0, name, getattr(options, name), "must be a positive whole number")
@@ -180,8 +180,8 @@ def as_json(plan, options: PlanOptions, why: list[str]) -> dict[str, Any]:
 def picture(plan, path: str) -> None:
     import matplotlib  # noqa: F401  (missing: say so before the search of the curve)
 
-    from openglm.parallel.draw import draw
-    from openglm.parallel.planner import scaling
+    from openglm.plan.draw import draw
+    from openglm.plan.planner import scaling
     from openglm.runtime import progress
 
     job, plans = dataclasses.replace(plan.job, fused_attention=True), []
@@ -197,7 +197,7 @@ def show(plan, report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from openglm.parallel.planner import describe
+    from openglm.plan.planner import describe
 
     console, device = Console(), plan.job.device
     console.print(

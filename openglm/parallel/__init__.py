@@ -1,1 +1,1 @@
-"""Sharding from outside the model, and the planner of large runs."""
+"""One run over many processes: the network sharded from outside."""

@@ -26,8 +26,8 @@ from torch.distributed.tensor.parallel import (
 
 from openglm.config import ModelConfig, ParallelConfig, require
 from openglm.model.transformer import Block, Transformer, initialize_weight
-from openglm.parallel.layout import divisors, near, stage_counts, stage_layers
 from openglm.parallel.processes import Processes, local_part, share_of
+from openglm.parallel.stages import divisors, near, stage_counts, stage_layers
 
 Weights = Callable[[str, torch.Size], Tensor]
 

@@ -8,8 +8,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import planner
 
-from openglm.parallel.layout import check
-from openglm.parallel.planner import search
+from openglm.plan.layout import check
+from openglm.plan.planner import search
 
 RUNS = planner.load()
 NAMED = ("GLM-130B", "Megatron-LM, table 1", "GPT-3 175B and 530B, Megatron-LM table 2", "BLOOM-176B", "OPT-175B")

@@ -14,8 +14,8 @@ import torch
 from openglm.checkpoints.durable import verify_folder
 from openglm.config import ParallelConfig
 from openglm.parallel.apply import check_layout
-from openglm.parallel.layout import stage_layers
 from openglm.parallel.processes import Processes, shape
+from openglm.parallel.stages import stage_layers
 from openglm.presets import model_preset
 from openglm.train.state import find_checkpoint
 

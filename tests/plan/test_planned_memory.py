@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from openglm.config import ModelConfig
-from openglm.parallel.devices import device
-from openglm.parallel.layout import Job, Layout, divisors
-from openglm.parallel.memory import layer_activations, layer_weights, memory, stage_memory
+from openglm.parallel.stages import divisors
+from openglm.plan.devices import device
+from openglm.plan.layout import Job, Layout
+from openglm.plan.memory import layer_activations, layer_weights, memory, stage_memory
 from openglm.presets import PRESETS, model_preset
 
 STATE = ("weights", "gradients", "master", "adam")

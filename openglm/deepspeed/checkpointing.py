@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from openglm.config import require
-from openglm.parallel.deepspeed import config
-from openglm.parallel.deepspeed.groups import model_parallel
+from openglm.deepspeed import config
+from openglm.deepspeed.groups import model_parallel
 from openglm.runtime import choose_device
 
 MODEL_PARALLEL = "model-parallel-rng"

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from openglm.config import ModelConfig
-from openglm.parallel.cost import efficiency, hardware_flops, model_flops, product, step
-from openglm.parallel.devices import DEVICES, device
-from openglm.parallel.layout import Job, Layout
+from openglm.plan.cost import efficiency, hardware_flops, model_flops, product, step
+from openglm.plan.devices import DEVICES, device
+from openglm.plan.layout import Job, Layout
 from openglm.presets import model_preset
 
 

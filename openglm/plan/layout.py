@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 from openglm.config import ModelConfig, require
-from openglm.parallel.devices import Device
+from openglm.parallel.stages import divisors, near, stage_counts, stage_layers
+from openglm.plan.devices import Device
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,6 @@ class Layout:
         """Layers of the first, an inner and the last stage."""
         layers = stage_layers(job.model.layers, self.pipeline)
         return layers[0], layers[len(layers) // 2], layers[-1]
-
-
-def stage_layers(layers: int, stages: int) -> list[int]:
-    """Layers of each stage: equal, or the ends one lighter to make room for embedding and head (GLM-130B: 70 on 8 stages are 8, 6 x 9, 8)."""
-    if layers % stages == 0 or (layers + 2) % stages:
-        return [layers // stages] * stages
-    inner = (layers + 2) // stages
-    return [inner - 1, *[inner] * (stages - 2), inner - 1]
-
-
-def stage_counts(layers: int) -> list[int]:
-    """Numbers of stages that so many layers can be cut into."""
-    return sorted({*divisors(layers), *(n for n in divisors(layers + 2) if n > 2)})
-
-
-@cache
-def divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
 
 
 def check(job: Job, layout: Layout) -> None:
@@ -133,8 +115,3 @@ def check(job: Job, layout: Layout) -> None:
         )
     else:
         require(layout.chunks == 1, "chunks", layout.chunks, f"is for the interleaved schedule, not {layout.schedule}")
-
-
-def near(numbers: list[int], wanted: int) -> str:
-    """The eight allowed numbers nearest to the one that is not."""
-    return ", ".join(map(str, sorted(sorted(numbers, key=lambda n: abs(n - wanted))[:8]))) or "none"

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,18 +25,28 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from openglm.config import require
 from openglm.runtime import say
 
-if TYPE_CHECKING:
-    from openglm.parallel.deepspeed.engine import Engine
-
 _COUNTERS = ("micro_steps", "global_steps", "global_samples", "skipped_steps")
 _STATE, _CLIENT = "state.json", "client/client.safetensors"
+
+
+class Engine(Protocol):
+    """What a checkpoint holds of the engine (engine.py), and who writes which part of it."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: Any
+    scaler: Any
+    device: torch.device
+    dp_group: dist.ProcessGroup
+    dp_rank: int
+    mp_rank: int
 
 
 def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest: bool) -> None:

@@ -7,7 +7,7 @@ master weights and Adam moments after ZeRO (arXiv 1910.02054): 2 + 2 + 4 + 4 + 4
 from __future__ import annotations
 
 from openglm.config import ModelConfig
-from openglm.parallel.layout import Job, Layout
+from openglm.plan.layout import Job, Layout
 
 CONTEXT = 5e9  # driver context, communication library and workspaces of one process, as nvidia-smi counts them
 BUCKET = 5e8  # elements of the two communication buckets (DeepSpeed's default)

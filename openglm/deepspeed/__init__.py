@@ -1,4 +1,4 @@
-"""DeepSpeed's interface on PyTorch's own sharding: `import openglm.parallel.deepspeed as deepspeed` is the one line to change.
+"""DeepSpeed's interface on PyTorch's own sharding: `import openglm.deepspeed as deepspeed` is the one line to change.
 
 ZeRO 1 to 3 are FSDP2's fully_shard, stage 0 its replicate. What is honoured and what refused: docs/deepspeed.md.
 """
@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from openglm.config import require
-from openglm.parallel.deepspeed import checkpointing, config
-from openglm.parallel.deepspeed.engine import Engine
-from openglm.parallel.deepspeed.groups import init_distributed
+from openglm.deepspeed import checkpointing, config
+from openglm.deepspeed.engine import Engine
+from openglm.deepspeed.groups import init_distributed
 
 __all__ = ["Engine", "add_config_arguments", "checkpointing", "init_distributed", "initialize"]
 __version__ = version = "0.19.8"  # of the DeepSpeed whose behaviour this follows; scripts ask for it

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 from openglm.config import ModelConfig
-from openglm.parallel.devices import Device
-from openglm.parallel.layout import Job, Layout
-from openglm.parallel.memory import layer_weights
+from openglm.plan.devices import Device
+from openglm.plan.layout import Job, Layout
+from openglm.plan.memory import layer_weights
 
 STREAM = 0.75  # share of the memory bandwidth that element-wise kernels reach
 WIRE = 0.77  # share of a link that large ring collectives reach (NCCL: about 230 of 300 GB/s inside a DGX A100)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm.parallel.devices import DEVICES, device
-from openglm.parallel.layout import Job, Layout, check
-from openglm.parallel.planner import Plan, candidates, reasons, scaling, search
+from openglm.plan.devices import DEVICES, device
+from openglm.plan.layout import Job, Layout, check
+from openglm.plan.planner import Plan, candidates, reasons, scaling, search
 from openglm.presets import model_preset
 
 GLM = Job(model_preset("glm-130b"), 2048, 4224, 768, device("a100-40g"))

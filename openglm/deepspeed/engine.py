@@ -20,11 +20,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from openglm.config import require
+from openglm.deepspeed import saving
+from openglm.deepspeed.config import Settings, settings
+from openglm.deepspeed.groups import data_parallel, model_parallel, own_device
+from openglm.deepspeed.schedules import LossScale, schedule
 from openglm.parallel.apply import gather_gradients, give_back
-from openglm.parallel.deepspeed import saving
-from openglm.parallel.deepspeed.config import Settings, settings
-from openglm.parallel.deepspeed.groups import data_parallel, model_parallel, own_device
-from openglm.parallel.deepspeed.schedules import LossScale, schedule
 from openglm.runtime import say
 
 

@@ -14,10 +14,11 @@ from functools import cached_property
 from typing import Any
 
 from openglm.config import check_choices, require
-from openglm.parallel import cost
-from openglm.parallel.devices import GB
-from openglm.parallel.layout import Job, Layout, check, divisors
-from openglm.parallel.memory import memory
+from openglm.parallel.stages import divisors
+from openglm.plan import cost
+from openglm.plan.devices import GB
+from openglm.plan.layout import Job, Layout, check
+from openglm.plan.memory import memory
 
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm.parallel.cost import bubble
-from openglm.parallel.devices import device
-from openglm.parallel.layout import Job, Layout
-from openglm.parallel.memory import in_flight
-from openglm.parallel.schedule import idle_share, most_waiting, needs, simulate
+from openglm.plan.cost import bubble
+from openglm.plan.devices import device
+from openglm.plan.layout import Job, Layout
+from openglm.plan.memory import in_flight
+from openglm.plan.schedule import idle_share, most_waiting, needs, simulate
 from openglm.presets import model_preset
 
 PIPELINES = st.tuples(

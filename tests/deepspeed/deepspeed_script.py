@@ -1,4 +1,4 @@
-"""A training script as one writes it for DeepSpeed. Only the module it imports is chosen: `deepspeed` or `openglm.parallel.deepspeed`.
+"""A training script as one writes it for DeepSpeed. Only the module it imports is chosen: `deepspeed` or `openglm.deepspeed`.
 
 torchrun --nproc-per-node 2 deepspeed_script.py MODULE CASES.json RESULT.json
 A case: {"config": DeepSpeed's JSON, "steps": optimizer steps; optional: "save_at": after which to save, forget and load, "folder": where,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from openglm.parallel.devices import TERA
-from openglm.parallel.planner import Plan, describe
-from openglm.parallel.schedule import idle_share, simulate
+from openglm.plan.devices import TERA
+from openglm.plan.planner import Plan, describe
+from openglm.plan.schedule import idle_share, simulate
 
 KINDS = {"F": ("forward", "#4c78a8"), "B": ("backward", "#f58518"), "W": ("gradient of weights", "#54a24b")}
 
