@@ -18,6 +18,7 @@ from openglm.presets import model_preset
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/nano"))
 import blanks as blank_items
 import compare
+import everyday
 import left_to_right
 
 SPECIAL = list(range(10))
@@ -181,3 +182,17 @@ def test_summary_pairs_variants_by_seed():
     assert rows["other"]["uni"]["difference_se"] == pytest.approx(0.25)
     table = compare.markdown(rows, results)
     assert "-0.7500 ± 0.2500" in table and "3, 1 diverged" in table
+
+
+def test_everyday_sentences_are_forty_with_one_blank_and_words_that_fill_it():
+    items = everyday.sentences()
+    assert [sum(item["language"] == language for item in items) for language in ("zh", "en")] == [20, 20]
+    assert len({item["text"] for item in items}) == 40
+    for item in items:
+        assert item["text"].count("___") == 1 and item["words"] and len(set(item["words"])) == len(item["words"])
+        assert all(word == word.strip() != "" for word in item["words"]), item["text"]
+    assert everyday.is_right(" Tea ", ["tea"]) and not everyday.is_right("tea and", ["tea"])
+    rows = [{"language": "zh", "right": i < 5} for i in range(10)] + [{"language": "en", "right": True}]
+    found = everyday.summary(rows)
+    assert (found["zh"]["right"], found["all"]["right"], found["all"]["sentences"]) == (5, 6, 11)
+    assert (found["zh"]["low"], found["zh"]["high"]) == pytest.approx((0.2366, 0.7634), abs=1e-3)  # Wilson, 5 of 10
