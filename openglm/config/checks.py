@@ -1,0 +1,55 @@
+"""The error that all options share, and dataclasses from plain JSON or TOML values. Nothing here knows any option."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeVar, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def require(condition: bool, option: str, value: object, remedy: str) -> None:
+    """Raise the one-line error that all of OpenGLM's options share. `remedy` says what would be accepted."""
+    if not condition:
+        raise ValueError(f"{option} = {value!r}: {remedy}")
+
+
+def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
+    """Build a (nested) config from plain JSON or TOML values; an unknown or missing field is an error that names it."""
+    hints, known = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    for name in values:
+        require(name in known, where + name, values[name], f"not an option; known: {', '.join(sorted(known))}")
+    for name, f in known.items():
+        optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        require(name in values or optional, where + name, None, "missing; it has no default")
+    built = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            require(isinstance(value, dict), where + name, value, "must be a table of options")
+            value = from_dict(hint, value, f"{where}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        else:
+            _check_type(hint, value, where + name)
+        built[name] = value
+    return cls(**built)
+
+
+def _check_type(hint: object, value: object, option: str) -> None:
+    if hint is bool:
+        require(isinstance(value, bool), option, value, "must be true or false")
+    elif hint is int:
+        require(isinstance(value, int) and not isinstance(value, bool), option, value, "must be a whole number")
+    elif hint is float:
+        require(isinstance(value, (int, float)) and not isinstance(value, bool), option, value, "must be a number")
+    elif hint is str:
+        require(isinstance(value, str), option, value, "must be text")
+
+
+def check_choices(config: object, prefix: str = "") -> None:
+    """Hold every `Literal` field of a dataclass to its choices."""
+    for name, hint in get_type_hints(type(config)).items():
+        if getattr(hint, "__origin__", None) is Literal:
+            choices, value = hint.__args__, getattr(config, name)
+            require(value in choices, prefix + name, value, f"choose one of {', '.join(map(str, choices))}")

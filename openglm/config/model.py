@@ -1,0 +1,133 @@
+"""Shape and options of the network, and the ids of its special tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from openglm.config.checks import check_choices, require
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that text can never produce; -1 where a family lacks one."""
+
+    pad: int = -1
+    """fills short rows"""
+    mask: int = -1
+    """[MASK]: a short span is missing here"""
+    gmask: int = -1
+    """[gMASK]: a long span is missing here, up to the end of the text"""
+    smask: int = -1
+    """[sMASK]: whole sentences are missing here"""
+    sop: int = -1
+    """<sop>: start of a generated piece"""
+    eop: int = -1
+    """<eop>: end of a generated piece"""
+    stop: tuple[int, ...] = ()
+    """ids that end a generated answer"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and options of the network. One set of options covers the family from GLM-10B to GLM-4-0414 (docs/architecture.md)."""
+
+    vocab_size: int
+    """rows of the embedding table"""
+    layers: int
+    """transformer blocks"""
+    hidden: int
+    """width of the residual stream"""
+    heads: int
+    """query heads"""
+    ffn_hidden: int
+    """inner width of the feed-forward network (of one branch where it is gated)"""
+    kv_heads: int = 0
+    """key/value heads shared by groups of query heads; 0: as many as heads"""
+    head_dim: int = 0
+    """width of one head; 0: hidden / heads"""
+    max_positions: int = 2048
+    """longest sequence"""
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    """normalisation"""
+    norm_eps: float = 1e-5
+    """added to the variance under the root"""
+    residual: Literal["pre", "deepnorm", "sandwich"] = "pre"
+    """pre: h + f(norm(h)); deepnorm: alpha*x + f(x) with x = norm(h); sandwich: h + norm(f(norm(h)))"""
+    deepnorm_alpha: float = 0.0
+    """residual weight of deepnorm; 0: sqrt(2 * layers)"""
+    activation: Literal["gelu", "gelu_tanh", "geglu", "swiglu"] = "swiglu"
+    """feed-forward activation; geglu is x1*gelu(x2), swiglu is silu(x1)*x2"""
+    positions: Literal["learned_2d", "rope", "rope_2d", "rope_half"] = "rope"
+    """learned_2d: two added tables; rope: whole head, in halves; rope_2d: half a head by position, half by block position; rope_half: first half of the head, interleaved pairs"""
+    rope_theta: float = 10000.0
+    """base of the rotary frequencies"""
+    rope_fp16_frequencies: bool = False
+    """round the rotary frequencies to half precision, as the published ChatGLM-6B and GLM-130B do"""
+    mask: Literal["prefix", "causal"] = "prefix"
+    """prefix: tokens before <sop> see each other both ways; causal: only the past"""
+    span_positions: Literal["running", "pinned", "pinned_mask", "pinned_late"] = "pinned_mask"
+    """from <sop> on, positions run on, stay at the mask's, stay only for [MASK] and [sMASK] (GLM-130B), or for [gMASK] only after <sop> (first ChatGLM-6B)"""
+    bias: Literal["all", "qkv", "none"] = "none"
+    """which linear layers carry a bias (the output layer never does)"""
+    tied: bool = True
+    """the output layer is the embedding table"""
+    qk_norm: bool = False
+    """RMSNorm on queries and keys, head by head (GLM-4.5)"""
+    qk_layer_scaling: bool = False
+    """scale scores down by the layer's number and up again in fp32 (GLM-130B)"""
+    embedding_gradient_shrink: float = 1.0
+    """share of the gradient that reaches the embedding table through the input (GLM-130B: 0.1); 1: all of it"""
+    tokens: SpecialTokens = field(default_factory=SpecialTokens)
+    """ids of the special tokens"""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model.")
+        for name in ("vocab_size", "layers", "hidden", "heads", "ffn_hidden", "max_positions"):
+            require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be a positive whole number")
+        if self.kv_heads == 0:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.head_dim == 0:
+            require(
+                self.hidden % self.heads == 0,
+                "model.hidden",
+                self.hidden,
+                f"must be a multiple of model.heads ({self.heads}) or set model.head_dim",
+            )
+            object.__setattr__(self, "head_dim", self.hidden // self.heads)
+        if self.residual == "deepnorm" and self.deepnorm_alpha == 0.0:
+            object.__setattr__(self, "deepnorm_alpha", math.sqrt(2 * self.layers))
+        require(
+            self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide model.heads ({self.heads})"
+        )
+        step = 4 if self.positions in ("rope_2d", "rope_half") else 2
+        require(
+            self.head_dim % step == 0,
+            "model.head_dim",
+            self.head_dim,
+            f"must be a multiple of {step} for {self.positions} positions",
+        )
+        require(
+            0 < self.embedding_gradient_shrink <= 1,
+            "model.embedding_gradient_shrink",
+            self.embedding_gradient_shrink,
+            "must lie in (0, 1]",
+        )
+
+    @property
+    def gated(self) -> bool:
+        return self.activation in ("geglu", "swiglu")
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the network, from the shape alone."""
+        h, kv, q = self.hidden, self.kv_heads * self.head_dim, self.heads * self.head_dim
+        up = self.ffn_hidden * (2 if self.gated else 1)
+        layer = h * (q + 2 * kv) + q * h + h * up + self.ffn_hidden * h
+        layer += (q + 2 * kv) * (self.bias != "none") + (h + up + h) * (self.bias == "all")
+        norm = h * (2 if self.norm == "layernorm" else 1)
+        layer += norm * (4 if self.residual == "sandwich" else 2) + 2 * self.head_dim * self.qk_norm
+        tables = self.vocab_size * h * (1 if self.tied else 2)
+        tables += 2 * (self.max_positions + 1) * h * (self.positions == "learned_2d")
+        return self.layers * layer + tables + norm
