@@ -9,15 +9,12 @@ here is meant to be inherited from.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,70 +24,21 @@ from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import write_model
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, StabilityConfig, TrainConfig, require
-from openglm.data.mixture import Row, batches
-from openglm.model.generate import generate
 from openglm.model.transformer import Transformer
-from openglm.parallel.apply import check_layout, give_back, initial_weights, named_parameters, spread
+from openglm.parallel.apply import check_layout, initial_weights, named_parameters, spread
 from openglm.parallel.processes import Processes, local_part, processes
 from openglm.runtime import choose_dtype, keep_freed_memory, progress, say
 from openglm.text.tokenizer import Tokenizer
-from openglm.train.interrupt import StopRequest, signals_held, stop_requests
+from openglm.train.feed import Feed
+from openglm.train.heldout import between_steps
+from openglm.train.interrupt import stop_requests
 from openglm.train.log import Log
 from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers, learning_rate
-from openglm.train.passes import Batch, Passes, PipelinedPasses, WholePasses
+from openglm.train.passes import Passes, PipelinedPasses, WholePasses
+from openglm.train.run import Result, Rows, Run
 from openglm.train.stability import Act, Guard, unscale
 from openglm.train.state import Saver, State, check_settings, find_checkpoint, go_back, locked, read_record, restore
-
-
-class Rows(Protocol):
-    """Where rows come from: `data.mixture.Mixture`, or anything like it."""
-
-    fingerprint: str
-
-    def row(self, index: int) -> Row: ...
-
-
-@dataclass(frozen=True)
-class Result:
-    """Where a run stands when `train` returns."""
-
-    step: int
-    finished: bool
-    """False: asked to stop; the same call goes on from here"""
-    heldout: dict[str, float]
-    """last held-out loss of each source, in nats a token"""
-    model: Path | None
-    """folder of the finished model"""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What stays fixed while a run trains."""
-
-    train: TrainConfig
-    optimizer: OptimizerConfig
-    parallel: ParallelConfig
-    group: Processes
-    rows: Rows
-    heldout: dict[str, Rows]
-    tokenizer: Tokenizer | None
-    settings: dict[str, Any]
-    workers: int
-    stop: StopRequest
-    log: Log | None
-    """None but in the first process"""
-    saver: Saver
-    on_step: Callable[[int, dict[str, Any]], None] | None
-
-    @property
-    def out(self) -> Path:
-        return Path(self.train.out)
-
-    @property
-    def own_rows(self) -> int:
-        """Rows of a step that fall to this process."""
-        return self.train.batch_rows // self.group.size("data")
 
 
 def train(
@@ -158,7 +106,7 @@ def train(
         saver = Saver(out, train.keep, group)
         try:
             return _drive(
-                _Run(
+                Run(
                     train,
                     optimizer,
                     parallel,
@@ -241,20 +189,20 @@ def _fresh_state(
     return State(pieces, Optimizers(named_parameters(pieces), optimizer, products, group), ema, dtype, group, guard)
 
 
-def _passes(run: _Run, state: State) -> Passes:
+def _passes(run: Run, state: State) -> Passes:
     micro_rows = run.own_rows // run.train.accumulation
     if run.parallel.pipeline > 1:
         return PipelinedPasses(state.pieces, run.parallel, run.group, state.dtype, micro_rows)
     return WholePasses(state.pieces[0], run.group, state.dtype, micro_rows, run.parallel.zero)
 
 
-def _drive(run: _Run, state: State) -> Result:
+def _drive(run: Run, state: State) -> Result:
     steps, saved, passes = run.train.steps, state.step, _passes(run, state)
     first, planned = run.group.first, state.guard.planned(steps)
     if state.step and first:
         say(f"resuming at step {state.step} of {steps} in {run.out}")
-    with progress("train", steps - state.step, "steps", first) as bar, closing(_Feed(run, state.guard)) as feed:
-        heldout = _between_steps(run, state, passes, bar)
+    with progress("train", steps - state.step, "steps", first) as bar, closing(Feed(run, state.guard)) as feed:
+        heldout = between_steps(run, state, passes, bar)
         while state.step < steps and (record := _step(run, state, passes, feed, planned)):
             _report(run, state, record, bar)
             if state.step < record["step"]:  # went back
@@ -262,7 +210,7 @@ def _drive(run: _Run, state: State) -> Result:
                 continue
             if state.step % run.train.save_every == 0 or state.step == steps:
                 saved = _save(run, state)
-            heldout = _between_steps(run, state, passes, bar) or heldout
+            heldout = between_steps(run, state, passes, bar) or heldout
         if saved != state.step:
             _save(run, state)
     run.saver.finish()
@@ -275,7 +223,7 @@ def _drive(run: _Run, state: State) -> Result:
     return Result(state.step, True, heldout, Path(run.group.tell(lambda: str(_publish(run, state)))))
 
 
-def _save(run: _Run, state: State) -> int:
+def _save(run: Run, state: State) -> int:
     state.lines = run.log.lines if run.log else 0
     if state.step % run.train.save_every == 0:
         state.guard.saved()
@@ -283,7 +231,7 @@ def _save(run: _Run, state: State) -> int:
     return state.step
 
 
-def _publish(run: _Run, state: State) -> Path:
+def _publish(run: Run, state: State) -> Path:
     """The model's folder, from the last checkpoint: whatever the layout, it is whole there."""
     tensors = whole_tensors(
         run.out / "checkpoints" / f"step-{state.step:08d}", "average" if state.ema is not None else "weights"
@@ -291,38 +239,7 @@ def _publish(run: _Run, state: State) -> Path:
     return write_model(run.out / "model", state.config, tensors, run.tokenizer)
 
 
-class _Feed:
-    """This process's share of the batches of a run, prepared ahead; where the data cursor has jumped, they are opened again."""
-
-    def __init__(self, run: _Run, guard: Guard) -> None:
-        self.run, self.guard, self.stream, self.at = run, guard, None, (-1, 0)
-
-    def take(self, start: int) -> Batch:
-        jumped = self.guard.memory.jumped
-        if (
-            (start, jumped) != self.at
-        ):  # what was jumped over counts in the size of batches, also where the next is the one that would have come
-            self.close()
-            self.stream = _stream(self.run, self.run.rows, start, self.guard.rows_at, self.run.workers)
-        self.at = start + self.guard.rows_at(start), jumped
-        return next(self.stream)
-
-    def close(self) -> None:
-        if self.stream is not None:
-            self.stream.close()
-
-
-def _stream(run: _Run, rows: Rows, start: int, size: int | Callable[[int], int], workers: int) -> Iterator[Batch]:
-    """This process's share of the batches of `size` rows, in order. The loader draws a seed when it starts; training's own random numbers must not notice."""
-    share = run.group.rank("data"), run.group.size("data")
-    with closing(batches(rows, start, size, workers, share)) as stream:
-        with torch.random.fork_rng(devices=[]), signals_held():
-            first = next(stream)
-        yield first
-        yield from stream
-
-
-def _step(run: _Run, state: State, passes: Passes, feed: _Feed, planned: float) -> dict[str, Any] | None:
+def _step(run: Run, state: State, passes: Passes, feed: Feed, planned: float) -> dict[str, Any] | None:
     """One optimizer step, or what the guard does instead; returns its record, or None when somebody asked to stop. Raises ValueError if the guard says stop."""
     started, guard, scale = time.perf_counter(), state.guard, state.guard.memory.scale
     if run.group.mesh is None and run.stop.requested:
@@ -358,7 +275,7 @@ def _step(run: _Run, state: State, passes: Passes, feed: _Feed, planned: float) 
     return {**record, "seconds": time.perf_counter() - started}
 
 
-def _obey(run: _Run, state: State, act: Act, end: int) -> dict[str, Any]:
+def _obey(run: Run, state: State, act: Act, end: int) -> dict[str, Any]:
     """Leave out the batch that ends before row `end`, or go back and jump over all rows up to there. Returns what was done, for the log."""
     if act.do == "stop":
         raise ValueError(
@@ -392,7 +309,7 @@ def _average(state: State, decay: float) -> None:
     )
 
 
-def _report(run: _Run, state: State, record: dict[str, Any], bar: Any) -> None:
+def _report(run: Run, state: State, record: dict[str, Any], bar: Any) -> None:
     run.saver.report()
     tokens = record["rows"] * run.train.seq_len
     flops = step_flops(state.config, run.train.seq_len, tokens, int(record["trained"]))
@@ -426,88 +343,3 @@ def _said(act: dict[str, Any]) -> str:
     first, end = act["rows"]
     done = f"back to the checkpoint of step {act['to']}, past rows" if "to" in act else "left out rows"
     return f"{act['why']}: {done} {first} to {end - 1}"
-
-
-def _between_steps(run: _Run, state: State, passes: Passes, bar: Any) -> dict[str, float]:
-    """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it is resumed."""
-    last = state.step == run.train.steps
-    measured = bool(run.heldout) and (last or state.step % run.train.eval_every == 0)
-    shown = run.tokenizer is not None and bool(run.train.sample_every) and state.step % run.train.sample_every == 0
-    heldout: dict[str, float] = {}
-    if state.step == 0 or not (measured or shown):
-        return heldout
-    with _averaged(state):
-        if measured:
-            heldout = {
-                name: loss
-                for name, rows in run.heldout.items()
-                if (loss := _heldout_loss(run, passes, rows)) is not None
-            }
-        if run.log and not run.stop.requested and heldout:
-            run.log.write({"step": state.step, "heldout": heldout})
-            bar.print(
-                f"step {state.step}  held-out loss  "
-                + "  ".join(f"{name} {loss:.4f}" for name, loss in heldout.items())
-            )
-        if shown:
-            for name, rows in run.heldout.items():
-                text = _sample(state, run.tokenizer, rows)
-                if run.log:
-                    bar.print(f"step {state.step}  {name}: {text}")
-                    run.log.text(state.step, f"sample/{name}", text)
-    return heldout
-
-
-@contextmanager
-def _averaged(state: State) -> Iterator[None]:
-    """Inside the block the model has the averaged weights (if any are kept) and is in evaluation mode."""
-
-    def swap() -> None:
-        for name, parameter in named_parameters(state.pieces if state.ema is not None else []):
-            weights, average = local_part(parameter.detach()), local_part(state.ema[name])
-            own = weights.clone()
-            weights.copy_(average)
-            average.copy_(own)
-
-    for piece in state.pieces:
-        piece.eval()
-    swap()
-    try:
-        yield
-    finally:
-        for piece in state.pieces:
-            give_back(piece)
-            piece.train()
-        swap()
-
-
-def _heldout_loss(run: _Run, passes: Passes, rows: Rows) -> float | None:
-    """Mean loss of the first eval_rows rows, or a few more so that all processes have as many; None when a stop is asked for meanwhile."""
-    loss, trained, size = 0.0, 0.0, run.train.batch_rows
-    if run.parallel.pipeline == 1:  # a pipeline takes as many as in training
-        shares = run.group.size("data")
-        size = min(size, math.ceil(run.train.eval_rows / shares) * shares)
-    with closing(_stream(run, rows, 0, size, 0)) as stream:
-        for batch in itertools.islice(stream, math.ceil(run.train.eval_rows / size)):
-            if run.group.mesh is None and run.stop.requested:
-                return None
-            loss += passes.evaluate(batch)
-            trained += float(batch["loss_mask"].sum(dtype=np.float64))
-    loss, trained = run.group.sum(loss, trained) if run.group.counts else run.group.sum(0.0, 0.0)
-    return loss / max(trained, 1.0)
-
-
-def _sample(state: State, tokenizer: Tokenizer, rows: Rows) -> str:
-    """What the model puts where the first held-out row has its first blank or answer, shown after the end of its context."""
-    row = rows.row(0)
-    trained = row.loss_mask.nonzero()[0]
-    if len(trained) == 0:
-        return "(a row without a blank)"
-    prompt = torch.from_numpy(row.tokens[: trained[0] + 1])[None]
-    room = min(48, state.config.max_positions - prompt.shape[1])
-    ids = generate(state.pieces[0], prompt, room, temperature=0.8, seed=state.step, stop_ids=state.config.tokens.stop)
-    context, answer = (
-        tokenizer.decode(prompt[0, -48:].tolist(), skip_special=False),
-        tokenizer.decode(ids[0, prompt.shape[1] :].tolist(), skip_special=False),
-    )
-    return f"… {context} ⟨{answer}⟩".replace("\n", " ")
