@@ -29,8 +29,8 @@ from openglm.presets import model_preset
 from openglm.serve.display import original, shown
 from openglm.serve.replies import ReplyStream
 from openglm.text import replies
+from openglm.text.load import load_tokenizer
 from openglm.text.render import render
-from openglm.text.tokenizer import load_tokenizer
 from openglm.train.pretrain import fit_to_tokenizer
 
 UNITS = (

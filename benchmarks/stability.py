@@ -32,7 +32,7 @@ from openglm.data.mixture import Row, batches
 from openglm.model import attention
 from openglm.model.transformer import Block, Transformer
 from openglm.parallel.processes import Processes
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.load import load_tokenizer
 from openglm.train.loop import train
 from openglm.train.optimizer import Optimizers, learning_rate
 from openglm.train.passes import WholePasses

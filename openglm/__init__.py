@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_model": "openglm.checkpoints.load",
-    "load_tokenizer": "openglm.text.tokenizer",
+    "load_tokenizer": "openglm.text.load",
     "generate": "openglm.model.generate",
     "Engine": "openglm.engine.engine",
     "SamplingParams": "openglm.engine.params",

@@ -15,8 +15,8 @@ from openglm.checkpoints.native import resolve
 from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
 from openglm.engine.params import Event, Result, SamplingParams
+from openglm.text.load import load_tokenizer
 from openglm.text.render import parse_reply
-from openglm.text.tokenizer import load_tokenizer
 
 __all__ = ["Assistant", "Event", "Reply", "Result", "SamplingParams"]
 _CALL = "<|observation|>"  # closes an answer that calls a tool

@@ -23,7 +23,7 @@ import numpy as np
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, from_dict
 from openglm.data.mixture import TextStream
 from openglm.data.shards import Corpus
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.load import load_tokenizer
 from openglm.train.pretrain import make_rows
 
 

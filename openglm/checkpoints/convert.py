@@ -20,8 +20,8 @@ from openglm.checkpoints.published import hf_config
 from openglm.config import require
 from openglm.runtime import progress
 from openglm.text.bpe import BpeTokenizer
+from openglm.text.load import load_tokenizer
 from openglm.text.published import find
-from openglm.text.tokenizer import load_tokenizer
 
 TARGETS = ("openglm", "hf", "gguf")
 _GGUF_KINDS = ("f16", "q8_0", "q4_0")

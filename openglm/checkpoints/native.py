@@ -20,7 +20,8 @@ from openglm.checkpoints.durable import write_folder
 from openglm.checkpoints.tensors import INDEX
 from openglm.config import ModelConfig, from_dict, require
 from openglm.model.transformer import Transformer
-from openglm.text.tokenizer import Tokenizer, load_tokenizer
+from openglm.text.load import load_tokenizer
+from openglm.text.tokenizer import Tokenizer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -22,8 +22,9 @@ from openglm.quant.calibrate import calibrate_blocks
 from openglm.quant.codes import check_format, quantize
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import progress
+from openglm.text.load import load_tokenizer
 from openglm.text.published import find
-from openglm.text.tokenizer import Tokenizer, load_tokenizer
+from openglm.text.tokenizer import Tokenizer
 
 _ROW, _MOST_ROWS = 512, 64  # tokens of a calibration row, and rows
 

@@ -33,7 +33,7 @@ from openglm import runtime
 from openglm.config import require
 from openglm.data.readers import own_files
 from openglm.data.sources import part_files, read_recipe
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.load import load_tokenizer
 
 # Signatures of 14 x 8 hashes over runs of 5 words find pairs that share 80 % of these with a probability of 0.92: datatrove's own figures.
 _HASHES = HashConfig(hash_fc="sha1", precision=64)  # its default, xxhash, no longer takes text (xxhash 4)

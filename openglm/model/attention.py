@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, S tokens seen, H hidden, N query heads, D head width.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,17 @@ from torch import Tensor, nn
 from openglm.config import ModelConfig
 from openglm.model.positions import Rotary
 
-if TYPE_CHECKING:  # the cache itself attends, so it imports this file
-    from openglm.model.cache import KVCache
+
+class Cache(Protocol):
+    """Keys and values of the tokens seen so far: plain tensors (cache.py), or the engine's blocks."""
+
+    def attend(
+        self, layer: int, query_BNTD: Tensor, key_BMTD: Tensor, value_BMTD: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        """Remember the new keys and values, and let the queries look at all of them."""
+
+    def advance(self, tokens: int) -> None:
+        """Called once a forward pass, after all layers have attended."""
 
 
 class RMSNorm(nn.RMSNorm):
@@ -47,7 +56,7 @@ class Attention(nn.Module):
         rotary: Rotary | None,
         angles: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
-        cache: KVCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         q = self.q_norm(self.q_proj(x_BTH).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)  # [B, N, T, D]
         k = self.k_norm(self.k_proj(x_BTH).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from openglm.config import ModelConfig, require
 from openglm.model.adapters import Prefix
-from openglm.model.attention import Attention, RMSNorm
+from openglm.model.attention import Attention, Cache, RMSNorm
 from openglm.model.cache import KVCache
 from openglm.model.positions import Rotary, describe
 
@@ -68,7 +68,7 @@ class Block(nn.Module):
         rotary: Rotary | None,
         angles: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
-        cache: KVCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         x = self.attention_norm(h_BTH)
         out = self.attention_post_norm(self.attention(x, rotary, angles, mask, cache))
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         return h
 
     def forward(
-        self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+        self, ids_BT: Tensor, positions_B2T: Tensor, mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
         """Hidden states [B, T, H] after the final norm.
 

@@ -14,8 +14,9 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
+from openglm.text.checks import require_text
 from openglm.text.formats import Format
-from openglm.text.tokenizer import Tokenizer, require_text
+from openglm.text.tokenizer import Tokenizer
 
 GLM4_SPECIAL = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",

@@ -16,8 +16,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from openglm.config import require
 from openglm.text.bpe import BpeTokenizer, byte_of_character, without_special
+from openglm.text.checks import require_text
 from openglm.text.formats import FORMATS
-from openglm.text.tokenizer import Tokenizer, require_text
+from openglm.text.tokenizer import Tokenizer
 
 SPECIAL_TOKENS = (
     "<pad>",

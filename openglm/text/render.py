@@ -9,14 +9,25 @@ GLM-Z1, which forgets its thoughts, nor in the rounds of ChatGLM-6B and ChatGLM2
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from openglm.config import require
-from openglm.text.formats import ROLE_TOKENS
+from openglm.text.checks import require_text
+from openglm.text.formats import ROLE_TOKENS, Format
 from openglm.text.replies import Message, arguments_of, is_name, json_text
-from openglm.text.tokenizer import Tokenizer, require_text
 
 _ENDS = ("<eop>", "</s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|observation|>")
+
+
+class Tokenizer(Protocol):
+    """What rendering and reading need of a tokenizer (tokenizer.py)."""
+
+    special: dict[str, int]
+    format: Format
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
 
 
 def render(

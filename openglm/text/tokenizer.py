@@ -1,4 +1,4 @@
-"""What all tokenizers share, and `load_tokenizer`, which opens ours and those of the published checkpoints.
+"""What all tokenizers share; `load_tokenizer` (load.py) opens ours and those of the published checkpoints.
 
 A tokenizer is a table of tokens' bytes, a table of special tokens and a way to encode text; a file kind is a subclass (bpe.py,
 sentencepiece.py). Special tokens are out of reach of text in all of them, also where the original matched "[MASK]" in what a user typed:
@@ -12,26 +12,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from openglm.config import SpecialTokens, require
+from openglm.text.checks import require_text
+from openglm.text.formats import Format
+from openglm.text.render import render
 
-if TYPE_CHECKING:
-    from openglm.text.formats import Format
-
-ASSETS = Path(__file__).parent.parent / "assets"
 _SENTENCE_ENDS = frozenset(".?!;:。？！；：…\n")
-
-
-def require_text(value: object, where: str) -> None:
-    """Raise ValueError, naming `where`, unless `value` is a str that UTF-8 can hold, i.e. one without lone surrogates."""
-    require(isinstance(value, str), where, type(value).__name__, "must be text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where} = {value[error.start]!r} at character {error.start}: half of a surrogate pair is no text; decode the file as UTF-8"
-        ) from None
 
 
 class Tokenizer:
@@ -167,8 +154,6 @@ class Tokenizer:
         self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None, *, generation_prompt: bool = False
     ) -> tuple[list[int], list[int]]:
         """Ids and loss mask of a conversation: see `openglm.text.render.render`."""
-        from openglm.text.render import render  # here, for the renderer imports this file
-
         return render(self, messages, tools, generation_prompt=generation_prompt)
 
 
@@ -187,24 +172,3 @@ class _Decoder:
             piece = piece[dropped:]
             self._opening = dropped and not piece and tokenizer.drops_all_spaces
         return piece
-
-
-def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
-    """A tokenizer from a model's folder, ours or a published one, from a tokenizer's file, or by a bundled name ("nano").
-
-    The kind follows from the files; nothing in the folder is run. Raises ValueError that names what is missing or damaged.
-    """
-    from openglm.text.published import FILES, find, open_tokenizer  # here, for it imports this file
-
-    path = Path(path_or_name)
-    candidates = [path]
-    if path.name == str(path_or_name):  # a bare name, which cannot lead out of the bundled folder
-        candidates.append(ASSETS / path)
-    found = next(filter(None, map(find, candidates)), None)
-    require(
-        found is not None,
-        "tokenizer",
-        str(path_or_name),
-        f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`",
-    )
-    return open_tokenizer(found)

@@ -12,7 +12,8 @@ from openglm.data.mixture import Mixture
 from openglm.data.shards import Corpus
 from openglm.parallel.processes import shape
 from openglm.runtime import launched
-from openglm.text.tokenizer import Tokenizer, load_tokenizer
+from openglm.text.load import load_tokenizer
+from openglm.text.tokenizer import Tokenizer
 from openglm.train import loop
 
 

@@ -10,7 +10,7 @@ from openglm.checkpoints.native import resolve
 from openglm.config import SFTConfig, require
 from openglm.parallel.processes import shape
 from openglm.runtime import launched
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.load import load_tokenizer
 from openglm.train import loop
 from openglm.train.pretrain import make_rows
 

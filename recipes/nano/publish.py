@@ -10,7 +10,7 @@ import torch
 
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import ASSETS, save_model
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.load import load_tokenizer
 
 SHARE = 0.75
 

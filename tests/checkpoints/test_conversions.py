@@ -18,7 +18,7 @@ from openglm.checkpoints.report import memory, report
 from openglm.model.transformer import Transformer
 from openglm.presets import PRESETS, model_preset
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbedding
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.load import load_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

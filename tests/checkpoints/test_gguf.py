@@ -25,8 +25,8 @@ from openglm.checkpoints.load import load_model
 from openglm.model.transformer import Transformer
 from openglm.presets import model_preset
 from openglm.text.formats import FORMATS, RoleTurns
+from openglm.text.load import ASSETS, load_tokenizer
 from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
-from openglm.text.tokenizer import ASSETS, load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import gguf_parity

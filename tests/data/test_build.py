@@ -12,7 +12,7 @@ import pytest
 
 from openglm.data import clean, readers, sources
 from openglm.data.shards import Corpus
-from openglm.text.tokenizer import load_tokenizer
+from openglm.text.load import load_tokenizer
 
 build = pytest.importorskip("openglm.data.build").build
 

@@ -190,7 +190,7 @@ def test_the_same_texts_give_the_same_file_in_any_process(trained, tmp_path):
 
 def test_loading_by_file_folder_and_name(trained, tmp_path, monkeypatch):
     tokenizer, folder = trained
-    monkeypatch.setattr("openglm.text.tokenizer.ASSETS", tmp_path)
+    monkeypatch.setattr("openglm.text.load.ASSETS", tmp_path)
     tokenizer.save(tmp_path / "tiny")
     for place in (folder, Path(folder), f"{folder}/{FILE_NAME}", "tiny"):
         assert load_tokenizer(place).fingerprint == tokenizer.fingerprint

@@ -1,0 +1,31 @@
+"""`load_tokenizer`: opens our tokenizers and those of the published checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from openglm.config import require
+from openglm.text.published import FILES, find, open_tokenizer
+from openglm.text.tokenizer import Tokenizer
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
+    """A tokenizer from a model's folder, ours or a published one, from a tokenizer's file, or by a bundled name ("nano").
+
+    The kind follows from the files; nothing in the folder is run. Raises ValueError that names what is missing or damaged.
+    """
+    path = Path(path_or_name)
+    candidates = [path]
+    if path.name == str(path_or_name):  # a bare name, which cannot lead out of the bundled folder
+        candidates.append(ASSETS / path)
+    found = next(filter(None, map(find, candidates)), None)
+    require(
+        found is not None,
+        "tokenizer",
+        str(path_or_name),
+        f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`",
+    )
+    return open_tokenizer(found)
