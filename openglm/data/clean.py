@@ -25,10 +25,19 @@ _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaf
 
 def normalise(text: str) -> str:
     """NFC, one kind of line end and space, no control or invisible characters, no trailing blanks; indentation stays."""
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
-    text = _INVISIBLE.sub("", _ODD_SPACES.sub(" ", text.expandtabs(4)))
+    text = _visible(unicodedata.normalize("NFC", text))
     text = "\n".join(_INNER_SPACES.sub(" ", line).rstrip() for line in text.split("\n"))
     return _BLANK_LINES.sub("\n\n", text).strip("\n")
+
+
+def normalise_code(text: str) -> str:
+    """A program as it is, every line and blank of it, but for line ends, tabs, invisible characters and trailing blanks."""
+    return "\n".join(line.rstrip() for line in _visible(text).split("\n")).strip("\n")
+
+
+def _visible(text: str) -> str:
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _INVISIBLE.sub("", _ODD_SPACES.sub(" ", text.expandtabs(4)))
 
 
 def is_junk(line: str) -> bool:

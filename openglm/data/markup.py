@@ -1,4 +1,4 @@
-"""Plain text out of markup: HTML pages, manual pages (roff), Perl documentation (pod), wiki text, hard-wrapped paragraphs.
+"""Plain text out of markup: HTML pages, manual pages (roff), Perl documentation (pod), hard-wrapped paragraphs.
 
 Good enough for training text, not for rendering: unknown markup is dropped rather than explained.
 """
@@ -178,30 +178,3 @@ def pod_text(source: str) -> str:
             paragraph = re.sub(r"\s*\n\s*", " ", paragraph)
         out.append(paragraph)
     return "\n\n".join(out)
-
-
-_WIKI_REST = re.compile(
-    r"<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->|<[^>]+>|'{2,}|^[*#:;]+ *|\[https?:\S+ ?|__\w+__", re.S | re.M
-)
-_WIKI_INNER = re.compile(
-    r"\{\{[^{}]*\}\}|\{\|(?:(?!\{\|).)*?\|\}|\[\[(?:File|Image|Category|[a-z-]{2,10}):[^\[\]]*\]\]", re.S
-)
-_WIKI_LINK = re.compile(r"\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]")
-
-
-def wiki_text(source: str) -> str:
-    """The prose of a Wikipedia article, up to its references."""
-    source = re.sub(
-        r"<math.*?</math>|<gallery.*?</gallery>|<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->", "", source, flags=re.S
-    )
-    for _ in range(6):  # innermost first: templates, tables and links nest
-        source = _WIKI_LINK.sub(r"\1", _WIKI_INNER.sub("", source))
-    source = re.split(
-        r"^==\s*(?:References|Notes|See also|External links|Further reading|Bibliography)\s*==", source, flags=re.M
-    )[0]
-    text = (
-        re.sub(r"^=+\s*(.*?)\s*=+\s*$", r"\1", _WIKI_REST.sub("", source), flags=re.M)
-        .replace("&nbsp;", " ")
-        .replace("]", "")
-    )
-    return "\n".join(line for line in text.split("\n") if not line.startswith(("|", "!", "{", "}")))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 from openglm.config import from_dict, require
-from openglm.data.readers import READERS
+from openglm.data.readers import READERS, Reader
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,17 @@ class Part:
     files: tuple[str, ...]
     """patterns under the unpacked package, ** for any depth"""
     reader: str
-    """a function of readers.py"""
+    """name of a reader"""
     licence: str = ""
     """licence of the texts as the package states it"""
     cap_mb: float = 0.0
     """keep about this many megabytes, whole documents chosen by hash; 0: all"""
     simplify: bool = False
     """convert traditional to simplified Chinese characters"""
+    code: bool = False
+    """programs: every line and blank is kept"""
 
     def __post_init__(self) -> None:
-        require(self.reader in READERS, "reader", self.reader, f"choose one of {', '.join(sorted(READERS))}")
         require(bool(self.files), "files", self.files, "must name at least one file of the package")
         named = re.fullmatch(
             r"(pypi|npm|deb):[A-Za-z0-9@][\w@./+~=-]*", self.package
@@ -74,8 +75,11 @@ class Recipe:
     evaluation: tuple[Part, ...] = ()
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a sources file: [[source]] tables with `parts`, and [[evaluation]] tables. Errors name the table and the option."""
+def read_recipe(path: str | Path, readers: Mapping[str, Reader] = READERS) -> Recipe:
+    """Read a sources file: [[source]] tables with `parts`, and [[evaluation]] tables. Errors name the table and the option.
+
+    readers: those that the file may name.
+    """
     try:
         with open(path, "rb") as file:
             values: dict[str, Any] = tomllib.load(file)
@@ -89,10 +93,16 @@ def read_recipe(path: str | Path) -> Recipe:
     require(bool(sources), "source", [], f"{path} must have at least one [[source]] table")
     names = [source.name for source in sources]
     require(len(set(names)) == len(names), "source.name", names, "names must differ")
-    return Recipe(
+    recipe = Recipe(
         sources,
         tuple(from_dict(Part, entry, f"evaluation[{i}].") for i, entry in enumerate(values.get("evaluation", []))),
     )
+    for part in (*(part for source in sources for part in source.parts), *recipe.evaluation):
+        advice = (
+            f"choose one of {', '.join(sorted(readers))}; a recipe with readers of its own has a script that builds it"
+        )
+        require(part.reader in readers, "reader", part.reader, advice)
+    return recipe
 
 
 def _source(entry: dict[str, Any], where: str) -> SourceSpec:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from loguru import logger
 
 from openglm.config import require
 from openglm.data import clean
-from openglm.data.readers import OWN_READERS, READERS, items, plain
+from openglm.data.readers import OWN_READERS, READERS, Reader, items, plain
 from openglm.data.shards import encode_in_batches, write_manifest, write_source
 from openglm.text.load import load_tokenizer
 from openglm.text.own import train_tokenizer
@@ -48,6 +48,7 @@ class Unit:
     reader: str = ""
     simplify: bool = False
     cap_mb: float = 0.0
+    code: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ class ReadUnit(BaseReader):
 
     name = "OpenGLM readers"
 
-    def __init__(self, units: tuple[Unit, ...]) -> None:
+    def __init__(self, units: tuple[Unit, ...], readers: Mapping[str, Reader] = READERS) -> None:
         super().__init__()
-        self.units = units
+        self.units, self.readers = units, readers
 
     def _texts(self, unit: Unit) -> Iterator[str]:
         for name in unit.files:
             path = Path(name)
-            yield from (READERS[unit.reader] if unit.reader else OWN_READERS[path.suffix])(path)
+            yield from (self.readers[unit.reader] if unit.reader else OWN_READERS[path.suffix])(path)
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         unit = self.units[rank]
@@ -86,15 +87,20 @@ class ReadUnit(BaseReader):
             texts = clean.sample_to_size(texts, int(unit.cap_mb * 1e6), unit.source)
         to_simplified = opencc.OpenCC("t2s").convert if unit.simplify else str
         for i, text in enumerate(texts):
-            yield Document(to_simplified(text), f"{rank}/{i}", metadata={"source": unit.source})
+            yield Document(to_simplified(text), f"{rank}/{i}", metadata={"source": unit.source, "code": unit.code})
 
 
 class CleanText(PipelineStep):
+    """Programs keep every line: a lone brace is junk in prose, and needed here."""
+
     type, name = "CLEAN", "normal form, junk lines"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for document in data:
-            document.text = clean.drop_junk_lines(clean.normalise(document.text))
+            if document.metadata.pop("code"):
+                document.text = clean.normalise_code(document.text)
+            else:
+                document.text = clean.drop_junk_lines(clean.normalise(document.text))
             yield document
 
 

@@ -129,7 +129,7 @@ def main(out: Path, cache: Path = CACHE, count: int = 90_000, seed: int = 1, hel
 
     Args:
         out: folder to write to
-        cache: folder of the packages, the one that `glm data build` uses
+        cache: folder of the packages, the one that `build_corpus.py` uses
         count: conversations in all
         seed: another seed, other conversations
         heldout: share of conversations set aside

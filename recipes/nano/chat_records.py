@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chat_text import HAN, metre
+from corpus_readers import READERS
 
 from openglm.data.clean import drop_junk_lines, is_held_out, normalise
-from openglm.data.readers import READERS
 from openglm.data.sources import fetch
 
-HELD_OUT = 0.01  # the share that `glm data build` holds out
+HELD_OUT = 0.01  # the share that `build_corpus.py` holds out
 
 
 @dataclass(frozen=True)
@@ -363,9 +363,9 @@ def read_records(cache: Path, words: dict[str, list[str]]) -> Records:
 
 
 def read_evaluation(cache: Path, sources: Path) -> Iterator[str]:
-    """The evaluation items that `glm data build` keeps out of the corpus."""
+    """The evaluation items that `build_corpus.py` keeps out of the corpus."""
     from openglm.data.sources import part_files, read_recipe
 
-    for part in read_recipe(sources).evaluation:
+    for part in read_recipe(sources, READERS).evaluation:
         for path in part_files(part, cache):
             yield from READERS[part.reader](path)

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 make --no-print-directory .venv/.installed-test
 export PATH="$PWD/.venv/bin:$PATH"
-[ -d runs/nano/corpus ] || glm data build recipes/nano/sources.toml --out runs/nano/corpus --text runs/nano/text --workers 2
+[ -d runs/nano/corpus ] || python recipes/nano/build_corpus.py --out runs/nano/corpus --text runs/nano/text --workers 2
 [ -d runs/nano/chat ] || python recipes/nano/chat_data.py --out runs/nano/chat
 glm pretrain --config recipes/nano/pretrain.toml
 glm sft --config recipes/nano/sft.toml

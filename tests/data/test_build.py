@@ -274,7 +274,7 @@ PART = '{ package = "npm:a@1", reader = "lines", files = ["x"] }'
         (f'[[source]]\nname = "a/b"\nlanguage = "en"\nparts = [{PART}]', ("source[0].name", "file name")),
         (
             f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("lines", "nothing")}]',
-            ("reader", "nothing", "poems"),
+            ("reader", "nothing", "html"),
         ),
         (
             f'[[source]]\nname = "a"\nlanguage = "en"\nparts = [{PART.replace("npm:", "hub:")}]',
@@ -291,7 +291,13 @@ def test_wrong_sources_files_are_named(tmp_path, text, words):
     one_line_error(lambda: sources.read_recipe(tmp_path / "sources.toml"), *words)
 
 
-def test_a_sources_file_is_built_from_its_packages(tmp_path):
+def verses(path):
+    """A reader of a recipe's own."""
+    for poem in json.loads(path.read_text()):
+        yield "\n".join([f"《{poem['title']}》", poem["author"], *poem["paragraphs"]])
+
+
+def test_a_sources_file_is_built_from_its_packages_with_a_reader_of_the_recipe(tmp_path):
     """With a cache that already holds the package, so that no client is called."""
     package = tmp_path / "cache" / "unpacked" / "npm" / "poems-1"
     package.mkdir(parents=True)
@@ -314,19 +320,31 @@ def test_a_sources_file_is_built_from_its_packages(tmp_path):
             }
         )
     )
-    part = '{ package = "npm:poems@1", reader = "poems", files = ["poems.json"], simplify = true, licence = "MIT" }'
+    part = '{ package = "npm:poems@1", reader = "verses", files = ["poems.json"], simplify = true, licence = "MIT" }'
     evaluation = '[[evaluation]]\npackage = "npm:poems@1"\nreader = "items"\nfiles = ["*.jsonl"]\n'
     (tmp_path / "sources.toml").write_text(
         f'[[source]]\nname = "poetry"\nlanguage = "zh"\nparts = [{part}]\n{evaluation}'
     )
-    manifest = build(
-        tmp_path / "sources.toml", tmp_path / "corpus", cache=tmp_path / "cache", **{**SMALL, "vocab_size": 512}
-    )
+    own, options = {**readers.READERS, "verses": verses}, {**SMALL, "vocab_size": 512, "cache": tmp_path / "cache"}
+    manifest = build(tmp_path / "sources.toml", tmp_path / "corpus", readers=own, **options)
     entry = manifest["sources"][0]
     assert (entry["name"], entry["language"], entry["licence"]) == ("poetry", "zh", "MIT")
     kept = texts(tmp_path / "corpus")["poetry"] + texts(tmp_path / "corpus", "heldout")["poetry"]
     assert len(kept) == 60 and all(text.startswith("《题") and text.split("\n")[1] == "无名" for text in kept)
     assert sorted(text.count("\n") for text in kept) == [4] + [5] * 59
+
+
+def test_programs_keep_every_line(tmp_path):
+    """Lone brackets, rulers and blank lines are junk in prose."""
+    package = tmp_path / "cache" / "unpacked" / "npm" / "a-1"
+    package.mkdir(parents=True)
+    code = "def total(rows):\n    return sum(\n        rows,  # all\n    )\n\n\n# ------\nprint(total([\n    1,\n]))"
+    (package / "a.py").write_text(code)
+    part = '{ package = "npm:a@1", reader = "plain", files = ["*.py"], code = true }'
+    (tmp_path / "sources.toml").write_text(f'[[source]]\nname = "code"\nlanguage = "code"\nparts = [{part}]\n')
+    options = {"shown": False, "heldout": 0.0, "tokenizer": "nano", "cache": tmp_path / "cache"}
+    build(tmp_path / "sources.toml", tmp_path / "corpus", **options)
+    assert texts(tmp_path / "corpus") == {"code": [code]}
 
 
 def test_a_cap_keeps_whole_documents_in_order_and_is_stable():

@@ -1,10 +1,5 @@
 """Cleaning, contamination and the readers of foreign formats, on small texts."""
 
-import bz2
-import gzip
-import json
-import zipfile
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,6 +24,19 @@ def test_normal_form_keeps_indentation_and_paragraphs():
 
 def test_junk_lines_go_and_text_stays():
     assert clean.drop_junk_lines("Title\n=====\n|---|\nlost \ufffd byte\n好\n\n1") == "Title\n好\n\n1"
+
+
+@given(any_text)
+def test_the_form_of_programs_is_stable_and_is_visible(text):
+    once = clean.normalise_code(text)
+    once.encode()
+    assert clean.normalise_code(once) == once
+    assert not any(c in once for c in "\r\t\x00\x1b\ufeff\u3000\u200b")
+
+
+def test_code_is_not_prose():
+    code = "def f():\r\n\treturn {  # two\n        1:  2,\n    }\n\n\n\n)\n"
+    assert clean.normalise_code(code) == "def f():\n    return {  # two\n        1:  2,\n    }\n\n\n\n)"
 
 
 @pytest.mark.parametrize(
@@ -93,11 +101,9 @@ def test_roff():
     assert markup.roff_text(source) == "名称\n\nls - 列出\n\nSEE ALSO\n\nls of wrapped\n\n-a all stat(2)"
 
 
-def test_pod_and_wiki():
+def test_pod():
     pod = "=head1 NAME\n\nB<perl> is C<< fast >>, see L<perlfunc|x>\nreally\n\n    $code = 1;\n\n=cut"
     assert markup.pod_text(pod) == "NAME\n\nperl is fast, see perlfunc really\n\n    $code = 1;"
-    wiki = "'''Ada''' is a [[Programming language|language]]<ref>x</ref>.{{Info|{{a}}}}\n== History ==\n* [[1980]]\n[[File:a.png|thumb|see [[b]]]]\n== References ==\nno"
-    assert markup.wiki_text(wiki).split("\n") == ["Ada is a language.", "History", "1980", "", ""]
 
 
 @given(st.lists(st.text("ab好 ", max_size=6), max_size=8))
@@ -111,68 +117,7 @@ def test_unwrapping_joins_chinese_without_a_blank():
     assert markup.unwrap("a\nb\n  code\n  code", indented=False) == "a b\n  code\n  code"
 
 
-def read(reader, tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(readers.READERS[reader](path))
-
-
-def test_poems_in_all_their_shapes(tmp_path):
-    poem = {"title": "静夜思", "author": "李白", "paragraphs": ["床前明月光。", "疑是地上霜。"]}
-    want = ["《静夜思》\n李白\n床前明月光。\n疑是地上霜。"]
-    assert read("poems", tmp_path, "a.json", json.dumps([poem, {**poem, "paragraphs": ["□□"]}])) == want
-    nested = {
-        "title": "集",
-        "content": [
-            {"type": "五言", "content": [{"chapter": "静夜思", "author": "李白", "paragraphs": poem["paragraphs"]}]}
-        ],
-    }
-    assert read("poems", tmp_path, "b.json", json.dumps(nested)) == want
-    assert (
-        read(
-            "poems",
-            tmp_path,
-            "c.json",
-            json.dumps({"rhythmic": "静夜思", "author": "李白", "para": poem["paragraphs"]}),
-        )
-        == want
-    )
-
-
-def test_newspaper_articles(tmp_path):
-    tagged = "新年/t  讲话/n\n今天/t  １２/m  日/q  ，/w  " + "好/a  " * 90 + "。/w\n第二/m  篇/q\n完/v  。/w"
-    assert read("tagged_news", tmp_path, "n", tagged) == ["新年讲话\n今天12日，" + "好" * 90 + "。", "第二篇\n完。"]
-
-
-def test_dictionaries(tmp_path):
-    idiom = {"word": "画蛇添足", "pinyin": "huà", "explanation": "多余", "derivation": "无", "example": "何必～"}
-    assert read("idioms", tmp_path, "i", json.dumps([idiom])) == ["画蛇添足（huà）：多余\n例句：何必画蛇添足"]
-    sense = '00001740 03 n 02 living_thing 0 being(a) 0 001 @ 0 n 0000 | an entity; "it lives"  \n'
-    assert read("wordnet", tmp_path, "w", f"  1 licence\n{sense}") == [
-        'living thing, being (noun): an entity; "it lives"'
-    ]
-    pearl = b"about\n\n   skip\nPEARL\n\n   <language> A {language} for\n   mathematics.\n\n   (1994-11-01)\n"
-    assert read("foldoc", tmp_path, "d.dz", gzip.compress(pearl)) == ["PEARL\n<language> A language for mathematics."]
-    with zipfile.ZipFile(tmp_path / "z", "w") as archive:
-        archive.writestr("t.txt", "动机\t推动人的念头～好\n一打醋，二买盐\t两不耽误\n")
-    assert next(readers.READERS["definitions"](tmp_path / "z")) == "动机：推动人的念头动机好"
-    assert list(readers.READERS["riddles"](tmp_path / "z"))[1] == "一打醋，二买盐——两不耽误"
-
-
-def test_conversations_sayings_and_pages(tmp_path):
-    assert read("brown", tmp_path, "b", "\n\n\t``/`` Hello/uh ,/, (/( the/at Jury/nn said/vbd ;/; ;/; ''/''\n") == [
-        '"Hello, (the Jury said;"'
-    ]
-    assert read("fortunes", tmp_path, "f", "one\n%\n\x1b[33mtwo\x1b[m\n%\n") == ["one", "two", ""]
-    turns = {
-        "x": {"messages": [[{"text": "hi"}, {"text": "there "}], [{"text": "yes"}], [{"text": "a"}], [{"text": "b"}]]},
-        "y": {"messages": [[{"text": "short"}]]},
-    }
-    assert read("chitchat", tmp_path, "c", json.dumps(turns)) == ["hi there\nyes\na\nb"]
-    page = "<mediawiki xmlns='w'><page><title>Ada</title><text>'''Ada''' is</text></page><page><title>Talk:Ada</title><text>no</text></page></mediawiki>"
-    assert read("wiki_dump", tmp_path, "w.bz2", bz2.compress(page.encode())) == ["Ada\n\nAda is"]
-    assert read("items", tmp_path, "e.jsonl", '{"q": {"a": "one"}, "o": ["two", 3]}\n\n{"q": "three"}') == [
-        "one",
-        "two",
-        "three",
-    ]
+def test_items_give_every_text_of_every_record(tmp_path):
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"q": {"a": "one"}, "o": ["two", 3]}\n\n{"q": "three"}')
+    assert list(readers.READERS["items"](path)) == ["one", "two", "three"]
