@@ -1,34 +1,77 @@
-"""The import table of docs/architecture.md: a room may import what stands below it, never what stands beside or above."""
+"""The package's limits: who may import whom, how large a room, a file and a function may be. docs/architecture.md shows the same table."""
 
 import ast
+import io
+import tokenize
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "openglm"
-FLOORS = {
-    "config": 1, "presets": 1, "runtime": 1,
-    "text": 2, "kernels": 2,
-    "data": 3, "model": 3, "quant": 3, "tools": 3, "web": 3,
-    "checkpoints": 4, "parallel": 4, "engine": 4,
-    "train": 5, "assistant": 5,
-    "align": 6, "evaluation": 6, "plan": 6, "deepspeed": 6, "serve": 6,
-    "cli": 7,
-}  # fmt: skip
-# Beyond floors 1 and 2, which all may use, each room names what it needs.
-ALLOWED = {
-    "checkpoints": {"model", "quant"},
-    "parallel": {"model"},
-    "engine": {"model", "quant"},
-    "train": {"model", "data", "parallel", "checkpoints"},
-    "assistant": {"model", "engine", "checkpoints", "tools", "web"},
-    "align": {"train", "engine", "data", "model", "checkpoints"},
-    "evaluation": {"assistant", "engine", "tools", "model", "checkpoints", "data"},
-    "plan": {"parallel"},
-    "deepspeed": {"parallel", "checkpoints", "train"},
-    "serve": {"assistant"},
-    "cli": set(FLOORS),
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "openglm"
+
+
+class Room(NamedTuple):
+    """A folder, or a single file, of the package."""
+
+    floor: int
+    tokens: int
+    """of Python at most, counted by `count_tokens`: who needs more takes it from another room"""
+    imports: str = ""
+    """rooms it may import beside those of floors 1 and 2, which all may use"""
+    wide_lines: int = 0
+    """lines over 120 columns that wait to be wrapped; a number that only falls"""
+
+
+ROOMS = {
+    "config": Room(1, 5_000, wide_lines=14),
+    "presets": Room(1, 1_500, wide_lines=10),
+    "runtime": Room(1, 2_000, wide_lines=9),
+    "files": Room(1, 2_000),
+    "text": Room(2, 13_000, wide_lines=68),
+    "kernels": Room(2, 6_000, wide_lines=24),
+    "net": Room(2, 1_000),
+    "sandbox": Room(2, 1_000),
+    "data": Room(3, 19_500, wide_lines=78),
+    "model": Room(3, 7_500, wide_lines=32),
+    "quant": Room(3, 4_000, wide_lines=21),
+    "tools": Room(3, 4_000),
+    "web": Room(3, 4_000),
+    "checkpoints": Room(4, 17_000, "model quant", wide_lines=106),
+    "parallel": Room(4, 5_000, "model", wide_lines=24),
+    "engine": Room(4, 15_000, "model quant", wide_lines=38),
+    "train": Room(5, 14_000, "model data parallel checkpoints", wide_lines=61),
+    "assistant": Room(5, 3_000, "model engine checkpoints tools web", wide_lines=10),
+    "align": Room(6, 8_000, "train engine data model checkpoints evaluation"),
+    "evaluation": Room(6, 6_000, "assistant engine tools model checkpoints data"),
+    "plan": Room(6, 7_500, "parallel", wide_lines=30),
+    "deepspeed": Room(6, 10_000, "parallel", wide_lines=42),
+    "serve": Room(6, 23_000, "assistant", wide_lines=70),
+    "cli": Room(
+        7,
+        11_000,
+        "model data quant checkpoints parallel engine train assistant align evaluation plan deepspeed serve tools web",
+        wide_lines=32,
+    ),
 }
+PACKAGE_TOKENS = 190_000
+FILE_LINES = 450
+FUNCTION_LINES = 50
+LINE_COLUMNS = 120
+
+# What is still over a limit or in a circle. Nothing is added here: what is mended is taken out.
+LONG_FUNCTIONS = {
+    "data/build.py: build",
+    "data/build.py: stages",
+    "data/mixture.py: __init__",
+    "serve/page.py: layout",
+    "train/loop.py: train",
+}
+CIRCLES = [{"openglm.engine.paged", "openglm.engine.runner"}]
+
 # Peers and oracles: never imported by the package at run time.
 FOREIGN = {"transformers", "peft", "trl", "deepspeed", "llama_cpp"}
 
@@ -37,36 +80,106 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def short(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [path for path in FILES if room_of(path) != "__init__"]
+
+
+@cache
+def source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(source(path))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path): path for path in FILES}
+
+
 def imports(path: Path) -> list[str]:
+    """Modules that a file imports, wherever in it, under `if TYPE_CHECKING` too."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.append(node.module)
-            if node.module == "openglm":
-                names += [f"openglm.{alias.name}" for alias in node.names]
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names += [name if name in NAMES else node.module for name in inside]
     return names
 
 
-MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if room_of(p) != "__init__"]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", MODULES, ids=short)
 def test_imports_point_downward(path):
     room = room_of(path)
-    assert room in FLOORS, f"{room} is not in the table of docs/architecture.md"
+    assert room in ROOMS, f"{room} is not in the table of docs/architecture.md"
     for name in imports(path):
         top, *rest = name.split(".")
         assert top not in FOREIGN, f"{path} imports {name}: a peer, for tests and benchmarks only"
-        if top != "openglm" or not rest or rest[0] == room or rest[0] == "__version__":
+        if top != "openglm" or not rest or rest[0] == room:
             continue
-        other = rest[0]
-        low = FLOORS[other] <= 2 and FLOORS[other] < max(FLOORS[room], 2)
-        assert low or other in ALLOWED.get(room, set()), (
-            f"{path.name} ({room}, floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})"
+        floor, other = ROOMS[room].floor, ROOMS[rest[0]].floor
+        low = other <= 2 and other < max(floor, 2)
+        assert low or rest[0] in ROOMS[room].imports.split(), (
+            f"{short(path)} (floor {floor}) imports {name} (floor {other}), which its row of the table does not name"
         )
+
+
+def test_a_room_names_only_rooms_below_it():
+    """Or beside it, where the other way round is then closed: the rooms as a whole have no circle."""
+    for name, room in ROOMS.items():
+        for other in room.imports.split():
+            assert ROOMS[other].floor <= room.floor and name not in ROOMS[other].imports.split(), (name, other)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Late imports counted: a function that imports a file which imports this one still makes both one piece."""
+    edges = {name: {other for other in imports(path) if other in NAMES} - {name} for name, path in NAMES.items()}
+    assert [circle for circle in circles(edges) if circle not in CIRCLES] == []
+
+
+def circles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of files, each of which reaches all the others."""
+    reached = {name: reachable(edges, name) for name in edges}
+    groups = [{other for other in reached[name] if name in reached[other]} for name in edges]
+    return [group for place, group in enumerate(groups) if group and group not in groups[:place]]
+
+
+def reachable(edges: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = edges[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+def test_a_circle_would_be_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == [{"a", "b", "c"}]
+
+
+def test_the_document_shows_the_same_table():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    shown = {cells[1].strip(" `/").removesuffix(".py"): (int(cells[0]), cells[-1]) for cells in rows}
+    here = {room_of(path) for path in MODULES}
+    assert shown.keys() == here
+    for name in here:
+        floor, imported = shown[name]
+        assert floor == ROOMS[name].floor, name
+        if floor > 2 and imported.strip() != "all":
+            assert set(imported.replace(",", " ").split()) == set(ROOMS[name].imports.split()) & here, name
 
 
 def test_config_needs_the_standard_library_alone():
@@ -76,31 +189,80 @@ def test_config_needs_the_standard_library_alone():
 
 
 def test_only_runtime_reads_the_environment():
-    readers = {
-        p.name
-        for p in MODULES
-        if "os.environ" in p.read_text(encoding="utf-8") or "os.getenv" in p.read_text(encoding="utf-8")
-    }
+    readers = {path.name for path in MODULES if "os.environ" in source(path) or "os.getenv" in source(path)}
     assert readers <= {"runtime.py"}
 
 
-def test_files_fit_in_a_readers_head():
-    long = {str(p): n for p in MODULES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 450}
-    assert not long
+def count_tokens(text: str) -> int:
+    """Names, keywords, numbers, strings and operators, as the standard tokenizer cuts them: an f-string is one, a docstring too.
+
+    Comments, line ends and indentation do not count.
+    """
+    kinds = (tokenize.NAME, tokenize.NUMBER, tokenize.STRING, tokenize.OP)
+    start, end = getattr(tokenize, "FSTRING_START", None), getattr(tokenize, "FSTRING_END", None)
+    count = depth = 0  # Python 3.12 cuts f-strings into pieces, older ones do not
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == end:
+            depth -= 1
+        elif token.type == start:
+            count += depth == 0
+            depth += 1
+        elif depth == 0 and token.type in kinds:
+            count += 1
+    return count
+
+
+def test_tokens_are_counted_as_the_limit_means_them():
+    text = 'def f(x):  # a comment\n    """Prose."""\n    return f"{x + 1} of {x}"\n'
+    assert count_tokens(text) == len(["def", "f", "(", "x", ")", ":", "docstring", "return", "f-string"])
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_fits_its_share_of_tokens(name):
+    count = sum(count_tokens(source(path)) for path in MODULES if room_of(path) == name)
+    assert count <= ROOMS[name].tokens, f"{name} has {count} tokens"
+
+
+def test_the_shares_fit_the_package():
+    assert sum(room.tokens for room in ROOMS.values()) <= PACKAGE_TOKENS
+
+
+@pytest.mark.parametrize("path", FILES, ids=short)
+def test_files_and_functions_are_short(path):
+    assert len(source(path).splitlines()) <= FILE_LINES
+    long = {f"{short(path)}: {name}" for name, lines in functions(path) if lines > FUNCTION_LINES}
+    assert long <= LONG_FUNCTIONS
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and length of every function: from `def` to its last line, docstring and all."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_lines_fit_on_a_screen(name):
+    wide = [
+        f"{short(path)}:{number}"
+        for path in MODULES
+        if room_of(path) == name
+        for number, line in enumerate(source(path).splitlines(), 1)
+        if len(line) > LINE_COLUMNS
+    ]
+    assert len(wide) <= ROOMS[name].wide_lines, wide
 
 
 def test_nothing_from_outside_is_run():
     """No eval, exec, pickle or shell strings in the package; torch.load in one place, for tensors alone."""
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 if name == "torch.load":
                     weights_only = [ast.unparse(k.value) for k in node.keywords if k.arg == "weights_only"]
-                    assert path.relative_to(PACKAGE).as_posix() == "checkpoints/tensors.py" and weights_only == [
-                        "True"
-                    ], f"{path}:{node.lineno}"
-                assert name not in {"eval", "exec", "os.system"} and not name.startswith(
-                    ("pickle.", "marshal.", "dill.")
-                ), f"{path}:{node.lineno} {name}"
+                    assert short(path) == "checkpoints/tensors.py", f"{path}:{node.lineno}"
+                    assert weights_only == ["True"], f"{path}:{node.lineno}"
+                forbidden = name in {"eval", "exec", "os.system"} or name.startswith(("pickle.", "marshal.", "dill."))
+                assert not forbidden, f"{path}:{node.lineno} {name}"
                 assert not any(k.arg == "shell" for k in node.keywords), f"{path}:{node.lineno} shell="

@@ -63,55 +63,57 @@ class Layout:
 
 
 def check(job: Job, layout: Layout) -> None:
-    """Raise the one-line error of the first thing that does not divide, with the numbers that would. The vocabulary is padded, as Megatron-LM does."""
+    """Raise the one-line error of the first thing that does not divide, with the numbers that would.
+
+    The vocabulary is padded, as Megatron-LM does.
+    """
+    _check_tensor(job, layout)
+    _check_pipeline(job, layout)
+    _check_rows(job, layout)
+    _check_schedule(job, layout)
+
+
+def _check_tensor(job: Job, layout: Layout) -> None:
     model, t, p, d = job.model, layout.tensor, layout.pipeline, layout.data
-    require(
-        d * t * p == job.devices, "devices", job.devices, f"data x tensor x pipeline is {d} x {t} x {p} = {d * t * p}"
-    )
+    product = f"data x tensor x pipeline is {d} x {t} x {p} = {d * t * p}"
+    require(d * t * p == job.devices, "devices", job.devices, product)
     require(t <= job.device.node, "tensor", t, f"must fit in one node of {job.device.node} devices")
     fits = [n for n in divisors(model.kv_heads) if n <= job.device.node]
     require(t in fits, "tensor", t, f"must divide the key/value heads ({model.kv_heads}); these would: {near(fits, t)}")
     require(model.ffn_hidden % t == 0, "tensor", t, f"must divide the feed-forward width ({model.ffn_hidden})")
-    stages = stage_counts(model.layers)
-    require(
-        p in stages,
-        "pipeline",
-        p,
-        f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {near(stages, p)}",
-    )
+
+
+def _check_pipeline(job: Job, layout: Layout) -> None:
+    layers, p = job.model.layers, layout.pipeline
+    stages = stage_counts(layers)
+    way_out = f"must divide the {layers} layers, or {layers + 2} with lighter end stages; these would: "
+    require(p in stages, "pipeline", p, way_out + near(stages, p))
+
+
+def _check_rows(job: Job, layout: Layout) -> None:
+    d, size = layout.data, layout.micro_batch
+    fits = divisors(job.batch)
+    require(job.batch % d == 0, "data", d, f"must divide the batch ({job.batch}); these would: {near(fits, d)}")
     rows = job.batch // d
-    require(
-        job.batch % d == 0,
-        "data",
-        d,
-        f"must divide the batch ({job.batch}); these would: {near(divisors(job.batch), d)}",
-    )
-    require(
-        rows % layout.micro_batch == 0,
-        "micro_batch",
-        layout.micro_batch,
-        f"must divide a replica's {rows} rows; these would: {near(divisors(rows), layout.micro_batch)}",
-    )
+    way_out = f"must divide a replica's {rows} rows; these would: {near(divisors(rows), size)}"
+    require(rows % size == 0, "micro_batch", size, way_out)
+
+
+def _check_schedule(job: Job, layout: Layout) -> None:
+    p, chunks = layout.pipeline, layout.chunks
     require(
         layout.zero < 2 or p == 1,
         "zero",
         layout.zero,
-        "2 and 3 share gradients out after every micro-batch, which a pipeline cannot wait for: use 0 or 1, or pipeline 1",
+        "2 and 3 share gradients out after every micro-batch, which a pipeline cannot wait for: "
+        "use 0 or 1, or pipeline 1",
     )
-    if layout.schedule == "interleaved":
-        pieces = [n for n in divisors(layout.stage_layers(job)[1]) if n > 1]
-        require(
-            p > 1 and layout.chunks in pieces,
-            "chunks",
-            layout.chunks,
-            f"must divide the layers of a stage and be above 1; these would: {near(pieces, layout.chunks)}",
-        )
-        m = layout.micro_batches(job)
-        require(
-            m % p == 0,
-            "schedule",
-            "interleaved",
-            f"needs a number of micro-batches ({m}) that is a multiple of the stages ({p})",
-        )
-    else:
-        require(layout.chunks == 1, "chunks", layout.chunks, f"is for the interleaved schedule, not {layout.schedule}")
+    if layout.schedule != "interleaved":
+        require(chunks == 1, "chunks", chunks, f"is for the interleaved schedule, not {layout.schedule}")
+        return
+    pieces = [n for n in divisors(layout.stage_layers(job)[1]) if n > 1]
+    way_out = f"must divide the layers of a stage and be above 1; these would: {near(pieces, chunks)}"
+    require(p > 1 and chunks in pieces, "chunks", chunks, way_out)
+    m = layout.micro_batches(job)
+    way_out = f"needs a number of micro-batches ({m}) that is a multiple of the stages ({p})"
+    require(m % p == 0, "schedule", "interleaved", way_out)
