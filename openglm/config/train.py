@@ -17,8 +17,12 @@ class OptimizerConfig:
     """optimizer"""
     lr: float = 1e-3
     """peak learning rate"""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """how lr falls to its last value; constant: not at all"""
+    decay_ratio: float = 1.0
+    """share of the steps after the warm-up over which lr falls, at the end of the run; before that it is constant"""
     min_lr_ratio: float = 0.1
-    """the cosine ends at this share of lr"""
+    """lr falls to this share of its peak"""
     warmup_ratio: float = 0.02
     """share of all steps over which lr rises linearly from 0; of all rows, where batches grow"""
     beta1: float = 0.9
@@ -36,7 +40,7 @@ class OptimizerConfig:
         check_choices(self, "optimizer.")
         require(self.lr > 0, "optimizer.lr", self.lr, "must be positive")
         require(self.clip > 0, "optimizer.clip", self.clip, "must be positive")
-        for name in ("min_lr_ratio", "warmup_ratio", "beta1", "beta2"):
+        for name in ("decay_ratio", "min_lr_ratio", "warmup_ratio", "beta1", "beta2"):
             require(0 <= getattr(self, name) <= 1, f"optimizer.{name}", getattr(self, name), "must lie between 0 and 1")
 
 

@@ -19,13 +19,20 @@ _NEWTON_SCHULZ, _ITERATIONS, _MOMENTUM, _UPDATE_RMS = (3.4445, -4.7750, 2.0315),
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Rate of step 1..steps: linear rise from 0, then a cosine down to min_lr_ratio * lr at the last step. A pure function of the step."""
+    """Rate of step 1..steps: a linear rise from 0, a constant part, then a fall to min_lr_ratio * lr at the last step.
+
+    The fall takes `decay_ratio` of the steps after the warm-up. A pure function of the step.
+    """
     warmup = round(config.warmup_ratio * steps)
     if step <= warmup:
         return config.lr * step / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
+    fall = round(config.decay_ratio * (steps - warmup))
+    progress = max(0.0, (step - (steps - fall)) / max(1, fall))
+    if config.schedule == "constant" or progress == 0.0:
+        return config.lr
     floor = config.lr * config.min_lr_ratio
-    return floor + (config.lr - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    left = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return floor + (config.lr - floor) * left
 
 
 class Muon(torch.optim.Optimizer):

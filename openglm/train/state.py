@@ -25,7 +25,7 @@ from torch import Tensor
 
 from openglm.checkpoints.durable import clear_stale, filling, remove_folder, verify_folder, write_file
 from openglm.checkpoints.sharded import finish_saving, load_shards, names, save_shards, start_saving
-from openglm.config import ModelConfig, StabilityConfig, require
+from openglm.config import ModelConfig, require
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import named_parameters
 from openglm.parallel.processes import Processes
@@ -274,9 +274,7 @@ def _whole(folder: Path) -> bool:
 def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
     """Refuse to go on with options other than those of the first half. Raises ValueError that names the option."""
     remedy = "set it back, or choose another train.out (init_from carries the weights over)"
-    before = (
-        flatten({"stability": StabilityConfig()}) | record["settings"]
-    )  # which runs of earlier versions did not have
+    before = _defaults(settings) | record["settings"]  # an option that is newer than the run had its default's effect
     now = json.loads(json.dumps(flatten(settings)))
     for name in sorted(before.keys() | now.keys()):
         if not name.startswith((*_FREE, "rows")):
@@ -292,6 +290,16 @@ def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
         now.get("data.path"),
         f"its texts or conversations are not those that the checkpoints in train.out were trained on; {remedy}",
     )
+
+
+def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """The options of `settings` that have a default, with that default."""
+    fields = {
+        name: {f.name: f.default for f in dataclasses.fields(value) if f.default is not dataclasses.MISSING}
+        for name, value in settings.items()
+        if dataclasses.is_dataclass(value)
+    }
+    return json.loads(json.dumps(flatten(fields)))
 
 
 def restore(folder: Path, state: State, record: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What a step does: the right loss, the right gradient, every parameter once, and a network that learns."""
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -218,15 +219,33 @@ def test_orthogonal_factors_have_singular_values_near_one(shape):
     assert float(values.min()) > 0.5 and float(values.max()) < 1.3
 
 
-@given(steps=st.integers(1, 500), warmup=st.floats(0, 1), floor=st.floats(0, 1))
-def test_the_rate_rises_then_falls_to_its_floor(steps, warmup, floor):
-    config = OptimizerConfig(lr=0.5, warmup_ratio=warmup, min_lr_ratio=floor)
+@given(
+    steps=st.integers(1, 500),
+    warmup=st.floats(0, 1),
+    floor=st.floats(0, 1),
+    fall=st.floats(0, 1),
+    schedule=st.sampled_from(["cosine", "linear"]),
+)
+def test_the_rate_rises_stays_then_falls_to_its_floor(steps, warmup, floor, fall, schedule):
+    config = OptimizerConfig(lr=0.5, warmup_ratio=warmup, min_lr_ratio=floor, schedule=schedule, decay_ratio=fall)
     rates = [learning_rate(step, steps, config) for step in range(1, steps + 1)]
     peak = round(warmup * steps)
+    falling = round(fall * (steps - peak))
     assert all(0 <= rate <= 0.5 + 1e-12 for rate in rates)
     assert all(a < b for a, b in pairwise(rates[:peak]))
+    assert all(rate == 0.5 for rate in rates[peak : steps - falling])
     assert all(a >= b - 1e-12 for a, b in pairwise(rates[peak:]))
-    assert rates[-1] == pytest.approx(0.5 if peak == steps else 0.5 * floor)
+    assert rates[-1] == pytest.approx(0.5 * floor if falling else 0.5)
+
+
+def test_rates_of_the_two_falls():
+    """Half way down a cosine and a line are at the same height, a quarter of the way the cosine is at (1 + cos(pi / 4)) / 2."""
+    cosine = OptimizerConfig(lr=1.0, warmup_ratio=0, min_lr_ratio=0, decay_ratio=0.8)
+    linear = dataclasses.replace(cosine, schedule="linear")
+    assert learning_rate(60, 100, cosine) == pytest.approx(0.5) == learning_rate(60, 100, linear)
+    assert learning_rate(40, 100, cosine) == pytest.approx((1 + 2**-0.5) / 2)
+    assert learning_rate(40, 100, linear) == pytest.approx(0.75)
+    assert learning_rate(100, 100, dataclasses.replace(cosine, schedule="constant")) == 1.0
 
 
 def test_flops_are_counted_as_documented():

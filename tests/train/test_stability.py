@@ -249,15 +249,20 @@ def test_a_run_that_stopped_goes_on_under_another_policy(tmp_path):
     assert guarded(tmp_path, Poisoned(60), stability={"policy": "skip"}).finished
 
 
-def test_a_run_from_before_the_guard_goes_on(tmp_path):
+def test_a_run_goes_on_where_options_have_been_added_since(tmp_path):
+    """An option that the run did not know had the effect of its default, so that value alone may stand there now."""
     guarded(tmp_path)
     record = read_record(tmp_path / "checkpoints" / "step-00000012")
-    before = {name: value for name, value in record["settings"].items() if not name.startswith("stability")}
-    check_settings({**record, "settings": before}, {**before, "stability": StabilityConfig()})
+    newer = ("stability", "optimizer.schedule", "optimizer.decay_ratio")
+    before = {name: value for name, value in record["settings"].items() if not name.startswith(newer)}
+    known = {name: value for name, value in before.items() if not name.startswith("optimizer")}
+    optimizer = OptimizerConfig(**{name[10:]: value for name, value in before.items() if name.startswith("optimizer.")})
+    old = {**record, "settings": before}
+    check_settings(old, {**known, "optimizer": optimizer, "stability": StabilityConfig()})
     with pytest.raises(ValueError, match=r"^stability.ramp_from = 2: .*made with 0"):
-        check_settings(
-            {**record, "settings": before}, {**before, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)}
-        )
+        check_settings(old, {**known, "optimizer": optimizer, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)})
+    with pytest.raises(ValueError, match=r"^optimizer.schedule = 'constant': .*made with 'cosine'"):
+        check_settings(old, {**known, "optimizer": dataclasses.replace(optimizer, schedule="constant")})
 
 
 SCENES = {
