@@ -31,7 +31,7 @@ ROOMS = {
     "presets": Room(1, 1_500, wide_lines=10),
     "runtime": Room(1, 2_000, wide_lines=9),
     "files": Room(1, 2_000),
-    "text": Room(2, 13_000, wide_lines=68),
+    "text": Room(2, 13_000, wide_lines=64),
     "kernels": Room(2, 6_000, wide_lines=24),
     "net": Room(2, 1_000),
     "sandbox": Room(2, 1_000),

@@ -1,7 +1,7 @@
 """Our own tokenizers: byte-level BPE in one file, `tokenizer.json`, and how one is trained.
 
-Every byte has a token, so nothing is unknown and `decode(encode(text)) == text`. The ten special tokens stand in the file as usual,
-so that other programs read it.
+Every byte has a token, so nothing is unknown and `decode(encode(text)) == text`. The special tokens stand in the file
+as usual, so that other programs read it.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from openglm.text.checks import require_text
 from openglm.text.formats import FORMATS
 from openglm.text.tokenizer import Tokenizer
 
-SPECIAL_TOKENS = (
-    "<pad>",
-    "[MASK]",
-    "[gMASK]",
-    "[sMASK]",
-    "<sop>",
-    "<eop>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|observation|>",
+_FIRST = (
+    *("<pad>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
 )
-"""Names of the special tokens; the place of a name is its id, in every tokenizer of ours."""
+SPECIAL_TOKENS = (
+    *_FIRST,
+    *("[Begin]", "[Param]", "[End]", "[Gen]"),  # a call of a tool: name, arguments, result, and back to the answer
+    *("<think>", "</think>"),
+    *("<|begin_of_image|>", "<|image|>", "<|end_of_image|>"),
+    *("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
+    *(f"<|spare_{number}|>" for number in range(12)),
+)
+"""Names of the special tokens; the place of a name is its id. The first tokenizers have the first ten alone."""
 
 FILE_NAME = "tokenizer.json"
-# Text is first cut into pieces, and no token crosses a cut. After GPT-4's pattern, changed for Chinese and English in a small vocabulary:
-# Han runs stand apart from Latin words and take no space; digits stand alone, which arithmetic needs; only a space joins the word after
-# it, for "(the" and "_the" would spend tokens on what two tokens say; line ends join nothing but line ends, so "\n" is always the same token.
+# Text is first cut into pieces, and no token crosses a cut. After GPT-4's pattern, changed for Chinese and English in a
+# small vocabulary: Han runs stand apart from Latin words and take no space; digits stand alone, which arithmetic needs;
+# only a space joins the word after it, for "(the" and "_the" would spend tokens on what two tokens say; line ends join
+# nothing but line ends, so "\n" is always the same token.
 _PIECES = "|".join(
     (
         r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})",  # it's, we'll
@@ -68,11 +69,10 @@ def own_tokenizer(file_bytes: bytes, where: str = FILE_NAME) -> Tokenizer:
     """A tokenizer from the bytes of a `tokenizer.json` of ours. Raises ValueError if they are something else, `where` naming the file."""
     try:
         layout = json.loads(file_bytes)
-        _check_vocabulary(layout["model"])
+        special = {name: number for number, name in enumerate(special_names(layout["model"]))}
         tokens = layout["model"]["vocab"]
         # Nothing is left that could match a special name in a text: the names have no merges (checked), so only their ids lead to them.
         bpe = tokenizers.Tokenizer.from_str(json.dumps(without_special(layout)[0]))
-        special = {name: number for number, name in enumerate(SPECIAL_TOKENS)}
         return BpeTokenizer({FILE_NAME: file_bytes}, bpe, tokens, special, FORMATS["openglm"])
     except Exception as error:  # the library raises bare Exception
         raise ValueError(
@@ -126,17 +126,28 @@ def _checked_texts(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def _check_vocabulary(model: dict[str, Any]) -> None:
-    """Raise ValueError unless byte-level BPE with our special tokens, out of reach of its merges."""
+def special_names(model: dict[str, Any]) -> tuple[str, ...]:
+    """The special tokens at the front of a vocabulary of ours, all or the first ten.
+
+    Raises ValueError unless the rest is byte-level BPE that cannot reach one.
+    """
     vocab, byte_of = model["vocab"], byte_of_character()
-    names = sorted(vocab, key=vocab.__getitem__)
+    names = tuple(sorted(vocab, key=vocab.__getitem__))
+    special = next((known for known in (SPECIAL_TOKENS, _FIRST) if names[: len(known)] == known), ())
+    rest = names[len(special) :]
     pairs = (pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"])
     sound = (
         model["type"] == "BPE"
         and not any(model.get(option) for option in _FOREIGN_OPTIONS)
         and [vocab[name] for name in names] == list(range(len(names)))
-        and tuple(names[: len(SPECIAL_TOKENS)]) == SPECIAL_TOKENS
-        and set().union(*names[len(SPECIAL_TOKENS) :]) <= byte_of.keys() <= vocab.keys()
+        and special
+        and not set(SPECIAL_TOKENS) & set(rest)
+        and set().union(*rest) <= byte_of.keys() <= vocab.keys()
     )
     if not sound or any("".join(pair) in SPECIAL_TOKENS for pair in pairs):
-        raise ValueError(f"tokens 0 to 9 must be {' '.join(SPECIAL_TOKENS)}, the others byte-level BPE")
+        first, last = _FIRST[0], _FIRST[-1]
+        raise ValueError(
+            f"tokens 0 to {len(SPECIAL_TOKENS) - 1} must be {first} to {SPECIAL_TOKENS[-1]}, "
+            f"or 0 to {len(_FIRST) - 1} {first} to {last}, and the others byte-level BPE"
+        )
+    return special

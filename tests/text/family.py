@@ -38,7 +38,8 @@ def sentencepiece_model(**options) -> bytes:
 
 def ranks_of(tokenizer) -> dict[bytes, int]:
     """The text tokens of one of our tokenizers as a tiktoken vocabulary."""
-    return {tokenizer.decode_bytes([number]): number - 10 for number in range(10, tokenizer.vocab_size)}
+    first = len(tokenizer.special)
+    return {tokenizer.decode_bytes([number]): number - first for number in range(first, tokenizer.vocab_size)}
 
 
 def tiktoken_file(ranks) -> bytes:

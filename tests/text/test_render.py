@@ -10,7 +10,7 @@ from openglm.text import SPECIAL_TOKENS
 from openglm.text.render import parse_reply
 from openglm.text.replies import parse_text
 
-_, _, GMASK, _, SOP, EOP, SYSTEM, USER, ASSISTANT, OBSERVATION = range(len(SPECIAL_TOKENS))
+_, _, GMASK, _, SOP, EOP, SYSTEM, USER, ASSISTANT, OBSERVATION = range(10)
 TOOLS = [
     {
         "type": "function",

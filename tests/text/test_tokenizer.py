@@ -65,9 +65,53 @@ def test_the_file_is_an_ordinary_one_that_matches_special_names(trained, name):
 
 def test_special_tokens_have_the_first_ids(tokenizer):
     assert tokenizer.vocab_size == VOCAB_SIZE
-    assert tokenizer.special == {name: place for place, name in enumerate(SPECIAL_TOKENS)} and len(SPECIAL_TOKENS) == 10
-    assert tokenizer.decode(range(10), skip_special=False) == "".join(SPECIAL_TOKENS)
-    assert tokenizer.decode(range(10)) == ""
+    first = [
+        "<pad>",
+        "[MASK]",
+        "[gMASK]",
+        "[sMASK]",
+        "<sop>",
+        "<eop>",
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
+        "<|observation|>",
+    ]
+    assert list(SPECIAL_TOKENS[:10]) == first  # ids that models in use were trained with
+    assert tokenizer.special == {name: place for place, name in enumerate(SPECIAL_TOKENS)} and len(SPECIAL_TOKENS) == 34
+    assert tokenizer.decode(range(34), skip_special=False) == "".join(SPECIAL_TOKENS)
+    assert tokenizer.decode(range(34)) == ""
+
+
+def first_release(layout: dict) -> dict:
+    """The same tokenizer with the first ten special tokens alone: all other ids move down."""
+    model, gone = layout["model"], SPECIAL_TOKENS[10:]
+    vocab = {name: number - len(gone) * (number >= 10) for name, number in model["vocab"].items() if name not in gone}
+    added = [token for token in layout["added_tokens"] if token["content"] not in gone]
+    return {**layout, "model": {**model, "vocab": vocab}, "added_tokens": added}
+
+
+@pytest.fixture(scope="module")
+def of_first_release(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first-release")
+    layout = json.loads((Path(trained[1]) / FILE_NAME).read_text())
+    (folder / FILE_NAME).write_text(json.dumps(first_release(layout)))
+    return load_tokenizer(folder)
+
+
+@given(fragments | any_text)
+def test_a_tokenizer_of_the_first_release_opens_with_its_ten(of_first_release, tokenizer, text):
+    assert of_first_release.special == dict(zip(SPECIAL_TOKENS[:10], range(10), strict=True))
+    assert of_first_release.vocab_size == VOCAB_SIZE - 24
+    assert of_first_release.encode(text) == [number - 24 for number in tokenizer.encode(text)]
+    assert of_first_release.decode(of_first_release.encode(text), skip_special=False) == text
+
+
+def test_the_names_are_those_that_the_family_uses():
+    """Tools as ChatGLM was first described, thoughts as GLM-Z1, pictures as GLM-4V, code as CodeGeeX4 fills it in."""
+    assert len(set(SPECIAL_TOKENS)) == 34
+    assert {"[Begin]", "[Param]", "[End]", "[Gen]", "<think>", "</think>", "<|code_middle|>"} <= set(SPECIAL_TOKENS)
+    assert SPECIAL_TOKENS.index("<|begin_of_image|>") < SPECIAL_TOKENS.index("<|end_of_image|>")
 
 
 @given(st.lists(fragments, max_size=4))
@@ -199,12 +243,23 @@ def test_loading_by_file_folder_and_name(trained, tmp_path, monkeypatch):
             load_tokenizer(place)
 
 
+def _swapped(vocab: dict[str, int], one: str, other: str) -> dict[str, int]:
+    return {**vocab, one: vocab[other], other: vocab[one]}
+
+
 def _damage(layout: dict, how: str) -> object:
     model = layout["model"]
     if how == "special renamed":
         model["vocab"]["<user>"] = model["vocab"].pop("<|user|>")
     elif how == "merge onto a special":
         model["merges"].append(["<", "eop>"])
+    elif how == "some of the special tokens":
+        model["vocab"]["<|spare_12|>"] = model["vocab"].pop("<|spare_11|>")
+    elif how == "merge onto one that it has not":
+        first_release(layout)["model"]["merges"].append(["<", "think>"])
+        return first_release(layout)
+    elif how == "names as ordinary tokens":
+        return {**layout, "model": {**model, "vocab": _swapped(model["vocab"], "[Begin]", "!")}}
     elif how == "unknown token":
         model["unk_token"] = "[MASK]"
     elif how == "byte missing":
@@ -218,7 +273,18 @@ def _damage(layout: dict, how: str) -> object:
 
 @pytest.mark.parametrize(
     "how",
-    ["special renamed", "merge onto a special", "unknown token", "byte missing", "not BPE", "a list", "cut short"],
+    [
+        "special renamed",
+        "merge onto a special",
+        "some of the special tokens",
+        "merge onto one that it has not",
+        "names as ordinary tokens",
+        "unknown token",
+        "byte missing",
+        "not BPE",
+        "a list",
+        "cut short",
+    ],
 )
 def test_a_file_that_is_no_tokenizer_of_ours_is_refused(trained, tmp_path, how):
     content = (Path(trained[1]) / FILE_NAME).read_text()
@@ -229,7 +295,7 @@ def test_a_file_that_is_no_tokenizer_of_ours_is_refused(trained, tmp_path, how):
     assert str(tmp_path / FILE_NAME) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("size", [0, 265, 100_000])
+@pytest.mark.parametrize("size", [0, 289, 100_000])
 def test_a_vocabulary_that_cannot_be_is_refused(tmp_path, size):
     with pytest.raises(ValueError, match=f"vocab_size = {size}"):
         train_tokenizer(TEXTS, size, tmp_path)

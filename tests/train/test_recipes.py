@@ -101,7 +101,7 @@ def test_text_may_be_mixed_between_the_conversations(base, corpus, conversations
 
 
 def test_a_corpus_of_another_tokenizer_is_refused(base, conversations, tmp_path):
-    tokenizer = train_tokenizer(TEXTS, 280, tmp_path / "other")
+    tokenizer = train_tokenizer(TEXTS, 295, tmp_path / "other")
     heldout = {"documents": 0}
     write_manifest(
         tmp_path / "other",
