@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "tests" / "deepspeed" / "deepspeed_script.py"
+SCRIPT = ROOT / "tests" / "helpers" / "deepspeed_script.py"
 
 
 def cases(steps: int, folder: Path) -> dict[str, dict]:

@@ -27,8 +27,8 @@ import torch
 from openglm.config import ModelConfig, OptimizerConfig, TrainConfig
 from openglm.train import loop, state
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "train"))
-from tiny_runs import SEQ, VOCAB, Rows
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from helpers.tiny_runs import SEQ, VOCAB, Rows
 
 SHAPE = ModelConfig(
     vocab_size=VOCAB, layers=2, hidden=128, heads=4, ffn_hidden=512, max_positions=SEQ

@@ -27,8 +27,8 @@ from kill_saves import child
 from openglm.checkpoints.sharded import KINDS, whole_tensors
 from openglm.config import OptimizerConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "train"))
-from tiny_runs import log_lines, run
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from helpers.tiny_runs import log_lines, run
 
 SAVE_EVERY = 3
 

@@ -266,3 +266,10 @@ def test_nothing_from_outside_is_run():
                 forbidden = name in {"eval", "exec", "os.system"} or name.startswith(("pickle.", "marshal.", "dill."))
                 assert not forbidden, f"{path}:{node.lineno} {name}"
                 assert not any(k.arg == "shell" for k in node.keywords), f"{path}:{node.lineno} shell="
+
+
+def test_tests_import_no_tests():
+    """What two of them need stands in tests/helpers."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = {name.split(".")[0] for name in imports(path)}
+        assert not any(name.startswith(("test_", "conftest")) for name in found), path

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from deepspeed_script import ROWS, LanguageModel, batch, parameter_groups
+from helpers import deepspeed_script
+from helpers.deepspeed_script import ROWS, LanguageModel, batch, parameter_groups
 
 import openglm.deepspeed as deepspeed
 from openglm.deepspeed.config import settings
@@ -60,7 +61,7 @@ def run_script(library: str, folder: Path) -> dict[str, dict[str, list[float]]]:
         "--standalone",
         "--nproc-per-node",
         str(PROCESSES),
-        str(Path(__file__).parent / "deepspeed_script.py"),
+        deepspeed_script.__file__,
     ]
     here = os.pathsep.join(sys.path)
     done = subprocess.run(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import model_of, plain_answer
+from helpers.families import model_of, plain_answer
 
 
 def scores(model, prompt: list[int], answer: list[int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from families import network, prompt, small
+from helpers.families import network, prompt, small
 
 from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig

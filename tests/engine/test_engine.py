@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import KINDS, TOKENS, model_of, network, plain_answer, prompt, small
+from helpers.families import KINDS, TOKENS, model_of, network, plain_answer, prompt, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

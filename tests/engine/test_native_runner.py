@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from families import KINDS, network, prompt, small
+from helpers.families import KINDS, network, prompt, small
 from torch import nn
 
 from openglm import Engine, SamplingParams, generate

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from families import prompt, small
+from helpers.families import prompt, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,7 +1,7 @@
 """Every test of a kernel runs on every code path that this processor has."""
 
 import pytest
-from programs import LIBRARY, PATHS
+from helpers.programs import LIBRARY, PATHS
 
 from openglm.kernels import library as lib
 

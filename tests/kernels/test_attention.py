@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from programs import Request, Served, random_request
+from helpers.programs import Request, Served, random_request
 
 from openglm.kernels import library as lib
 from openglm.kernels.program import Program, make_step

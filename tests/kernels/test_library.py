@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from programs import LIBRARY, Request, Served, product
+from helpers.programs import LIBRARY, Request, Served, product
 
 from openglm import runtime
 from openglm.kernels import library as lib
@@ -98,7 +98,7 @@ def test_callers_on_several_threads_take_turns():
 FORKED = """
 import os, sys, torch
 torch.set_num_threads(1)  # torch's own threads do not survive a fork
-from programs import LIBRARY, lib, product
+from helpers.programs import LIBRARY, lib, product
 lib.start(LIBRARY, "auto", 2)
 before = product(LIBRARY)
 child = os.fork()
@@ -112,7 +112,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_computes_alone(request):
     """Data workers are forked; the threads of the parent are not in them, and waiting for one would never end."""
-    path = os.pathsep.join([str(request.config.rootpath / "tests" / "kernels"), str(request.config.rootpath)])
+    path = os.pathsep.join([str(request.config.rootpath / "tests"), str(request.config.rootpath)])
     done = subprocess.run(
         [sys.executable, "-c", FORKED], env={**os.environ, "PYTHONPATH": path}, timeout=60, capture_output=True
     )

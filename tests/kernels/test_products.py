@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from helpers.programs import random_weight, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import random_weight, run
 
 from openglm.kernels import library as lib
 from openglm.kernels import reference

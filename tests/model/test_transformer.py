@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from families import KINDS, TOKENS, network, prompt, small
+from helpers.families import KINDS, TOKENS, network, prompt, small
 
 from openglm.model.attention import reference_attention
 from openglm.model.generate import generate

@@ -1,7 +1,7 @@
 """Live servers over the toy model."""
 
 import pytest
-from live import Live
+from helpers.live import Live
 
 from openglm.assistant import Assistant
 from openglm.config import EngineConfig

@@ -7,7 +7,7 @@ import signal
 
 import httpx
 import pytest
-from test_life import start_server
+from helpers.live import start_server
 
 openai = pytest.importorskip("openai")
 USER = {"role": "user", "content": "你好，你是谁？"}

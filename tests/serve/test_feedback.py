@@ -9,7 +9,7 @@ import threading
 import httpx
 import orjson
 import pytest
-from test_life import start_server
+from helpers.live import start_server
 
 from openglm.cli.main import main
 from openglm.serve.feedback import Feedback

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from test_life import start_server
+from helpers.live import start_server
 
 import openglm.serve
 from openglm.cli.main import main

@@ -2,53 +2,17 @@
 
 import concurrent.futures
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import httpx
 import pytest
-from live import Live
+from helpers.live import LONG, Live, ask_and_leave, slowed, start_server, until
 
 from openglm.assistant import Assistant
 from openglm.config import EngineConfig
 from openglm.engine.native import NativeRunner
-
-LONG = {
-    "messages": [{"role": "user", "content": "hi"}],
-    "max_tokens": 80,
-    "temperature": 0,
-    "logit_bias": {"5": -100, "7": -100, "9": -100},
-}
-
-
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-
-
-def slowed(server, seconds):
-    """Make every step of the engine last longer."""
-    engine = server.service.assistant.engine
-    step = engine.step
-    engine.step = lambda: (time.sleep(seconds), step())[1]
-    return engine
-
-
-def ask_and_leave(server, stream):
-    body = json.dumps({**LONG, "stream": stream}).encode()
-    line = socket.create_connection(("127.0.0.1", server.port))
-    line.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        % len(body)
-        + body
-    )
-    return line
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -155,17 +119,6 @@ def test_the_event_loop_stays_free_while_a_large_text_is_read(live):
             waits.append(time.monotonic() - start)
     assert work.result().status_code == 400 and work.result().json()["error"]["code"] == "context_length_exceeded"
     assert sorted(waits)[len(waits) // 2] < 1.0
-
-
-def start_server(toy, *options, env=None):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "openglm.cli.main", "serve", str(toy), "--port", "0", "--no-page", "--device", "cpu", *options],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-    )  # fmt: skip
-    for line in process.stderr:
-        if "listening on " in line:
-            return process, line.split()[2].rstrip(";")
-    raise AssertionError("the server did not start")
 
 
 def read_stream(url):

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers.live import slowed, until
 from hypothesis import given
 from hypothesis import strategies as st
-from test_life import slowed, until
 
 from openglm.serve import chats
 from openglm.serve.display import original, shown, talk

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from family import make_folders
+from helpers.text_samples import TEXTS, VOCAB_SIZE
+from helpers.tokenizer_files import make_folders
 from hypothesis import settings
-from text_samples import TEXTS, VOCAB_SIZE
 
 from openglm.text import Tokenizer, load_tokenizer, train_tokenizer
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from family import BASE, ROLES, ROUNDS
+from helpers.messages import TOOLS, arguments, names
+from helpers.tokenizer_files import BASE, ROLES, ROUNDS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_render import TOOLS, arguments, names
 
 from openglm.text.formats import FORMATS
 from openglm.text.render import parse_reply

@@ -12,11 +12,11 @@ import pytest
 import sentencepiece
 import tiktoken
 import tokenizers
-from family import GOLDEN, KINDS, huggingface_file, ranks_of, sentencepiece_model, tiktoken_file
+from helpers.text_samples import any_text, fragments
+from helpers.tokenizer_files import GOLDEN, KINDS, huggingface_file, ranks_of, sentencepiece_model, tiktoken_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
-from text_samples import any_text, fragments
 
 from openglm.presets import model_preset
 from openglm.text import load_tokenizer

@@ -2,29 +2,16 @@ import json
 from itertools import pairwise
 
 import pytest
+from helpers.messages import TOOLS, arguments, content, names
+from helpers.text_samples import any_text
 from hypothesis import given
 from hypothesis import strategies as st
-from text_samples import any_text, fragments
 
 from openglm.text import SPECIAL_TOKENS
 from openglm.text.render import parse_reply
 from openglm.text.replies import parse_text
 
 _, _, GMASK, _, SOP, EOP, SYSTEM, USER, ASSISTANT, OBSERVATION = range(10)
-TOOLS = [
-    {
-        "type": "function",
-        "function": {"name": "天气<|user|>", "description": "查天气<|assistant|>", "parameters": {"type": "object"}},
-    }
-]
-
-content = fragments | any_text
-json_scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | content
-json_values = st.recursive(
-    json_scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(content, inner, max_size=3), max_leaves=5
-)
-arguments = st.dictionaries(content, json_values, max_size=3)
-names = st.sampled_from(["search", "get_weather", "计算", "<|observation|>", "a.b-c"])
 
 
 @st.composite

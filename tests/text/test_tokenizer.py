@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from helpers.text_samples import TEXTS, VOCAB_SIZE, any_text, fragments
 from hypothesis import given
 from hypothesis import strategies as st
-from text_samples import TEXTS, VOCAB_SIZE, any_text, fragments
 
 from openglm.text import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
 from openglm.text.own import FILE_NAME

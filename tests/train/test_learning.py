@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny_runs import MODEL, SEQ, VOCAB, Rows, log_lines, run
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import MODEL, SEQ, VOCAB, Rows, log_lines, run
 
 from openglm.checkpoints.load import load_model
 from openglm.config import ModelConfig, OptimizerConfig

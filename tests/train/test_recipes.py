@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_runs import options
+from helpers.tiny_runs import options
 
 import openglm
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, OptimizerConfig, PretrainConfig, SFTConfig

@@ -1,20 +1,21 @@
 """A run that was broken and one that was not are the same run, bit for bit; whatever lies in its folder."""
 
-import json
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import MODEL, Rows, log_lines, run
+from helpers.crashes import Crash, assert_same, crash_at
+from helpers.tiny_runs import MODEL, Rows, log_lines, run
 
 from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.load import load_model
-from openglm.checkpoints.sharded import KINDS, whole_tensors
+from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import OptimizerConfig
 from openglm.train import state
 from openglm.train.interrupt import stop_requests
@@ -23,37 +24,6 @@ from openglm.train.state import find_checkpoint, locked, read_record
 WEIGHTS, MOMENTS = (
     f"shard-00001-model-{number:05}-of-00003.safetensors" for number in (1, 2)
 )  # of the first process, as PyTorch names them
-
-
-class Crash(Exception):
-    pass
-
-
-def crash_at(*steps):
-    def on_step(step, record):
-        if step in steps:
-            raise Crash
-
-    return on_step
-
-
-def everything(out):
-    """All that a later step could depend on, and the log."""
-    folder = out / "checkpoints" / "step-00000012"
-    tensors = {kind: dict(whole_tensors(folder, kind)) for kind in KINDS}
-    record = json.loads((folder / "state.json").read_text())
-    record["settings"].pop("train.out")
-    return tensors, record, log_lines(out)
-
-
-def assert_same(one, other):
-    (tensors, *rest), (other_tensors, *other_rest) = everything(one), everything(other)
-    assert rest == other_rest
-    assert tensors.keys() == other_tensors.keys()
-    for file, named in tensors.items():
-        assert named.keys() == other_tensors[file].keys()
-        for name, tensor in named.items():
-            assert torch.equal(tensor, other_tensors[file][name]), (file, name)
 
 
 @pytest.mark.parametrize("optimizer, changes, workers", [
@@ -243,7 +213,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import torch
-from tiny_runs import run
+from helpers.tiny_runs import run
 torch.set_num_threads(1)
 result = run(Path(sys.argv[1]), workers=1, steps=100000, save_every=50, eval_every=100000, on_step=lambda step, record: print(step, flush=True))
 print(result.step, result.finished, flush=True)
@@ -251,7 +221,7 @@ print(result.step, result.finished, flush=True)
 
 
 def test_a_second_process_is_kept_out_and_sigterm_to_the_group_ends_the_first(tmp_path):
-    command = [sys.executable, "-c", CHILD.format(here=os.path.dirname(__file__)), str(tmp_path)]
+    command = [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parents[1])), str(tmp_path)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.crashes import Crash, assert_same, crash_at, everything
+from helpers.tiny_runs import MODEL, SEQ, Poisoned, Rows, log_lines, options, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_resume import Crash, assert_same, crash_at, everything
-from tiny_runs import MODEL, SEQ, Poisoned, Rows, log_lines, options, run
 
 from openglm.cli.options import parse, read_toml
 from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, StabilityConfig, TrainConfig
@@ -409,7 +409,7 @@ def test_the_recipe_of_glm_130b_has_the_published_numbers():
 
 def test_processes_take_the_way_back_together(tmp_path):
     """Two data-parallel processes, of which one alone reads the row that hurts."""
-    stability, script = {"policy": "rollback"}, Path(__file__).parents[1] / "parallel" / "spread_runs.py"
+    stability, script = {"policy": "rollback"}, Path(__file__).parents[1] / "helpers" / "spread_runs.py"
     runs = {"two": {"parallel": {"data": 2}, "optimizer": {"lr": 1e-2}, "stability": stability, "bad": [60, 90]}}
     command = [
         sys.executable,

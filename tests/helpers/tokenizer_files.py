@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import sentencepiece
-from text_samples import TEXTS
 
+from helpers.text_samples import TEXTS
 from openglm.text.bpe import GLM4_SPECIAL, BpeTokenizer, bpe_of_ranks, byte_of_character
 from openglm.text.formats import FORMATS
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
-from tiny_runs import MODEL, Poisoned, Rows, options
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers.tiny_runs import MODEL, Poisoned, Rows, options
 from openglm.config import OptimizerConfig, ParallelConfig, StabilityConfig
 from openglm.train.loop import train
 

@@ -1,0 +1,87 @@
+"""A live server, in a thread of the test process or in a process of its own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+
+from openglm.serve.app import Server, build
+from openglm.serve.config import ServeConfig
+
+LONG = {
+    "messages": [{"role": "user", "content": "hi"}],
+    "max_tokens": 80,
+    "temperature": 0,
+    "logit_bias": {"5": -100, "7": -100, "9": -100},
+}
+
+
+class Live:
+    """`Live(assistant, queue=1)`: a running server, its address and a client."""
+
+    def __init__(self, assistant, embedder=None, **options):
+        self.config = ServeConfig(port=0, **{"page": False, "feedback": False, "grace": 1.0, **options})
+        self.app = build(assistant, self.config, "toy", embedder)
+        self.service = self.app.service
+        self.server = Server(self.app, self.config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            assert self.thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+
+    def chat(self, **fields):
+        return self.client.post(
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "你好"}], "max_tokens": 8, "temperature": 0, **fields},
+        )
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join(timeout=15)
+        self.client.close()
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def slowed(server, seconds):
+    """Make every step of the engine last longer."""
+    engine = server.service.assistant.engine
+    step = engine.step
+    engine.step = lambda: (time.sleep(seconds), step())[1]
+    return engine
+
+
+def ask_and_leave(server, stream):
+    body = json.dumps({**LONG, "stream": stream}).encode()
+    line = socket.create_connection(("127.0.0.1", server.port))
+    line.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+        + body
+    )
+    return line
+
+
+def start_server(toy, *options, env=None):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "openglm.cli.main", "serve", str(toy), "--port", "0", "--no-page", "--device", "cpu", *options],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+    )  # fmt: skip
+    for line in process.stderr:
+        if "listening on " in line:
+            return process, line.split()[2].rstrip(";")
+    raise AssertionError("the server did not start")
