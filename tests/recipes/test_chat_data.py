@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "nano"))
 
 from chat_data import SHARES, conversations, main, shorten
 from chat_probe import PROMPTS, judge, looped
-from chat_records import Poem, Records, clean_meaning, gaps_en, gaps_zh, parse_poem
+from chat_records import Poem, Records, clean_meaning, gaps_en, gaps_zh, is_plain_pair, parse_poem
 from chat_skills import MARKS, Skills, read_lines
 from chat_text import expand, fills, half_lines, is_chinese, key, metre
 
@@ -180,7 +180,7 @@ def test_evaluation_items_are_left_out(skills):
 
 
 def test_files_are_split_without_overlap(tmp_path, monkeypatch):
-    monkeypatch.setattr("chat_data.read_records", lambda cache, words: RECORDS)
+    monkeypatch.setattr("chat_data.read_records", lambda cache, words, sources: RECORDS)
     monkeypatch.setattr("chat_data.read_evaluation", lambda cache, sources: [])
     main(tmp_path / "out", count=400, heldout=0.2)
     train, held = (
@@ -268,3 +268,14 @@ def test_language_name_and_loops_are_judged():
     assert looped("好的好的好的好的好的好的好的好的好的") and not looped(
         "床前明月光，疑是地上霜。举头望明月，低头思故乡。"
     )
+
+
+def test_pairs_for_translation_are_short_sentences_without_names():
+    assert is_plain_pair("请重试。", "Please try again.")
+    for zh, en in (
+        ("请重试", "Please try again"),
+        ("在 Writer 中打开。", "Open it."),
+        ("打开。", "Open in the Writer."),
+    ):
+        assert not is_plain_pair(zh, en)
+    assert not is_plain_pair("请重试。", "Please try " + "again and " * 8 + "again.")
