@@ -23,8 +23,9 @@ STEPS, EVERY = 300, 10
 
 def work(out: Path, parallel: dict) -> None:
     """What each process does; it leaves its number in the folder so that it can be found."""
-    from openglm.config import OptimizerConfig, ParallelConfig, TrainConfig
+    from openglm.config import OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
     from openglm.train.loop import train
+    from openglm.train.run import Run
 
     torch.set_num_threads(1)
     (out / f"pid-{os.environ.get('RANK', 0)}").write_text(str(os.getpid()))
@@ -46,13 +47,12 @@ def work(out: Path, parallel: dict) -> None:
         (out / "step").write_text(str(step))
 
     train(
-        layouts.MODEL,
-        options,
-        OptimizerConfig(lr=1e-3),
-        layouts.Rows(0),
-        {},
-        on_step=on_step,
-        parallel=ParallelConfig(**parallel),
+        Run(
+            config=RunConfig(train=options, optimizer=OptimizerConfig(lr=1e-3), parallel=ParallelConfig(**parallel)),
+            model=layouts.MODEL,
+            rows=layouts.Rows(0),
+            on_step=on_step,
+        )
     )
 
 

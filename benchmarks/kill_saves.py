@@ -24,8 +24,9 @@ from pathlib import Path
 
 import torch
 
-from openglm.config import ModelConfig, OptimizerConfig, TrainConfig
+from openglm.config import ModelConfig, RunConfig, TrainConfig
 from openglm.train import loop, state
+from openglm.train.run import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from helpers.tiny_runs import SEQ, VOCAB, Rows
@@ -47,7 +48,7 @@ def train_on(out: Path) -> None:
         device="cpu",
         dtype="float32",
     )
-    loop.train(SHAPE, config, OptimizerConfig(), Rows(), {})
+    loop.train(Run(config=RunConfig(train=config), model=SHAPE, rows=Rows()))
 
 
 def child(work: Callable[[int], None]) -> tuple[int, int]:

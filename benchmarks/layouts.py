@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from openglm.checkpoints.sharded import whole_tensors
-from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
 from openglm.data.mixture import Row
 from openglm.train.loop import train
+from openglm.train.run import Run
 
 SEQ, VOCAB = 48, 96
 MODEL = ModelConfig(
@@ -67,12 +68,12 @@ class Rows:
         inside, part_b = at < 2 * n, (at >= n) & (at < 2 * n)
         loss = (part_b & (at < 2 * n - 1)).astype(np.float32)
         return Row(
-            text[:-1].copy(),
-            text[1:].copy(),
-            loss,
-            np.where(inside, at, 0),
-            np.where(part_b, at - n + 1, 0),
-            np.where(inside, 0, -1),
+            tokens=text[:-1].copy(),
+            targets=text[1:].copy(),
+            loss_mask=loss,
+            position=np.where(inside, at, 0),
+            block_position=np.where(part_b, at - n + 1, 0),
+            segment=np.where(inside, 0, -1),
         )
 
 
@@ -100,7 +101,8 @@ def run(out: Path, steps: int, stop_at: int, parallel: ParallelConfig) -> None:
         eval_rows=16,
         log_every=1,
     )
-    train(MODEL, options, OptimizerConfig(lr=1e-3), Rows(0), {"heldout": Rows(1)}, on_step=on_step, parallel=parallel)
+    config = RunConfig(train=options, optimizer=OptimizerConfig(lr=1e-3), parallel=parallel)
+    train(Run(config=config, model=MODEL, rows=Rows(0), heldout={"heldout": Rows(1)}, on_step=on_step))
     if int(os.environ.get("RANK", 0)) == 0:
         kept = out / "losses.json"
         before = json.loads(kept.read_text()) if kept.exists() else {}

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from openglm.config import OptimizerConfig, TrainConfig
+from openglm.config import OptimizerConfig, RunConfig, TrainConfig
 from openglm.data.mixture import Row, batches
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
@@ -24,6 +24,7 @@ from openglm.presets import model_preset
 from openglm.train.loop import train
 from openglm.train.optimizer import Optimizers
 from openglm.train.passes import WholePasses
+from openglm.train.run import Run
 
 MODEL, SEQ, ROWS, PARTS = model_preset("nano"), 512, 8, 2
 
@@ -35,7 +36,14 @@ class Rows:
 
     def row(self, i: int) -> Row:
         text, at = np.random.default_rng(i).integers(10, MODEL.vocab_size, SEQ + 1), np.arange(SEQ)
-        return Row(text[:-1].copy(), text[1:].copy(), np.ones(SEQ, np.float32), at, at + 1, np.zeros_like(at))
+        return Row(
+            tokens=text[:-1].copy(),
+            targets=text[1:].copy(),
+            loss_mask=np.ones(SEQ, np.float32),
+            position=at,
+            block_position=at + 1,
+            segment=np.zeros_like(at),
+        )
 
 
 def plain(steps: int) -> list[float]:
@@ -63,7 +71,8 @@ def ours(steps: int) -> list[float]:
         options = TrainConfig(
             out, steps, SEQ, ROWS, PARTS, device="cpu", dtype="float32", save_every=steps, eval_every=steps, log_every=1
         )
-        train(MODEL, options, OptimizerConfig(), Rows(), {}, on_step=lambda *_: marks.append(time.perf_counter()))
+        config = RunConfig(train=options)
+        train(Run(config=config, model=MODEL, rows=Rows(), on_step=lambda *_: marks.append(time.perf_counter())))
     return list(np.diff(marks))
 
 

@@ -27,7 +27,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openglm.config import DataConfig, InfillingConfig, ModelConfig, OptimizerConfig, StabilityConfig, TrainConfig
+from openglm.config import (
+    DataConfig,
+    InfillingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    StabilityConfig,
+    TrainConfig,
+)
 from openglm.data.mixture import Row, batches
 from openglm.model import attention
 from openglm.model.transformer import Block, Transformer
@@ -37,6 +45,7 @@ from openglm.train.loop import train
 from openglm.train.optimizer import Optimizers, learning_rate
 from openglm.train.passes import WholePasses
 from openglm.train.pretrain import fit_to_tokenizer, make_rows
+from openglm.train.run import Run
 from openglm.train.stability import Guard, unscale
 
 ALONE = Processes(torch.device("cpu"))
@@ -191,13 +200,13 @@ def spikes(path: str, name: str, stability: StabilityConfig, noise: range, steps
         seen: list[dict] = []
         optimizer = OptimizerConfig(lr=1e-2, warmup_ratio=0.05)
         result = train(
-            config,
-            options,
-            optimizer,
-            Noisy(rows, config.vocab_size, noise),
-            heldout,
-            on_step=lambda _, record: seen.append(record),
-            stability=stability,
+            Run(
+                config=RunConfig(train=options, optimizer=optimizer, stability=stability),
+                model=config,
+                rows=Noisy(rows, config.vocab_size, noise),
+                heldout=heldout,
+                on_step=lambda _, record: seen.append(record),
+            )
         )
         acts = [line for line in map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines()) if "act" in line]
     heldout_loss = statistics.fmean(result.heldout.values())

@@ -35,7 +35,7 @@ ROOMS = {
     "kernels": Room(2, 6_000, wide_lines=24),
     "net": Room(2, 1_000),
     "sandbox": Room(2, 1_000),
-    "data": Room(3, 19_500, wide_lines=78),
+    "data": Room(3, 19_500, wide_lines=74),
     "model": Room(3, 7_500, wide_lines=32),
     "quant": Room(3, 4_000, wide_lines=21),
     "tools": Room(3, 4_000),
@@ -43,9 +43,9 @@ ROOMS = {
     "checkpoints": Room(4, 17_000, "model quant", wide_lines=106),
     "parallel": Room(4, 5_000, "model", wide_lines=24),
     "engine": Room(4, 15_000, "model quant", wide_lines=38),
-    "train": Room(5, 14_000, "model data parallel checkpoints", wide_lines=61),
+    "train": Room(5, 14_500, "model data parallel checkpoints", wide_lines=49),
     "assistant": Room(5, 3_000, "model engine checkpoints tools web", wide_lines=10),
-    "align": Room(6, 8_000, "train engine data model checkpoints evaluation"),
+    "align": Room(6, 7_500, "train engine data model checkpoints evaluation"),
     "evaluation": Room(6, 6_000, "assistant engine tools model checkpoints data"),
     "plan": Room(6, 7_500, "parallel", wide_lines=30),
     "deepspeed": Room(6, 10_000, "parallel", wide_lines=42),
@@ -68,7 +68,6 @@ LONG_FUNCTIONS = {
     "data/build.py: stages",
     "data/mixture.py: __init__",
     "serve/page.py: layout",
-    "train/loop.py: train",
 }
 CIRCLES = [{"openglm.engine.paged", "openglm.engine.runner"}]
 

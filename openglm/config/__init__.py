@@ -9,7 +9,7 @@ from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.engine import EngineConfig
 from openglm.config.model import ModelConfig, SpecialTokens
 from openglm.config.parallel import ParallelConfig
-from openglm.config.recipes import PretrainConfig, SFTConfig
+from openglm.config.recipes import PretrainConfig, RunConfig, SFTConfig, TextRunConfig
 from openglm.config.train import OptimizerConfig, StabilityConfig, TrainConfig
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "OptimizerConfig",
     "ParallelConfig",
     "PretrainConfig",
+    "RunConfig",
     "SFTConfig",
     "SpecialTokens",
     "StabilityConfig",
+    "TextRunConfig",
     "TrainConfig",
     "check_choices",
     "from_dict",

@@ -16,6 +16,7 @@ def require(condition: bool, option: str, value: object, remedy: str) -> None:
 
 def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:
     """Build a (nested) config from plain JSON or TOML values; an unknown or missing field is an error that names it."""
+    assert dataclasses.is_dataclass(cls), cls
     hints, known = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
     for name in values:
         require(name in known, where + name, values[name], f"not an option; known: {', '.join(sorted(known))}")
@@ -25,7 +26,7 @@ def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Con
     built = {}
     for name, value in values.items():
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             require(isinstance(value, dict), where + name, value, "must be a table of options")
             value = from_dict(hint, value, f"{where}{name}.")
         elif isinstance(value, list):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,37 +30,54 @@ BLOCK = 1000  # rows over which the weights hold exactly
 STREAM_VERSION = 1  # goes up whenever the same options would give other rows
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a batch: six arrays of length seq_len. Tokens see each other iff `segment` is equal and the seen one is in part A
-    (block_position 0) or not later than the seer. `targets[t]` is to be predicted at t. Padding: pad token, loss 0, segment -1."""
+@dataclass(frozen=True, kw_only=True)
+class NetworkRow:
+    """What the network reads of one row: four arrays of length seq_len. Padding: pad token, segment -1.
+
+    Tokens see each other iff `segment` is equal and the seen one is in part A (block_position 0) or not later than the
+    seer. A training row adds named arrays to these, of the same shapes in all rows; an objective says which it reads.
+    """
 
     tokens: Ints
-    targets: Ints
-    loss_mask: NDArray[np.float32]
     position: Ints
     block_position: Ints
     segment: Ints
 
 
-FIELDS = tuple(f.name for f in dataclasses.fields(Row))
+@dataclass(frozen=True, kw_only=True)
+class Row(NetworkRow):
+    """A row whose tokens are predicted: `targets[t]` at t, with the weight `loss_mask[t]`; in padding that is 0."""
+
+    targets: Ints
+    loss_mask: NDArray[np.float32]
+
+
+_SAMPLED = tuple(f.name for f in dataclasses.fields(Row) if f.name != "segment")  # what a sample brings to its row
+
+
+class Rows(Protocol):
+    """Where rows come from: a `Mixture`, or anything like it. `fingerprint` stands for all that changes them."""
+
+    fingerprint: str
+
+    def row(self, index: int) -> NetworkRow: ...
 
 
 def pack(samples: Sequence[Sample], seq_len: int, pad: int) -> Row:
     """Samples one after another in one row, each its own segment."""
     row = Row(
-        np.full(seq_len, pad),
-        np.full(seq_len, pad),
-        np.zeros(seq_len, np.float32),
-        np.zeros(seq_len, np.int64),
-        np.zeros(seq_len, np.int64),
-        np.full(seq_len, -1),
+        tokens=np.full(seq_len, pad),
+        targets=np.full(seq_len, pad),
+        loss_mask=np.zeros(seq_len, np.float32),
+        position=np.zeros(seq_len, np.int64),
+        block_position=np.zeros(seq_len, np.int64),
+        segment=np.full(seq_len, -1),
     )
     at = 0
     for number, sample in enumerate(samples):
         end = at + len(sample)
         assert end <= seq_len, (end, seq_len)
-        for name in FIELDS[:-1]:
+        for name in _SAMPLED:
             getattr(row, name)[at:end] = getattr(sample, name)
         row.segment[at:end] = number
         at = end
@@ -260,15 +277,15 @@ def _fingerprint(*parts: Any) -> str:
 class _Batches:
     """Batch of `size` rows from `start` on; what a worker process holds."""
 
-    mixture: Any  # anything with .row(index)
+    rows: Rows
 
     def __getitem__(self, span: tuple[int, int]) -> dict[str, NDArray]:
         start, size = span
-        rows = [self.mixture.row(start + i) for i in range(size)]
-        return {name: np.stack([getattr(row, name) for row in rows]) for name in FIELDS}
+        rows = [self.rows.row(start + i) for i in range(size)]
+        return {f.name: np.stack([getattr(row, f.name) for row in rows]) for f in dataclasses.fields(rows[0])}
 
 
-def _as_it_is(batch: dict[str, NDArray]) -> dict[str, NDArray]:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -281,18 +298,18 @@ def _spans(start: int, rows: int | Callable[[int], int], share: tuple[int, int])
 
 
 def batches(
-    mixture: Mixture, start_row: int, rows: int | Callable[[int], int], workers: int, share: tuple[int, int] = (0, 1)
-) -> Iterator[dict[str, NDArray]]:
-    """Endless batches [rows, seq_len] of `mixture.row(start_row)` and the following, prepared ahead by `workers` processes (0: none), in order whatever their number.
+    mixture: Rows, start_row: int, rows: int | Callable[[int], int], workers: int, share: tuple[int, int] = (0, 1)
+) -> Generator[dict[str, NDArray], None, None]:
+    """Endless batches {field: [rows, ...]} of `mixture.row(start_row)` and the following, in order.
 
-    rows: of every batch, or of the one that begins at a given row. share: (part, of so many equal parts) of each batch, where others read the other parts.
+    rows: of every batch, or of the one that begins at a given row. workers: processes that prepare them ahead; 0: none.
+    share: (part, of so many equal parts) of each batch, where others read the other parts.
 
     A worker that raises or dies ends the iteration with an error, never with a wait.
     """
     spans: Any = _spans(start_row, rows, share)
-    loader: DataLoader = DataLoader(
-        _Batches(mixture), batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is
-    )  # type: ignore[arg-type]
+    made: Any = _Batches(mixture)
+    loader = DataLoader(made, batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is)
     try:
         yield from loader
     except RuntimeError as error:

@@ -106,6 +106,12 @@ def initial_weights(config: ModelConfig, seed: int) -> Weights:
     return make
 
 
+def given_weights(model: Transformer) -> Weights:
+    """Those of a model that is whole."""
+    weights = dict(model.named_parameters())
+    return lambda name, _: weights[name]
+
+
 def named_parameters(pieces: Iterable[Transformer]) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters of all pieces, under their names in the whole network."""
     for piece in pieces:

@@ -8,46 +8,45 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
+from openglm.data.mixture import Rows
 from openglm.model.generate import generate
 from openglm.parallel.apply import give_back, named_parameters
 from openglm.parallel.processes import local_part
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.feed import stream_batches
 from openglm.train.passes import Passes
-from openglm.train.run import Rows, Run
+from openglm.train.run import Session
 from openglm.train.state import State
 
 
-def between_steps(run: Run, state: State, passes: Passes, bar: Any) -> dict[str, float]:
+def between_steps(session: Session, state: State, passes: Passes, bar: Any) -> dict[str, float]:
     """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it is resumed."""
-    last = state.step == run.train.steps
-    measured = bool(run.heldout) and (last or state.step % run.train.eval_every == 0)
-    shown = run.tokenizer is not None and bool(run.train.sample_every) and state.step % run.train.sample_every == 0
+    last = state.step == session.train.steps
+    measured = bool(session.run.heldout) and (last or state.step % session.train.eval_every == 0)
+    due = bool(session.train.sample_every) and state.step % session.train.sample_every == 0
+    shown_by = session.run.tokenizer if due else None
     heldout: dict[str, float] = {}
-    if state.step == 0 or not (measured or shown):
+    if state.step == 0 or (shown_by is None and not measured):
         return heldout
     with _averaged(state):
         if measured:
-            heldout = {
-                name: loss
-                for name, rows in run.heldout.items()
-                if (loss := _heldout_loss(run, passes, rows)) is not None
-            }
-        if run.log and not run.stop.requested and heldout:
-            run.log.write({"step": state.step, "heldout": heldout})
+            for name, rows in session.run.heldout.items():
+                for metric, value in _heldout_means(session, passes, rows).items():
+                    heldout[name if metric == "loss" else f"{name}/{metric}"] = value
+        if session.log and not session.stop.requested and heldout:
+            session.log.write({"step": state.step, "heldout": heldout})
             bar.print(
                 f"step {state.step}  held-out loss  "
                 + "  ".join(f"{name} {loss:.4f}" for name, loss in heldout.items())
             )
-        if shown:
-            for name, rows in run.heldout.items():
-                text = _sample(state, run.tokenizer, rows)
-                if run.log:
+        if shown_by is not None:
+            for name, rows in session.run.heldout.items():
+                text = _sample(state, shown_by, rows, session.objective.where)
+                if session.log:
                     bar.print(f"step {state.step}  {name}: {text}")
-                    run.log.text(state.step, f"sample/{name}", text)
+                    session.log.text(state.step, f"sample/{name}", text)
     return heldout
 
 
@@ -55,9 +54,11 @@ def between_steps(run: Run, state: State, passes: Passes, bar: Any) -> dict[str,
 def _averaged(state: State) -> Iterator[None]:
     """Inside the block the model has the averaged weights (if any are kept) and is in evaluation mode."""
 
+    averages = state.ema or {}
+
     def swap() -> None:
-        for name, parameter in named_parameters(state.pieces if state.ema is not None else []):
-            weights, average = local_part(parameter.detach()), local_part(state.ema[name])
+        for name, parameter in named_parameters(state.pieces if averages else []):
+            weights, average = local_part(parameter.detach()), local_part(averages[name])
             own = weights.clone()
             weights.copy_(average)
             average.copy_(own)
@@ -74,26 +75,31 @@ def _averaged(state: State) -> Iterator[None]:
         swap()
 
 
-def _heldout_loss(run: Run, passes: Passes, rows: Rows) -> float | None:
-    """Mean loss of the first eval_rows rows, or a few more so that all processes have as many; None when a stop is asked for meanwhile."""
-    loss, trained, size = 0.0, 0.0, run.train.batch_rows
-    if run.parallel.pipeline == 1:  # a pipeline takes as many as in training
-        shares = run.group.size("data")
-        size = min(size, math.ceil(run.train.eval_rows / shares) * shares)
-    with closing(stream_batches(run, rows, 0, size, 0)) as stream:
-        for batch in itertools.islice(stream, math.ceil(run.train.eval_rows / size)):
-            if run.group.mesh is None and run.stop.requested:
-                return None
-            loss += passes.evaluate(batch)
-            trained += float(batch["loss_mask"].sum(dtype=np.float64))
-    loss, trained = run.group.sum(loss, trained) if run.group.counts else run.group.sum(0.0, 0.0)
-    return loss / max(trained, 1.0)
+def _heldout_means(session: Session, passes: Passes, rows: Rows) -> dict[str, float]:
+    """Loss and metrics of the first eval_rows rows, or a few more so that all processes have as many.
+
+    Nothing when a stop is asked for meanwhile.
+    """
+    names = ("loss", *session.objective.metrics)
+    sums, trained, size = [0.0] * len(names), 0.0, session.train.batch_rows
+    if session.run.config.parallel.pipeline == 1:  # a pipeline takes as many as in training
+        shares = session.group.size("data")
+        size = min(size, math.ceil(session.train.eval_rows / shares) * shares)
+    with closing(stream_batches(session, rows, 0, size, 0)) as stream:
+        for batch in itertools.islice(stream, math.ceil(session.train.eval_rows / size)):
+            if session.group.mesh is None and session.stop.requested:
+                return {}
+            found = passes.evaluate(batch)
+            sums = [before + new for before, new in zip(sums, (found.loss, *found.metrics.values()), strict=True)]
+            trained += session.objective.count(batch)
+    *sums, trained = session.group.sum(*(number if session.group.counts else 0.0 for number in (*sums, trained)))
+    return {name: value / max(trained, 1.0) for name, value in zip(names, sums, strict=True)}
 
 
-def _sample(state: State, tokenizer: Tokenizer, rows: Rows) -> str:
+def _sample(state: State, tokenizer: Tokenizer, rows: Rows, where: str) -> str:
     """What the model puts where the first held-out row has its first blank or answer, shown after the end of its context."""
     row = rows.row(0)
-    trained = row.loss_mask.nonzero()[0]
+    trained = getattr(row, where).nonzero()[0]
     if len(trained) == 0:
         return "(a row without a blank)"
     prompt = torch.from_numpy(row.tokens[: trained[0] + 1])[None]

@@ -1,29 +1,14 @@
-"""Cross entropy of the trained positions alone, and the arithmetic of a training step.
-
-Shapes: N trained positions, H hidden, V vocabulary.
-"""
+"""The arithmetic of a training step: how many logits at once, how many operations."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
-from openglm.parallel.processes import local_part
 
 # Logits are made for so many numbers at a time: small enough to stay near the processor's cache, large enough to keep products fast.
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "other": 1 << 26}
-
-
-def cross_entropy(
-    model: Transformer, hidden_NH: Tensor, targets_N: Tensor, weights_N: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Sum of weighted losses in nats; the softmax is in fp32."""
-    with torch.autocast(hidden_NH.device.type, dtype, enabled=dtype != torch.float32):
-        logits_NV = model.project(hidden_NH)
-    return (local_part(F.cross_entropy(logits_NV.float(), targets_N, reduction="none")) * weights_N).sum()
 
 
 def positions_at_once(model: Transformer, device: torch.device) -> int:

@@ -18,7 +18,7 @@ from openglm.parallel.processes import Processes, align_gradient, copies, local_
 _NEWTON_SCHULZ, _ITERATIONS, _MOMENTUM, _UPDATE_RMS = (3.4445, -4.7750, 2.0315), 5, 0.95, 0.2
 
 
-def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+def learning_rate(step: float, steps: float, config: OptimizerConfig) -> float:
     """Rate of step 1..steps: a linear rise from 0, a constant part, then a fall to min_lr_ratio * lr at the last step.
 
     The fall takes `decay_ratio` of the steps after the warm-up. A pure function of the step.

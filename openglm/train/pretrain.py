@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, require
 from openglm.data.dialogue import DialogueSource
@@ -14,10 +12,11 @@ from openglm.parallel.processes import shape
 from openglm.runtime import launched
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
-from openglm.train import loop
+from openglm.train.loop import train
+from openglm.train.run import OnStep, Result, Run
 
 
-def pretrain(config: PretrainConfig, on_step: Callable[[int, dict[str, Any]], None] | None = None) -> loop.Result:
+def pretrain(config: PretrainConfig, on_step: OnStep | None = None) -> Result:
     """Train from random weights in `config.train.out`; the same call resumes. Raises ValueError in one line."""
     shape(config.parallel, launched()[0])  # before texts are read, which takes a while
     require(
@@ -26,21 +25,16 @@ def pretrain(config: PretrainConfig, on_step: Callable[[int, dict[str, Any]], No
     tokenizer = load_tokenizer(config.data.path)
     model = fit_to_tokenizer(config.model, tokenizer)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
-    settings = {"data": config.data, "infilling": config.infilling}
-    return loop.train(
-        model,
-        config.train,
-        config.optimizer,
-        rows,
-        heldout,
-        tokenizer,
-        None,
-        settings,
-        config.data.workers,
-        on_step,
-        config.parallel,
-        config.stability,
+    run = Run(
+        config=config,
+        model=model,
+        rows=rows,
+        heldout=heldout,
+        tokenizer=tokenizer,
+        workers=config.data.workers,
+        on_step=on_step,
     )
+    return train(run)
 
 
 def fit_to_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.tiny_runs import MODEL, Poisoned, Rows, options
-from openglm.config import OptimizerConfig, ParallelConfig, StabilityConfig
+from openglm.config import OptimizerConfig, ParallelConfig, RunConfig, StabilityConfig
 from openglm.train.loop import train
+from openglm.train.run import Run
 
 
 def run(
@@ -36,15 +37,20 @@ def run(
 
     first = not dist.is_initialized() or dist.get_rank() == 0
     try:
-        train(
-            replace(MODEL, **model),
-            options(folder / name, **train_options),
-            OptimizerConfig(**{"lr": 1e-3, **optimizer}),
-            Poisoned(*bad),
-            {"heldout": Rows(9)},
-            on_step=on_step,
+        config = RunConfig(
+            train=options(folder / name, **train_options),
+            optimizer=OptimizerConfig(**{"lr": 1e-3, **optimizer}),
             parallel=ParallelConfig(**parallel),
             stability=StabilityConfig(**stability),
+        )
+        train(
+            Run(
+                config=config,
+                model=replace(MODEL, **model),
+                rows=Poisoned(*bad),
+                heldout={"heldout": Rows(9)},
+                on_step=on_step,
+            )
         )
         if first:
             (folder / name / "losses.json").write_text(json.dumps(losses))

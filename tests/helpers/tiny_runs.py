@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 
-from openglm.config import ModelConfig, OptimizerConfig, TrainConfig
+from openglm.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from openglm.data.mixture import Row
 from openglm.train.loop import train
+from openglm.train.run import Run
 
 SEQ, VOCAB = 24, 40
 MODEL = ModelConfig(
@@ -33,12 +34,12 @@ class Rows:
         part_b = inside & (at >= n)
         loss = (part_b & (at < 2 * n - 1)).astype(np.float32)
         return Row(
-            text[:-1].copy(),
-            text[1:].copy(),
-            loss,
-            np.where(inside, at, 0),
-            np.where(part_b, at - n + 1, 0),
-            np.where(inside, 0, -1),
+            tokens=text[:-1].copy(),
+            targets=text[1:].copy(),
+            loss_mask=loss,
+            position=np.where(inside, at, 0),
+            block_position=np.where(part_b, at - n + 1, 0),
+            segment=np.where(inside, 0, -1),
         )
 
 
@@ -71,15 +72,17 @@ def options(out, **changes) -> TrainConfig:
 
 
 def run(out, optimizer=None, rows=None, on_step=None, workers=0, model=MODEL, init_from=None, **changes):
+    config = RunConfig(train=options(out, **changes), optimizer=optimizer or OptimizerConfig(lr=1e-2))
     return train(
-        model,
-        options(out, **changes),
-        optimizer or OptimizerConfig(lr=1e-2),
-        rows or Rows(),
-        {"heldout": Rows(9)},
-        init_from=init_from,
-        workers=workers,
-        on_step=on_step,
+        Run(
+            config=config,
+            model=model,
+            rows=rows or Rows(),
+            heldout={"heldout": Rows(9)},
+            init_from=init_from,
+            workers=workers,
+            on_step=on_step,
+        )
     )
 
 

@@ -45,7 +45,10 @@ def base(corpus, tmp_path_factory):
     data = DataConfig(path=str(corpus), weights={"odd": 3.0, "even": 1.0}, workers=1)
     return pretrain(
         PretrainConfig(
-            train, data, SHAPE, infilling=InfillingConfig(mask_share=0.5, sentence_share=0.2, gmask_share=0.3)
+            train=train,
+            data=data,
+            model=SHAPE,
+            infilling=InfillingConfig(mask_share=0.5, sentence_share=0.2, gmask_share=0.3),
         )
     )
 
@@ -80,10 +83,10 @@ def test_tuning_goes_on_from_it(base, conversations, tmp_path):
     data = DataConfig(dialogues={"chat": str(conversations)}, heldout_dialogues={"kept": str(conversations)}, workers=0)
     result = sft(
         SFTConfig(
-            str(base.model),
-            options(tmp_path / "run", seq_len=48, steps=30, sample_every=15),
-            data,
-            OptimizerConfig(lr=3e-2),
+            init_from=str(base.model),
+            train=options(tmp_path / "run", seq_len=48, steps=30, sample_every=15),
+            data=data,
+            optimizer=OptimizerConfig(lr=3e-2),
         )
     )
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -94,7 +97,9 @@ def test_tuning_goes_on_from_it(base, conversations, tmp_path):
 
 def test_text_may_be_mixed_between_the_conversations(base, corpus, conversations, tmp_path):
     data = DataConfig(path=str(corpus), dialogues={"chat": str(conversations)}, workers=0)
-    assert sft(SFTConfig(str(base.model), options(tmp_path / "run", seq_len=48), data)).heldout.keys() == {
+    assert sft(
+        SFTConfig(init_from=str(base.model), train=options(tmp_path / "run", seq_len=48), data=data)
+    ).heldout.keys() == {
         "odd",
         "even",
     }
@@ -111,7 +116,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(base, conversations, tmp_path)
     )
     data = DataConfig(path=str(tmp_path / "other"), dialogues={"chat": str(conversations)})
     with pytest.raises(ValueError, match=r"^data.path = .*another tokenizer"):
-        sft(SFTConfig(str(base.model), options(tmp_path / "run", seq_len=48), data))
+        sft(SFTConfig(init_from=str(base.model), train=options(tmp_path / "run", seq_len=48), data=data))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +130,9 @@ def test_a_corpus_of_another_tokenizer_is_refused(base, conversations, tmp_path)
 def test_pretraining_names_what_is_wrong(corpus, tmp_path, change, named):
     data = dataclasses.replace(DataConfig(path=str(corpus)), **change)
     with pytest.raises(ValueError, match=named):
-        pretrain(PretrainConfig(options(tmp_path), data, SHAPE))
+        pretrain(PretrainConfig(train=options(tmp_path), data=data, model=SHAPE))
 
 
 def test_rows_longer_than_the_context_are_refused(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"train.seq_len = 49"):
-        pretrain(PretrainConfig(options(tmp_path, seq_len=49), DataConfig(path=str(corpus)), SHAPE))
+        pretrain(PretrainConfig(train=options(tmp_path, seq_len=49), data=DataConfig(path=str(corpus)), model=SHAPE))

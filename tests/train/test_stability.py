@@ -17,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.cli.options import parse, read_toml
-from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, StabilityConfig, TrainConfig
+from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, RunConfig, StabilityConfig, TrainConfig
 from openglm.data.mixture import batches
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
 from openglm.train.loop import train
 from openglm.train.passes import WholePasses
+from openglm.train.run import Run
 from openglm.train.stability import WINDOW, Guard, ramped, unscale
 from openglm.train.state import check_settings, read_record
 
@@ -32,16 +33,20 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "glm-130b" / "pretrain.toml"
 
 
 def guarded(out, rows=None, on_step=None, stability=None, model=MODEL, workers=0, **changes):
-    stability = StabilityConfig(**stability or {})
+    config = RunConfig(
+        train=options(out, **changes),
+        optimizer=OptimizerConfig(lr=1e-2),
+        stability=StabilityConfig(**stability or {}),
+    )
     return train(
-        model,
-        options(out, **changes),
-        OptimizerConfig(lr=1e-2),
-        rows or Rows(),
-        {"heldout": Rows(9)},
-        workers=workers,
-        on_step=on_step,
-        stability=stability,
+        Run(
+            config=config,
+            model=model,
+            rows=rows or Rows(),
+            heldout={"heldout": Rows(9)},
+            workers=workers,
+            on_step=on_step,
+        )
     )
 
 
