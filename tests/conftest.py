@@ -12,6 +12,10 @@ LINES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡�
 LINES += ["The cat sat on the mat, and the dog lay by the door.", "How are you today? I am fine, thank you."]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where tests/device computes: cpu, cuda, mps")
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """Folder of a random model with a vocabulary of 340 and a context of 96 tokens, in our own format."""
