@@ -26,7 +26,11 @@ def test_it_says_its_name_in_the_language_of_the_question_and_stops(nano, questi
 
 
 def test_a_greeting_is_answered(nano):
-    assert nano.reply([{"role": "user", "content": "你好"}], temperature=0).text.strip()
+    """With a greeting, in the language of the question, and then it stops."""
+    for question, greetings in (("你好", ("你好", "您好", "很高兴")), ("hello", ("hello", "hi", "hey"))):
+        reply = nano.reply([{"role": "user", "content": question}], temperature=0)
+        assert any(greeting in reply.text.lower() for greeting in greetings), reply.text
+        assert reply.usage["completion_tokens"] < 60
 
 
 def test_both_sides_of_a_blank_matter(nano):

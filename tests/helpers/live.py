@@ -65,6 +65,28 @@ def slowed(server, seconds):
     return engine
 
 
+class Held:
+    """The engine of a server, which makes a step only where the test allows one."""
+
+    def __init__(self, server):
+        self.engine = server.service.assistant.engine
+        self.allowed = threading.Semaphore(0)
+        self.step = self.engine.step
+        self.engine.step = self._held_step
+
+    def _held_step(self):
+        self.allowed.acquire()
+        return self.step()
+
+    def allow(self, steps=1):
+        for _ in range(steps):
+            self.allowed.release()
+
+    def let_go(self):
+        self.engine.step = self.step
+        self.allow()
+
+
 def ask_and_leave(server, stream):
     body = json.dumps({**LONG, "stream": stream}).encode()
     line = socket.create_connection(("127.0.0.1", server.port))

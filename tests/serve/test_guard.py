@@ -4,6 +4,7 @@ import ast
 import base64
 import contextlib
 import copy
+import hmac
 import json
 import os
 import random
@@ -149,10 +150,17 @@ def test_an_address_that_cannot_be_had_is_one_line_before_a_model_is_loaded(live
         assert error.count("\n") == 1 and "host, port" in error and host in error
 
 
-def test_keys_are_compared_in_constant_time():
-    source = (Path(openglm.serve.__file__).parent / "guard.py").read_text(encoding="utf-8")
-    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    assert "hmac.compare_digest" in calls
+def test_nothing_but_a_comparison_in_constant_time_decides_about_a_key(keyed, monkeypatch):
+    """Its two sides have one length, whatever was sent, and what it says is what is done."""
+    compared = []
+    for verdict, status in ((True, 200), (False, 401)):
+        monkeypatch.setattr(
+            hmac, "compare_digest", lambda one, other, verdict=verdict: compared.append((one, other)) or verdict
+        )
+        for key in ("correct-horse", "correct-horsE", "c", "k" * 5000):
+            answer = keyed.client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+            assert answer.status_code == status, key
+    assert len(compared) == 8 and len({len(side) for pair in compared for side in pair}) == 1
 
 
 @pytest.mark.parametrize(
@@ -232,17 +240,27 @@ EVERY = [
 ]
 
 
+# Of the odd values these fit: a temperature of 1.5, a penalty below 0, any seed, texts of one character, no bias, llama.cpp's "no limit" (-1).
+# This server has no embedder, so it takes nothing for one.
+TAKEN = {
+    "/v1/completions": {("prompt", '"1"'), ("prompt", '"\\u0000"'), ("logit_bias", "{}"), *FIT},
+    "/infill": {("temperature", "1.5"), ("seed", "-1"), ("n_predict", "-1")},
+    "/": {("temperature", "1.5")},
+    "/v1/embeddings": set(),
+}
+
+
 @pytest.mark.parametrize("path,field", EVERY)
 def test_odd_numbers_in_every_other_body(live, path, field):
-    """Each is refused by its name, or is within what the field takes; what is no number at all is never taken for one."""
+    """Each is within what the field takes, or is refused by its name; what is no number at all is never taken for one."""
     for value in ODD:
         whole = json.dumps(BODIES[path][0] | {field: "VALUE"}).replace('"VALUE"', value)
         answer = live.client.post(path, content=whole, headers={"Content-Type": "application/json"})
-        if value in ("NaN", "Infinity", "-Infinity", "1e999", "1e308", "-1e308", "true"):
+        if (field, value) in TAKEN[path]:
+            assert answer.status_code == 200, (field, value, answer.text)
+        else:
             assert answer.status_code == 400, (field, value, answer.text)
-        assert answer.status_code in (200, 400, 404) and (
-            answer.status_code != 400 or answer.json()["error"]["param"].startswith(field)
-        ), (field, value, answer.text)
+            assert answer.json()["error"]["param"].startswith(field), (field, value, answer.text)
 
 
 @pytest.mark.parametrize("fields,param", [
@@ -411,11 +429,7 @@ def listening(process: int) -> list[tuple[str, int]]:
 def test_no_path_leads_to_a_file(keyed, path):
     line = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer correct-horse\r\nConnection: close\r\n\r\n".encode()
     answer = raw(keyed, line)
-    assert (
-        b"root:" not in answer
-        and answer[9:12] in (b"400", b"403", b"404", b"405", b"200")
-        and (answer[9:12] != b"200" or b"<html" in answer.lower())
-    )
+    assert answer[9:12] == b"404" and b"root:" not in answer
 
 
 def test_web_sockets_are_refused(live):

@@ -1,5 +1,6 @@
 """OpenAI's interface: answers are the assistant's, streams add up to whole answers, errors name their field."""
 
+import itertools
 import json
 
 import numpy as np
@@ -98,21 +99,34 @@ def test_a_schema_is_followed(live):
     assert value["a"] in (1, 2) and isinstance(value["b"], bool) and value.keys() == {"a", "b"}
 
 
-def reply_parts(assistant, text: str, closing: str, names, cut: int) -> tuple[str, list]:
-    """What ReplyStream makes of a text that comes token by token."""
-    ids = [*assistant.tokenizer.encode(text), assistant.tokenizer.special[closing]]
+def streamed(assistant, pieces, ids, names) -> tuple[str, list]:
+    """What ReplyStream makes of a text that comes in these pieces, each a token, or None, and its text."""
     stream = ReplyStream(assistant, names)
-    raw = assistant.tokenizer.decode_bytes
-    content, pending = "", b""
-    for token in ids[:-1]:
-        pending += raw([token])
-        try:
-            piece, pending = pending.decode(), b""
-        except UnicodeDecodeError:
-            piece = ""
-        content += stream.feed(token, piece)
+    content = "".join([stream.feed(token, piece) for token, piece in pieces])
     rest, calls = stream.end(ids)
     return content + rest, calls
+
+
+def by_token(assistant, ids):
+    """A text as the engine gives it: a token's whole characters, where bytes of a character wait for the rest."""
+    pending = b""
+    for token in ids:
+        pending += assistant.tokenizer.decode_bytes([token])
+        try:
+            yield token, pending.decode()
+            pending = b""
+        except UnicodeDecodeError:
+            yield token, ""
+
+
+def by_length(text, lengths):
+    """A text in pieces of so many characters, over and over: cuts that no tokenizer of this test makes."""
+    place = 0
+    for length in itertools.cycle(lengths):
+        if place >= len(text):
+            return
+        yield None, text[place : place + length]
+        place += length
 
 
 LINES = st.lists(
@@ -122,18 +136,24 @@ LINES = st.lists(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lines=LINES, closing=st.sampled_from(["<|user|>", "<|observation|>", "<eop>"]))
-def test_streamed_replies_are_those_that_the_parser_reads(assistant, lines, closing):
-    """No call is lost and none invented, wherever tokens are cut; without one all text comes through."""
+@given(
+    lines=LINES,
+    closing=st.sampled_from(["<|user|>", "<|observation|>", "<eop>"]),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+)
+def test_streamed_replies_are_those_that_the_parser_reads(assistant, lines, closing, lengths):
+    """No call is lost and none invented, wherever the text is cut; without one all text comes through."""
     from openglm.text.render import parse_reply
 
     text = "\n".join(lines)
-    content, calls = reply_parts(assistant, text, closing, ["get_time", "other"], 1)
     ids = [*assistant.tokenizer.encode(text), assistant.tokenizer.special[closing]]
     message = parse_reply(assistant.tokenizer, ids)
     known = [call for call in message["tool_calls"] if call["function"]["name"] == "get_time"]
-    assert calls == known and content == (message["content"] if known else text).strip()
-    assert reply_parts(assistant, text, closing, [], 1) == (text.strip(), [])
+    expected = (message["content"] if known else text).strip(), known
+    for pieces in (list(by_token(assistant, ids[:-1])), list(by_length(text, lengths))):
+        assert "".join([piece for _, piece in pieces]) == text
+        assert streamed(assistant, pieces, ids, ["get_time", "other"]) == expected
+        assert streamed(assistant, pieces, ids, []) == (text.strip(), [])
 
 
 def test_only_a_line_that_may_be_a_name_is_held_back(assistant):
