@@ -1,5 +1,6 @@
 # make chat                  install OpenGLM and talk to nano        make chat PROMPT='你好'   one answer, then exit
-# make test                  install with the test tools and run the tests
+# make test                  install with the test tools, then all checks and all tests
+# make quick                 the checks, and the tests of rooms that need no second process, no server and no training run
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,15 +9,23 @@ export PROMPT
 # Build tools are pinned too.
 export PIP_CONSTRAINT := constraints.txt
 
-.PHONY: chat test clean
+# By folder: what computes in this one process. Rooms that train, serve, kill or convert are left to `make test`.
+QUICK := tests/test_layers.py tests/model tests/quant tests/text tests/plan
+
+.PHONY: chat test quick check clean
 
 chat: $(VENV)/.installed
 	@if [ -n "$$PROMPT" ]; then $(BIN)/glm chat nano --prompt "$$PROMPT"; else $(BIN)/glm chat nano; fi
 
-test: $(VENV)/.installed-test
+test: check
+	$(BIN)/python -m pytest
+
+quick: check
+	$(BIN)/python -m pytest $(QUICK)
+
+check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "OpenGLM needs Python 3.10 or newer, and '$(PYTHON)' is not here: install it or name yours, 'make PYTHON=/path/to/python3'" >&2; exit 1; }

@@ -36,3 +36,18 @@ def toy(tmp_path_factory):
     )
     model.initialize(torch.Generator().manual_seed(3))
     return save_model(place / "model", model, tokenizer)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many of the page's tests ran: without Chromium they are skipped, which nobody should have to look for."""
+    asked = [item.nodeid for item in terminalreporter.config.stash.get(BROWSER_TESTS, [])]
+    if asked:
+        ran = {report.nodeid for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())}
+        terminalreporter.write_line(f"browser tests: {len(ran.intersection(asked))} of {len(asked)} ran")
+
+
+BROWSER_TESTS = pytest.StashKey[list]()
+
+
+def pytest_collection_finish(session):
+    session.config.stash[BROWSER_TESTS] = [item for item in session.items if "browser" in item.fixturenames]
