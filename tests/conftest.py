@@ -38,16 +38,16 @@ def toy(tmp_path_factory):
     return save_model(place / "model", model, tokenizer)
 
 
-def pytest_terminal_summary(terminalreporter):
-    """How many of the page's tests ran: without Chromium they are skipped, which nobody should have to look for."""
-    asked = [item.nodeid for item in terminalreporter.config.stash.get(BROWSER_TESTS, [])]
-    if asked:
-        ran = {report.nodeid for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())}
-        terminalreporter.write_line(f"browser tests: {len(ran.intersection(asked))} of {len(asked)} ran")
-
-
 BROWSER_TESTS = pytest.StashKey[list]()
 
 
 def pytest_collection_finish(session):
-    session.config.stash[BROWSER_TESTS] = [item for item in session.items if "browser" in item.fixturenames]
+    session.config.stash[BROWSER_TESTS] = [item.nodeid for item in session.items if "browser" in item.fixturenames]
+
+
+def pytest_unconfigure(config):
+    """Say last how many of the page's tests ran: without Chromium they are skipped, which nobody should have to look for."""
+    reporter, asked = config.pluginmanager.get_plugin("terminalreporter"), config.stash.get(BROWSER_TESTS, [])
+    if reporter and asked:
+        ran = {report.nodeid for kind in ("passed", "failed") for report in reporter.stats.get(kind, ())}
+        reporter.write_line(f"browser tests: {len(ran.intersection(asked))} of {len(asked)} ran")
