@@ -1,4 +1,5 @@
-"""OpenGLM: pre-train, align, shrink, serve and measure GLM models. Public names load on first use, so that `glm --help` is quick."""
+"""OpenGLM: pre-train, align, shrink, serve and measure GLM models. Public names load on first use, so that `glm --help`
+is quick."""
 
 from __future__ import annotations
 

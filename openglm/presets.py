@@ -1,4 +1,5 @@
-"""The named sizes of the family, published and our own. Nothing here imports more than the standard library and config.py."""
+"""The named sizes of the family, published and our own. Nothing here imports more than the standard library and
+config.py."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 
 from openglm.config import ModelConfig, SpecialTokens, from_dict, require
 
-# The published sizes. Figures: configuration files and papers of each release; docs/architecture.md has the table of options.
+# The published sizes. Figures: configuration files and papers of each release; docs/architecture.md has the table of
+# options.
 _GLM10B: dict[str, Any] = {
     "vocab_size": 50304, "max_positions": 1024, "norm": "layernorm", "activation": "gelu_tanh", "positions": "learned_2d", "span_positions": "pinned", "bias": "all",
     "tokens": SpecialTokens(pad=50256, mask=50260, gmask=50263, smask=50264, sop=50257, eop=50258, stop=(50258, 50256)),

@@ -22,7 +22,8 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # malloc.h
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes the accelerator torch knows (CUDA, ROCm, MPS, XPU, ...) or the CPU. Raises ValueError for a device that is not here."""
+    """`auto` takes the accelerator torch knows (CUDA, ROCm, MPS, XPU, ...) or the CPU. Raises ValueError for a device
+    that is not here."""
     if name == "auto":
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
@@ -48,8 +49,8 @@ def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 @functools.cache
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Compute type of matrix products: by name, or for `auto` bfloat16 where a probe of some milliseconds finds it clearly
-    faster than float32 (many processors emulate it a hundred times slower)."""
+    """Compute type of matrix products: by name, or for `auto` bfloat16 where a probe of some milliseconds finds it
+    clearly faster than float32 (many processors emulate it a hundred times slower)."""
     require(
         name in ("auto", "float32", "bfloat16", "float16"), "dtype", name, "choose auto, float32, bfloat16 or float16"
     )
@@ -67,13 +68,15 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def give_back_memory() -> None:
-    """Return to the system what was freed here and there: glibc keeps it for later, which adds up to a sixteenth of the weights once they have been repacked."""
+    """Return to the system what was freed here and there: glibc keeps it for later, which adds up to a sixteenth of the
+    weights once they have been repacked."""
     if hasattr(libc := _libc(), "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large blocks that are freed, in place of giving them back and asking for them anew, page by page, in every step: a sixth of a small training step.
+    """Let glibc keep large blocks that are freed, in place of giving them back and asking for them anew, page by page,
+    in every step: a sixth of a small training step.
 
     Does nothing where the C library is another one.
     """
@@ -85,7 +88,8 @@ def keep_freed_memory() -> None:
 def in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> None:
     """`work` on every item, in as many threads as torch uses, each of which computes alone.
 
-    For long chains of cheap operations: torch's own threads meet after each of them, and on a busy machine wait for one another for longer than they work.
+    For long chains of cheap operations: torch's own threads meet after each of them, and on a busy machine wait for one
+    another for longer than they work.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(items) < 2:
@@ -112,19 +116,22 @@ def kernel_path() -> str:
 
 
 def launched() -> tuple[int, int]:
-    """Processes that torchrun (or a batch system in its manner) started for this run, and this one's number on its machine; (1, 0): none did."""
+    """Processes that torchrun (or a batch system in its manner) started for this run, and this one's number on its
+    machine; (1, 0): none did."""
     return int(os.environ.get("WORLD_SIZE") or 1), int(os.environ.get("LOCAL_RANK") or 0)
 
 
 def attempt() -> int:
-    """How often torchrun has started these processes again. Known where all are on one machine: launchers on several may count differently."""
+    """How often torchrun has started these processes again. Known where all are on one machine: launchers on several
+    may count differently."""
     one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) if one_machine else 0
 
 
 @functools.cache
 def cpu_threads() -> int:
-    """Threads for the CPU kernels: $OPENGLM_THREADS, else one for each physical core that this process may use; a second one would only share its core."""
+    """Threads for the CPU kernels: $OPENGLM_THREADS, else one for each physical core that this process may use; a
+    second one would only share its core."""
     wanted = os.environ.get("OPENGLM_THREADS", "")
     require(
         wanted == "" or (wanted.isdigit() and int(wanted) > 0),
@@ -157,7 +164,8 @@ def say(text: str) -> None:
 
 
 def progress(description: str, total: float | None = None, unit: str = "", shown: bool = True):
-    """A rich progress bar on standard error with time left: `with progress(...) as advance: advance(amount, "extra text")`."""
+    """A rich progress bar on standard error with time left: `with progress(...) as advance: advance(amount, "extra
+    text")`."""
     return _Progress(description, total, unit, shown)
 
 

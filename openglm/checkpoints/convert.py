@@ -1,5 +1,5 @@
-"""Rewrite a checkpoint as ours, in the layout that `transformers` and vLLM load, or as GGUF for llama.cpp: matrix after matrix, types kept
-unless others are asked for. Nothing is computed with the network.
+"""Rewrite a checkpoint as ours, in the layout that `transformers` and vLLM load, or as GGUF for llama.cpp: matrix after
+matrix, types kept unless others are asked for. Nothing is computed with the network.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ _TOKENIZER_FILES = (
 def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = None, config: str | None = None) -> Path:
     """Write `out`, a folder (for gguf a file), in one go; returns its path.
 
-    dtype: float32, float16 or bfloat16 for weights that are not codes, None keeps each tensor's own; for gguf f16 (None), q8_0 or q4_0.
-    config: as for `load_model`. Raises ValueError for a network that the target cannot hold, and all that `load_model` raises.
+    dtype: float32, float16 or bfloat16 for weights that are not codes, None keeps each tensor's own; for gguf f16
+    (None), q8_0 or q4_0.
+    config: as for `load_model`. Raises ValueError for a network that the target cannot hold, and all that `load_model`
+    raises.
     """
     require(to in TARGETS, "to", to, f"choose one of {', '.join(TARGETS)}")
     kinds = _GGUF_KINDS if to == "gguf" else TYPES
@@ -74,7 +76,8 @@ def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = No
 
 
 def _write_tokenizer(folder: Path, place: Path, to: str) -> None:
-    """Ours remembers its generation, which a configuration of ours does not tell. `transformers` gets the files as they are, and the one that it needs."""
+    """Ours remembers its generation, which a configuration of ours does not tell. `transformers` gets the files as they
+    are, and the one that it needs."""
     tokenizer = load_tokenizer(folder)
     if to == "openglm":
         tokenizer.save(place)

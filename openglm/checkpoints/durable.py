@@ -1,7 +1,8 @@
 """Folders that are either whole or absent, whatever kills the process that writes them.
 
-A folder is filled under another name beside its place, every file is forced to the disk, `manifest.json` gets the size and the
-SHA-256 of each, and only then does the folder take its name. Reading verifies the manifest and names the file that is wrong.
+A folder is filled under another name beside its place, every file is forced to the disk, `manifest.json` gets the size
+and the SHA-256 of each, and only then does the folder take its name. Reading verifies the manifest and names the file
+that is wrong.
 This file knows nothing of models.
 """
 
@@ -21,10 +22,11 @@ _LARGEST_MANIFEST = 64 << 20  # bytes; a longer one is not ours
 
 
 def write_folder(parent: Path | str, name: str, writer: Callable[[Path], None]) -> Path:
-    """Make the folder parent/name with what `writer` puts into the empty folder it is given; an earlier one of ours is replaced.
+    """Make the folder parent/name with what `writer` puts into the empty folder it is given; an earlier one of ours is
+    replaced.
 
-    Returns the folder's path. Raises ValueError (one line) when the disk is full, the place is read-only and the like: nothing is
-    left behind then, and what was there before is untouched.
+    Returns the folder's path. Raises ValueError (one line) when the disk is full, the place is read-only and the like:
+    nothing is left behind then, and what was there before is untouched.
     """
     with filling(parent, name) as temporary:
         writer(temporary)
@@ -67,9 +69,11 @@ def write_file(path: Path | str, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A place beside `path` to write a file at, which takes its name at the end: after a crash there is the old file or the new one.
+    """A place beside `path` to write a file at, which takes its name at the end: after a crash there is the old file or
+    the new one.
 
-    Raises ValueError (one line) when the disk is full and the like. Whatever goes wrong, the old file is untouched and nothing else is left.
+    Raises ValueError (one line) when the disk is full and the like. Whatever goes wrong, the old file is untouched and
+    nothing else is left.
     """
     path = Path(path)
     temporary = path.parent / f"{_TEMPORARY}{path.name}-{os.getpid()}"
@@ -88,7 +92,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def verify_folder(folder: Path | str) -> None:
-    """Hold every file to the manifest. Raises ValueError that names the first file that is missing, cut short or changed.
+    """Hold every file to the manifest. Raises ValueError that names the first file that is missing, cut short or
+    changed.
 
     Files that the manifest does not list are not looked at.
     """
@@ -129,7 +134,8 @@ def read_manifest(folder: Path) -> dict[str, dict]:
 
 
 def clear_stale(parent: Path | str) -> None:
-    """Remove what killed writers left behind. Only for the process that alone may write here (it holds the run's lock)."""
+    """Remove what killed writers left behind. Only for the process that alone may write here (it holds the run's
+    lock)."""
     parent = Path(parent)
     for old in parent.glob(f"{_REPLACED}*"):
         target = parent / old.name.removeprefix(_REPLACED)

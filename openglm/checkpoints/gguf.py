@@ -1,8 +1,9 @@
 """Write a model as one GGUF file that llama.cpp loads. GGUF files are not read here.
 
-llama.cpp runs two networks of the family: `chatglm` (ChatGLM2, ChatGLM3, GLM-4-9B: pre-norm) and `glm4` (GLM-4-0414: sandwich norms), both
-causal, RMSNorm, SwiGLU, rotary pairs in the first half of each head; others are refused. Its rotation takes pairs that lie side by side, as
-ours does, so no row of a matrix changes its place; queries, keys and values are laid one under another, and so are gate and up.
+llama.cpp runs two networks of the family: `chatglm` (ChatGLM2, ChatGLM3, GLM-4-9B: pre-norm) and `glm4` (GLM-4-0414:
+sandwich norms), both causal, RMSNorm, SwiGLU, rotary pairs in the first half of each head; others are refused. Its
+rotation takes pairs that lie side by side, as ours does, so no row of a matrix changes its place; queries, keys and
+values are laid one under another, and so are gate and up.
 Norms and biases stay in fp32. The `gguf` package (extra `convert`) knows the container and the block formats.
 """
 
@@ -64,10 +65,13 @@ def write_gguf(
 ) -> Path:
     """Write `path` in one go; an earlier file stays until the new one is whole.
 
-    weights: by our parameter names, such as dict(model.named_parameters()), or a mapping that reads them from a disk: each is asked for once,
-    and only one is held, beside its stored form. tokenizer: None gives a file that takes and yields ids alone.
-    kind: f16, q8_0 or q4_0, where the matrix that makes the logits stays q8_0; rows that are no multiple of 32 stay f16.
-    Raises ValueError (one line) for a network that llama.cpp has not got, a tensor that is missing, of another shape or not finite, and a full disk.
+    weights: by our parameter names, such as dict(model.named_parameters()), or a mapping that reads them from a disk:
+    each is asked for once, and only one is held, beside its stored form. tokenizer: None gives a file that takes and
+    yields ids alone.
+    kind: f16, q8_0 or q4_0, where the matrix that makes the logits stays q8_0; rows that are no multiple of 32 stay
+    f16.
+    Raises ValueError (one line) for a network that llama.cpp has not got, a tensor that is missing, of another shape or
+    not finite, and a full disk.
     """
     require(kind in _KINDS, "kind", kind, f"choose one of {', '.join(_KINDS)}")
     _check_network(config)

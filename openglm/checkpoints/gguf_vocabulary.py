@@ -1,10 +1,12 @@
-"""The vocabulary of a GGUF file: tokens, their kinds, merges, and the ids at which llama.cpp stops. No text is tokenised here.
+"""The vocabulary of a GGUF file: tokens, their kinds, merges, and the ids at which llama.cpp stops. No text is
+tokenised here.
 
 Rows of the embedding without a token are named [PAD number].
 
-llama.cpp has its own pre-tokenizers, chosen by name. `glm4` cuts text as GLM-4's published pattern does and takes a piece that is a token
-whole, as tiktoken does; SentencePiece models need none: both give the ids of the original. None cuts quite as our own tokenizer does: `qwen2`
-differs from it only around runs of unlike blanks and apostrophes, but who wants exactly our ids gives llama.cpp ids.
+llama.cpp has its own pre-tokenizers, chosen by name. `glm4` cuts text as GLM-4's published pattern does and takes a
+piece that is a token whole, as tiktoken does; SentencePiece models need none: both give the ids of the original. None
+cuts quite as our own tokenizer does: `qwen2` differs from it only around runs of unlike blanks and apostrophes, but who
+wants exactly our ids gives llama.cpp ids.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, config: Mode
 
 
 def _chat_template(turns: object) -> str:
-    """A conversation without tools as our renderer writes it, where messages stand behind role tokens; without it llama.cpp takes another family's form."""
+    """A conversation without tools as our renderer writes it, where messages stand behind role tokens; without it
+    llama.cpp takes another family's form."""
     if not isinstance(turns, RoleTurns):
         return ""
     role, content = "message['role']", "message['content']"
@@ -111,8 +114,8 @@ def _byte_level(writer: GGUFWriter, tokenizer: Tokenizer) -> dict[int, tuple[str
 def merges(tokens: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The pairs that a byte-level BPE joins, in order.
 
-    A token's place is its rank, in tiktoken's files as in ours, and its pair is what the joins of lower rank leave of it. Tokens of which
-    they leave more than two parts have no pair: only a whole piece of text yields them.
+    A token's place is its rank, in tiktoken's files as in ours, and its pair is what the joins of lower rank leave of
+    it. Tokens of which they leave more than two parts have no pair: only a whole piece of text yields them.
     """
     rank = {token: place for place, token in enumerate(tokens)}
     for token in tokens:

@@ -1,8 +1,9 @@
-"""The published layouts: their names for the network's matrices, and how fused and sharded ones are put together and cut apart. Foreign names
-stand here alone. What a checkpoint's configuration says is read in published.py.
+"""The published layouts: their names for the network's matrices, and how fused and sharded ones are put together and
+cut apart. Foreign names stand here alone. What a checkpoint's configuration says is read in published.py.
 
-A fused matrix holds rows of several of ours in pieces: all of the first, all of the second, and so on, in each of `outer` equal parts. So one
-rule cuts queries, keys and values that lie head by head (outer = heads), in thirds (1), or in thirds of each rank's share (ranks).
+A fused matrix holds rows of several of ours in pieces: all of the first, all of the second, and so on, in each of
+`outer` equal parts. So one rule cuts queries, keys and values that lie head by head (outer = heads), in thirds (1), or
+in thirds of each rank's share (ranks).
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ class Source:
         layout: Layout | None,
         repeat_row: tuple[int, int] | None = None,
     ) -> None:
-        """ranks: the shares of a tensor-parallel run, or the one whole. layout: None where names are ours. repeat_row: copy row a of the word embedding to row b.
+        """ranks: the shares of a tensor-parallel run, or the one whole. layout: None where names are ours. repeat_row:
+        copy row a of the word embedding to row b.
 
         Raises ValueError that names a tensor which is missing or unknown.
         """

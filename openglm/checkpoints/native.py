@@ -1,7 +1,8 @@
 """Our own model folder: `config.json`, `model.safetensors` (or shards and an index), `tokenizer.json`, `manifest.json`.
 
-Weights are fp32, fp16 or bf16, or int8 and int4 codes with their scales (openglm/quant); each tensor's type is in its file's header. Nothing in
-the folder is trusted: sizes are held to each other before memory is taken, and every error is one line. Models are loaded in load.py.
+Weights are fp32, fp16 or bf16, or int8 and int4 codes with their scales (openglm/quant); each tensor's type is in its
+file's header. Nothing in the folder is trusted: sizes are held to each other before memory is taken, and every error is
+one line. Models are loaded in load.py.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def save_model(
 ) -> Path:
     """Write a model folder in one go, with the tokenizer (or that of a folder or file) if there is any.
 
-    dtype: storage type, None: that of each tensor; codes and scales always keep theirs. Raises ValueError when the place cannot be written; an earlier folder stays as it was.
+    dtype: storage type, None: that of each tensor; codes and scales always keep theirs. Raises ValueError when the
+    place cannot be written; an earlier folder stays as it was.
     """
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
     return write_model(
@@ -85,7 +87,8 @@ def write_config(place: Path, config: ModelConfig, family: str = "") -> None:
 
 
 def write_tensors(place: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """One file, or shards of some gigabytes and an index: only one shard is held at a time. The layout of files is that of the Hugging Face hub."""
+    """One file, or shards of some gigabytes and an index: only one shard is held at a time. The layout of files is that
+    of the Hugging Face hub."""
     shards: list[dict[str, int]] = [{}]
     held: dict[str, Tensor] = {}
     for name, tensor in tensors:
@@ -137,7 +140,8 @@ def own_config(values: dict[str, Any], path: Path) -> ModelConfig:
 
 
 def model_config(values: dict[str, Any], where: str) -> ModelConfig:
-    """A table of our options, checked. Raises ValueError for an unknown option, a wrong value or a wrong kind of value."""
+    """A table of our options, checked. Raises ValueError for an unknown option, a wrong value or a wrong kind of
+    value."""
     try:
         return from_dict(ModelConfig, values, "model.")
     except (TypeError, OverflowError, ZeroDivisionError) as error:

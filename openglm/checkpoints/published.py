@@ -1,6 +1,8 @@
-"""What a published `config.json` (or the arguments of a training run) says, as a `ModelConfig`; and the way back, for `transformers`.
+"""What a published `config.json` (or the arguments of a training run) says, as a `ModelConfig`; and the way back, for
+`transformers`.
 
-Each generation is a preset plus what its configuration names. An option that would need another network is refused, never passed over.
+Each generation is a preset plus what its configuration names. An option that would need another network is refused,
+never passed over.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _SAT_TOKENS = {"MASK": "mask", "gMASK": "gmask", "sMASK": "smask", "sop": "sop",
 
 
 def recognise(values: dict[str, Any], sharded: bool = False) -> tuple[str, ModelConfig]:
-    """The generation (a preset's name) and the network that a configuration describes. sharded: it stands for the files of a training run.
+    """The generation (a preset's name) and the network that a configuration describes. sharded: it stands for the files
+    of a training run.
 
     Raises ValueError for an unknown generation, and for an option that asks for another network.
     """
@@ -176,7 +179,8 @@ def _number(values: dict[str, Any], option: str) -> int:
 
 
 def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The `config.json` with which transformers' GlmForCausalLM or Glm4ForCausalLM (and vLLM) run this network. Raises ValueError where neither can."""
+    """The `config.json` with which transformers' GlmForCausalLM or Glm4ForCausalLM (and vLLM) run this network. Raises
+    ValueError where neither can."""
     for option, can in _HF.items():
         value = getattr(config, option)
         require(value in can, f"model.{option}", value, _HF_KNOWS)

@@ -1,7 +1,8 @@
-"""Tensors that many processes hold shares of, written by all of them at once and read by any number of others, cut in any other way.
+"""Tensors that many processes hold shares of, written by all of them at once and read by any number of others, cut in
+any other way.
 
-PyTorch's distributed checkpoints in their safetensors form: a file for each process and kind of tensor, whose header says where its pieces belong. Nothing here
-is a pickle. A name begins with its kind and a bar: `weights|blocks.0.ffn.up_proj.weight`.
+PyTorch's distributed checkpoints in their safetensors form: a file for each process and kind of tensor, whose header
+says where its pieces belong. Nothing here is a pickle. A name begins with its kind and a bar: `weights|blocks.0.ffn.up_proj.weight`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ KINDS = ("weights", "optimizer", "average")
 
 
 def save_shards(place: Path | str, tensors: dict[str, Tensor]) -> None:
-    """Write this process's shares. All processes call it, with the same folder. Raises the error of the process that could not."""
+    """Write this process's shares. All processes call it, with the same folder. Raises the error of the process that
+    could not."""
     with _own_errors():
         dcp.save(tensors, storage_writer=_writer(place), no_dist=not dist.is_initialized())
 
 
 def start_saving(place: Path | str, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> Future:
-    """`save_shards` in the background: the tensors are copied before it returns, and the result of the Future is that all processes have written.
+    """`save_shards` in the background: the tensors are copied before it returns, and the result of the Future is that
+    all processes have written.
 
     group: processes as in training, but with connections of their own, on the CPU.
     """
@@ -46,7 +49,8 @@ def finish_saving(saving: Future) -> None:
 
 
 def load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fill tensors, or this process's shares of them, in place. Raises ValueError for one that the folder lacks or has in another shape."""
+    """Fill tensors, or this process's shares of them, in place. Raises ValueError for one that the folder lacks or has
+    in another shape."""
     with _readable(folder):
         reader = HuggingFaceStorageReader(str(folder))
         held = reader.read_metadata().state_dict_metadata
@@ -93,7 +97,8 @@ def whole_tensors(folder: Path, kind: str) -> Iterator[tuple[str, Tensor]]:
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """The error of the process that failed, where PyTorch raises one around those of all; and no word about a single process being one."""
+    """The error of the process that failed, where PyTorch raises one around those of all; and no word about a single
+    process being one."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -113,7 +118,8 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 class _Files(dict):
-    """Number of the file that a tensor goes to, one for each kind. PyTorch asks the first process for the names of all."""
+    """Number of the file that a tensor goes to, one for each kind. PyTorch asks the first process for the names of
+    all."""
 
     def __missing__(self, name: str) -> int:
         return self[name.partition("|")[0]]

@@ -1,7 +1,9 @@
-"""Weights files as one mapping from names to tensors that are read when asked for: safetensors and PyTorch's zip files, whole or in shards.
+"""Weights files as one mapping from names to tensors that are read when asked for: safetensors and PyTorch's zip files,
+whole or in shards.
 
-The bytes stay on the disk: a tensor is a view of the mapped file, and the mapping is dropped every so often, so that what was read does not
-stay resident. This is the one file that may call `torch.load`, and only for tensors. What the tensors mean is not known here.
+The bytes stay on the disk: a tensor is a view of the mapped file, and the mapping is dropped every so often, so that
+what was read does not stay resident. This is the one file that may call `torch.load`, and only for tensors. What the
+tensors mean is not known here.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Tensors(Mapping[str, Tensor]):
         return tensor
 
     def left_in_file(self, name: str) -> Tensor:
-        """A tensor that is to stay a view of its file, on a mapping of its own: no other one's pages are held with it."""
+        """A tensor that is to stay a view of its file, on a mapping of its own: no other one's pages are held with
+        it."""
         return _map(self._home[name])(name)
 
     def __contains__(self, name: object) -> bool:
@@ -99,7 +102,8 @@ def _map(path: Path) -> Callable[[str], Tensor]:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """The weights files of a folder: those that its index lists, or all there are. Raises ValueError that names a missing shard."""
+    """The weights files of a folder: those that its index lists, or all there are. Raises ValueError that names a
+    missing shard."""
     for index in (folder / f"{stem}{INDEX}" for stem in ("model.safetensors", "pytorch_model.bin")):
         if index.is_file():
             return _indexed(index)
@@ -149,7 +153,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_safetensors(path: Path) -> Any:
-    """The file mapped into memory (`keys`, `get_tensor`, `get_slice`). Raises ValueError for a truncated or malformed one."""
+    """The file mapped into memory (`keys`, `get_tensor`, `get_slice`). Raises ValueError for a truncated or malformed
+    one."""
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -179,7 +184,8 @@ def _torch_header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file written by `torch.save`; a training state keeps them under `module`. Nothing but tensors and plain values is ever built."""
+    """The tensors of a file written by `torch.save`; a training state keeps them under `module`. Nothing but tensors
+    and plain values is ever built."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:

@@ -1,1 +1,2 @@
-"""Text on its way into training: corpus building, token shards, blank infilling, conversations and the mixture of them all."""
+"""Text on its way into training: corpus building, token shards, blank infilling, conversations and the mixture of them
+all."""

@@ -1,8 +1,9 @@
 """From texts to a corpus: read, clean, drop evaluation items and duplicates, train a tokenizer, write token shards.
 
-The work is a list of stages (`stages`), each a list of datatrove steps for a number of tasks. `build` runs them one after another in
-local processes; datatrove's Slurm and Ray executors take the same steps, one executor a stage, each depending on the one before, with
-`work` on a file system that all machines see. The result does not depend on how many tasks run at once.
+The work is a list of stages (`stages`), each a list of datatrove steps for a number of tasks. `build` runs them one
+after another in local processes; datatrove's Slurm and Ray executors take the same steps, one executor a stage, each
+depending on the one before, with `work` on a file system that all machines see. The result does not depend on how many
+tasks run at once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from openglm.data.readers import READERS, Reader, own_files
 from openglm.data.sources import part_files, read_recipe
 from openglm.text.load import load_tokenizer
 
-# Signatures of 14 x 8 hashes over runs of 5 words find pairs that share 80 % of these with a probability of 0.92: datatrove's own figures.
+# Signatures of 14 x 8 hashes over runs of 5 words find pairs that share 80 % of these with a probability of 0.92:
+# datatrove's own figures.
 _HASHES = HashConfig(hash_fc="sha1", precision=64)  # its default, xxhash, no longer takes text (xxhash 4)
 NEAR = dedup.MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=_HASHES)
 _OWN_UNITS = 64  # a user's files are dealt to this many tasks: MinHash opens one signature file a task at once
@@ -138,7 +140,8 @@ def stages(plan: Plan, work: str, readers: Mapping[str, Reader] = READERS) -> li
 
 
 def run_locally(stage: Stage, log: str, workers: int) -> None:
-    """Run one stage, `workers` tasks at a time. Tasks that an earlier, interrupted run has finished are not run again."""
+    """Run one stage, `workers` tasks at a time. Tasks that an earlier, interrupted run has finished are not run
+    again."""
     logger.remove()
     multiprocess.set_forkserver_preload(
         [steps.__name__]
@@ -198,11 +201,14 @@ def build(
     """Build a corpus and return its manifest.
 
     data: a sources file (.toml), or a folder of .txt, .jsonl ("text" field) and .parquet ("text" column) files.
-    out: folder of the corpus; must not exist. The work lies beside it in a folder that is removed at the end, and that an interrupted build goes on from.
+    out: folder of the corpus; must not exist. The work lies beside it in a folder that is removed at the end, and that
+    an interrupted build goes on from.
     tokenizer: folder or name of one to use; "": train one with `vocab_size` tokens.
-    heldout: share of documents kept out of training. evaluation: a folder of .txt, .json or .jsonl items (besides those of the sources file) whose text must not be in the corpus.
+    heldout: share of documents kept out of training. evaluation: a folder of .txt, .json or .jsonl items (besides those
+    of the sources file) whose text must not be in the corpus.
     cache: where packages are kept.
-    readers: what a sources file may name, see `openglm.data.readers`. text: a folder for the cleaned texts too, SOURCE.jsonl and SOURCE-heldout.jsonl. workers: processes.
+    readers: what a sources file may name, see `openglm.data.readers`. text: a folder for the cleaned texts too,
+    SOURCE.jsonl and SOURCE-heldout.jsonl. workers: processes.
     Raises ValueError with one line for everything a user can mend.
     """
     out = Path(out)

@@ -1,4 +1,5 @@
-"""What happens to a text between its reader and the tokenizer: normal form, junk lines, and lines that an evaluation would ask about.
+"""What happens to a text between its reader and the tokenizer: normal form, junk lines, and lines that an evaluation
+would ask about.
 
 Pure functions on strings and arrays. The steps that move documents through them are in `build.py`.
 """
@@ -24,14 +25,16 @@ _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaf
 
 
 def normalise(text: str) -> str:
-    """NFC, one kind of line end and space, no control or invisible characters, no trailing blanks; indentation stays."""
+    """NFC, one kind of line end and space, no control or invisible characters, no trailing blanks; indentation
+    stays."""
     text = _visible(unicodedata.normalize("NFC", text))
     text = "\n".join(_INNER_SPACES.sub(" ", line).rstrip() for line in text.split("\n"))
     return _BLANK_LINES.sub("\n\n", text).strip("\n")
 
 
 def normalise_code(text: str) -> str:
-    """A program as it is, every line and blank of it, but for line ends, tabs, invisible characters and trailing blanks."""
+    """A program as it is, every line and blank of it, but for line ends, tabs, invisible characters and trailing
+    blanks."""
     return "\n".join(line.rstrip() for line in _visible(text).split("\n")).strip("\n")
 
 
@@ -91,7 +94,8 @@ def contamination_index(items: Iterable[str]) -> np.ndarray:
 
 
 def drop_contaminated_lines(text: str, index: np.ndarray) -> tuple[str, int]:
-    """The text without the lines that hold, or share in, a run of 13 words of an evaluation item; and how many lines went."""
+    """The text without the lines that hold, or share in, a run of 13 words of an evaluation item; and how many lines
+    went."""
     lines = text.split("\n")
     per_line = [words(line) for line in lines]
     hashes = ngram_hashes([word for line in per_line for word in line])
@@ -106,7 +110,8 @@ def drop_contaminated_lines(text: str, index: np.ndarray) -> tuple[str, int]:
 
 
 def sample_to_size(texts: Iterable[str], limit_bytes: int, salt: str) -> Iterator[str]:
-    """Whole documents, in their order, of about `limit_bytes` in all: those of the smallest hash, so that the choice is stable."""
+    """Whole documents, in their order, of about `limit_bytes` in all: those of the smallest hash, so that the choice is
+    stable."""
     texts = list(dict.fromkeys(texts))
     sizes = [len(text.encode()) for text in texts]
     kept, total = set(), 0

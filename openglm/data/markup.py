@@ -65,7 +65,8 @@ class _Page(HTMLParser):
 
 
 def html_text(page: str, inside: str = "", without: frozenset[str] = frozenset()) -> str:
-    """The text of a page, a line per block. `inside`: only the element of this id; `without`: drop elements of these classes."""
+    """The text of a page, a line per block. `inside`: only the element of this id; `without`: drop elements of these
+    classes."""
     parser = _Page(inside, without)
     parser.feed(page)
     lines = (re.sub(r"\s+", " ", line).strip() for line in "".join(parser.parts).split("\n"))
@@ -77,7 +78,8 @@ def is_han(character: str) -> bool:
 
 
 def unwrap(text: str, indented: bool = True) -> str:
-    """Join the lines of hard-wrapped paragraphs; blank lines and a change of indentation end a paragraph. `indented=False` leaves lines that start with a space alone."""
+    """Join the lines of hard-wrapped paragraphs; blank lines and a change of indentation end a paragraph.
+    `indented=False` leaves lines that start with a space alone."""
     out: list[str] = []
     fresh, depth = True, 0
     for line in text.split("\n"):

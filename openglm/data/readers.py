@@ -1,7 +1,8 @@
 """One small reader for each kind of text: files in, whole documents out, in a fixed order.
 
-`READERS` names them for a sources file, `OWN_READERS` by suffix for a user's own .txt, .jsonl and .parquet files. Readers know formats, not
-packages: which files they get is said in the sources file. A recipe brings readers of its own by passing them to `openglm.data.build.build`.
+`READERS` names them for a sources file, `OWN_READERS` by suffix for a user's own .txt, .jsonl and .parquet files.
+Readers know formats, not packages: which files they get is said in the sources file. A recipe brings readers of its own
+by passing them to `openglm.data.build.build`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Reader = Callable[[Path], Iterator[str]]
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file (.gz and dictd's .dz are unpacked). Not UTF-8: ValueError with the file and the byte offset."""
+    """The text of a file (.gz and dictd's .dz are unpacked). Not UTF-8: ValueError with the file and the byte
+    offset."""
     raw = path.read_bytes()
     if path.suffix in (".gz", ".dz"):
         raw = gzip.decompress(raw)

@@ -2,8 +2,8 @@
 
     CORPUS/manifest.json            what is in the folder, with the SHA-256 of every file
     CORPUS/tokenizer.json           the tokenizer that made the ids
-    CORPUS/<source>-00000.tokens    ids, little-endian uint16 (uint32 for a vocabulary above 65535), documents back to back
-    CORPUS/<source>-00000.index     little-endian int64: where each document of the shard ends, in tokens
+    CORPUS/<source>-00000.tokens    ids, little-endian uint16 (uint32 for a vocabulary above 65535), documents back to
+    back CORPUS/<source>-00000.index     little-endian int64: where each document of the shard ends, in tokens
     CORPUS/<source>-heldout.*       the documents kept out of training
 
 Nothing here knows about text, masks or rows: `build.py` writes, `mixture.py` reads.
@@ -65,7 +65,8 @@ def write_source(
 ) -> list[dict[str, Any]]:
     """Write one source's documents (token ids) as shards into `folder`; returns their manifest entries.
 
-    A shard's "sha256" is that of its .tokens file followed by its .index file. The held-out split is one shard whatever its length.
+    A shard's "sha256" is that of its .tokens file followed by its .index file. The held-out split is one shard whatever
+    its length.
     """
     documents, shards = iter(documents), []
     if split == "heldout":
@@ -86,7 +87,8 @@ def canonical_hash(value: dict[str, Any]) -> str:
 def write_manifest(
     folder: Path, tokenizer_fingerprint: str, vocab_size: int, sources: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Write manifest.json, last of all files, and return it. Its "sha256" names the corpus: same texts and options, same hash."""
+    """Write manifest.json, last of all files, and return it. Its "sha256" names the corpus: same texts and options,
+    same hash."""
     manifest = {"version": 1, "tokenizer": tokenizer_fingerprint, "vocab_size": vocab_size, "sources": sources}
     manifest["sha256"] = canonical_hash(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

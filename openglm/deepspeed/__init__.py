@@ -36,9 +36,11 @@ def initialize(
     mesh_param: Any = None,
     config_params: str | dict[str, Any] | None = None,
 ) -> tuple[Engine, torch.optim.Optimizer | None, DataLoader | None, Any]:
-    """(engine, optimizer, loader of `training_data`, schedule). `model` is sharded in place: its parameters are other objects afterwards.
+    """(engine, optimizer, loader of `training_data`, schedule). `model` is sharded in place: its parameters are other
+    objects afterwards.
 
-    optimizer, lr_scheduler: objects, or functions of the parameter groups and of the optimizer, in place of what the configuration says.
+    optimizer, lr_scheduler: objects, or functions of the parameter groups and of the optimizer, in place of what the
+    configuration says.
     Raises ValueError that names the key or argument that is not supported.
     """
     require(model is not None, "model", model, "deepspeed.initialize needs one")

@@ -1,7 +1,9 @@
-"""deepspeed.checkpointing: activations that are computed again in the backward pass, and random numbers that differ between model-parallel processes.
+"""deepspeed.checkpointing: activations that are computed again in the backward pass, and random numbers that differ
+between model-parallel processes.
 
-torch.utils.checkpoint does the work. What it does not know of is the tracker: a second random state for parts that each model-parallel process holds
-alone, while all others must draw the same dropout. Recomputation puts that state back too. Names and seeds are those of Megatron-LM and DeepSpeed.
+torch.utils.checkpoint does the work. What it does not know of is the tracker: a second random state for parts that each
+model-parallel process holds alone, while all others must draw the same dropout. Recomputation puts that state back too.
+Names and seeds are those of Megatron-LM and DeepSpeed.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def model_parallel_cuda_manual_seed(seed: int) -> None:
 
 
 def configure(mpu_: Any, deepspeed_config: Any = None, **options: Any) -> None:
-    """Check the section `activation_checkpointing`; `options` are its keys, under the names DeepSpeed's function gives them. Only hints are left of it."""
+    """Check the section `activation_checkpointing`; `options` are its keys, under the names DeepSpeed's function gives
+    them. Only hints are left of it."""
     if deepspeed_config is not None:
         config.section(config.load(deepspeed_config), "activation_checkpointing.")
     for name, value in options.items():

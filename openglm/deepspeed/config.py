@@ -1,6 +1,8 @@
-"""DeepSpeed's JSON configuration, read: what is honoured, what may stand there without effect, and what is refused by name.
+"""DeepSpeed's JSON configuration, read: what is honoured, what may stand there without effect, and what is refused by
+name.
 
-Defaults are those of DeepSpeed 0.19.8 (https://www.deepspeed.ai/docs/config-json/). docs/deepspeed.md is the table for users.
+Defaults are those of DeepSpeed 0.19.8 (https://www.deepspeed.ai/docs/config-json/). docs/deepspeed.md is the table for
+users.
 """
 
 from __future__ import annotations
@@ -202,7 +204,8 @@ def _batches(top: dict[str, Any], processes: int) -> tuple[int, int, int]:
 
 
 def _offload(zero: dict[str, Any]) -> bool:
-    """Both of DeepSpeed's offloads are FSDP2's one: weights, gradients and optimizer state on the CPU, computation on the accelerator."""
+    """Both of DeepSpeed's offloads are FSDP2's one: weights, gradients and optimizer state on the CPU, computation on
+    the accelerator."""
     devices = [_switch(zero, "zero_optimization.cpu_offload") and "cpu"]
     for key in ("offload_optimizer", "offload_param"):
         table = zero.get(key) or {}

@@ -1,7 +1,9 @@
-"""The engine that deepspeed.initialize returns: a model sharded over the data-parallel processes, its optimizer, and DeepSpeed's steps.
+"""The engine that deepspeed.initialize returns: a model sharded over the data-parallel processes, its optimizer, and
+DeepSpeed's steps.
 
-Weights are kept in fp32 and sharded (stages 1 to 3) or whole (stage 0); what computes is gathered from them, in half precision if so configured. Stages
-differ in what stays gathered: 0 and 1 exchange gradients once a step, 2 after each micro-batch, 3 also lets weights go after each layer's forward pass.
+Weights are kept in fp32 and sharded (stages 1 to 3) or whole (stage 0); what computes is gathered from them, in half
+precision if so configured. Stages differ in what stays gathered: 0 and 1 exchange gradients once a step, 2 after each
+micro-batch, 3 also lets weights go after each layer's forward pass.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Engine(nn.Module):
         self.scaler = LossScale(**self.settings.scale)
         self._grad_norm: float | None = None
         names = {parameter: name for name, parameter in model.named_parameters()}
-        # Megatron-LM's mark of a parameter that each model-parallel process holds a part of: the others are the same everywhere and count once in the norm.
+        # Megatron-LM's mark of a parameter that each model-parallel process holds a part of: the others are the same
+        # everywhere and count once in the norm.
         counted = {
             name
             for parameter, name in names.items()
@@ -84,7 +87,8 @@ class Engine(nn.Module):
                 fused=all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]),
                 **options,
             )
-        # What scripts read from DeepSpeed's wrapper stands on the optimizer itself, so that torch's schedules take it too. Weights are kept once: nothing to refresh.
+        # What scripts read from DeepSpeed's wrapper stands on the optimizer itself, so that torch's schedules take it
+        # too. Weights are kept once: nothing to refresh.
         made.optimizer, made.overflow, made.cur_scale, made.refresh_fp32_params = (
             made,
             False,
@@ -94,7 +98,8 @@ class Engine(nn.Module):
         return made
 
     def _step_on_nothing(self) -> None:
-        """DeepSpeed's half-precision optimizer of stage 0 makes its state by a step on zero gradients. Adam counts it, and its curve shows that."""
+        """DeepSpeed's half-precision optimizer of stage 0 makes its state by a step on zero gradients. Adam counts it,
+        and its curve shows that."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
@@ -124,7 +129,8 @@ class Engine(nn.Module):
         return (self.micro_steps + 1) % self.settings.accumulation == 0
 
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Tensor:
-        """Add the gradients of one micro-batch. Returns the loss as it enters the step: divided by the number of micro-batches."""
+        """Add the gradients of one micro-batch. Returns the loss as it enters the step: divided by the number of
+        micro-batches."""
         gather_gradients(self.module, self.is_gradient_accumulation_boundary(), self.settings.stage)
         if scale_wrt_gas:
             loss = loss / self.settings.accumulation
@@ -217,7 +223,8 @@ class Engine(nn.Module):
         client_state: dict[str, Any] | None = None,
         save_latest: bool = True,
     ) -> bool:
-        """Write save_dir/tag, whole or not at all, then the file `latest`. All processes must call this. See saving.py for what `client_state` may hold."""
+        """Write save_dir/tag, whole or not at all, then the file `latest`. All processes must call this. See saving.py
+        for what `client_state` may hold."""
         give_back(self.module)
         saving.save(
             self,
@@ -237,7 +244,8 @@ class Engine(nn.Module):
         load_lr_scheduler_states: bool = True,
         load_module_only: bool = False,
     ) -> tuple[str | None, dict[str, Any] | None]:
-        """(path, client_state) of load_dir/tag, or of what `latest` names; (None, None) where there is no such file. Any stage and number of processes may have saved it."""
+        """(path, client_state) of load_dir/tag, or of what `latest` names; (None, None) where there is no such file.
+        Any stage and number of processes may have saved it."""
         give_back(self.module)
         with_optimizer, with_schedule = (
             load_optimizer_states and not load_module_only,
@@ -255,7 +263,8 @@ class Engine(nn.Module):
 
 
 def _groups(model: nn.Module, parameters: Any) -> list[dict[str, Any]]:
-    """Parameter groups from what initialize() may be given: groups, tensors, or nothing. Empty groups go, as in DeepSpeed."""
+    """Parameter groups from what initialize() may be given: groups, tensors, or nothing. Empty groups go, as in
+    DeepSpeed."""
     given = (
         [parameter for parameter in model.parameters() if parameter.requires_grad]
         if parameters is None
@@ -278,7 +287,8 @@ def _name(names: dict[nn.Parameter, str], parameter: nn.Parameter) -> str:
 
 
 def _prepare(model: nn.Module, choice: Settings, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
-    """Move, make equal in all data-parallel processes, and shard: each layer by itself, so that its exchange overlaps its neighbours' work, then the rest."""
+    """Move, make equal in all data-parallel processes, and shard: each layer by itself, so that its exchange overlaps
+    its neighbours' work, then the rest."""
     model.to(device)
     for name, parameter in model.named_parameters():
         if choice.dtype is not None and parameter.is_floating_point():
@@ -303,7 +313,8 @@ def _prepare(model: nn.Module, choice: Settings, group: dist.ProcessGroup, devic
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Members of the outermost ModuleLists that share no parameter with the rest of the model: FSDP2 needs shared ones in one group."""
+    """Members of the outermost ModuleLists that share no parameter with the rest of the model: FSDP2 needs shared ones
+    in one group."""
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     below: set[nn.Module] = set()
     for module in list(model.modules()):

@@ -1,4 +1,5 @@
-"""Which processes share what: the groups of an `mpu` (Megatron-LM's module of that name, or an object with its functions), or all processes as one."""
+"""Which processes share what: the groups of an `mpu` (Megatron-LM's module of that name, or an object with its
+functions), or all processes as one."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def init_distributed(
     rank: int = -1,
     world_size: int = -1,
 ) -> None:
-    """Meet the processes that torchrun started (or `init_method` names), unless that has happened; a process that was started alone becomes a group of one.
+    """Meet the processes that torchrun started (or `init_method` names), unless that has happened; a process that was
+    started alone becomes a group of one.
 
     Options that DeepSpeed needs for MPI and for launchers of its own are taken and have no effect.
     """

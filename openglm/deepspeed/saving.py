@@ -1,11 +1,13 @@
-"""Checkpoints of an engine: sharded safetensors by torch.distributed.checkpoint, and JSON for all that is no tensor. No pickle is written or read.
+"""Checkpoints of an engine: sharded safetensors by torch.distributed.checkpoint, and JSON for all that is no tensor. No
+pickle is written or read.
 
     DIR/latest                                   the newest tag
-    DIR/TAG/mp_rank_00/shard-*.safetensors       weights, buffers and optimizer state, a file for each data-parallel process
-    DIR/TAG/mp_rank_00/state.json                counters, schedule, loss scale, parameter groups, client_state
+    DIR/TAG/mp_rank_00/shard-*.safetensors       weights, buffers and optimizer state, a file for each data-parallel
+    process DIR/TAG/mp_rank_00/state.json                counters, schedule, loss scale, parameter groups, client_state
     DIR/TAG/mp_rank_00/client/client.safetensors the tensors and arrays in these
 
-The folder is filled under another name and renamed, so that a killed run leaves the old one or the new one. DeepSpeed's own files (pickles) are not read.
+The folder is filled under another name and renamed, so that a killed run leaves the old one or the new one. DeepSpeed's
+own files (pickles) are not read.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Engine(Protocol):
 
 
 def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest: bool) -> None:
-    """Write parent/tag. Raises ValueError in all processes when one of them fails; what was there before is untouched then."""
+    """Write parent/tag. Raises ValueError in all processes when one of them fails; what was there before is untouched
+    then."""
     require(tag not in ("", ".", "..", "latest") and Path(tag).name == tag, "tag", tag, "must be a plain name")
     temporary, first = parent / f".tmp-{tag}", dist.get_rank() == 0
     place, state, client_tensors = temporary / f"mp_rank_{engine.mp_rank:02d}", {}, {}
@@ -179,7 +182,8 @@ def _blank_moments(engine: Engine, there: dict[str, tuple[int, ...]]) -> dict[st
 
 
 def _wanted(ours: dict[str, Tensor], there: dict[str, tuple[int, ...]], strict: bool) -> dict[str, Tensor]:
-    """Those of our tensors that the checkpoint has, in the same shape; `strict`: it must have these weights and no others."""
+    """Those of our tensors that the checkpoint has, in the same shape; `strict`: it must have these weights and no
+    others."""
     odd = sorted({key for key in there if key.startswith("module.")} ^ set(ours)) if strict else []
     require(
         not odd,
@@ -242,7 +246,8 @@ def _restore(
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON, its tensors and arrays put into `tensors`. Numbers, text, None, lists, tuples and dictionaries of these: the state of random generators, say."""
+    """A value as JSON, its tensors and arrays put into `tensors`. Numbers, text, None, lists, tuples and dictionaries
+    of these: the state of random generators, say."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, list):
@@ -280,7 +285,8 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _publish(temporary: Path, target: Path, latest: bool) -> None:
-    """Force everything to the disk and give the folder its name, an older one stepping aside; then say that it is the newest."""
+    """Force everything to the disk and give the folder its name, an older one stepping aside; then say that it is the
+    newest."""
     for path in (*temporary.rglob("*"), temporary):
         _sync(path)
     aside = target.parent / f".old-{target.name}"

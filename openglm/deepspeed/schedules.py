@@ -1,4 +1,5 @@
-"""What DeepSpeed changes from step to step: the learning rate and the loss scale. Its rules, in our words (DeepSpeed 0.19.8, lr_schedules.py, loss_scaler.py)."""
+"""What DeepSpeed changes from step to step: the learning rate and the loss scale. Its rules, in our words (DeepSpeed
+0.19.8, lr_schedules.py, loss_scaler.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from openglm.config import require
 
 
 class WarmupLR:
-    """From a lowest to a highest rate, then constant. `step()` comes after each optimizer step; the first one is taken at the lowest rate, as in DeepSpeed."""
+    """From a lowest to a highest rate, then constant. `step()` comes after each optimizer step; the first one is taken
+    at the lowest rate, as in DeepSpeed."""
 
     def __init__(
         self,
@@ -172,9 +174,11 @@ def schedule(optimizer: torch.optim.Optimizer, kind: str, params: dict[str, Any]
 
 
 class LossScale:
-    """The factor that keeps half-precision gradients from vanishing. Static, or dynamic: halved on overflow, doubled after `window` steps without.
+    """The factor that keeps half-precision gradients from vanishing. Static, or dynamic: halved on overflow, doubled
+    after `window` steps without.
 
-    `hysteresis` overflows have to come before the first halving (`refill`: in a row; else they are forgotten with each doubling). Without options it is 1.
+    `hysteresis` overflows have to come before the first halving (`refill`: in a row; else they are forgotten with each
+    doubling). Without options it is 1.
     """
 
     def __init__(

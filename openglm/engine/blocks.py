@@ -1,8 +1,8 @@
 """Who owns which block of the cache, and which blocks hold a beginning that a later request may share.
 
-Only full blocks are shared, and a full block is never written again, so nothing is ever copied. A block is known by its tokens and by
-the node before it: the chain of nodes is a tree of beginnings. The dictionary compares the tokens themselves, so that two beginnings
-with the same hash stay apart.
+Only full blocks are shared, and a full block is never written again, so nothing is ever copied. A block is known by its
+tokens and by the node before it: the chain of nodes is a tree of beginnings. The dictionary compares the tokens
+themselves, so that two beginnings with the same hash stay apart.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Hashable, Sequence
 
 
 class BlockPool:
-    """Numbers 0 .. blocks - 1. A block is free, or counted as often as sequences use it, or idle: unused, but known and kept while there is room."""
+    """Numbers 0 .. blocks - 1. A block is free, or counted as often as sequences use it, or idle: unused, but known and
+    kept while there is room."""
 
     def __init__(self, blocks: int, block_size: int) -> None:
         self.blocks, self.block_size = blocks, block_size
@@ -52,7 +53,8 @@ class BlockPool:
         return found, node
 
     def remember(self, block: int, parent: Hashable, tokens: Sequence[int]) -> Hashable:
-        """Let later requests find a block that is full and computed; returns its node, or that of an earlier block of the same content."""
+        """Let later requests find a block that is full and computed; returns its node, or that of an earlier block of
+        the same content."""
         assert len(tokens) == self.block_size, (len(tokens), self.block_size)
         key = (parent, tuple(tokens))
         if key not in self._nodes:
@@ -63,7 +65,8 @@ class BlockPool:
         return self._nodes[key][1]
 
     def release(self, blocks: list[int]) -> None:
-        """Give up a sequence's blocks. Last ones first: a beginning outlives what follows it, which is useless alone."""
+        """Give up a sequence's blocks. Last ones first: a beginning outlives what follows it, which is useless
+        alone."""
         for block in reversed(blocks):
             self.counts[block] -= 1
             assert self.counts[block] >= 0, (block, self.counts[block])

@@ -1,7 +1,8 @@
-"""The runner on the CPU kernels: walks the modules of `model/transformer.py` once, writes down what they do as a list of operations, and runs
-that list for each step.
+"""The runner on the CPU kernels: walks the modules of `model/transformer.py` once, writes down what they do as a list
+of operations, and runs that list for each step.
 
-The network is defined there alone; what it can hold that the kernels cannot is refused with a reason, and the torch runner serves.
+The network is defined there alone; what it can hold that the kernels cannot is refused with a reason, and the torch
+runner serves.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def _release(module: nn.Module) -> None:
 class NativeRunner:
     """Fulfils the contract of runner.py. Call `obstacle` first.
 
-    keep_weights: False empties the model's own matrices as they are repacked, so that they are in memory once; the model is then of no other use.
+    keep_weights: False empties the model's own matrices as they are repacked, so that they are in memory once; the
+    model is then of no other use.
     """
 
     def __init__(
@@ -171,7 +173,8 @@ class NativeRunner:
             None if t is None else t.weight.float().contiguous()
             for t in (model.position_embedding, model.block_position_embedding)
         ]
-        # A table that makes no logits stays where it is, which may be in its file; its few rows of a step are looked up by the network itself.
+        # A table that makes no logits stays where it is, which may be in its file; its few rows of a step are looked up
+        # by the network itself.
         self.embed = None if model.head is None else model.embed
         logits_of = self._panels([model.embedding if model.head is None else model.head])
         self.h, self.x = p.buffer(shape.hidden), p.buffer(shape.hidden)
@@ -222,7 +225,8 @@ class NativeRunner:
         self._join(block, out_of_inner, self.inner, block.ffn_post_norm, self._adapt(self.inner, [block.ffn.down_proj]))
 
     def _adapt(self, source: int, modules: list[nn.Module], gated: bool = False) -> int:
-        """Thin products of the LoRAs that change these layers, each for its own tokens; returns the buffer of what they add, -1: nothing.
+        """Thin products of the LoRAs that change these layers, each for its own tokens; returns the buffer of what they
+        add, -1: nothing.
         A LoRA that leaves all of them alone beside one that does not adds zeros."""
         p, names = self.program, [self.names[m] for m in modules]
         if not any(name in lora.names for lora in self.loras.values() for name in names):

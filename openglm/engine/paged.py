@@ -1,7 +1,8 @@
 """Keys and values of many sequences in blocks of a fixed number of tokens, and attention over them in plain torch.
 
 Which block belongs to whom is decided elsewhere (blocks.py); this file reads and writes where a `Step` says.
-Shapes: N new tokens of the step, M key/value heads, D head width, S tokens seen, b sequences of a group, t new tokens of each.
+Shapes: N new tokens of the step, M key/value heads, D head width, S tokens seen, b sequences of a group, t new tokens
+of each.
 """
 
 from __future__ import annotations
@@ -130,5 +131,6 @@ class PagedCache:
         if scales is not None:
             found = found * scales[layer][group.tables_bL].flatten(1, 2)[:, : group.length].transpose(1, 2)
         found = found.to(self.dtype)
-        # A weight of zero times a NaN is a NaN: what other requests left in a block must not be read, not even to be ignored.
+        # A weight of zero times a NaN is a NaN: what other requests left in a block must not be read, not even to be
+        # ignored.
         return found if group.beyond is None else found.masked_fill(group.beyond, 0.0)

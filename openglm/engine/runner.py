@@ -1,7 +1,7 @@
 """The contract between the scheduler and the network, and the runner that fulfils it with torch on any device.
 
-A runner owns the keys and values; whoever calls it owns the numbers of the blocks they lie in. It decides nothing: what to compute,
-in which blocks and for whom is all in the `Step`.
+A runner owns the keys and values; whoever calls it owns the numbers of the blocks they lie in. It decides nothing: what
+to compute, in which blocks and for whom is all in the `Step`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Step:
 
     All arrays are int32 and contiguous. N new tokens, B sequences, L blocks of the longest one, R rows of logits.
     Token j of the new ones of sequence b has the index i = cached[b] + j in its sequence. Its key and value go to place
-    i % block_size of block tables[b, i // block_size], and it sees the columns below max(visible[b], i + 1): 0 is causal, and for a
-    model that reads part A both ways it is the length of part A.
+    i % block_size of block tables[b, i // block_size], and it sees the columns below max(visible[b], i + 1): 0 is
+    causal, and for a model that reads part A both ways it is the length of part A.
     """
 
     ids: np.ndarray
@@ -63,7 +63,8 @@ class Runner(Protocol):
 
 
 class TorchRunner:
-    """Runs `model/transformer.py` itself, on whatever device its weights lie: all new tokens as one row, attention sequence by sequence."""
+    """Runs `model/transformer.py` itself, on whatever device its weights lie: all new tokens as one row, attention
+    sequence by sequence."""
 
     def __init__(
         self, model: Transformer, config: EngineConfig, blocks: int, adapters: Sequence[Prefix | Lora | None] = (None,)

@@ -1,7 +1,7 @@
 """Which sequences take part in the next step, with how many tokens each. First come, first served.
 
-Running sequences are always older than waiting ones. When blocks run out, the youngest gives up its own and waits at the front; its
-tokens are kept and computed again later, so that its answer goes on as if nothing had happened.
+Running sequences are always older than waiting ones. When blocks run out, the youngest gives up its own and waits at
+the front; its tokens are kept and computed again later, so that its answer goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Scheduler:
         self.running: list[Sequence] = []
 
     def plan(self) -> list[tuple[Sequence, int]]:
-        """The next step: sequences, and how many tokens of each are computed, drafts included. Their blocks are theirs already."""
+        """The next step: sequences, and how many tokens of each are computed, drafts included. Their blocks are theirs
+        already."""
         self.chunks: dict[Sequence, int] = {}
         self.budget, self.reading = self.config.step_tokens, False
         # Answers that grow come first: their readers wait for every token.
@@ -44,7 +45,8 @@ class Scheduler:
         self.reading |= sequence.left > 1
 
     def _chunk(self, sequence: Sequence) -> int:
-        """Tokens for this sequence: what is left of it and of the step. Part A of a prefix model is read in one piece, if need be beyond the budget."""
+        """Tokens for this sequence: what is left of it and of the step. Part A of a prefix model is read in one piece,
+        if need be beyond the budget."""
         count = min(sequence.left, max(self.budget, 0))
         unread = sequence.visible - sequence.cached
         if count < unread:
@@ -52,7 +54,8 @@ class Scheduler:
         return count
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Start the first in line if its whole text finds room, and one block for each that runs: else it would soon be put off again."""
+        """Start the first in line if its whole text finds room, and one block for each that runs: else it would soon be
+        put off again."""
         size = self.pool.block_size
         most = (
             (len(sequence.ids) - 1) // size if self.config.share_prefixes else 0

@@ -1,6 +1,7 @@
 """The compiled kernels as Python sees them: structures that mirror csrc/glm.h, and whether they can be used here.
 
-Nothing is compiled at run time. Where the package was installed without a C++ compiler `load` returns None and says why, once.
+Nothing is compiled at run time. Where the package was installed without a C++ compiler `load` returns None and says
+why, once.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ ABI = sum(7**i * ctypes.sizeof(s) for i, s in enumerate((Matrix, Cache, Op, Prog
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The library with its threads started, or None. The first call without one prints one line that says why and what it costs."""
+    """The library with its threads started, or None. The first call without one prints one line that says why and what
+    it costs."""
     wanted = kernel_path()
     if wanted == "off":
         return None
@@ -115,6 +117,7 @@ def paths(library: ctypes.CDLL) -> list[str]:
 
 
 def start(library: ctypes.CDLL, path: str = "auto", threads: int = 0) -> bool:
-    """Choose the code path (auto: the best) and the number of threads (0: one a core); False for a path that is not there."""
+    """Choose the code path (auto: the best) and the number of threads (0: one a core); False for a path that is not
+    there."""
     chosen = paths(library)[0] if path == "auto" else path
     return library.glm_start(threads or cpu_threads(), chosen.encode()) == 0

@@ -1,4 +1,5 @@
-"""Weights in the kernels' layout, and lists of operations over them that run as one call. What network the operations make is not known here.
+"""Weights in the kernels' layout, and lists of operations over them that run as one call. What network the operations
+make is not known here.
 
 Shapes: N tokens of a step, O rows (outputs) and I columns (inputs) of a matrix, G groups of a row.
 """
@@ -22,7 +23,8 @@ from openglm.kernels import library as lib
 
 @dataclass
 class Weight:
-    """One matrix as it is stored: fp32 (scales None), or codes and half-precision scales [O, G] in the format of quant/codes.py."""
+    """One matrix as it is stored: fp32 (scales None), or codes and half-precision scales [O, G] in the format of
+    quant/codes.py."""
 
     codes: Tensor
     scales: Tensor | None = None
@@ -46,7 +48,8 @@ class Weight:
 
 
 class Arena:
-    """Zeroed memory for weights, in slabs that the system may back with huge pages: streaming gigabytes in pages of 4 KB costs a fifth of the speed."""
+    """Zeroed memory for weights, in slabs that the system may back with huge pages: streaming gigabytes in pages of 4
+    KB costs a fifth of the speed."""
 
     SLAB = 64 << 20
 
@@ -68,8 +71,10 @@ class Arena:
 
 
 class Panels:
-    """Matrices of the same input, one below the other, in panels of 16 rows (csrc/glm.h). `gated`: two, whose rows alternate eight by eight, so that a gate meets its branch.
-    `forget`: what is packed is lost where it was, piece by piece, so that even the largest matrix is never in memory twice."""
+    """Matrices of the same input, one below the other, in panels of 16 rows (csrc/glm.h). `gated`: two, whose rows
+    alternate eight by eight, so that a gate meets its branch.
+    `forget`: what is packed is lost where it was, piece by piece, so that even the largest matrix is never in memory
+    twice."""
 
     _AT_ONCE = 8 << 20  # bytes
 
@@ -144,7 +149,8 @@ class PagedStore:
         )
 
     def write(self, keys_LMPD: Tensor, values_LMPD: Tensor, table: np.ndarray, start: int) -> None:
-        """Keys and values of P virtual tokens, those from `start` on, as the first of a sequence whose blocks are `table`."""
+        """Keys and values of P virtual tokens, those from `start` on, as the first of a sequence whose blocks are
+        `table`."""
         width, kind = keys_LMPD.shape[3], {0: torch.float32, 1: torch.float16, 2: torch.int8}[self.struct.kind]
         half = width * lib.PANEL * kind.itemsize
         keys = self.data[..., :half].view(kind).unflatten(-1, (width, lib.PANEL))
@@ -162,7 +168,8 @@ class PagedStore:
 
 
 class Program:
-    """Operations in order. `buffer` and `add` build it, `run` executes it for one step; the last operation's output is the result."""
+    """Operations in order. `buffer` and `add` build it, `run` executes it for one step; the last operation's output is
+    the result."""
 
     def __init__(
         self,
@@ -187,14 +194,16 @@ class Program:
         self.durations: np.ndarray | None = None
 
     def buffer(self, width: int, over: int | None = None) -> int:
-        """A new matrix [tokens, width] of fp32 activations, known by its number. over: a buffer whose memory it takes, as the two are never needed together."""
+        """A new matrix [tokens, width] of fp32 activations, known by its number. over: a buffer whose memory it takes,
+        as the two are never needed together."""
         self._widths.append(width)
         self._homes.append(len(self._homes) if over is None else over)
         return len(self._widths) - 1
 
     def add(self, kind: int, in_: int = -1, out: int = -1, other: int = -1, layer: int = 0, mode: int = 0, scale: float = 1.0, eps: float = 0.0,
             adapter: int = 0, added: int = -1, matrix: Panels | None = None, weight: Tensor | None = None, bias: Tensor | None = None) -> None:  # fmt: skip
-        """Append an operation; csrc/program.cpp says which fields each kind reads. Tensors must be fp32 and contiguous."""
+        """Append an operation; csrc/program.cpp says which fields each kind reads. Tensors must be fp32 and
+        contiguous."""
         for tensor in (weight, bias):
             assert tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()), tensor
         pointers = [t.data_ptr() if t is not None else None for t in (weight, bias)]
@@ -277,7 +286,8 @@ class Program:
 
 def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray,
               adapters: np.ndarray | None = None) -> lib.Step:  # fmt: skip
-    """The arrays of a step as one structure of int32. ids [N], positions [2, N], adapters [N], of B sequences new, cached, visible [B] and tables [B, L], wanted [outputs]."""
+    """The arrays of a step as one structure of int32. ids [N], positions [2, N], adapters [N], of B sequences new,
+    cached, visible [B] and tables [B, L], wanted [outputs]."""
     starts = np.zeros(len(new) + 1, np.int32)
     np.cumsum(new, out=starts[1:])
     parts = [

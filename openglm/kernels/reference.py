@@ -15,7 +15,8 @@ from openglm.kernels import library as lib
 
 
 def round_activations(x_NI: Tensor, block: int) -> Tensor:
-    """What is left of activations in int8: each block of a token's inputs is counted in 127ths of its largest. NaN or infinity fills its block with NaN."""
+    """What is left of activations in int8: each block of a token's inputs is counted in 127ths of its largest. NaN or
+    infinity fills its block with NaN."""
     parts = F.pad(x_NI.float(), (0, -x_NI.shape[1] % block)).unflatten(1, (-1, block))
     step = parts.abs().amax(-1, keepdim=True) / 127
     rounded = torch.where(step == 0, 0.0, (parts / step).round() * step)
@@ -60,7 +61,8 @@ def norm(
 
 
 def attention(q_NHD: Tensor, k_SMD: Tensor, v_SMD: Tensor, seen_N: Tensor) -> Tensor:
-    """One sequence: token n looks at the first seen_N[n] keys. What it does not see is not read, so that nothing there can spoil it."""
+    """One sequence: token n looks at the first seen_N[n] keys. What it does not see is not read, so that nothing there
+    can spoil it."""
     groups = q_NHD.shape[1] // k_SMD.shape[1]
     out = torch.empty_like(q_NHD)
     for n, seen in enumerate(seen_N.tolist()):

@@ -1,7 +1,9 @@
-"""What is added to a trained network without touching its weights: the prefix of P-Tuning v2 (arXiv 2110.07602) and LoRA (arXiv 2106.09685).
+"""What is added to a trained network without touching its weights: the prefix of P-Tuning v2 (arXiv 2110.07602) and
+LoRA (arXiv 2106.09685).
 
-A prefix is made of virtual tokens: keys and values that every layer sees before its first token. They carry no rotation, are seen by
-all tokens and take no positions. Shapes: L layers, N key/value heads, P virtual tokens, D head width, S tokens seen, R rank.
+A prefix is made of virtual tokens: keys and values that every layer sees before its first token. They carry no
+rotation, are seen by all tokens and take no positions. Shapes: L layers, N key/value heads, P virtual tokens, D head
+width, S tokens seen, R rank.
 """
 
 from __future__ import annotations
@@ -49,10 +51,12 @@ class Prefix(nn.Module):
 
 
 class Lora(nn.Module):
-    """Products of two small matrices that are added to those of linear layers: y + (x down^T) up^T. The scale is part of `up`."""
+    """Products of two small matrices that are added to those of linear layers: y + (x down^T) up^T. The scale is part
+    of `up`."""
 
     def __init__(self, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """pairs: down [R, in] and up [out, R] by the name of the layer in the network, such as `blocks.0.attention.q_proj`."""
+        """pairs: down [R, in] and up [out, R] by the name of the layer in the network, such as
+        `blocks.0.attention.q_proj`."""
         super().__init__()
         self.names = tuple(pairs)
         for number, (down_RI, up_OR) in enumerate(pairs.values()):

@@ -29,14 +29,16 @@ class Cache(Protocol):
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight. The weight takes the type of x, which under autocast keeps the fused kernel."""
+    """x / sqrt(mean(x^2) + eps) * weight. The weight takes the type of x, which under autocast keeps the fused
+    kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
-    """Softmax attention; the softmax runs in fp32 inside the fused kernels whatever the type of the products (GLM-130B, section 2.1)."""
+    """Softmax attention; the softmax runs in fp32 inside the fused kernels whatever the type of the products (GLM-130B,
+    section 2.1)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -63,7 +65,8 @@ class Attention(nn.Module):
         v = self.v_proj(x_BTH).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if rotary is not None:
             q, k = rotary(q, angles), rotary(k, angles)
-        # Query-key layer scaling: the product in half precision is kept small, and the kernel scales it up again in fp32.
+        # Query-key layer scaling: the product in half precision is kept small, and the kernel scales it up again in
+        # fp32.
         q = q / self.layer_scale if self.layer_scale > 1 else q
         scale = self.layer_scale / math.sqrt(self.head_dim)
         out = attend(q, k, v, mask, scale) if cache is None else cache.attend(self.layer, q, k, v, mask, scale)
@@ -71,7 +74,8 @@ class Attention(nn.Module):
 
 
 def attend(q_BNTD: Tensor, k_BMSD: Tensor, v_BMSD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """softmax(scale q k) v, [B, N, T, D]; each of the M key/value heads serves N / M query heads. mask None: each token sees its past."""
+    """softmax(scale q k) v, [B, N, T, D]; each of the M key/value heads serves N / M query heads. mask None: each token
+    sees its past."""
     if (groups := q_BNTD.shape[1] // k_BMSD.shape[1]) > 1:
         k_BMSD, v_BMSD = k_BMSD.repeat_interleave(groups, dim=1), v_BMSD.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(

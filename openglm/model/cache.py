@@ -1,4 +1,5 @@
-"""Keys and values of the tokens seen so far: one plain tensor a layer, for the plain `generate`. The engine has its own paged cache."""
+"""Keys and values of the tokens seen so far: one plain tensor a layer, for the plain `generate`. The engine has its own
+paged cache."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from openglm.model.attention import attend
 
 
 class KVCache:
-    """Room for `capacity` tokens behind those of a prefix. `append` returns all keys and values so far, [B, kv_heads, S, D]."""
+    """Room for `capacity` tokens behind those of a prefix. `append` returns all keys and values so far, [B, kv_heads,
+    S, D]."""
 
     def __init__(
         self,

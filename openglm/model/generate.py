@@ -14,7 +14,8 @@ from openglm.model.transformer import Transformer, check_ids
 
 
 def sample(logits_BV: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """Next ids [B]: the most likely at temperature 0, else a draw from the smallest set of tokens that holds `top_p` of the probability."""
+    """Next ids [B]: the most likely at temperature 0, else a draw from the smallest set of tokens that holds `top_p` of
+    the probability."""
     if temperature == 0:
         return logits_BV.argmax(-1)
     probabilities, order = torch.softmax(logits_BV / temperature, -1).sort(-1, descending=True)
@@ -33,7 +34,8 @@ def stream(
     top_p: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[Tensor]:
-    """New ids [B], one token a step, without end but `max_new_tokens`. Errors are ValueErrors, raised before the first token."""
+    """New ids [B], one token a step, without end but `max_new_tokens`. Errors are ValueErrors, raised before the first
+    token."""
     check_ids(input_ids, model.config)
     total = input_ids.shape[1] + max_new_tokens
     require(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "must not be negative")
@@ -83,8 +85,8 @@ def generate(
 ) -> Tensor:
     """Continue every row; returns prompt and answer, [B, T + new].
 
-    padding_mask: True = real token; prompts of different length are padded on the left. stop_ids: a row is over after one of these
-    (it is kept) and is filled with padding; the loop ends when all rows are over. temperature 0 is greedy.
+    padding_mask: True = real token; prompts of different length are padded on the left. stop_ids: a row is over after
+    one of these (it is kept) and is filled with padding; the loop ends when all rows are over. temperature 0 is greedy.
     """
     stops = torch.tensor(stop_ids or (), device=model.device, dtype=torch.long)
     rows, over = [input_ids.to(model.device)], torch.zeros(input_ids.shape[0], dtype=torch.bool, device=model.device)

@@ -1,4 +1,5 @@
-"""The one transformer of the family. `ModelConfig` chooses norms, residual form, activation, positions, mask and biases.
+"""The one transformer of the family. `ModelConfig` chooses norms, residual form, activation, positions, mask and
+biases.
 
 Shapes: B batch, T tokens, H hidden, V vocabulary. Parameters are fp32 unless the caller converts them.
 """
@@ -25,13 +26,15 @@ def make_norm(config: ModelConfig) -> nn.Module:
 
 
 def make_table(rows: int, columns: int) -> nn.Embedding:
-    """nn.Embedding, but for what it does on the meta device: to fill nothing with random numbers, torch loads its compiler, 70 MB and a second."""
+    """nn.Embedding, but for what it does on the meta device: to fill nothing with random numbers, torch loads its
+    compiler, 70 MB and a second."""
     weight_VH = torch.empty(rows, columns)
     return nn.Embedding.from_pretrained(weight_VH if weight_VH.is_meta else nn.init.normal_(weight_VH), freeze=False)
 
 
 class FeedForward(nn.Module):
-    """GELU (erf or tanh), GeGLU or SwiGLU (arXiv 2002.05202). `gate_proj` is the branch that passes through the non-linearity."""
+    """GELU (erf or tanh), GeGLU or SwiGLU (arXiv 2002.05202). `gate_proj` is the branch that passes through the
+    non-linearity."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -59,7 +62,8 @@ class Block(nn.Module):
         sandwich = config.residual == "sandwich"
         self.attention_post_norm = make_norm(config) if sandwich else nn.Identity()
         self.ffn_post_norm = make_norm(config) if sandwich else nn.Identity()
-        # DeepNorm as GLM-130B codes it: the residual leaves the norm's output, so that a layer's norm closes the layer before.
+        # DeepNorm as GLM-130B codes it: the residual leaves the norm's output, so that a layer's norm closes the layer
+        # before.
         self.alpha = config.deepnorm_alpha if config.residual == "deepnorm" else 0.0
 
     def forward(
@@ -128,7 +132,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states [B, T, H] after the final norm.
 
-        mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new tokens only.
+        mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new
+        tokens only.
         """
         h, angles = (
             self.embed(ids_BT, positions_B2T),
@@ -151,7 +156,8 @@ class Transformer(nn.Module):
     def logits(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] of whole sequences; positions and mask follow from the ids by the family's rule.
 
-        padding_mask: True = real token. Raises ValueError for ids outside the vocabulary and for sequences longer than the model's context.
+        padding_mask: True = real token. Raises ValueError for ids outside the vocabulary and for sequences longer than
+        the model's context.
         """
         check_ids(input_ids, self.config)
         positions, mask = describe(input_ids, padding_mask, self.config)
@@ -164,8 +170,9 @@ class Transformer(nn.Module):
 
 @torch.no_grad()
 def initialize_weight(config: ModelConfig, name: str, weight: Tensor, generator: torch.Generator | None = None) -> None:
-    """Fill one parameter. N(0, .02), output projections smaller by sqrt(2 layers) (GLM); with DeepNorm, Xavier with gain (2 layers)^-1/2 for the
-    value, output and feed-forward matrices and 1 for query and key (arXiv 2203.00555, as GLM-130B). Norms start at 1, biases at 0."""
+    """Fill one parameter. N(0, .02), output projections smaller by sqrt(2 layers) (GLM); with DeepNorm, Xavier with
+    gain (2 layers)^-1/2 for the value, output and feed-forward matrices and 1 for query and key (arXiv 2203.00555, as
+    GLM-130B). Norms start at 1, biases at 0."""
     depth, leaf = math.sqrt(2 * config.layers), name.split(".")[-2]
     if weight.dim() < 2:
         nn.init.constant_(weight, float(name.endswith("weight")))

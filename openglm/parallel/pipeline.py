@@ -39,7 +39,8 @@ class Pipeline:
         micro_rows: int,
         loss: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        """micro_rows: rows that pass through at once. loss(hidden states [b, T, H], their targets) -> what the gradient is of; it runs in the last stage."""
+        """micro_rows: rows that pass through at once. loss(hidden states [b, T, H], their targets) -> what the gradient
+        is of; it runs in the last stage."""
         self.pieces, self.config, self.group, self.micro_rows, self.loss = pieces, config, group, micro_rows, loss
         self.first, self.last = group.rank("pipeline") == 0, group.rank("pipeline") == config.pipeline - 1
         self.count, self.schedule = 0, None
@@ -50,7 +51,8 @@ class Pipeline:
     def run(
         self, ids_BT: Tensor, targets: Tensor, positions_B2T: Tensor, segment_BT: Tensor, backward: bool
     ) -> list[Tensor]:
-        """Losses of the micro-batches, in the last stage; elsewhere none. With `backward`, gradients are added to the parameters."""
+        """Losses of the micro-batches, in the last stage; elsewhere none. With `backward`, gradients are added to the
+        parameters."""
         losses: list[Tensor] = []
         schedule = self._scheduled(len(ids_BT) // self.micro_rows)
         told = {"target": targets, "losses": losses} if self.last else {}
@@ -87,7 +89,8 @@ class Pipeline:
 
     @staticmethod
     def _tied(pieces: list[Transformer], group: Processes) -> tuple[Tensor, dist.ProcessGroup] | None:
-        """The table of a tied network in its first and last stage, and the two processes that share it: each has one half of its gradient."""
+        """The table of a tied network in its first and last stage, and the two processes that share it: each has one
+        half of its gradient."""
         if not pieces[0].config.tied:
             return None
         mine = None

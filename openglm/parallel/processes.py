@@ -1,4 +1,5 @@
-"""The processes of a run, one a device, and what they tell each other. A run of one process needs no torch.distributed: every exchange is then the identity.
+"""The processes of a run, one a device, and what they tell each other. A run of one process needs no torch.distributed:
+every exchange is then the identity.
 
 Ranks are numbered tensor first, then data, then pipeline, so that those who exchange most are neighbours (Megatron-LM).
 """
@@ -51,7 +52,8 @@ class Processes:
 
     @property
     def counts(self) -> bool:
-        """Whether this process reports what its data-parallel group read and lost: the last stage's first process does, for it knows the loss."""
+        """Whether this process reports what its data-parallel group read and lost: the last stage's first process does,
+        for it knows the loss."""
         return self.rank("tensor") == 0 and self.rank("pipeline") == self.size("pipeline") - 1
 
     def sum(self, *numbers: float) -> list[float]:
@@ -63,7 +65,8 @@ class Processes:
         return total.tolist()
 
     def tell(self, ask: Callable[[], Any]) -> Any:
-        """What `ask` (something JSON can carry) gives in the first process, in all of them. Its ValueError is raised in all of them too."""
+        """What `ask` (something JSON can carry) gives in the first process, in all of them. Its ValueError is raised in
+        all of them too."""
         if self.mesh is None:
             return ask()
         answer: dict[str, Any] = {}
@@ -106,7 +109,8 @@ def shape(config: ParallelConfig, count: int) -> tuple[int, int, int]:
 
 @contextmanager
 def processes(config: ParallelConfig, device: str) -> Iterator[Processes]:
-    """This process among those that torchrun started; alone, if it started none. Raises ValueError where they do not fit `config` or do not find each other."""
+    """This process among those that torchrun started; alone, if it started none. Raises ValueError where they do not
+    fit `config` or do not find each other."""
     count, local = launched()
     sizes = shape(config, count)
     chosen = choose_device(device)
@@ -160,7 +164,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def share_of(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """What this process holds of a whole tensor that is cut as `parameter` is: by tensor parallelism first, what is left by data parallelism."""
+    """What this process holds of a whole tensor that is cut as `parameter` is: by tensor parallelism first, what is
+    left by data parallelism."""
     if not isinstance(parameter, DTensor):
         return tensor
     mesh = parameter.device_mesh

@@ -6,7 +6,8 @@ from functools import cache
 
 
 def stage_layers(layers: int, stages: int) -> list[int]:
-    """Layers of each stage: equal, or the ends one lighter to make room for embedding and head (GLM-130B: 70 on 8 stages are 8, 6 x 9, 8)."""
+    """Layers of each stage: equal, or the ends one lighter to make room for embedding and head (GLM-130B: 70 on 8
+    stages are 8, 6 x 9, 8)."""
     if layers % stages == 0 or (layers + 2) % stages:
         return [layers // stages] * stages
     inner = (layers + 2) // stages

@@ -1,6 +1,7 @@
 """Accelerators and their clusters: the data sheet's limits, and what matrix products reach of them.
 
-Does not look at the machine it runs on: these are the machines one plans for. Rates are per device unless they say node; a link's rate is one direction.
+Does not look at the machine it runs on: these are the machines one plans for. Rates are per device unless they say
+node; a link's rate is one direction.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Device:
     source: str
 
 
-# `products` and `half` are the only fitted figures: one pair for the A100 (both sizes are the same chip) and one for the H100 (benchmarks/planner.py).
+# `products` and `half` are the only fitted figures: one pair for the A100 (both sizes are the same chip) and one for
+# the H100 (benchmarks/planner.py).
 # Devices without published runs of known layout take the A100's `half` and a guessed share; the verb says so.
 _A100: dict[str, Any] = {
     "peak": 312 * TERA, "node": 8, "link": 300 * GB, "network": 200 * GB, "products": 0.75, "half": 150, "source": "NVIDIA A100 data sheet; DGX A100: 8 x HDR 200 Gb/s",

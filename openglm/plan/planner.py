@@ -75,7 +75,8 @@ class Search:
 
 
 def candidates(job: Job, fixed: dict[str, Any], ruled_out: Counter[str]) -> Iterator[Layout]:
-    """Every layout that keeps the fixed options and divides. GPipe is 1F1B with more memory, so it must be asked for."""
+    """Every layout that keeps the fixed options and divides. GPipe is 1F1B with more memory, so it must be asked
+    for."""
     for replica in divisors(job.devices):
         for tensor in divisors(replica):
             shape = {"data": job.devices // replica, "tensor": tensor, "pipeline": replica // tensor}
@@ -125,7 +126,8 @@ def _details(job: Job, shape: dict[str, int], fixed: dict[str, Any]) -> Iterator
 
 
 def search(job: Job, **fixed: Any) -> Search:
-    """The fastest layout that fits, among those with the fixed options. A layout fixed in full is priced even if it does not fit."""
+    """The fastest layout that fits, among those with the fixed options. A layout fixed in full is priced even if it
+    does not fit."""
     check_choices(Layout(**{"data": 1, "tensor": 1, "pipeline": 1, **fixed}))
     pinned = {"data", "tensor", "pipeline"} <= fixed.keys()
     if pinned:  # the error of a layout that cannot be is better than a count
@@ -200,7 +202,8 @@ def _largest(parts: dict[str, float]) -> str:
 
 
 def scaling(job: Job, limit: int = 10000, **fixed: Any) -> Iterator[Plan]:
-    """The best plan of the same batch on more and more devices: the job's own number halved and doubled, from a node up to `limit`."""
+    """The best plan of the same batch on more and more devices: the job's own number halved and doubled, from a node up
+    to `limit`."""
     count = job.devices
     while count % 2 == 0 and count > job.device.node:
         count //= 2

@@ -1,7 +1,7 @@
 """Discrete simulation of a pipeline: who computes what when.
 
-A stage works through a fixed list of passes and waits for what each needs from its neighbours. This is the slow version of the bubble formula in cost.py and of
-the waiting micro-batches in memory.py. Communication takes no time here.
+A stage works through a fixed list of passes and waits for what each needs from its neighbours. This is the slow version
+of the bubble formula in cost.py and of the waiting micro-batches in memory.py. Communication takes no time here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 
 class Pass(NamedTuple):
-    """`kind` is F (forward), B (backward, or its half that makes the gradient of the input) or W (the half that makes the gradient of the weights)."""
+    """`kind` is F (forward), B (backward, or its half that makes the gradient of the input) or W (the half that makes
+    the gradient of the weights)."""
 
     kind: str
     micro: int
@@ -46,7 +47,8 @@ def order(schedule: str, stage: int, stages: int, micros: int, chunks: int = 1) 
 
 
 def _pass(kind: str, k: int, stages: int, chunks: int) -> Pass:
-    """The k-th pass of a kind: `stages` micro-batches go through one chunk, then the same through the next (Megatron-LM's interleaving)."""
+    """The k-th pass of a kind: `stages` micro-batches go through one chunk, then the same through the next
+    (Megatron-LM's interleaving)."""
     if chunks == 1:
         return Pass(kind, k, 0)
     group, inside = divmod(k, stages * chunks)
@@ -71,7 +73,8 @@ def needs(work: Pass, stage: int, stages: int, chunks: int) -> tuple[int, Pass] 
 def simulate(
     schedule: str, stages: int, micros: int, chunks: int = 1, forward: float = 1.0, backward: float = 2.0
 ) -> list[Span]:
-    """All passes with their times; `forward` and `backward` are those of a micro-batch on a whole stage. Gradients of weights take as long as a forward pass."""
+    """All passes with their times; `forward` and `backward` are those of a micro-batch on a whole stage. Gradients of
+    weights take as long as a forward pass."""
     length = {
         "F": forward / chunks,
         "B": (backward - forward if schedule == "zero-bubble" else backward) / chunks,
@@ -104,7 +107,8 @@ def idle_share(spans: list[Span]) -> float:
 
 
 def most_waiting(spans: list[Span], stage: int, chunks: int = 1) -> float:
-    """Micro-batches whose activations a stage holds at its fullest: from their forward pass to the last pass that needs them."""
+    """Micro-batches whose activations a stage holds at its fullest: from their forward pass to the last pass that needs
+    them."""
     last = "W" if any(span.work.kind == "W" for span in spans) else "B"
     own = [span for span in spans if span.stage == stage]
     changes = sorted(

@@ -1,7 +1,9 @@
-"""The number format: symmetric integer codes with half-precision scales, for groups of a row's columns or for whole rows.
+"""The number format: symmetric integer codes with half-precision scales, for groups of a row's columns or for whole
+rows.
 
-A weight is `scale * code`. 8 bits: int8 [O, I], codes -127..127. 4 bits: uint8 [O, I / 2], two codes -8..7 a byte in two's complement, the
-even column in the high half, which is the layout of the published ChatGLM checkpoints (they have one scale a row and leave -8 out).
+A weight is `scale * code`. 8 bits: int8 [O, I], codes -127..127. 4 bits: uint8 [O, I / 2], two codes -8..7 a byte in
+two's complement, the even column in the high half, which is the layout of the published ChatGLM checkpoints (they have
+one scale a row and leave -8 out).
 Shapes: O rows (outputs), I columns (inputs), G groups of a row.
 """
 
@@ -16,7 +18,8 @@ from openglm.runtime import in_threads
 LOWEST = {8: -127, 4: -8}
 HIGHEST = {8: 127, 4: 7}
 _AT_ONCE = 1 << 18  # weights worked on together: what is made of them stays in the second-level cache
-# Shares of the scale at which nothing is cut off. A smaller one cuts the largest weight of a group and serves the others better.
+# Shares of the scale at which nothing is cut off. A smaller one cuts the largest weight of a group and serves the
+# others better.
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 _ONE_SHARE = {
     8: 1.0,
@@ -43,15 +46,18 @@ def check_format(bits: int, group: int, columns: int) -> None:
 
 
 def fitting_format(columns: int, bits: int, group: int) -> tuple[int, int]:
-    """The wish for a format as far as a matrix can have it: 8 bits where rows cannot be packed, one scale a row where the group divides none."""
+    """The wish for a format as far as a matrix can have it: 8 bits where rows cannot be packed, one scale a row where
+    the group divides none."""
     return 8 if columns % 2 else bits, group if group and columns % group == 0 else 0
 
 
 def quantize(weight_OI: Tensor, bits: int, group: int = 0, search: bool = True) -> tuple[Tensor, Tensor]:
-    """Codes and scales [O, G] of a matrix. In 4 bits, for each group the scale with the least squared error among a few candidates,
-    refitted to its codes; without the search, one share of the largest weight: some 4 % more error in a small part of the time.
+    """Codes and scales [O, G] of a matrix. In 4 bits, for each group the scale with the least squared error among a few
+    candidates, refitted to its codes; without the search, one share of the largest weight: some 4 % more error in a
+    small part of the time.
 
-    Raises ValueError for a format that does not fit, or a weight that is not finite or too large for half-precision scales.
+    Raises ValueError for a format that does not fit, or a weight that is not finite or too large for half-precision
+    scales.
     """
     rows, columns = weight_OI.shape
     check_format(bits, group, columns)

@@ -1,5 +1,5 @@
-"""The layers that hold quantised weights, in the places of `nn.Linear` and `nn.Embedding`. Products here are the plain definition: weights are
-widened and multiplied by torch. The kernels hold themselves to it.
+"""The layers that hold quantised weights, in the places of `nn.Linear` and `nn.Embedding`. Products here are the plain
+definition: weights are widened and multiplied by torch. The kernels hold themselves to it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class QuantizedEmbedding(QuantizedWeight):
 
 
 class StoredEmbedding(nn.Module):
-    """Rows of a table as it is stored, which may be in a file (`weight` is then a view of it); gives them as `dtype`."""
+    """Rows of a table as it is stored, which may be in a file (`weight` is then a view of it); gives them as
+    `dtype`."""
 
     def __init__(self, weight_VH: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
@@ -120,7 +121,8 @@ class StoredEmbedding(nn.Module):
 
 
 def quantize_model(model: nn.Module, bits: int, group: int) -> nn.Module:
-    """Replace every linear layer and the word embedding by quantised ones, in place. Position tables and norms stay as they are."""
+    """Replace every linear layer and the word embedding by quantised ones, in place. Position tables and norms stay as
+    they are."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):

@@ -26,7 +26,8 @@ _LONGEST_HEADERS = 64 << 10
 
 
 def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embeddings.Embedder | None = None) -> Any:
-    """The ASGI application of one model, and of an embedder: the one that the configuration names, where none is given."""
+    """The ASGI application of one model, and of an embedder: the one that the configuration names, where none is
+    given."""
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

@@ -1,8 +1,10 @@
-"""The conversations that a browser keeps, as plain values: what comes from a browser is checked here before anything is done with it.
+"""The conversations that a browser keeps, as plain values: what comes from a browser is checked here before anything is
+done with it.
 
-A store is {"now": id, "all": {id: [messages]}}; the newest conversation is the last. Ids are random, so that they also name what is kept of a
-conversation's feedback (feedback.py) without anybody else being able to. A message has a role (user, assistant, tool) and a content; an answer may
-have `call`, [name, arguments as JSON text], `sources`, [[title, address, quote], ...], and `sampling`, what it was drawn with.
+A store is {"now": id, "all": {id: [messages]}}; the newest conversation is the last. Ids are random, so that they also
+name what is kept of a conversation's feedback (feedback.py) without anybody else being able to. A message has a role
+(user, assistant, tool) and a content; an answer may have `call`, [name, arguments as JSON text], `sources`, [[title,
+address, quote], ...], and `sampling`, what it was drawn with.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ def for_model(messages: Messages) -> list[dict[str, Any]]:
 
 
 def answer(message: Mapping[str, Any], sampling: Mapping[str, float]) -> dict[str, Any]:
-    """An assistant's message in OpenAI's form as a store keeps it. What a tool returned or a page said comes in here, so all of it is checked."""
+    """An assistant's message in OpenAI's form as a store keeps it. What a tool returned or a page said comes in here,
+    so all of it is checked."""
     return _messages([{"role": "assistant", "content": message["content"], "sampling": sampling, **_extras(message)}])[
         0
     ]
@@ -130,7 +133,8 @@ def exported(store: Store, system: str) -> str:
 
 
 def imported(text: str) -> tuple[Messages, str]:
-    """The messages and the system text of a file: one that was exported, one of `/save`, or a list of messages. No messages where it holds none."""
+    """The messages and the system text of a file: one that was exported, one of `/save`, or a list of messages. No
+    messages where it holds none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,7 +1,8 @@
 """Text as the page shows it: Markdown, of which markup that could load, link to or run something stays text.
 
-An invisible character breaks what must not be read as markup, so that an edited text can be turned back. Code is left alone: nothing in it is
-markup, and it is there to be copied. Behind this stand Gradio's own cleaning and the content policy of guard.py.
+An invisible character breaks what must not be read as markup, so that an edited text can be turned back. Code is left
+alone: nothing in it is markup, and it is there to be copied. Behind this stand Gradio's own cleaning and the content
+policy of guard.py.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def _broken(text: str) -> str:
 
 
 def talk(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages of a conversation (chats.py) as Gradio's display takes them, one for one: calls and their results fold up, sources stand below their answer."""
+    """Messages of a conversation (chats.py) as Gradio's display takes them, one for one: calls and their results fold
+    up, sources stand below their answer."""
     out, name = [], ""
     for message in messages:
         content, title = shown(message["content"]), ""

@@ -17,11 +17,13 @@ from openglm.serve.schemas import EmbeddingRequest
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 Embed = Callable[[str, bool], tuple[np.ndarray, int]]
-"""A text, and whether it is a question rather than what is searched, to a vector and the number of tokens that were read."""
+"""A text, and whether it is a question rather than what is searched, to a vector and the number of tokens that were
+read."""
 
 
 class Embedder:
-    """One that several requests share: it works on one text after another, so that no request holds up the others for long."""
+    """One that several requests share: it works on one text after another, so that no request holds up the others for
+    long."""
 
     def __init__(self, embed: Embed, name: str) -> None:
         self.embed, self.name, self.lock = embed, name, threading.Lock()

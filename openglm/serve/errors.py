@@ -83,7 +83,8 @@ def install(app: FastAPI) -> None:
 
 
 def of_validation(errors: list[Any]) -> ApiError:
-    """The most precise of pydantic's complaints, with the field written as in the request's JSON: messages[0].role. Its path names branches of unions too: those are left out."""
+    """The most precise of pydantic's complaints, with the field written as in the request's JSON: messages[0].role. Its
+    path names branches of unions too: those are left out."""
     first = max(errors[:16], key=lambda error: len(error["loc"]))
     field = ""
     for part in first["loc"]:

@@ -1,7 +1,7 @@
 """What users thought of answers, in a data base; and pairs of a better and a worse answer out of it.
 
-A row is acknowledged only once it is committed and on the disk, so it survives a server that is killed. Rows belong to a conversation, whose
-id only its owner's browser knows: who has the id may read and delete them.
+A row is acknowledged only once it is committed and on the disk, so it survives a server that is killed. Rows belong to
+a conversation, whose id only its owner's browser knows: who has the id may read and delete them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _rows = Table(
 
 
 class Feedback:
-    """The store. `url`: any SQLAlchemy URL; empty: an SQLite file in the user's data folder. Raises ValueError where it cannot be opened."""
+    """The store. `url`: any SQLAlchemy URL; empty: an SQLite file in the user's data folder. Raises ValueError where it
+    cannot be opened."""
 
     def __init__(self, url: str = "") -> None:
         if not url:
@@ -87,8 +88,9 @@ class Feedback:
             yield from connection.execute(select(_rows).order_by(_rows.c.id)).mappings()
 
     def pairs(self) -> Iterator[dict[str, Any]]:
-        """{"prompt", "chosen", "rejected"}, each a list of messages: an edit beats what it replaced; so does the answer of a retry, unless it was rated down; for the same
-        question, answers rated up beat those rated down. A later judgement of the same answer replaces an earlier one."""
+        """{"prompt", "chosen", "rejected"}, each a list of messages: an edit beats what it replaced; so does the answer
+        of a retry, unless it was rated down; for the same question, answers rated up beat those rated down. A later
+        judgement of the same answer replaces an earlier one."""
         questions: dict[str, dict[str, Any]] = {}
         for row in self:
             entry = questions.setdefault(

@@ -1,4 +1,5 @@
-"""What every HTTP request must pass before anything looks into it: name of this server, origin, key, type and size of the body.
+"""What every HTTP request must pass before anything looks into it: name of this server, origin, key, type and size of
+the body.
 
 Plain ASGI around the whole application, so that no route, present or future, mounted ones included, can be without it.
 """
@@ -74,7 +75,8 @@ class Guard:
             raise ApiError(415, "the body must be JSON, with Content-Type: application/json", param="Content-Type")
 
     def _has_key(self, authorization: bytes) -> bool:
-        """Bearer for programs, Basic for browsers, which ask for it once and send it with all that the page fetches. Takes the same time whatever is wrong."""
+        """Bearer for programs, Basic for browsers, which ask for it once and send it with all that the page fetches.
+        Takes the same time whatever is wrong."""
         scheme, _, given = authorization.partition(b" ")
         if scheme.lower() == b"basic":
             try:

@@ -1,7 +1,8 @@
-"""The web page: conversations over the same service as the API, kept in the browser alone; judgements go to the feedback store.
+"""The web page: conversations over the same service as the API, kept in the browser alone; judgements go to the
+feedback store.
 
-Built with Gradio, of which only the routes that this page needs are reachable: none that reads, stores or fetches a file. The display is never an
-input: what comes from a browser is plain text and numbers, checked in chats.py.
+Built with Gradio, of which only the routes that this page needs are reachable: none that reads, stores or fetches a
+file. The display is never an input: what comes from a browser is plain text and numbers, checked in chats.py.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class Page:
         return [gr.update(value=text), *self._shown(chats.with_current(store, asked))]
 
     async def edit(self, change: gr.EditData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
-        """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it. Steps and sources are what they are."""
+        """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it. Steps and
+        sources are what they are."""
         store, knobs = chats.checked(store), Knobs(*knobs)
         messages, place = chats.current(store), _place(change, chats.current(store))
         old = messages[place] if messages else None
@@ -354,14 +356,16 @@ def _place(event: Any, messages: chats.Messages) -> int:
 
 
 def _end(place: int, messages: chats.Messages) -> int:
-    """The last message of the answer that one belongs to: the display makes one of its calls, their results and its text."""
+    """The last message of the answer that one belongs to: the display makes one of its calls, their results and its
+    text."""
     while place + 1 < len(messages) and messages[place]["role"] != "user" and messages[place + 1]["role"] != "user":
         place += 1
     return place
 
 
 def _asked(event: Any, messages: chats.Messages) -> chats.Messages:
-    """The conversation up to the question, or a tool's result, that an event is about, or that its answer belongs to."""
+    """The conversation up to the question, or a tool's result, that an event is about, or that its answer belongs
+    to."""
     asked = messages[: _end(_place(event, messages), messages) + 1]
     while asked and asked[-1]["role"] == "assistant":
         asked.pop()
@@ -391,7 +395,8 @@ def mount(app: FastAPI) -> None:
 
 
 def _only_needed(gradio: Any) -> Any:
-    """Gradio behind a list of routes, and without events that describe a file: it would copy or fetch what they name."""
+    """Gradio behind a list of routes, and without events that describe a file: it would copy or fetch what they
+    name."""
 
     async def filtered(scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))

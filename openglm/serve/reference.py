@@ -1,4 +1,5 @@
-"""`/docs`: the OpenAPI document as a page to read. It fetches nothing but that document, so it works where nothing else can be reached."""
+"""`/docs`: the OpenAPI document as a page to read. It fetches nothing but that document, so it works where nothing else
+can be reached."""
 
 from __future__ import annotations
 

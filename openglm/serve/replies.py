@@ -1,4 +1,5 @@
-"""An answer as it comes: its content as soon as it is certain, its tool call once it is whole. One reader for all formats of the family.
+"""An answer as it comes: its content as soon as it is certain, its tool call once it is whole. One reader for all
+formats of the family.
 
 In every format a call is a line with the tool's name and then its arguments, and counts only where <|observation|> closes the answer. So a
 line that may become the name of a tool is held back, and all behind it; at the end it is either a call or plain text.
@@ -13,7 +14,8 @@ from openglm.assistant import Assistant
 
 
 class ReplyStream:
-    """Feed it the engine's events in order. White space around the content is dropped; a call of a tool that is not among `names` stays text."""
+    """Feed it the engine's events in order. White space around the content is dropped; a call of a tool that is not
+    among `names` stays text."""
 
     def __init__(self, assistant: Assistant, names: Sequence[str] = ()) -> None:
         self._assistant, self._names = assistant, frozenset(names)
@@ -50,7 +52,8 @@ class ReplyStream:
         self._held, self._later = "".join([self._held, *self._later, piece]), []
 
     def _certain(self) -> int:
-        """How much of the held text no call can claim: all but white space at its end and what begins with a line that may be a name."""
+        """How much of the held text no call can claim: all but white space at its end and what begins with a line that
+        may be a name."""
         end = len(self._held.rstrip())
         start = (self._held.find("\n") + 1 or end) if self._sent else 0
         while self._names and start < end:

@@ -28,7 +28,8 @@ def event(value: Any) -> bytes:
 
 
 async def prepare(request: Request, work: Callable[..., Result], *arguments: Any) -> Result:
-    """Read a request's text: in a thread, so that the others' answers go on meanwhile, unless it is so small that handing it over would take longer."""
+    """Read a request's text: in a thread, so that the others' answers go on meanwhile, unless it is so small that
+    handing it over would take longer."""
     small = int(request.headers.get("content-length", _SMALL)) < _SMALL
     return work(*arguments) if small else await asyncio.to_thread(work, *arguments)
 
@@ -53,8 +54,9 @@ async def _gone(receive: Any) -> None:
 
 
 class EventStream(Response):
-    """Send chunks as they come. The first is awaited before the status is sent, so that a request which fails at once has its proper status; a later
-    failure is an event with OpenAI's error object. Closing the chunks, which happens in any case, frees what they hold."""
+    """Send chunks as they come. The first is awaited before the status is sent, so that a request which fails at once
+    has its proper status; a later failure is an event with OpenAI's error object. Closing the chunks, which happens in
+    any case, frees what they hold."""
 
     media_type = "text/event-stream"
 

@@ -71,7 +71,8 @@ class BpeTokenizer(Tokenizer):
         return self._ids([text])[0]
 
     def library_json(self) -> str:
-        """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts, as other programs expect."""
+        """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts, as other programs
+        expect."""
         options = {
             "single_word": False,
             "lstrip": self._strips,
@@ -92,7 +93,8 @@ class BpeTokenizer(Tokenizer):
         return self._ids(list(texts))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Without the library's character offsets, which take twice as long; and this call lets other threads run, the one for a single text does not."""
+        """Without the library's character offsets, which take twice as long; and this call lets other threads run, the
+        one for a single text does not."""
         return [encoding.ids for encoding in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
 
 
@@ -107,7 +109,8 @@ def read_ranks(content: bytes) -> dict[bytes, int]:
 
 
 def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
-    """The same tokenizer as tiktoken's, and its vocabulary: whatever joins two tokens to a third is a merge, in the order of the third.
+    """The same tokenizer as tiktoken's, and its vocabulary: whatever joins two tokens to a third is a merge, in the
+    order of the third.
 
     Not tiktoken itself, for its regular expressions end the process on a million spaces.
     """
@@ -142,7 +145,8 @@ def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict
 def bpe_of_gpt2(
     vocabulary: Mapping[str, int], merge_lines: Iterable[str], special: Iterable[str]
 ) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
-    """GPT-2's BPE and its vocabulary without the special tokens, save the one that stands for unknown bytes where a vocabulary lacks some."""
+    """GPT-2's BPE and its vocabulary without the special tokens, save the one that stands for unknown bytes where a
+    vocabulary lacks some."""
     merges = [tuple(line.split(" ")) for line in merge_lines if line and not line.startswith("#version")]
     unknown = "[UNK]" if "[UNK]" in vocabulary else None
     kept = {name: number for name, number in vocabulary.items() if name == unknown or name not in special}
@@ -169,7 +173,8 @@ def without_special(layout: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def byte_of_character() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes: visible Latin-1 characters stand for themselves, the others follow from U+0100 on."""
+    """GPT-2's printable stand-ins for bytes: visible Latin-1 characters stand for themselves, the others follow from
+    U+0100 on."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}

@@ -6,7 +6,8 @@ from openglm.config import require
 
 
 def require_text(value: object, where: str) -> None:
-    """Raise ValueError, naming `where`, unless `value` is a str that UTF-8 can hold, i.e. one without lone surrogates."""
+    """Raise ValueError, naming `where`, unless `value` is a str that UTF-8 can hold, i.e. one without lone
+    surrogates."""
     require(isinstance(value, str), where, type(value).__name__, "must be text")
     try:
         value.encode()

@@ -1,8 +1,12 @@
-"""How each generation of the family is asked: the frame of plain text, the form of a conversation, stop tokens and sampling defaults, as data.
+"""How each generation of the family is asked: the frame of plain text, the form of a conversation, stop tokens and
+sampling defaults, as data.
 
-A form turns checked messages into parts, each a text or the name of a special token, with a flag that says whether it is trained.
-Two forms cover the family: turns opened by role tokens (ChatGLM3, GLM-4, ours) and numbered rounds of plain text (ChatGLM-6B, ChatGLM2).
-The words of the prompts are the published templates'. Parts become ids in render.py; replies are read back in replies.py.
+A form turns checked messages into parts, each a text or the name of a special token, with a flag that says whether it
+is trained.
+Two forms cover the family: turns opened by role tokens (ChatGLM3, GLM-4, ours) and numbered rounds of plain text
+(ChatGLM-6B, ChatGLM2).
+The words of the prompts are the published templates'. Parts become ids in render.py; replies are read back in
+replies.py.
 """
 
 from __future__ import annotations
@@ -84,7 +88,8 @@ class RoleTurns:
     call_opening: str = ""
     """what stands before a call's arguments where they are to follow as JSON"""
     inline: bool = False
-    """a call's name and arguments are the last lines of a content; else the name is the header line of an answer of its own"""
+    """a call's name and arguments are the last lines of a content; else the name is the header line of an answer of its
+    own"""
     merged: bool = False
     joined: bool = True
     """header line and content are encoded as one text, as the Jinja templates do"""
@@ -153,7 +158,8 @@ class RoleTurns:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Questions and answers as numbered rounds of one plain text. Only the last answer is trained: the earlier ones carry no end token."""
+    """Questions and answers as numbered rounds of one plain text. Only the last answer is trained: the earlier ones
+    carry no end token."""
 
     head: tuple[str, ...]
     tail: tuple[str, ...]
@@ -165,7 +171,8 @@ class Rounds:
     tools: bool = False
 
     def __call__(self, messages: Sequence[Message], tools: Sequence[Tool], generation_prompt: bool) -> Iterator[Part]:
-        """A question always ends in the opening of its answer. The system message stands before the last question, as in the published server."""
+        """A question always ends in the opening of its answer. The system message stands before the last question, as
+        in the published server."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
         turns = list(messages[bool(system) or messages[0]["role"] == "system" :])
         for number, message in enumerate(turns):

@@ -13,9 +13,11 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
-    """A tokenizer from a model's folder, ours or a published one, from a tokenizer's file, or by a bundled name ("nano").
+    """A tokenizer from a model's folder, ours or a published one, from a tokenizer's file, or by a bundled name
+    ("nano").
 
-    The kind follows from the files; nothing in the folder is run. Raises ValueError that names what is missing or damaged.
+    The kind follows from the files; nothing in the folder is run. Raises ValueError that names what is missing or
+    damaged.
     """
     path = Path(path_or_name)
     candidates = [path]

@@ -66,12 +66,14 @@ _FOREIGN_OPTIONS = (
 
 
 def own_tokenizer(file_bytes: bytes, where: str = FILE_NAME) -> Tokenizer:
-    """A tokenizer from the bytes of a `tokenizer.json` of ours. Raises ValueError if they are something else, `where` naming the file."""
+    """A tokenizer from the bytes of a `tokenizer.json` of ours. Raises ValueError if they are something else, `where`
+    naming the file."""
     try:
         layout = json.loads(file_bytes)
         special = {name: number for number, name in enumerate(special_names(layout["model"]))}
         tokens = layout["model"]["vocab"]
-        # Nothing is left that could match a special name in a text: the names have no merges (checked), so only their ids lead to them.
+        # Nothing is left that could match a special name in a text: the names have no merges (checked), so only their
+        # ids lead to them.
         bpe = tokenizers.Tokenizer.from_str(json.dumps(without_special(layout)[0]))
         return BpeTokenizer({FILE_NAME: file_bytes}, bpe, tokens, special, FORMATS["openglm"])
     except Exception as error:  # the library raises bare Exception
@@ -83,7 +85,8 @@ def own_tokenizer(file_bytes: bytes, where: str = FILE_NAME) -> Tokenizer:
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike[str]) -> Tokenizer:
     """Learn a vocabulary from `texts` and write `folder/tokenizer.json`. The same texts give the same file.
 
-    Memory grows with the number of different Chinese clauses, about 1 kB each: some 50 MB of text are enough and fit a laptop.
+    Memory grows with the number of different Chinese clauses, about 1 kB each: some 50 MB of text are enough and fit a
+    laptop.
     Raises ValueError where `vocab_size` is too small for the bytes or larger than the texts can fill.
     """
     smallest = len(SPECIAL_TOKENS) + 256

@@ -1,6 +1,8 @@
-"""Which tokenizer a folder holds, decided by its files: ours, or one of the published checkpoints'. Nothing in a folder is run.
+"""Which tokenizer a folder holds, decided by its files: ours, or one of the published checkpoints'. Nothing in a folder
+is run.
 
-A saved tokenizer remembers its generation in `tokenizer_config.json` under "openglm_format"; the same entry settles a folder that does not tell.
+A saved tokenizer remembers its generation in `tokenizer_config.json` under "openglm_format"; the same entry settles a
+folder that does not tell.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def find(path: Path) -> Path | None:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of this file, with what stands beside it. Raises ValueError for one that is damaged or of another kind."""
+    """The tokenizer of this file, with what stands beside it. Raises ValueError for one that is damaged or of another
+    kind."""
     require(path.name in FILES, "tokenizer", str(path), f"not a tokenizer's file; known: {', '.join(FILES)}")
     return FILES[path.name](path, path.read_bytes())
 
@@ -124,7 +127,8 @@ def _tokenizer_model(path: Path, content: bytes) -> Tokenizer:
 
 
 def _is_chatglm2(path: Path) -> bool:
-    """The two generations differ in the role tokens alone. ChatGLM3's code has them; settings name the model, and so may the folder or the one around it."""
+    """The two generations differ in the role tokens alone. ChatGLM3's code has them; settings name the model, and so
+    may the folder or the one around it."""
     files = [
         place
         for name in (_SETTINGS, "config.json", "tokenization_chatglm.py")
@@ -172,7 +176,8 @@ def _glm4_format(path: Path) -> str:
 
 
 def _format(path: Path, name: str, **settings: object) -> tuple[Format, dict[str, bytes]]:
-    """The format of this generation, unless the folder's settings name another, with the folder's sampling; and the file that remembers it."""
+    """The format of this generation, unless the folder's settings name another, with the folder's sampling; and the
+    file that remembers it."""
     name = _json(path, _SETTINGS).get("openglm_format", name)
     require(
         name in FORMATS, f"{path.with_name(_SETTINGS)}: openglm_format", name, f"choose one of {', '.join(FORMATS)}"

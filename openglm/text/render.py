@@ -1,9 +1,10 @@
 """The one chat renderer: messages to (ids, loss mask), and its inverse, which reads replies.
 
-Training, the terminal and the server all pass through `render`, so what a model saw in training is what it is asked with. The words and
-special tokens come from the format of the tokenizer's generation (formats.py). In those with role tokens all stands behind <sop> and
-texts are encoded one by one, hence the prompt of a later turn begins with that of an earlier one: a KV cache holds over turns. Not so in
-GLM-Z1, which forgets its thoughts, nor in the rounds of ChatGLM-6B and ChatGLM2, which are one text.
+Training, the terminal and the server all pass through `render`, so what a model saw in training is what it is asked
+with. The words and special tokens come from the format of the tokenizer's generation (formats.py). In those with role
+tokens all stands behind <sop> and texts are encoded one by one, hence the prompt of a later turn begins with that of an
+earlier one: a KV cache holds over turns. Not so in GLM-Z1, which forgets its thoughts, nor in the rounds of ChatGLM-6B
+and ChatGLM2, which are one text.
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ def render(
     *,
     generation_prompt: bool = False,
 ) -> tuple[list[int], list[int]]:
-    """Ids of a conversation, and a loss mask of the same length: 1 where the token itself is predicted and trained (not shifted).
+    """Ids of a conversation, and a loss mask of the same length: 1 where the token itself is predicted and trained (not
+    shifted).
 
     messages: in OpenAI's form: {"role": system | user | assistant | tool (or observation), "content": str}. An assistant message may hold one
-    call, "tool_calls": [{"function": {"name", "arguments": object or JSON text}}], or, as ChatGLM3 and GLM-4 write it, "metadata": a header line
-    whose content is passed on as it is; "loss": false leaves it out of training.
-    tools: in OpenAI's form: [{"type": "function", "function": {"name", "description", "parameters"}}]; a first system message may hold them instead.
+    call, "tool_calls": [{"function": {"name", "arguments": object or JSON text}}], or, as ChatGLM3 and GLM-4 write it,
+    "metadata": a header line whose content is passed on as it is; "loss": false leaves it out of training.
+    tools: in OpenAI's form: [{"type": "function", "function": {"name", "description", "parameters"}}]; a first system
+    message may hold them instead.
     generation_prompt: end with the opening of an answer, for a model to go on.
-    Trained are the assistants' contents and the tokens that close them, and nothing else. Raises ValueError naming message and field.
+    Trained are the assistants' contents and the tokens that close them, and nothing else. Raises ValueError naming
+    message and field.
     """
     turns = tokenizer.format.turns
     require(
@@ -74,7 +78,8 @@ def render(
 
 
 def parse_reply(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[str, Any]:
-    """What a model generated after a generation prompt, as a message {"role", "content", "tool_calls"} that `render` takes back.
+    """What a model generated after a generation prompt, as a message {"role", "content", "tool_calls"} that `render`
+    takes back.
 
     The reply ends at the first end token or role token, but <|assistant|> parts its texts; it holds a tool call only where <|observation|> closed it.
     """

@@ -1,4 +1,5 @@
-"""Replies read back: what a model wrote, as a message with its text and its tool calls. Beside each reader of calls stands the writer that it inverts.
+"""Replies read back: what a model wrote, as a message with its text and its tool calls. Beside each reader of calls
+stands the writer that it inverts.
 
 Nothing that a model writes is run, and nothing that it writes raises: a call that is malformed, cut off or not closed by <|observation|> stays visible
 as text. A reader takes the texts between <|assistant|> tokens, and whether <|observation|> closed the last of them.
@@ -22,7 +23,8 @@ _NARROW_BESIDE_HAN = re.compile("(?<=[\u4e00-\u9fff])[,!:;?]|[,!:;?](?=[\u4e00-\
 
 
 def json_text(value: object, indent: int | None = None) -> str | None:
-    """JSON text; None where there is none: NaN, foreign types, and half of a surrogate pair, which JSON can escape but no text can hold."""
+    """JSON text; None where there is none: NaN, foreign types, and half of a surrogate pair, which JSON can escape but
+    no text can hold."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
         text.encode()
@@ -46,7 +48,8 @@ def is_name(value: object) -> bool:
 
 
 def parse_text(text: str, called: bool) -> dict[str, Any]:
-    """Content, then the call's name and its arguments as the last two lines: our own models' replies, and GLM-4's in tuning data."""
+    """Content, then the call's name and its arguments as the last two lines: our own models' replies, and GLM-4's in
+    tuning data."""
     if called:
         head, _, last_line = text.rpartition("\n")
         content, _, name = head.rpartition("\n")
@@ -66,7 +69,8 @@ def parse_chatglm(segments: Sequence[str], called: bool) -> dict[str, Any]:
 
 
 def parse_chatglm6b(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    """As ChatGLM2; punctuation beside Chinese characters becomes full width, for the vocabulary's normalisation has lost that."""
+    """As ChatGLM2; punctuation beside Chinese characters becomes full width, for the vocabulary's normalisation has
+    lost that."""
     text = parse_chatglm(segments, called)["content"]
     return _message(_NARROW_BESIDE_HAN.sub(lambda mark: _WIDE[mark[0]], text))
 

@@ -1,7 +1,8 @@
-"""SentencePiece vocabularies: ChatGLM-6B's `ice_text.model`, `tokenizer.model` of ChatGLM2 and 3, and GLM-10B-Chinese's `cog-pretrain.model`.
+"""SentencePiece vocabularies: ChatGLM-6B's `ice_text.model`, `tokenizer.model` of ChatGLM2 and 3, and GLM-10B-Chinese's
+`cog-pretrain.model`.
 
-What does not come back from ids is the originals' doing, and no more than this. In all, "▁" (U+2581) stands for a space. With `ice_text.model`
-text is normalised (NFKC; most control characters vanish), a single space at either end is dropped, and "<n>", "<|tab|>" and "<|blank_2|>" to
+What does not come back from ids is the originals' doing, and no more than this. In all, "▁" (U+2581) stands for a
+space. With `ice_text.model` text is normalised (NFKC; most control characters vanish), a single space at either end is dropped, and "<n>", "<|tab|>" and "<|blank_2|>" to
 "<|blank_80|>" in a text mean the white space that they stand for. `cog-pretrain.model` normalises as the file says, line ends included.
 """
 
@@ -57,7 +58,8 @@ class SentencePieceTokenizer(Tokenizer):
         offset: int = 0,
         strips: bool = False,
     ) -> None:
-        """model: the SentencePiece file. special: places behind its vocabulary. offset: added to its ids. where: the file's name, for errors."""
+        """model: the SentencePiece file. special: places behind its vocabulary. offset: added to its ids. where: the
+        file's name, for errors."""
         self.pieces, self._offset = _processor(model, where), offset
         numbers = list(range(self.pieces.get_piece_size()))
         pieces = self.pieces.id_to_piece(numbers)
@@ -101,13 +103,15 @@ class IceTokenizer(SentencePieceTokenizer):
         return super()._encode(re.sub(f" {{2,{_LONGEST_BLANK}}}", lambda run: f"<|blank_{len(run[0])}|>", text))
 
     def _encode_part(self, text: str, behind: bool, before: bool) -> list[int]:
-        """In the original a special token is a character of the text. A line end in its place, taken out again, leaves the text as it was there."""
+        """In the original a special token is a character of the text. A line end in its place, taken out again, leaves
+        the text as it was there."""
         ids = self._encode("\n" * behind + text + "\n" * before)
         return ids[2 * behind : len(ids) - before]  # in front it stands behind the space that opens every text
 
 
 def ice_model(content: bytes) -> tuple[bytes, bool]:
-    """The model that encodes text, and whether it was icetk's, which lacks special tokens, tabs, blanks and bytes: added as its code did."""
+    """The model that encodes text, and whether it was icetk's, which lacks special tokens, tabs, blanks and bytes:
+    added as its code did."""
     if _piece_start("[gMASK]") in content:
         return _control(content, ICE_SPECIAL), False
     blanks = ("<|tab|>", *(f"<|blank_{length}|>" for length in range(2, _LONGEST_BLANK + 1)))
@@ -117,7 +121,8 @@ def ice_model(content: bytes) -> tuple[bytes, bool]:
 
 
 def _control(content: bytes, names: Sequence[str]) -> bytes:
-    """The model with these pieces as control symbols, which no text yields: the published one matches them in a text, even in full-width letters."""
+    """The model with these pieces as control symbols, which no text yields: the published one matches them in a text,
+    even in full-width letters."""
     for name in names:
         message = b"(?s)\n." + re.escape(_piece_start(name)) + b"\x15....(?:\x18.)?"
         content = re.sub(message, lambda _, name=name: _piece(name, _CONTROL), content)
@@ -129,7 +134,8 @@ def _piece_start(name: str) -> bytes:
 
 
 def _piece(name: str, kind: int) -> bytes:
-    """A piece of score 0 as the protocol buffer of a SentencePiece model holds it: written here, for its library would be one more to install."""
+    """A piece of score 0 as the protocol buffer of a SentencePiece model holds it: written here, for its library would
+    be one more to install."""
     body = _piece_start(name) + b"\x15\x00\x00\x00\x00\x18" + bytes([kind])
     return b"\n" + bytes([len(body)]) + body
 

@@ -15,7 +15,8 @@ from openglm.train.stability import Guard
 
 
 class Feed:
-    """This process's share of the batches of a run, prepared ahead; where the data cursor has jumped, they are opened again."""
+    """This process's share of the batches of a run, prepared ahead; where the data cursor has jumped, they are opened
+    again."""
 
     def __init__(self, session: Session, guard: Guard) -> None:
         self.session, self.guard, self.at = session, guard, (-1, 0)
@@ -40,7 +41,8 @@ class Feed:
 def stream_batches(
     session: Session, rows: Rows, start: int, size: int | Callable[[int], int], workers: int
 ) -> Generator[Batch, None, None]:
-    """This process's share of the batches of `size` rows, in order. The loader draws a seed when it starts; training's own random numbers must not notice."""
+    """This process's share of the batches of `size` rows, in order. The loader draws a seed when it starts; training's
+    own random numbers must not notice."""
     share = session.group.rank("data"), session.group.size("data")
     with closing(batches(rows, start, size, workers, share)) as stream:
         with torch.random.fork_rng(devices=[]), signals_held():

@@ -22,7 +22,8 @@ from openglm.train.state import State
 
 
 def between_steps(session: Session, state: State, passes: Passes, bar: Any) -> dict[str, float]:
-    """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it is resumed."""
+    """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it
+    is resumed."""
     last = state.step == session.train.steps
     measured = bool(session.run.heldout) and (last or state.step % session.train.eval_every == 0)
     due = bool(session.train.sample_every) and state.step % session.train.sample_every == 0
@@ -97,7 +98,8 @@ def _heldout_means(session: Session, passes: Passes, rows: Rows) -> dict[str, fl
 
 
 def _sample(state: State, tokenizer: Tokenizer, rows: Rows, where: str) -> str:
-    """What the model puts where the first held-out row has its first blank or answer, shown after the end of its context."""
+    """What the model puts where the first held-out row has its first blank or answer, shown after the end of its
+    context."""
     row = rows.row(0)
     trained = getattr(row, where).nonzero()[0]
     if len(trained) == 0:

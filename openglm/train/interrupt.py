@@ -32,8 +32,9 @@ class StopRequest:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold SIGTERM and SIGINT back inside the block. Processes started there hold them back for good: a signal to the whole group
-    (Ctrl-C, a batch system's end) must not take the data workers away from the step that is being finished."""
+    """Hold SIGTERM and SIGINT back inside the block. Processes started there hold them back for good: a signal to the
+    whole group (Ctrl-C, a batch system's end) must not take the data workers away from the step that is being
+    finished."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     try:
         yield

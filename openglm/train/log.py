@@ -1,4 +1,5 @@
-"""The record of a run: `log.jsonl` (compared line for line between runs), TensorBoard curves, and the bar on standard error."""
+"""The record of a run: `log.jsonl` (compared line for line between runs), TensorBoard curves, and the bar on standard
+error."""
 
 from __future__ import annotations
 
@@ -12,14 +13,17 @@ from openglm.runtime import say
 
 
 class Log:
-    """Lines of log.jsonl: `{"step", "loss", ...}` every log_every steps, `{"step", "heldout": {source: loss}}`, and `{"step", "act": {"do", "why", "rows"}}`
-    for a batch that was left out or a way back, after which steps are counted again from the checkpoint.
+    """Lines of log.jsonl: `{"step", "loss", ...}` every log_every steps, `{"step", "heldout": {source: loss}}`, and
+    `{"step", "act": {"do", "why", "rows"}}` for a batch that was left out or a way back, after which steps are counted
+    again from the checkpoint.
 
-    What depends on the clock sits under the key `wall`; all else is the same in a run that was broken and in one that was not.
+    What depends on the clock sits under the key `wall`; all else is the same in a run that was broken and in one that
+    was not.
     """
 
     def __init__(self, out: Path, step: int, lines: int) -> None:
-        """Opens the log of a run that stands at `step`; of its lines the first `lines` stay, and those of steps that were lost are dropped."""
+        """Opens the log of a run that stands at `step`; of its lines the first `lines` stay, and those of steps that
+        were lost are dropped."""
         self.path = out / "log.jsonl"
         kept = self.path.read_text(encoding="utf-8").splitlines()[:lines] if self.path.is_file() else []
         write_file(self.path, "".join(line + "\n" for line in kept))

@@ -1,9 +1,10 @@
 """The one training loop: what differs between kinds of training is its rows, its starting weights and its objective.
 
-A step: rows of a whole batch -> forward and backward in `accumulation` parts -> clip -> optimizer -> running average. What a step
-does depends on (configuration, weights, step number) alone, so a run that was killed goes on bit for bit from its last checkpoint.
-Each data-parallel group of processes has its share of the rows; all agree on every step. It does not know about text, and nothing
-here is meant to be inherited from.
+A step: rows of a whole batch -> forward and backward in `accumulation` parts -> clip -> optimizer -> running average.
+What a step does depends on (configuration, weights, step number) alone, so a run that was killed goes on bit for bit
+from its last checkpoint.
+Each data-parallel group of processes has its share of the rows; all agree on every step. It does not know about text,
+and nothing here is meant to be inherited from.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def _fresh_state(
     record: dict[str, Any] | None,
 ) -> State:
     train, parallel, stability = run.train, run.parallel, run.stability
-    # A probe's answer may differ between two calls and two processes; the first one holds for all and for the whole run.
+    # A probe's answer may differ between two calls and two processes; the first one holds for all and for the whole
+    # run.
     asked = record["dtype"] if record and train.dtype == "auto" else train.dtype
     dtype = getattr(torch, group.tell(lambda: str(choose_dtype(asked, group.device)).removeprefix("torch.")))
     guard = Guard(stability, train.batch_rows, dtype == torch.float16, model.embedding_gradient_shrink)
@@ -203,7 +205,8 @@ def _publish(session: Session, state: State) -> Path:
 
 
 def _step(session: Session, state: State, passes: Passes, feed: Feed, planned: float) -> dict[str, Any] | None:
-    """One optimizer step, or what the guard does instead; returns its record, or None when somebody asked to stop. Raises ValueError if the guard says stop."""
+    """One optimizer step, or what the guard does instead; returns its record, or None when somebody asked to stop.
+    Raises ValueError if the guard says stop."""
     started, guard, scale = time.perf_counter(), state.guard, state.guard.memory.scale
     if session.group.mesh is None and session.stop.requested:
         return None
@@ -247,7 +250,8 @@ def _remember(state: State, **sums: float) -> None:
 
 
 def _obey(session: Session, state: State, act: Act, end: int) -> dict[str, Any]:
-    """Leave out the batch that ends before row `end`, or go back and jump over all rows up to there. Returns what was done, for the log."""
+    """Leave out the batch that ends before row `end`, or go back and jump over all rows up to there. Returns what was
+    done, for the log."""
     if act.do == "stop":
         raise ValueError(
             f"step {state.step + 1}: {act.why}; nothing of this step was kept and the last checkpoint in {session.out} is good. "

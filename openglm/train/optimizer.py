@@ -1,5 +1,5 @@
-"""Optimizers, learning-rate schedule and clipping. AdamW for everything (GLM-130B, arXiv 2210.02414, section 2.3) or Muon for the
-matrices of the blocks and AdamW for the rest (GLM-4.5, arXiv 2508.06471, section 2.4)."""
+"""Optimizers, learning-rate schedule and clipping. AdamW for everything (GLM-130B, arXiv 2210.02414, section 2.3) or
+Muon for the matrices of the blocks and AdamW for the rest (GLM-4.5, arXiv 2508.06471, section 2.4)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def learning_rate(step: float, steps: float, config: OptimizerConfig) -> float:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalised (arXiv 2502.16982), in the form that shares AdamW's learning rate and weight decay.
+    """Momentum whose step is orthogonalised (arXiv 2502.16982), in the form that shares AdamW's learning rate and
+    weight decay.
 
-    The same numbers as `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, which computes in bfloat16 only: a hundred times slower
-    on a processor that emulates it. Here `dtype` says, and matrices of one shape go through the products together. Of a matrix that processes
-    share, each orthogonalises the whole and keeps its part.
+    The same numbers as `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, which computes in bfloat16 only: a hundred
+    times slower on a processor that emulates it. Here `dtype` says, and matrices of one shape go through the products
+    together. Of a matrix that processes share, each orthogonalises the whole and keeps its part.
     """
 
     def __init__(self, groups: list[dict], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
@@ -90,8 +91,8 @@ def _by_shape(parameters: list[Tensor]) -> dict[torch.Size, list[Tensor]]:
 def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
 ) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Every trained parameter in exactly one group: `muon` (matrices of the blocks, unless the optimizer is AdamW), `decay` (other
-    matrices and embeddings, AdamW with weight decay), `plain` (norms and biases, AdamW without)."""
+    """Every trained parameter in exactly one group: `muon` (matrices of the blocks, unless the optimizer is AdamW),
+    `decay` (other matrices and embeddings, AdamW with weight decay), `plain` (norms and biases, AdamW without)."""
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"muon": [], "decay": [], "plain": []}
     for name, parameter in parameters:
         if not parameter.requires_grad:
@@ -112,7 +113,8 @@ class Optimizers:
         dtype: torch.dtype,
         group: Processes,
     ) -> None:
-        """parameters: names and what this process holds of them. dtype: compute type of the model's products; Muon's follow it."""
+        """parameters: names and what this process holds of them. dtype: compute type of the model's products; Muon's
+        follow it."""
         groups = parameter_groups(parameters, config)
         self.config, self.names, self.group = config, {p: name for group in groups.values() for name, p in group}, group
         self.shares = {p: self._share_of_norm(p) for p in self.names} if group.mesh else {}
@@ -154,7 +156,8 @@ class Optimizers:
         return norm
 
     def _share_of_norm(self, parameter: Tensor) -> float:
-        """What this process counts of a parameter's square: copies of a number count together once, as does the table of a tied network in two stages."""
+        """What this process counts of a parameter's square: copies of a number count together once, as does the table
+        of a tied network in two stages."""
         stages = self.group.size("pipeline")
         twice = self.names[parameter] == "embedding.weight" and stages > 1 and self.group.rank("pipeline") == stages - 1
         return 0.0 if twice else 1 / copies(parameter, self.group)
@@ -181,7 +184,8 @@ class Optimizers:
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state`, without copies. Raises ValueError when a moment belongs to no parameter of this process or has the wrong shape."""
+        """The inverse of `state`, without copies. Raises ValueError when a moment belongs to no parameter of this
+        process or has the wrong shape."""
         parameters = {name: p for p, name in self.names.items()}
         owners = {
             id(p): optimizer for optimizer in self.all for group in optimizer.param_groups for p in group["params"]

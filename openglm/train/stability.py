@@ -1,8 +1,9 @@
-"""The guard of a run: what is wrong with a step, and what to do about it; loss scale, batch ramp-up and embedding-gradient shrink.
+"""The guard of a run: what is wrong with a step, and what to do about it; loss scale, batch ramp-up and
+embedding-gradient shrink.
 
-It decides from the mean loss and the gradient norm of a step alone, which all processes of a run share, and from a memory of plain
-numbers that is part of every checkpoint: so all processes decide alike, and a resumed run decides as the unbroken one did. It
-touches no weights and no files; the loop does what it says.
+It decides from the mean loss and the gradient norm of a step alone, which all processes of a run share, and from a
+memory of plain numbers that is part of every checkpoint: so all processes decide alike, and a resumed run decides as
+the unbroken one did. It touches no weights and no files; the loop does what it says.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Act:
-    """What the guard does about a step: `scale` and `skip` leave its batch out, `rollback` goes back, `stop` ends the run."""
+    """What the guard does about a step: `scale` and `skip` leave its batch out, `rollback` goes back, `stop` ends the
+    run."""
 
     do: str
     why: str
@@ -65,7 +67,8 @@ class Guard:
     """Judges every step before the weights are touched."""
 
     def __init__(self, config: StabilityConfig, batch_rows: int, half: bool, shrink: float = 1.0) -> None:
-        """batch_rows: the full batch. half: products in float16, so that the loss is scaled. shrink: of the embedding gradient, at first."""
+        """batch_rows: the full batch. half: products in float16, so that the loss is scaled. shrink: of the embedding
+        gradient, at first."""
         growth = batch_rows - config.ramp_from
         if config.ramp_from:
             require(
@@ -104,7 +107,8 @@ class Guard:
         return Act(self.config.policy, trouble, below)
 
     def went_back(self, acts: int, step: int, jumped: int) -> None:
-        """The memory is that of the checkpoint of `step` again, but for the number of acts so far; the run jumps over so many rows."""
+        """The memory is that of the checkpoint of `step` again, but for the number of acts so far; the run jumps over
+        so many rows."""
         self.memory = dataclasses.replace(
             self.memory, acts=acts, calm=0, jumped=self.memory.jumped + jumped, back_to=step
         )
@@ -114,7 +118,8 @@ class Guard:
         self.memory.back_to = None
 
     def rows_at(self, cursor: int) -> int:
-        """Rows of the batch that begins at this row of the data, as Megatron counts them; what was jumped over does not count."""
+        """Rows of the batch that begins at this row of the data, as Megatron counts them; what was jumped over does not
+        count."""
         return ramped(self.config, self.full, cursor - self.memory.jumped)
 
     def progress(self, cursor: int) -> float:
@@ -131,14 +136,16 @@ class Guard:
         return rows / self.full
 
     def shrink(self, step: int) -> float:
-        """Share of the gradient that reaches the embedding table in step 1, 2, ...; a line, as GLM-130B's --shrink-embedding-gradient-steps."""
+        """Share of the gradient that reaches the embedding table in step 1, 2, ...; a line, as GLM-130B's
+        --shrink-embedding-gradient-steps."""
         past = step - self.config.shrink_until
         if self.config.shrink_until == 0 or past <= 0:
             return self._shrink
         return min(1.0, self._shrink + (1 - self._shrink) * past / self.config.shrink_rise)
 
     def _rescale(self, fits: bool) -> str:
-        """Keep the loss scale as DeepSpeed does (only growth refills the hysteresis). Returns what an overflow did; empty: there was none, or scaling cannot mend it."""
+        """Keep the loss scale as DeepSpeed does (only growth refills the hysteresis). Returns what an overflow did;
+        empty: there was none, or scaling cannot mend it."""
         memory, before = self.memory, self.memory.scale
         if fits:
             memory.fitting += 1
@@ -163,7 +170,8 @@ class Guard:
 
 
 def _spike(name: str, value: float, past: list[float], limit: float) -> str:
-    """Says so if a value stands out above those of past steps. Median and median deviation: a spike that was kept hardly moves them."""
+    """Says so if a value stands out above those of past steps. Median and median deviation: a spike that was kept
+    hardly moves them."""
     if not limit or len(past) < _ENOUGH:
         return ""
     middle = statistics.median(past)
@@ -177,7 +185,8 @@ def _spike(name: str, value: float, past: list[float], limit: float) -> str:
 
 
 def ramped(config: StabilityConfig, full: int, rows: int) -> int:
-    """Rows of the batch after `rows` rows: from ramp_from in equal steps to `full`, each for an equal share of ramp_rows (Megatron's --rampup-batch-size)."""
+    """Rows of the batch after `rows` rows: from ramp_from in equal steps to `full`, each for an equal share of
+    ramp_rows (Megatron's --rampup-batch-size)."""
     if not config.ramp_from or rows > config.ramp_rows:
         return full
     steps = (full - config.ramp_from) // config.ramp_step

@@ -1,6 +1,7 @@
 """What a training run keeps on disk, so that it can be killed at any instant and go on bit for bit.
 
-OUT/checkpoints/step-00000500: state.json, and of each process a file of weights, one of optimizer state and one of averaged weights (checkpoints/sharded.py);
+OUT/checkpoints/step-00000500: state.json, and of each process a file of weights, one of optimizer state and one of
+averaged weights (checkpoints/sharded.py);
 OUT/latest; OUT/lock. A checkpoint is read by any number of processes in any layout.
 """
 
@@ -97,7 +98,8 @@ class State:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the run's folder. Raises ValueError when another process does. The lock ends with the process, however it ends."""
+    """Hold the run's folder. Raises ValueError when another process does. The lock ends with the process, however it
+    ends."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / "lock").open("a+")
@@ -118,7 +120,8 @@ def locked(out: Path) -> Iterator[None]:
 
 
 class Saver:
-    """Writes checkpoints. One process writes at once; several train on meanwhile, so that two intervals may be lost and not one.
+    """Writes checkpoints. One process writes at once; several train on meanwhile, so that two intervals may be lost and
+    not one.
 
     A checkpoint that cannot be written is said, and training goes on, unless it is the one that a run ends with.
     """
@@ -172,7 +175,8 @@ class Saver:
             self.trouble = ""
 
     def finish(self) -> None:
-        """Wait for what is being written. Raises ValueError, in all processes, where the last checkpoint could not be."""
+        """Wait for what is being written. Raises ValueError, in all processes, where the last checkpoint could not
+        be."""
         self.wait()
         trouble = self.group.tell(lambda: self.trouble)
         if trouble:
@@ -226,7 +230,8 @@ def find_checkpoint(out: Path) -> Path | None:
 
 
 def go_back(out: Path, every: int, below: int | None) -> Path | None:
-    """The newest whole checkpoint of a step that `every` divides, below step `below` if there is one; later ones are removed, for the run takes another way now.
+    """The newest whole checkpoint of a step that `every` divides, below step `below` if there is one; later ones are
+    removed, for the run takes another way now.
 
     Those that a signal left in between do not count: an unbroken run has none. None: nothing regular is kept yet.
     """
@@ -319,7 +324,8 @@ def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options as `{"train.steps": 100}`; an unordered table of numbers, such as data.weights, becomes one name each."""
+    """Nested options as `{"train.steps": 100}`; an unordered table of numbers, such as data.weights, becomes one name
+    each."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
