@@ -26,6 +26,7 @@ quick: check
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "OpenGLM needs Python 3.10 or newer, and '$(PYTHON)' is not here: install it or name yours, 'make PYTHON=/path/to/python3'" >&2; exit 1; }

@@ -114,4 +114,7 @@ def model_preset(name: str, **overrides: Any) -> ModelConfig:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
+    return {
+        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, type) else v
+        for k, v in values.items()
+    }
