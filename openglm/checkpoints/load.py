@@ -18,7 +18,7 @@ from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.layouts import PREFIX_ENCODER, Leaves, Source, empty_network, find_layout
 from openglm.checkpoints.native import CONFIG, TYPES, model_config, own_config, resolve
 from openglm.checkpoints.tensors import Tensors, find_weights, read_json
-from openglm.config import ModelConfig, require
+from openglm.config import Matrix, ModelConfig, require
 from openglm.model.adapters import Prefix
 from openglm.model.transformer import Transformer
 from openglm.presets import PRESETS, model_preset
@@ -28,7 +28,6 @@ from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbe
 from openglm.runtime import choose_device, choose_dtype, progress
 
 GROUP = 64  # columns that share a scale when `quantize` makes codes
-LOGITS_BITS = 8  # of the matrix that makes the logits, whatever the blocks have: docs/performance.md
 _BITS = {"int8": 8, "int4": 4}
 _QUANTIZED: dict[type, type[QuantizedLinear] | type[QuantizedEmbedding]] = {
     nn.Linear: QuantizedLinear,
@@ -211,15 +210,16 @@ def _place(
 ) -> None:
     """Give a module its weights, in `dtype` or as codes; what lies in a mapped file is copied once."""
     module = network.get_submodule(path)
-    quantized = None if path.endswith("position_embedding") else _QUANTIZED.get(type(module))
+    matrix = network.config.matrices().get(path)
+    quantized = _QUANTIZED.get(type(module))
     if "bias" in leaves:
         module.bias = _parameter(leaves["bias"], device, dtype)
     if "codes" in leaves:
         module = quantized.holding(
             module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True)
         )
-    elif bits and quantized:
-        kind = matrix_format(path, network.config.tied, leaves["weight"].shape[1], bits, GROUP)
+    elif bits and matrix and quantized and matrix.quantized_bits(bits):
+        kind = matrix_format(matrix, bits, GROUP)
         module = quantized.holding(module, *quantize_weight(leaves["weight"].to(device), *kind, search=False))
     else:
         module.weight = _parameter(leaves["weight"], device, dtype)
@@ -237,9 +237,9 @@ def _looked_up(embedding: nn.Embedding, leaves: Leaves, dtype: torch.dtype) -> S
     return table
 
 
-def matrix_format(path: str, tied: bool, columns: int, bits: int, group: int) -> tuple[int, int]:
-    """Bits and group of one matrix of a network that is quantised. An embedding that is only looked up goes with the blocks."""
-    return fitting_format(columns, LOGITS_BITS if path == ("embedding" if tied else "head") else bits, group)
+def matrix_format(matrix: Matrix, bits: int, group: int) -> tuple[int, int]:
+    """Bits and group of one matrix of a network that is quantised."""
+    return fitting_format(matrix.columns, matrix.quantized_bits(bits), group)
 
 
 def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:

@@ -7,7 +7,6 @@ for which the whole network is held in fp32.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,12 +74,10 @@ def quantize_checkpoint(
 def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str, Tensor]]:
     with progress("quantising", len(checkpoint.source.ours), "matrices") as advance:
         for path, leaves in checkpoint.source.modules():
-            weight = leaves["weight"]
-            if weight.dim() == 2 and not path.endswith("position_embedding"):
-                del leaves["weight"]
-                leaves["codes"], leaves["scales"] = quantize(
-                    weight, *matrix_format(path, checkpoint.config.tied, weight.shape[1], bits, group)
-                )
+            matrix = checkpoint.config.matrices().get(path)
+            if matrix and matrix.quantized_bits(bits):
+                weight = leaves.pop("weight")
+                leaves["codes"], leaves["scales"] = quantize(weight, *matrix_format(matrix, bits, group))
             yield from ((f"{path}.{leaf}", tensor.contiguous()) for leaf, tensor in leaves.items())
             advance()
 
@@ -92,10 +89,10 @@ def _calibrated(
     rows = calibration_rows(tokenizer, network.config, text)
     with progress("calibrating", network.config.layers, "blocks") as advance:
         calibrate_blocks(network, rows, *describe(rows, None, network.config), bits, group, advance)
-    kind = partial(matrix_format, tied=network.config.tied, columns=network.config.hidden, bits=bits, group=group)
-    network.embedding = QuantizedEmbedding.of(network.embedding, *kind("embedding"))
+    matrices = network.config.matrices()
+    network.embedding = QuantizedEmbedding.of(network.embedding, *matrix_format(matrices["embedding"], bits, group))
     if network.head is not None:
-        network.head = QuantizedLinear.of(network.head, *kind("head"))
+        network.head = QuantizedLinear.of(network.head, *matrix_format(matrices["head"], bits, group))
     yield from network.state_dict().items()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from openglm.checkpoints.load import GROUP, LOGITS_BITS, Checkpoint
+from openglm.checkpoints.load import GROUP, Checkpoint
 from openglm.config import ModelConfig
 
 TOKENS, LORA_RANK, VIRTUAL_TOKENS = 512, 8, 128  # a row of training text; usual sizes of the two ways of light tuning
@@ -53,28 +53,17 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def memory(config: ModelConfig) -> dict[str, Any]:
     """Bytes for inference by weight type, for a token of context, and for each way of tuning with one row at a time (FORMULAS)."""
-    total, pairs, table = (
-        config.parameters,
-        2 * config.layers * config.kv_heads * config.head_dim,
-        config.vocab_size * config.hidden,
-    )
-    looked_up = 0 if config.tied else table
-    blocks = config.layers * _block_weights(config)
-    lora = config.layers * LORA_RANK * (3 * config.hidden + (config.heads + 2 * config.kv_heads) * config.head_dim)
+    total, pairs = config.parameters, 2 * config.layers * config.kv_heads * config.head_dim
+    matrices = config.matrices().values()
+    tuned = [matrix for matrix in config.layer_matrices() if matrix.reads == "attention"]  # queries, keys and values
+    lora = config.layers * LORA_RANK * sum(matrix.rows + matrix.columns for matrix in tuned)
     activations = 4 * TOKENS * ((config.layers + 8) * config.hidden + 4 * config.ffn_hidden + 2 * config.vocab_size)
-    coded = blocks + looked_up + table
+    coded = sum(matrix.size for matrix in matrices if matrix.quantized_bits(8))
     whole = 2 * coded // GROUP + 2 * (total - coded)
-    codes = {f"int{bits}": ((blocks + looked_up) * bits + table * LOGITS_BITS) // 8 + whole for bits in (8, 4)}
+    codes = {f"int{bits}": sum(m.size * m.quantized_bits(bits) for m in matrices) // 8 + whole for bits in (8, 4)}
     tuning = {"full": 16 * total, "lora": 2 * total + 16 * lora, "p-tuning": 2 * total + 16 * VIRTUAL_TOKENS * pairs}
     return {
         "inference": {"fp16": 2 * total, **codes},
         "kv_cache_per_token": 2 * pairs,
         "tuning": {way: size + activations for way, size in tuning.items()},
     }
-
-
-def _block_weights(config: ModelConfig) -> int:
-    """Weights of a block's matrices."""
-    return 2 * config.hidden * (
-        config.heads + config.kv_heads
-    ) * config.head_dim + config.hidden * config.ffn_hidden * (3 if config.gated else 2)

@@ -183,10 +183,12 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
             torch.from_numpy(draw.normal(0, 0.02, 8 * rows + columns)).half().as_strided((rows, columns), (8, 1)),
             torch.float32,
         )
+    wanted = 4 if quantize == "int4" else 8
     for path, layer in list(model.named_modules()):
-        if isinstance(layer, (nn.Linear, nn.Embedding)) and "position" not in path:
-            rows, columns = layer.weight.shape
-            bits, group = matrix_format(path, shape.tied, columns, 4 if quantize == "int4" else 8, GROUP)
+        matrix = shape.matrices().get(path)
+        if matrix and matrix.quantized_bits(wanted) and isinstance(layer, (nn.Linear, nn.Embedding)):
+            rows, columns = matrix.rows, matrix.columns
+            bits, group = matrix_format(matrix, wanted, GROUP)
             codes = torch.from_numpy(draw.integers(0, 256, (rows, columns * bits // 8), np.uint8))
             scales = torch.full(
                 (rows, columns // (group or columns)), 0.08 / 2**bits, dtype=torch.float16

@@ -1,21 +1,25 @@
 """Everything a user can set, as dataclasses.
 
-The docstring under a field is its help text on the command line; there is no second list of options. Every wrong value is a
-`ValueError` that names the option, the value and what would be right. Nothing here imports more than the standard library.
+The docstring under a field is its help text on the command line; there is no second list of options. Every wrong value
+is a `ValueError` that names the option, the value and what would be right. Nothing here imports more than the standard
+library.
 """
 
 from openglm.config.checks import check_choices, from_dict, require
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.engine import EngineConfig
+from openglm.config.matrices import LOGITS_BITS, Matrix
 from openglm.config.model import ModelConfig, SpecialTokens
 from openglm.config.parallel import ParallelConfig
 from openglm.config.recipes import PretrainConfig, RunConfig, SFTConfig, TextRunConfig
 from openglm.config.train import OptimizerConfig, StabilityConfig, TrainConfig
 
 __all__ = [
+    "LOGITS_BITS",
     "DataConfig",
     "EngineConfig",
     "InfillingConfig",
+    "Matrix",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Literal
 
 from openglm.config.checks import check_choices, require
+from openglm.config.matrices import Matrix
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape and options of the network. One set of options covers the family from GLM-10B to GLM-4-0414 (docs/architecture.md)."""
+    """Shape and options of the network, the same for all of the family from GLM-10B to GLM-4-0414 (docs/architecture.md)."""
 
     vocab_size: int
     """rows of the embedding table"""
@@ -119,15 +123,45 @@ class ModelConfig:
     def gated(self) -> bool:
         return self.activation in ("geglu", "swiglu")
 
+    def layer_matrices(self) -> tuple[Matrix, ...]:
+        """Of one layer; names are those inside the layer."""
+        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        biased, every = self.bias != "none", self.bias == "all"
+        found = [
+            Matrix("attention.q_proj", query, self.hidden, "layer", "attention", "rows", biased),
+            Matrix("attention.k_proj", kv, self.hidden, "layer", "attention", "rows", biased),
+            Matrix("attention.v_proj", kv, self.hidden, "layer", "attention", "rows", biased),
+            Matrix("attention.o_proj", self.hidden, query, "layer", "attended", "columns", every),
+            Matrix("ffn.up_proj", self.ffn_hidden, self.hidden, "layer", "ffn", "rows", every),
+        ]
+        if self.gated:
+            found.append(Matrix("ffn.gate_proj", self.ffn_hidden, self.hidden, "layer", "ffn", "rows", every))
+        found.append(Matrix("ffn.down_proj", self.hidden, self.ffn_hidden, "layer", "inner", "columns", every))
+        return tuple(found)
+
+    @cache  # noqa: B019 (a configuration is small, and there are few)
+    def matrices(self) -> Mapping[str, Matrix]:
+        """Every matrix of the network by the name of its module: what is counted, cut or quantised."""
+        role: Literal["logits", "lookup"] = "logits" if self.tied else "lookup"
+        found = [Matrix("embedding", self.vocab_size, self.hidden, role, "ids", "rows")]
+        if self.positions == "learned_2d":
+            for name in ("position_embedding", "block_position_embedding"):
+                found.append(Matrix(name, self.max_positions + 1, self.hidden, "positions", "ids", "whole"))
+        for layer in range(self.layers):
+            found += [replace(matrix, name=f"blocks.{layer}.{matrix.name}") for matrix in self.layer_matrices()]
+        if not self.tied:
+            found.append(Matrix("head", self.vocab_size, self.hidden, "logits", "final", "rows"))
+        return MappingProxyType({matrix.name: matrix for matrix in found})
+
+    @property
+    def layer_weights(self) -> int:
+        """Number of weights in the matrices of one layer."""
+        return sum(matrix.size for matrix in self.layer_matrices())
+
     @property
     def parameters(self) -> int:
         """Number of weights of the network, from the shape alone."""
-        h, kv, q = self.hidden, self.kv_heads * self.head_dim, self.heads * self.head_dim
-        up = self.ffn_hidden * (2 if self.gated else 1)
-        layer = h * (q + 2 * kv) + q * h + h * up + self.ffn_hidden * h
-        layer += (q + 2 * kv) * (self.bias != "none") + (h + up + h) * (self.bias == "all")
-        norm = h * (2 if self.norm == "layernorm" else 1)
-        layer += norm * (4 if self.residual == "sandwich" else 2) + 2 * self.head_dim * self.qk_norm
-        tables = self.vocab_size * h * (1 if self.tied else 2)
-        tables += 2 * (self.max_positions + 1) * h * (self.positions == "learned_2d")
-        return self.layers * layer + tables + norm
+        matrices = sum(matrix.size + matrix.rows * matrix.bias for matrix in self.matrices().values())
+        norm = self.hidden * (2 if self.norm == "layernorm" else 1)
+        norms = norm * (4 if self.residual == "sandwich" else 2) + 2 * self.head_dim * self.qk_norm
+        return matrices + self.layers * norms + norm

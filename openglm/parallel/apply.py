@@ -166,16 +166,8 @@ def _piece(config: ModelConfig, index: int, count: int) -> Transformer:
 
 def _split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
     """Column and row parallel blocks, a table and logits cut over the vocabulary (Megatron-LM, arXiv 1909.08053)."""
-    columns, rows = ColwiseParallel, RowwiseParallel
-    plan = {
-        "attention.q_proj": columns(),
-        "attention.k_proj": columns(),
-        "attention.v_proj": columns(),
-        "attention.o_proj": rows(),
-    }
-    plan |= {"ffn.up_proj": columns(), "ffn.down_proj": rows()}
-    if model.config.gated:
-        plan["ffn.gate_proj"] = columns()
+    columns, rows = ColwiseParallel, RowwiseParallel  # of the activations: a matrix is cut by its rows, or its columns
+    plan = {m.name: columns() if m.cut == "rows" else rows() for m in model.config.layer_matrices()}
     if model.config.qk_norm:  # one weight for all heads: its gradient is summed over those who hold some of them
         plan |= {
             f"attention.{name}": SequenceParallel(sequence_dim=2, use_local_output=True)

@@ -7,11 +7,12 @@ cross. Constants are physical and shared by all devices; the two of a device kin
 from __future__ import annotations
 
 import math
+from itertools import groupby
+from operator import attrgetter
 
 from openglm.config import ModelConfig
 from openglm.plan.devices import Device
 from openglm.plan.layout import Job, Layout
-from openglm.plan.memory import layer_weights
 
 STREAM = 0.75  # share of the memory bandwidth that element-wise kernels reach
 WIRE = 0.77  # share of a link that large ring collectives reach (NCCL: about 230 of 300 GB/s inside a DGX A100)
@@ -23,7 +24,7 @@ BACKWARD_TRAFFIC = 1.5  # bytes that element-wise backward passes move, against 
 def forward_flops(model: ModelConfig, seq: int) -> float:
     """Of one token in the products of the network: weights, attention over the whole row, logits."""
     attention = 4 * seq * model.heads * model.head_dim
-    return model.layers * (2 * layer_weights(model) + attention) + 2 * model.hidden * model.vocab_size
+    return model.layers * (2 * model.layer_weights + attention) + 2 * model.hidden * model.vocab_size
 
 
 def model_flops(job: Job) -> float:
@@ -35,7 +36,7 @@ def hardware_flops(job: Job, recompute: str) -> float:
     """Of one step, with what the backward pass computes again."""
     model = job.model
     scores = 4 * job.seq * model.heads * model.head_dim
-    again = {"none": 0, "selective": 0 if job.fused_attention else scores, "full": 2 * layer_weights(model) + scores}[
+    again = {"none": 0, "selective": 0 if job.fused_attention else scores, "full": 2 * model.layer_weights + scores}[
         recompute
     ]
     return model_flops(job) + model.layers * again * job.batch * job.seq
@@ -60,19 +61,14 @@ def ring(members: int, traffic: float, rate: float) -> float:
 
 
 def layer_products(job: Job, layout: Layout) -> float:
-    model, t, tokens = job.model, layout.tensor, job.seq * layout.micro_batch
-    q, kv, up = (
-        model.heads * model.head_dim,
-        model.kv_heads * model.head_dim,
-        model.ffn_hidden * (2 if model.gated else 1),
-    )
-    shapes = (
-        ((q + 2 * kv) / t, model.hidden),
-        (model.hidden, q / t),
-        (up / t, model.hidden),
-        (model.hidden, model.ffn_hidden / t),
-    )
-    return sum(product(job.device, tokens, n, k) for n, k in shapes)
+    """Seconds of one layer's products forward; matrices that read the same are one."""
+    t, tokens = layout.tensor, job.seq * layout.micro_batch
+    seconds = 0.0
+    for _, joined in groupby(job.model.layer_matrices(), key=attrgetter("reads")):
+        matrices = list(joined)
+        rows, columns, by_rows = sum(m.rows for m in matrices), matrices[0].columns, matrices[0].cut == "rows"
+        seconds += product(job.device, tokens, rows / t if by_rows else rows, columns if by_rows else columns / t)
+    return seconds
 
 
 def attention_core(job: Job, layout: Layout) -> tuple[float, float]:
@@ -135,7 +131,7 @@ def micro_batch(job: Job, layout: Layout) -> dict[str, float]:
     parts["head"] = extra
     if layout.micro_batches(job) > 1:  # gradients are added up: one is read, the sum is read and written
         parts["element"] += stream(
-            job.device, layers * layer_weights(job.model) / layout.tensor * (2 + 2 * job.gradient_bytes)
+            job.device, layers * job.model.layer_weights / layout.tensor * (2 + 2 * job.gradient_bytes)
         )
     if layout.pipeline > 1:  # sent both ways; both directions of the wire work at once
         boundary = (
@@ -194,9 +190,7 @@ def step(job: Job, layout: Layout) -> dict[str, float]:
     parts["bubble"] = m * sum(one.values()) * share / (1 - share)
     first, inner, _ = layout.stage_layers(job)
     weights = (
-        max(
-            inner * layer_weights(job.model), first * layer_weights(job.model) + job.model.vocab_size * job.model.hidden
-        )
+        max(inner * job.model.layer_weights, first * job.model.layer_weights + job.model.vocab_size * job.model.hidden)
         / t
     )
     parts["data"] = data_parallel(job, layout, weights, sum(one.values()))

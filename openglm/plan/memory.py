@@ -6,18 +6,11 @@ master weights and Adam moments after ZeRO (arXiv 1910.02054): 2 + 2 + 4 + 4 + 4
 
 from __future__ import annotations
 
-from openglm.config import ModelConfig
 from openglm.plan.layout import Job, Layout
 
 CONTEXT = 5e9  # driver context, communication library and workspaces of one process, as nvidia-smi counts them
 BUCKET = 5e8  # elements of the two communication buckets (DeepSpeed's default)
 FRAGMENTATION = 0.25  # of what comes and goes during a step of a pipeline, where blocks of many lifetimes mix (fitted to BigScience's sweep)
-
-
-def layer_weights(model: ModelConfig) -> int:
-    """Matrices of one layer; norms and biases are a thousandth of them."""
-    q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    return model.hidden * (2 * q + 2 * kv) + model.hidden * model.ffn_hidden * (3 if model.gated else 2)
 
 
 def layer_activations(job: Job, layout: Layout, recompute: str) -> float:
@@ -45,7 +38,7 @@ def stage_memory(job: Job, layout: Layout, stage: int) -> dict[str, float]:
     model, t, p, d = job.model, layout.tensor, layout.pipeline, layout.data
     layers = layout.stage_layers(job)[0 if stage == 0 else 2 if stage == p - 1 else 1]
     tables = (stage == 0) + (stage == p - 1 and (p > 1 or not model.tied))
-    weights = (layers * layer_weights(model) + tables * model.vocab_size * model.hidden) / t
+    weights = (layers * model.layer_weights + tables * model.vocab_size * model.hidden) / t
     shard = [d if layout.zero >= level else 1 for level in (3, 2, 1)]
     boundary = (
         layer_activations(job, layout, "full") * layout.chunks if p > 1 else 0
@@ -66,7 +59,7 @@ def stage_memory(job: Job, layout: Layout, stage: int) -> dict[str, float]:
         4 * weights / shard[2] if job.gradient_bytes == 2 else 0
     )  # buckets; the 32-bit copy that Adam reads
     if layout.zero == 3:
-        moving += 2 * 2 * layer_weights(model) / t  # the layer at work and the one fetched ahead
+        moving += 2 * 2 * model.layer_weights / t  # the layer at work and the one fetched ahead
     parts["buffers"] = CONTEXT + moving + (FRAGMENTATION * (moving + activations) if p > 1 else 0)
     return parts
 

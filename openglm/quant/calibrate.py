@@ -13,12 +13,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from openglm.config import ModelConfig
 from openglm.quant.codes import check_format, fitting_format, nearest_codes, pack, quantize
 from openglm.quant.layers import QuantizedLinear
 
 _DAMPING = 0.01  # of the mean diagonal, added to it: the paper's value
 _FEWEST_TOKENS = 256
-_SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "gate_proj": "up_proj"}
 
 
 def quantize_calibrated(weight_OI: Tensor, moments_II: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
@@ -70,13 +70,14 @@ def calibrate_blocks(
             f"calibrate: {ids_BT.numel()} tokens of text; at least {_FEWEST_TOKENS} are needed, some ten thousand are good"
         )
     hidden = model.embed(ids_BT, positions_B2T)
+    same_input = _same_input(model.config)
     for block in model.blocks:
         run = partial(_run_block, model, block, positions=positions_B2T, mask=mask)
-        moments = _input_moments(block, run, hidden)
+        moments = _input_moments(block, run, hidden, same_input)
         for name, layer in [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear)]:
             parent, _, leaf = name.rpartition(".")
             kind = fitting_format(layer.weight.shape[1], bits, group)
-            codes, scales = quantize_calibrated(layer.weight.detach(), moments[_SAME_INPUT.get(leaf, leaf)], *kind)
+            codes, scales = quantize_calibrated(layer.weight.detach(), moments[same_input[leaf]], *kind)
             setattr(block.get_submodule(parent), leaf, QuantizedLinear.holding(layer, codes, scales))
         hidden = run(hidden)
         advance()
@@ -95,7 +96,16 @@ def _run_block(
     return torch.cat(outputs)
 
 
-def _input_moments(block: nn.Module, run: Callable[[Tensor], Tensor], hidden: Tensor) -> dict[str, Tensor]:
+def _same_input(config: ModelConfig) -> dict[str, str]:
+    """For each matrix of a layer the first that reads what it reads, both by the end of their names."""
+    first: dict[str, str] = {}
+    leaves = [(matrix.name.rpartition(".")[2], matrix.reads) for matrix in config.layer_matrices()]
+    return {leaf: first.setdefault(reads, leaf) for leaf, reads in leaves}
+
+
+def _input_moments(
+    block: nn.Module, run: Callable[[Tensor], Tensor], hidden: Tensor, same_input: dict[str, str]
+) -> dict[str, Tensor]:
     """Sum of x x^T over the inputs x of each linear layer, by the layer's own name; layers with the same input share it."""
     sums: dict[str, Tensor] = {}
 
@@ -109,7 +119,7 @@ def _input_moments(block: nn.Module, run: Callable[[Tensor], Tensor], hidden: Te
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs, leaf=leaf: add(leaf, inputs))
         for leaf, module in leaves
-        if leaf not in _SAME_INPUT
+        if same_input[leaf] == leaf
     ]
     run(hidden)
     for hook in hooks:

@@ -23,8 +23,7 @@ def step_flops(config: ModelConfig, seen: float, tokens: int, trained: int) -> f
     of the row (a mask saves nothing in a dense kernel) or half of it for plain causal rows. Output layer: 6 a weight, trained tokens
     alone. Norms, rotation, softmax and recomputation are not counted.
     """
-    query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    ffn = config.hidden * config.ffn_hidden * (3 if config.gated else 2)
-    matrices = config.layers * (config.hidden * (2 * query + 2 * kv) + ffn)
-    attention = 12 * config.layers * query * seen
-    return float(tokens * (6 * matrices + attention) + 6 * trained * config.hidden * config.vocab_size)
+    matrices = config.layers * config.layer_weights
+    attention = 12 * config.layers * config.heads * config.head_dim * seen
+    logits = next(matrix.size for matrix in config.matrices().values() if matrix.role == "logits")
+    return float(tokens * (6 * matrices + attention) + 6 * trained * logits)

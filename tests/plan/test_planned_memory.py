@@ -8,7 +8,7 @@ from openglm.config import ModelConfig
 from openglm.parallel.stages import divisors
 from openglm.plan.devices import device
 from openglm.plan.layout import Job, Layout
-from openglm.plan.memory import layer_activations, layer_weights, memory, stage_memory
+from openglm.plan.memory import layer_activations, memory, stage_memory
 from openglm.presets import PRESETS, model_preset
 
 STATE = ("weights", "gradients", "master", "adam")
@@ -65,7 +65,7 @@ def test_activations_are_those_of_korthikanti(t, recompute, sequence_parallel):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_matrices_are_nearly_all_of_the_weights(preset):
     model = model_preset(preset)
-    matrices = model.layers * layer_weights(model) + model.vocab_size * model.hidden * (1 if model.tied else 2)
+    matrices = model.layers * model.layer_weights + model.vocab_size * model.hidden * (1 if model.tied else 2)
     assert matrices == pytest.approx(model.parameters, rel=0.01)
 
 
