@@ -70,7 +70,7 @@ def _libc() -> ctypes.CDLL | None:
 def give_back_memory() -> None:
     """Return to the system what was freed here and there: glibc keeps it for later, which adds up to a sixteenth of the
     weights once they have been repacked."""
-    if hasattr(libc := _libc(), "malloc_trim"):
+    if (libc := _libc()) and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
@@ -80,7 +80,7 @@ def keep_freed_memory() -> None:
 
     Does nothing where the C library is another one.
     """
-    if hasattr(libc := _libc(), "mallopt"):
+    if (libc := _libc()) and hasattr(libc, "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 

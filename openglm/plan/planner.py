@@ -79,7 +79,7 @@ def candidates(job: Job, fixed: dict[str, Any], ruled_out: Counter[str]) -> Iter
     for."""
     for replica in divisors(job.devices):
         for tensor in divisors(replica):
-            shape = {"data": job.devices // replica, "tensor": tensor, "pipeline": replica // tensor}
+            shape: dict[str, Any] = {"data": job.devices // replica, "tensor": tensor, "pipeline": replica // tensor}
             if any(shape[name] != fixed.get(name, shape[name]) for name in shape):
                 continue
             try:
@@ -97,7 +97,7 @@ def candidates(job: Job, fixed: dict[str, Any], ruled_out: Counter[str]) -> Iter
                 yield layout
 
 
-def _details(job: Job, shape: dict[str, int], fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _details(job: Job, shape: dict[str, Any], fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
     piped = shape["pipeline"] > 1
     pieces = divisors(Layout(**shape).stage_layers(job)[1])[1:] if piped else []
     schedules = [("1f1b", 1)] + [("zero-bubble", 1)] * piped + [("interleaved", v) for v in pieces]
@@ -110,7 +110,7 @@ def _details(job: Job, shape: dict[str, int], fixed: dict[str, Any]) -> Iterator
     ]
     recompute = ("none", "full") if job.fused_attention else ("none", "selective", "full")
     sizes = [size for size in MICRO_BATCHES if job.batch // shape["data"] % size == 0]
-    others = {name: fixed[name] for name in ("sequence_parallel", "split_boundary") if name in fixed}
+    others: dict[str, Any] = {name: fixed[name] for name in ("sequence_parallel", "split_boundary") if name in fixed}
     for schedule, chunks in keep:
         for micro_batch in [fixed["micro_batch"]] if "micro_batch" in fixed else sizes:
             for zero in [fixed["zero"]] if "zero" in fixed else (0, 1) if piped else (0, 1, 2, 3):

@@ -81,7 +81,9 @@ def simulate(
         "W": forward,
     }
     todo = [order(schedule, stage, stages, micros, chunks) for stage in range(stages)]
-    free, at, done, spans = [0.0] * stages, [0] * stages, {}, []
+    free, at = [0.0] * stages, [0] * stages
+    done: dict[tuple[int, Pass], float] = {}
+    spans: list[Span] = []
     while any(at[s] < len(todo[s]) for s in range(stages)):
         before = len(spans)
         for s in range(stages):

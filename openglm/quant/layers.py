@@ -14,6 +14,9 @@ from openglm.quant.codes import check_format, dequantize, quantize
 class QuantizedWeight(nn.Module):
     """Codes and scales of one matrix [rows, columns] (openglm/quant/codes.py). `group` 0: one scale a row."""
 
+    codes: Tensor
+    scales: Tensor
+
     def __init__(
         self, rows: int, columns: int, bits: int, group: int, device: torch.device | str | None = None
     ) -> None:
