@@ -1,4 +1,5 @@
-"""Answers that follow a JSON schema or a regular expression, with llguidance, which is loaded when the first request asks for it."""
+"""What tokens an answer may have: those of a JSON schema or a regular expression, with llguidance, which is loaded
+when the first request asks for it; and first of all those that spell what was taken back from the prompt."""
 
 from __future__ import annotations
 
@@ -92,6 +93,43 @@ class Constraint:
 
     def took(self, token: int) -> None:
         self.matcher.consume_token(token)
+
+
+class Opening:
+    """The first tokens of an answer: they repeat what was taken back from the prompt, or are not the likeliest.
+
+    Raises ValueError where no token can begin with what was taken back.
+    """
+
+    def __init__(self, tokenizer: Any, params: SamplingParams) -> None:
+        self.tokenizer, self.left, self.branch = tokenizer, params.continues or b"", params.branch
+        require(
+            len(tokenizer.openings.able(self.left)) > 0,
+            "continues",
+            self.left,
+            "no token of this vocabulary begins so; leave it in the prompt",
+        )
+
+    @property
+    def over(self) -> bool:
+        return not self.left and not self.branch
+
+    def allow(self, logits_V: Tensor) -> Tensor:
+        """The logits with -inf for every token without text, every token that says something else, and the likeliest
+        that are passed over."""
+        able = torch.from_numpy(self.tokenizer.openings.able(self.left))
+        out = torch.full_like(logits_V, -math.inf)
+        out[able] = logits_V[able]
+        passed = min(self.branch, len(able) - 1)
+        if passed:
+            out[out.topk(passed).indices] = -math.inf
+        return out
+
+    def took(self, token: int) -> None:
+        text = self.tokenizer.decode_bytes([token])
+        if len(text) > len(self.left) or not self.left:
+            self.branch = 0  # the first that shows text has been chosen
+        self.left = self.left[len(text) :]
 
 
 def _first_line(message: object) -> str:

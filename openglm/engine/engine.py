@@ -17,7 +17,7 @@ from torch import Tensor
 
 from openglm.config import EngineConfig, require
 from openglm.engine.blocks import BlockPool
-from openglm.engine.constrain import Constraint, Vocabulary
+from openglm.engine.constrain import Constraint, Opening, Vocabulary
 from openglm.engine.native import NativeRunner, obstacle
 from openglm.engine.params import Event, Result, SamplingParams, check_request
 from openglm.engine.runner import Runner, Step, TorchRunner
@@ -29,6 +29,7 @@ from openglm.engine.text import TextStream
 from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
 
+_FORCED = 32  # tokens of a forced answer in one step: their logits take memory
 _LARGEST_CACHE = 1 << 30  # bytes, where the user names no size
 
 
@@ -113,9 +114,11 @@ class Engine:
         )
         request = Request(self._next_id, ids, params, shape, list(self.adapters).index(adapter), prefix)
         constraint = None if params.schema is params.regex is None else Constraint(self._vocabulary, params)
-        request.chooser = Chooser(params, ids, shape.vocab_size, constraint)
-        request.text = TextStream(self.tokenizer, params.stop) if self.tokenizer else None
-        request.lookup = Lookup(request.ids, self.config.draft_tokens) if self.config.draft_tokens else None
+        opening = Opening(self.tokenizer, params) if params.continues or params.branch else None
+        request.chooser = Chooser(params, ids, shape.vocab_size, constraint, opening)
+        request.text = TextStream(self.tokenizer, params.stop, params.continues) if self.tokenizer else None
+        guesses = self.config.draft_tokens and not params.forced
+        request.lookup = Lookup(request.ids, self.config.draft_tokens) if guesses else None
         self._requests[self._next_id] = request
         self._next_id += 1
         self.scheduler.waiting.append(request)
@@ -159,9 +162,14 @@ class Engine:
         return events
 
     def _guess(self) -> None:
-        for request in self.scheduler.running if self.config.draft_tokens else ():
-            if request.left == 1:
-                most = request.params.max_tokens - request.answered - 1
+        for request in self.scheduler.running:
+            if request.left != 1:
+                continue
+            most = request.params.max_tokens - request.answered - 1
+            if request.params.forced:
+                done = request.answered
+                request.draft = list(request.params.forced[done : done + min(most, _FORCED)])
+            elif request.lookup:
                 request.draft = request.lookup.propose(request.ids, most, request.sop)
 
     def _lay_out(self, plan: list[tuple[Request, int]]) -> Step:
@@ -209,7 +217,7 @@ class Engine:
             events.append(Event(request.id, token, piece, request.logprobs[-1] if request.logprobs else None))
             if reason or row == len(draft) or token != draft[row]:
                 break
-        if draft:
+        if draft and request.lookup:
             request.lookup.learn(row)
         request.draft = []
         self.scheduler.commit(request, known + row)
@@ -238,7 +246,9 @@ class Engine:
         self.scheduler.remove(request)
         text = "".join([*request.text.pieces, request.text.end()]) if request.text else ""
         hits = max(0, (request.hits or 0) - request.virtual)
-        return Result(request.answer, reason, text, error, request.logprobs, request.start - request.virtual, hits)
+        repeated = request.text.repeated if request.text else 0
+        prompt_tokens = request.start - request.virtual
+        return Result(request.answer, reason, text, error, request.logprobs, prompt_tokens, hits, repeated)
 
     def _open(self, prompt: Iterable[int], params: SamplingParams, adapter: str | None) -> int | Result:
         try:

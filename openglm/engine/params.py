@@ -11,7 +11,13 @@ from typing import Any
 from openglm.config import ModelConfig, require
 
 # name: smallest, largest. The upper ends only keep absurd requests from costing memory.
-_WHOLE = {"max_tokens": (1, 1 << 31), "top_k": (0, 1 << 31), "seed": (0, (1 << 64) - 1), "logprobs": (0, 64)}
+_WHOLE = {
+    "max_tokens": (1, 1 << 31),
+    "top_k": (0, 1 << 31),
+    "seed": (0, (1 << 64) - 1),
+    "logprobs": (0, 64),
+    "branch": (0, 1 << 31),
+}
 _REAL = {
     "temperature": (0.0, 1e6),
     "top_p": (0.0, 1.0),
@@ -59,8 +65,18 @@ class SamplingParams:
     """JSON schema that the answer must follow"""
     regex: str | None = None
     """regular expression that the answer must match"""
+    continues: bytes | None = None
+    """the answer goes on inside a text, of which these bytes (maybe none) were taken back from the prompt: its
+    tokens begin with them, its text leaves them out, and tokens that only repeat them do not count for max_tokens;
+    None: the answer is a text of its own"""
+    branch: int = 0
+    """how many of the likeliest tokens are passed over at the first place of choice that can show text: 0 none"""
+    forced: tuple[int, ...] = ()
+    """these tokens are the answer, for their logprobs; nothing is chosen, and max_tokens is their number"""
 
     def __post_init__(self) -> None:
+        if self.forced:
+            object.__setattr__(self, "max_tokens", len(self.forced))
         for name in ("stop", "stop_ids"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, (str, int)) else tuple(value))
@@ -99,6 +115,12 @@ class SamplingParams:
         require(
             self.schema is None or self.regex is None, "regex", self.regex, "cannot be combined with schema; choose one"
         )
+        require(
+            not self.continues or self.schema is self.regex is None,
+            "continues",
+            self.continues,
+            "cannot be combined with schema or regex; choose one",
+        )
 
 
 def _real(value: object) -> bool:
@@ -114,10 +136,15 @@ def check_request(
     except TypeError:
         raise ValueError("prompt: must be a list of token ids") from None
     require(len(ids) > 0, "prompt", ids, "must have at least one token")
-    for option, tokens in (("prompt", ids), ("stop_ids", params.stop_ids), ("logit_bias", params.logit_bias)):
+    given = {"stop_ids": params.stop_ids, "logit_bias": params.logit_bias, "forced": params.forced}
+    for option, tokens in {"prompt": ids, **given}.items():
         wrong = next((t for t in tokens if not isinstance(t, int) or not 0 <= t < shape.vocab_size), None)
         require(wrong is None, option, wrong, f"outside the vocabulary of {shape.vocab_size} tokens")
-    total, which = len(ids) + params.max_tokens, f"with a prompt of {len(ids)} tokens exceeds"
+    # In the worst case each byte that was taken back is a token again.
+    total, which = (
+        len(ids) + len(params.continues or b"") + params.max_tokens,
+        f"with a prompt of {len(ids)} tokens exceeds",
+    )
     require(
         total <= shape.max_positions,
         "max_tokens",
@@ -130,7 +157,7 @@ def check_request(
         params.max_tokens,
         f"{which} the cache of {places} tokens; raise engine.kv_tokens",
     )
-    for option in ("stop", "schema", "regex"):
+    for option in ("stop", "schema", "regex", "continues", "branch"):
         require(
             has_text or not getattr(params, option),
             option,
@@ -165,6 +192,8 @@ class Result:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """tokens of the prompt that needed no computing, for an earlier request began alike"""
+    repeated: int = 0
+    """how many of the first `ids` only repeat what was taken back from the prompt"""
 
 
 @dataclass

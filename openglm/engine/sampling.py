@@ -13,19 +13,26 @@ import torch
 from torch import Tensor
 
 from openglm.config import require
-from openglm.engine.constrain import Constraint
+from openglm.engine.constrain import Constraint, Opening
 from openglm.engine.params import SamplingParams, TokenLogprob
 
 _COLDEST = 1e-7  # below it nothing changes any more, until the quotient 0 / 0 of float32 is no number
 
 
 class Chooser:
-    """The state of one request's choices: its random numbers, the tokens that penalties count, and its constraint."""
+    """The state of one request's choices: its random numbers, the tokens that penalties count, its constraint and
+    what it must open with."""
 
     def __init__(
-        self, params: SamplingParams, prompt: list[int], vocab_size: int, constraint: Constraint | None
+        self,
+        params: SamplingParams,
+        prompt: list[int],
+        vocab_size: int,
+        constraint: Constraint | None,
+        opening: Opening | None = None,
     ) -> None:
-        self.params, self.constraint = params, constraint
+        self.params, self.constraint, self.opening = params, constraint, opening
+        self.taken = 0
         self.random = random.Random(params.seed)
         self.bias = (
             (torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values())))
@@ -38,7 +45,10 @@ class Chooser:
             self.seen[prompt] = True
         if params.frequency_penalty or params.presence_penalty:
             self.counts = torch.zeros(vocab_size)
-        self.changes_logits = not (self.bias is self.seen is self.counts is constraint is None)
+
+    @property
+    def changes_logits(self) -> bool:
+        return not (self.bias is self.seen is self.counts is self.constraint is self.opening is None)
 
     def choose(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
         """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is nothing to choose from."""
@@ -48,6 +58,8 @@ class Chooser:
             highest,
             "the network's output is not a number; load the model in float32 or check its weights",
         )
+        if self.params.forced:
+            return self.params.forced[self.taken]
         if self.params.temperature == 0 and not self.changes_logits:
             return likeliest
         logits_V = logits_V.cpu()
@@ -61,12 +73,16 @@ class Chooser:
 
     def took(self, token: int) -> None:
         """Count a token that was chosen."""
+        self.taken += 1
         if self.seen is not None:
             self.seen[token] = True
         if self.counts is not None:
             self.counts[token] += 1
         if self.constraint is not None:
             self.constraint.took(token)
+        if self.opening is not None:
+            self.opening.took(token)
+            self.opening = None if self.opening.over else self.opening
 
     def _changed(self, logits_V: Tensor) -> Tensor:
         p = self.params
@@ -77,7 +93,9 @@ class Chooser:
             logits_V = torch.where(self.seen, less, logits_V)
         if self.counts is not None:
             logits_V -= p.frequency_penalty * self.counts + p.presence_penalty * (self.counts > 0)
-        return logits_V if self.constraint is None else self.constraint.allow(logits_V)
+        if self.constraint is not None:
+            logits_V = self.constraint.allow(logits_V)
+        return logits_V if self.opening is None else self.opening.allow(logits_V)
 
 
 def peaks(logits_RV: Tensor) -> tuple[list[int], list[float]]:

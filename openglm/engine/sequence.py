@@ -106,7 +106,8 @@ class Sequence:
 
     @property
     def answered(self) -> int:
-        return len(self.ids) - self.start
+        """Tokens of the answer, but for those that only repeat the prompt."""
+        return len(self.ids) - self.start - (self.text.repeated if self.text else 0)
 
     @property
     def left(self) -> int:

@@ -30,10 +30,18 @@ class _Stop:
 
 
 class TextStream:
-    """Feed it tokens, and it gives the text that is certain."""
+    """Feed it tokens, and it gives the text that is certain.
 
-    def __init__(self, tokenizer: Any, stops: tuple[str, ...]) -> None:
-        self.decode, self.size = tokenizer.decoder(), tokenizer.vocab_size
+    continues: the text goes on inside another, and its first bytes are left out, for they repeat these; None: it is
+    one of its own, where the space that some tokenizers put in front vanishes.
+    """
+
+    def __init__(self, tokenizer: Any, stops: tuple[str, ...], continues: bytes | None = None) -> None:
+        self.size = tokenizer.vocab_size
+        self.decode = tokenizer.decoder() if continues is None else lambda token: tokenizer.decode_bytes([token])
+        self.unseen = len(continues or b"")
+        self.repeated = 0
+        """tokens that lay wholly in what is left out"""
         self.stops = [_Stop(text) for text in stops]
         self.held = bytearray()
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -41,9 +49,11 @@ class TextStream:
 
     def feed(self, token: int) -> tuple[str, bool]:
         """The text that this token makes certain, and whether a stop string is complete."""
-        for byte in (
-            self.decode(token) if token < self.size else b""
-        ):  # a model may have more rows than there are tokens
+        text = self.decode(token) if token < self.size else b""  # a model may have more rows than there are tokens
+        self.repeated += 0 < len(text) <= self.unseen
+        shown = text[self.unseen :]
+        self.unseen = max(self.unseen - len(text), 0)
+        for byte in shown:
             self.held.append(byte)
             done = [len(stop.bytes) for stop in self.stops if stop.feed(byte)]
             if done:

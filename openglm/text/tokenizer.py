@@ -16,6 +16,7 @@ from pathlib import Path
 from openglm.config import SpecialTokens, require
 from openglm.text.checks import require_text
 from openglm.text.formats import Format
+from openglm.text.openings import Openings
 from openglm.text.render import render
 
 _SENTENCE_ENDS = frozenset(".?!;:。？！；：…\n")
@@ -72,29 +73,28 @@ class Tokenizer:
             require_text(text, f"texts[{number}]")
         return [self._encode(text) for text in texts]
 
-    def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
+    def encode_parts(self, parts: Iterable[str | int], keep_spaces: bool = False) -> list[int]:
         """Ids of a prompt that the program composes: a str is encoded as text, an int is a token id such as `special["[MASK]"]`.
 
-        As the original tokenizer encodes a text with the special tokens' names in these places, e.g. without the spaces beside them in GLM-10B.
+        As the original tokenizer encodes a text with the special tokens' names in these places, e.g. without the
+        spaces beside them in GLM-10B, unless `keep_spaces`: then as a text from which training cut these places out.
         """
         row, ids = list(parts), []
         for place, part in enumerate(row):
             if isinstance(part, str):
                 require_text(part, f"parts[{place}]")
-                ids += self._encode_part(
-                    part,
-                    place > 0 and not isinstance(row[place - 1], str),
-                    place + 1 < len(row) and not isinstance(row[place + 1], str),
-                )
+                behind = place > 0 and not isinstance(row[place - 1], str)
+                before = place + 1 < len(row) and not isinstance(row[place + 1], str)
+                if self._strips and not keep_spaces:
+                    part = part.lstrip() if behind else part
+                    part = part.rstrip() if before else part
+                ids += self._encode_part(part, behind, before)
             else:
                 ids.append(self._checked_id(part))
         return ids
 
     def _encode_part(self, text: str, behind: bool, before: bool) -> list[int]:
         """Ids of a text that stands `behind` a special token, or `before` one."""
-        if self._strips:
-            text = text.lstrip() if behind else text
-            text = text.rstrip() if before else text
         return self._encode(text)
 
     def prompt(self, parts: str | Iterable[str | int], limit: int | None = None) -> list[int]:
@@ -109,6 +109,21 @@ class Tokenizer:
             room >= 0, "limit", limit, f"leaves no room for text; the frame alone takes {len(head) + len(tail)} tokens"
         )
         return [*head, *ids[max(len(ids) - room, 0) :], *tail]
+
+    @cached_property
+    def openings(self) -> Openings:
+        """Which tokens an answer can begin with."""
+        return Openings(self._tokens, self._special_ids)
+
+    def border(self, text: str, opens: bool = True) -> tuple[str, bytes]:
+        """A text that something is to follow, without the spaces at its end, and these: training shows a space
+        joined with the word behind it, so they are left to what follows. A text of spaces alone that `opens` a
+        prompt keeps them."""
+        kept = text.rstrip(" ")
+        spaces = text[len(kept) :].encode()
+        if (opens and not kept) or not len(self.openings.able(spaces)):
+            return text, b""
+        return kept, spaces
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
         """Bytes of tokens, joined, each as it is inside a text; `decoder` is for the tokens of one text as they come."""
