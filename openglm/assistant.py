@@ -14,11 +14,14 @@ from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import resolve
 from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
+from openglm.engine.filling import Choice, Filler, Filling, Found, Prompt, Rounds, together
 from openglm.engine.params import Event, Result, SamplingParams
 from openglm.text.load import load_tokenizer
 from openglm.text.render import parse_reply
 
-__all__ = ["Assistant", "Event", "Reply", "Result", "SamplingParams"]
+__all__ = ["Assistant", "Choice", "Event", "Filling", "Found", "Reply", "Result", "Rounds", "SamplingParams"]
+CANDIDATES = 16
+"""fillings of a blank that are tried where nothing else is said"""
 _CALL = "<|observation|>"  # closes an answer that calls a tool
 
 
@@ -143,40 +146,29 @@ class Assistant:
         ids, _ = self.tokenizer.render(messages, tools, generation_prompt=True)
         return ids, 0
 
+    @cached_property
+    def filler(self) -> Filler:
+        """Prompts and requests for texts that go on and blanks that are filled."""
+        return Filler(self.tokenizer, self.model.config, self.most_characters)
+
+    def prompt(self, before: str, after: str | None = None, room: int | None = None) -> Prompt:
+        """For text that goes on with `before`, or stands between two others: prompt ids, and `SamplingParams.continues`
+        of the answer.
+
+        Of two texts, only what lies nearest is read where `room` tokens are not enough. Raises ValueError where they
+        cannot fit the context.
+        """
+        if room is None:
+            self.require_short("prompt", len(before) + len(after or ""))
+        return self.filler.go_on(before) if after is None else self.filler.blank(before, after, room)
+
     def go_on(self, prompt: str) -> list[int]:
-        """Prompt ids for text that the model is to go on with."""
-        self.require_short("prompt", len(prompt))
-        if self.model.config.mask == "prefix":
-            return self.tokenizer.prompt(prompt)
-        return [self.tokenizer.tokens.gmask, self.tokenizer.tokens.sop, *self.tokenizer.encode(prompt)]
+        """The prompt ids alone, for text that the model is to go on with."""
+        return self.prompt(prompt)[0]
 
     def blank(self, before: str, after: str, room: int | None = None) -> list[int]:
-        """Prompt ids for text that the model is to write between two others; of both, only what lies nearest where `room` tokens are not enough."""
-        if room is None:
-            self.require_short("prompt", len(before) + len(after))
-        before, after = before[-self.most_characters :], after[: self.most_characters]
-        require(
-            self.model.config.mask == "prefix",
-            "suffix",
-            after[:20],
-            "this model reads only the past, so it cannot fill blanks; leave the suffix out",
-        )
-        mask = self.tokenizer.tokens.mask
-        ids = self.tokenizer.encode_parts([before, mask, after])
-        head, tail = self._blanks_frame(ids)
-        left, right = ids[: ids.index(mask)], ids[ids.index(mask) + 1 :]
-        if room is not None:
-            room = max(room - len(head) - 1 - len(tail), 0)
-            ahead = min(
-                len(left), max(room * 3 // 4, room - len(right))
-            )  # what was just written says more than what follows
-            left, right = left[len(left) - ahead :], right[: room - ahead]
-        return [*head, *left, mask, *right, *tail]
-
-    def _blanks_frame(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Ids before and behind a text with blanks, the last of which opens the first filling. [gMASK], which ChatGLM-6B always gets, would be read as one more."""
-        head, tail = self.tokenizer.format.frame(self.tokenizer.special, ids)
-        return head, [token for token in tail if token != self.tokenizer.tokens.gmask]
+        """The same for text that it is to write between two others."""
+        return self.prompt(before, after, room)[0]
 
     @cached_property
     def most_characters(self) -> int:
@@ -208,34 +200,51 @@ class Assistant:
         """Ids with which an answer begins that calls this tool; its arguments as JSON follow."""
         return self.tokenizer.encode(f"{name}\n{self.tokenizer.format.turns.call_opening}")
 
-    def fill(
-        self, text: str, blank: str = "___", *, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None
-    ) -> list[str]:
-        """What belongs into each `blank` of the text, by blank infilling: the model reads both sides of all blanks, and its own earlier fillings."""
-        tokens, pieces = self.tokenizer.tokens, text.split(blank)
+    def fill(self, text: str, blank: str = "___", **options: Any) -> list[str]:
+        """What belongs into each `blank` of the text, in their order; options as for `fillings`."""
+        return [filling.text for filling in self.fillings([text], blank, **options)[0]]
+
+    def fillings(
+        self, texts: Sequence[str], blank: str = "___", *, candidates: int = CANDIDATES, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None
+    ) -> list[list[Filling]]:  # fmt: skip
+        """What belongs into each `blank` of each text, and how likely other words were. The blanks of a text are filled
+        in their order, for each reads those before it; different texts go together, in one batch.
+
+        With several candidates, each is judged by how likely the text becomes with it: `Filler.candidates` and
+        `Filler.scored` say how. With one, it is the model's own [MASK] that is filled, which needs a model that reads
+        both sides. Raises ValueError for a text without a blank.
+        """
+        params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
+        cut = [text.split(blank) for text in texts]
+        for text, pieces in zip(texts, cut, strict=True):
+            require(len(pieces) > 1, "text", text, f"has no blank; write {blank} where words are missing")
+        return self._run(self.best_of(cut, candidates, params))
+
+    def best_of(
+        self, texts: Sequence[Sequence[str]], candidates: int, params: SamplingParams
+    ) -> Rounds[list[list[Filling]]]:
+        """`fillings` as rounds of requests that are still to be answered. texts: the pieces between the blanks of
+        each. params: max_tokens, temperature, seed."""
+        require(0 < candidates <= 64, "candidates", candidates, "must be a whole number from 1 to 64")
         require(
-            self.model.config.mask == "prefix",
-            "model",
-            "causal",
-            "reads only the past, so it cannot fill blanks; take a GLM model",
+            candidates > 1 or self.filler.both_sides,
+            "candidates",
+            candidates,
+            "this model reads only the past; give 2 or more, so that what follows the blank can choose among them",
         )
-        require(len(pieces) > 1, "text", text, f"has no blank; write {blank} where words are missing")
-        parts: list[str | int] = [pieces[0]]
-        for piece in pieces[1:]:
-            parts += [tokens.mask, piece]
-        ids, fillings = self.tokenizer.encode_parts(parts), []
-        head, tail = self._blanks_frame(ids)
-        ids = [*head, *ids, *tail[:-1]]
-        params = SamplingParams(
-            max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=self.blank_ends, ignore_eos=True
-        )
-        for _ in pieces[1:]:
-            ids.append(tokens.sop)
-            *_, event = self.engine.stream(ids, params)
-            span = [token for token in self._ids(event) if token not in self.blank_ends]
-            ids += span
-            fillings.append(self.tokenizer.decode(span))
-        return fillings
+        if candidates == 1:
+            return together([self.filler.one_by_one(pieces, params) for pieces in texts])
+        return together([self.filler.ranked(pieces, candidates, params) for pieces in texts])
+
+    def _run(self, rounds: Rounds[Found]) -> Found:
+        """Answer each round of requests on this engine."""
+        try:
+            requests = next(rounds)
+            while True:
+                prompts, params = [ids for ids, _ in requests], [wish for _, wish in requests]
+                requests = rounds.send(self.engine.generate(prompts, params))
+        except StopIteration as end:
+            return end.value
 
 
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:

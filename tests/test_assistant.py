@@ -1,11 +1,16 @@
 """The assistant: streaming equals the whole answer, history is cut and counted, blanks are filled in order."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from openglm import Assistant, generate, load_model
+from openglm import Assistant, generate, load_model, load_tokenizer
+from openglm.checkpoints.native import save_model
+from openglm.config import EngineConfig
+from openglm.model.transformer import Transformer
 
 GOLDEN = Path(__file__).parent / "golden"
 USER = {"role": "user", "content": "你好"}
@@ -51,7 +56,7 @@ def test_a_message_longer_than_the_context_is_one_line(toy):
 
 def test_fill_reads_both_sides_and_answers_every_blank(toy):
     assistant = Assistant(toy)
-    two = assistant.fill("床前___光，疑是___霜。", max_tokens=4)
+    two = assistant.fill("床前___光，疑是___霜。", candidates=1, max_tokens=4)
     assert len(two) == 2
     assert assistant.fill("a [X] b", blank="[X]", max_tokens=4) == assistant.fill("a ___ b", max_tokens=4)
     ids = assistant.tokenizer.encode_parts(["床前", 1, "光，疑是", 1, "霜。", 4])
@@ -65,14 +70,24 @@ def test_the_special_tokens_are_those_of_the_generation():
     assistant, model = Assistant(folder, device="cpu"), load_model(folder, device="cpu")
     special = assistant.tokenizer.special
     mask, end = special["[MASK]"], special["<|endofpiece|>"]
-    for parts in (["a ", mask, " b"], ["a ", mask]):
-        assert assistant.blank("a ", " b" if len(parts) == 3 else "") == assistant.tokenizer.prompt(parts)
+    frame = [special["[CLS]"]], [special["<|endoftext|>"], special["<|startofpiece|>"]]
+    a, b = assistant.tokenizer.encode("a"), assistant.tokenizer.encode(" b")
+    assert assistant.prompt("a ", " b") == ([*frame[0], *a, mask, *b, *frame[1]], b" ")
+    assert assistant.prompt("a", "") == (assistant.tokenizer.prompt(["a", mask]), b"")
     assert assistant.go_on("a") == assistant.tokenizer.prompt("a") and assistant.blank_ends == (end,)
-    ids = assistant.tokenizer.prompt(["a ", mask, " b ", mask])
-    for filling in assistant.fill("a ___ b ___", max_tokens=3):
-        answer = generate(model, torch.tensor([ids]), 3, stop_ids=(end,))[0, len(ids) :].tolist()
-        span = answer[: answer.index(end)] if end in answer else answer
-        assert filling == assistant.tokenizer.decode(span)
+    ids = [*frame[0], *a, mask, *b, mask, *frame[1]]
+    spaced = [i for i in range(assistant.tokenizer.vocab_size) if assistant.tokenizer.decode_bytes([i])[:1] == b" "]
+    first_filling, second_filling = assistant.fill("a ___ b ___", candidates=1, max_tokens=3)
+    assert not first_filling.endswith(" ")  # the space is there already, before the b
+    for number, filling in enumerate((first_filling, second_filling)):
+        logits = model.logits(torch.tensor([ids]))[0, -1]
+        first = spaced[int(logits[spaced].argmax())]  # the space before the blank is the filling's own
+        answer = generate(model, torch.tensor([[*ids, first]]), 3, stop_ids=(end,))[0, len(ids) :].tolist()
+        text = assistant.tokenizer.decode_bytes([first])
+        span = answer[: 3 + (text == b" ")]
+        span = span[: span.index(end)] if end in span else span
+        written = assistant.tokenizer.decode_bytes(span)[1:].decode(errors="replace")
+        assert filling == (written if number else written.rstrip(" "))
         ids += [*span, special["<|startofpiece|>"]]
 
 
@@ -85,3 +100,65 @@ def test_special_names_in_a_text_stay_text(toy):
         [{"role": "user", "content": "<|assistant|>\nyes<|user|>"}], generation_prompt=True
     )
     assert [i for i in ids if i < 10] == [2, 4, 7, 8]
+
+
+def by_hand(model, tokenizer, before: str, filling: str, after: str) -> float:
+    """Log-probability of a whole text, and of its end where nothing follows the blank, read from left to right."""
+    start, end = [tokenizer.tokens.gmask, tokenizer.tokens.sop], [] if after else [tokenizer.tokens.eop]
+    ids = torch.tensor([[*start, *tokenizer.encode(before + filling + after), *end]])
+    logs = model.logits(ids)[0].log_softmax(-1)[1:-1]
+    return float(logs.gather(1, ids[0, 2:, None]).sum())
+
+
+@pytest.mark.parametrize("mask", ["prefix", "causal"])
+@pytest.mark.parametrize(("before", "after"), [("The cat sat on ", " mat, and"), ("床前", ""), ("", " today?")])
+def test_candidates_are_ranked_by_the_chance_of_the_whole_text(toy, tmp_path, mask, before, after):
+    model, tokenizer = load_model(toy), load_tokenizer(toy)
+    if mask == "causal":
+        model = Transformer(dataclasses.replace(model.config, mask="causal")).eval()
+        model.load_state_dict(load_model(toy).state_dict())
+        toy = save_model(tmp_path / "causal", model, tokenizer)
+    assistant = Assistant(toy, device="cpu")
+    [[filling]] = assistant.fillings([f"{before}___{after}"], candidates=9, max_tokens=4)
+    assert len(filling.choices) == 5 and filling.text == filling.choices[0].text
+    scores = [by_hand(model, tokenizer, before, choice.text, after) for choice in filling.choices]
+    for choice, score in zip(filling.choices[1:], scores[1:], strict=True):
+        assert math.log(choice.probability / filling.choices[0].probability) == pytest.approx(
+            score - scores[0], abs=2e-3
+        )
+    assert scores[0] >= max(scores) - 2e-3 and sum(choice.probability for choice in filling.choices) <= 1 + 1e-9
+    assert len({choice.text for choice in filling.choices}) == 5 and all(c.text.strip() for c in filling.choices)
+
+
+def test_all_blanks_of_many_texts_go_together_and_as_if_alone(toy):
+    assistant = Assistant(toy, device="cpu", engine=EngineConfig(max_sequences=4, step_tokens=32))
+    texts = ["The cat ___ on the ___, and ___", "床前___光", "___ you"]
+    for candidates in (1, 6):
+        together = assistant.fillings(texts, candidates=candidates, max_tokens=3)
+        assert [len(fillings) for fillings in together] == [3, 1, 1]
+        for text, fillings in zip(texts, together, strict=True):
+            assert fillings == assistant.fillings([text], candidates=candidates, max_tokens=3)[0]
+
+
+def test_a_seed_draws_among_the_candidates_by_their_chances(toy):
+    assistant = Assistant(toy, device="cpu")
+    options = {"candidates": 8, "max_tokens": 3}
+    best = assistant.fillings(["The cat ___ on"], **options)[0][0]
+    drawn = [
+        assistant.fill("The cat ___ on", temperature=2.0, seed=seed, **options)[0] for seed in (1, 1, *range(2, 9))
+    ]
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+    assert assistant.fill("The cat ___ on", temperature=1e-3, seed=1, **options) == [best.text]
+
+
+def test_a_text_that_outgrows_the_context_is_read_as_far_as_it_fits(toy):
+    """96 tokens: what lies farthest to the left goes first."""
+    assistant = Assistant(toy, device="cpu")
+    long = assistant.fill("ab " * 400 + "The cat ___ on the mat" + " cd" * 400, candidates=6, max_tokens=4)
+    assert long and long[0].strip()
+
+
+def test_wrong_candidates_are_one_line(toy):
+    for wrong in (0, 65):
+        with pytest.raises(ValueError, match=r"candidates = .*1 to 64"):
+            Assistant(toy).fill("a ___ b", candidates=wrong)

@@ -40,7 +40,7 @@ class Choice:
         if result is not None:
             self.reason, self.tokens, self.cached = (
                 _REASONS[result.finish_reason],
-                len(result.ids),
+                len(result.ids) - result.repeated,
                 result.cached_tokens,
             )
         return self._read(events, result)
@@ -144,6 +144,21 @@ class CallChoice(ChatChoice):
 
 
 class TextChoice(Choice):
+    """A text that goes on, or fills a blank. continues: what its answer repeats of the prompt, see `SamplingParams`."""
+
+    def __init__(self, assistant: Assistant, continues: bytes | None = None) -> None:
+        super().__init__(assistant)
+        self._offset, self._repeats = 0, len(continues or b"")
+
+    @classmethod
+    def done(cls, assistant: Assistant, text: str) -> TextChoice:
+        """One whose text is known already."""
+        choice = cls(assistant)
+        choice.text, choice.reason = text, "stop"
+        choice._pieces = [text]
+        choice.tokens = len(assistant.tokenizer.encode(text))
+        return choice
+
     def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
         text = _text(events)
         self._pieces.append(text)
@@ -169,10 +184,15 @@ class TextChoice(Choice):
         }
 
     def _written(self) -> dict[str, Any] | None:
-        taken = self.take_logprobs()
+        taken, texts, offsets, where = [], [], [], self._offset
+        for one in self.take_logprobs():
+            raw = bytes(self.name(one.token)[1])
+            if shown := raw[self._repeats :]:
+                taken.append(one)
+                texts.append(shown.decode("utf-8", errors="replace"))
+            self._repeats = max(self._repeats - len(raw), 0)
         if not taken:
             return None
-        texts, offsets, where = [self.name(t.token)[0] for t in taken], [], self._offset
         for text in texts:
             offsets.append(where)
             where += len(text)
@@ -184,8 +204,6 @@ class TextChoice(Choice):
             "top_logprobs": tops,
             "text_offset": offsets,
         }
-
-    _offset = 0
 
 
 @dataclass

@@ -37,11 +37,17 @@ async def infill(request: Request, body: InfillRequest) -> Response:
     service: Service = request.app.state.service
     if body.n_predict == 0:  # a plug-in warms the cache while the user types
         return JSONResponse({"content": "", "stop": True, "tokens_predicted": 0})
-    wish = await prepare(request, _blank, service, body)
-    if body.stream:
-        return EventStream(_pieces(service, wish))
-    start, answering = time.perf_counter(), Answering([wish], [TextChoice(service.assistant)], len(wish[0]))
-    await unless_gone(request.receive, collect(service, answering))
+    start = time.perf_counter()
+    if body.candidates > 1:
+        answering = await unless_gone(request.receive, _best(service, body))
+        if body.stream:
+            return EventStream(_whole(answering.choices[0].text))
+    else:
+        ids, params = wish = await prepare(request, _blank, service, body)
+        if body.stream:
+            return EventStream(_pieces(service, wish))
+        answering = Answering([wish], [TextChoice(service.assistant, params.continues)], len(ids))
+        await unless_gone(request.receive, collect(service, answering))
     choice, seconds = answering.choices[0], time.perf_counter() - start
     return JSONResponse({
         "content": choice.whole(0)["text"], "stop": True, "model": request.app.state.model, "tokens_predicted": choice.tokens, "tokens_evaluated": answering.prompt_tokens,
@@ -52,18 +58,42 @@ async def infill(request: Request, body: InfillRequest) -> Response:
 
 def _blank(service: Service, body: InfillRequest) -> Wish:
     """Files around the edited one stand before it, as much of them as fits."""
-    assistant = service.assistant
-    context = assistant.model.config.max_positions
-    tokens = min(body.n_predict if body.n_predict > 0 else _INFILL_TOKENS, context // 2)
-    before = (
-        "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ()) + body.input_prefix + body.prompt
-    )
-    ids = assistant.blank(before, body.input_suffix, context - tokens)
+    assistant, tokens = service.assistant, _most(service, body)
+    room = assistant.model.config.max_positions - tokens
+    ids, continues = assistant.prompt(_before(body), body.input_suffix, room)
     params = SamplingParams(
-        max_tokens=tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, seed=None if body.seed == -1 else body.seed,
-        stop=tuple(body.stop or ()), stop_ids=assistant.blank_ends,
+        max_tokens=tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, seed=_seed(body),
+        stop=tuple(body.stop or ()), stop_ids=assistant.blank_ends, continues=continues,
     )  # fmt: skip
     return ids, params
+
+
+async def _best(service: Service, body: InfillRequest) -> Answering:
+    """The best of several candidates."""
+    assistant = service.assistant
+    params = SamplingParams(max_tokens=_most(service, body), temperature=body.temperature, seed=_seed(body))
+    pieces = [_before(body), body.input_suffix]
+    [[filling]] = await service.settle(assistant.best_of([pieces], body.candidates, params))
+    return Answering([], [TextChoice.done(assistant, filling.text)], len(assistant.tokenizer.encode("".join(pieces))))
+
+
+def _before(body: InfillRequest) -> str:
+    files = "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ())
+    return files + body.input_prefix + body.prompt
+
+
+def _most(service: Service, body: InfillRequest) -> int:
+    """Tokens of the answer."""
+    wanted = body.n_predict if body.n_predict > 0 else _INFILL_TOKENS
+    return min(wanted, service.assistant.model.config.max_positions // 2)
+
+
+def _seed(body: InfillRequest) -> int | None:
+    return None if body.seed == -1 else body.seed
+
+
+async def _whole(text: str) -> AsyncIterator[bytes]:
+    yield event({"content": text, "stop": True})
 
 
 async def _pieces(service: Service, wish: Wish) -> AsyncIterator[bytes]:

@@ -50,7 +50,11 @@ async def chat(request: Request, body: ChatRequest) -> Response:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service: Service = request.app.state.service
     _check_model(request, body.model)
-    return await _respond(request, body, "text_completion", await prepare(request, _completion, service, body))
+    if body.candidates > 1:
+        answering = await unless_gone(request.receive, _best(service, body))
+    else:
+        answering = await prepare(request, _completion, service, body)
+    return await _respond(request, body, "text_completion", answering)
 
 
 def _model(request: Request) -> dict[str, Any]:
@@ -177,27 +181,58 @@ def _text(message: Message) -> str:
 def _completion(service: Service, body: CompletionRequest) -> Answering:
     """The requests and choices of plain texts to go on with, or of blanks where there is a suffix."""
     assistant = service.assistant
-    prompts: Sequence[Any] = (
-        [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else body.prompt
-    )
     wishes: list[Wish] = []
-    for prompt in prompts:
+    for prompt in _prompts(body):
         text = prompt if isinstance(prompt, str) else None
+        continues: bytes | None = None
+        stops: tuple[int, ...] = ()
         if body.suffix:
             if text is None:
                 raise ApiError(400, "suffix: needs a prompt that is text", param="suffix")
-            ids, stops = assistant.blank(text, body.suffix), assistant.blank_ends
+            ids, continues = assistant.prompt(text, body.suffix)
+            stops = assistant.blank_ends
+        elif text is None:
+            ids = prompt
         else:
-            ids, stops = prompt if text is None else assistant.go_on(text), ()
-        wishes += _wishes(service, body, ids, body.max_tokens or 16, logprobs=body.logprobs, stop_ids=stops)
-    return Answering(
-        wishes, [TextChoice(assistant) for _ in wishes], sum(len(ids) for ids, _ in wishes[:: body.n or 1])
+            ids, continues = assistant.prompt(text)
+        more = {"logprobs": body.logprobs, "stop_ids": stops, "continues": continues}
+        wishes += _wishes(service, body, ids, body.max_tokens or 16, **more)
+    choices = [TextChoice(assistant, params.continues) for _, params in wishes]
+    return Answering(wishes, choices, sum(len(ids) for ids, _ in wishes[:: body.n or 1]))
+
+
+def _prompts(body: CompletionRequest) -> Sequence[Any]:
+    return [body.prompt] if isinstance(body.prompt, str) or isinstance(body.prompt[0], int) else body.prompt
+
+
+async def _best(service: Service, body: CompletionRequest) -> Answering:
+    """Blanks whose fillings are the best of several candidates."""
+    assistant, prompts, suffix = service.assistant, _prompts(body), body.suffix or ""
+    for option, wrong, why in (
+        ("suffix", not suffix, "candidates fill the blank before a suffix; give one, or leave candidates out"),
+        (
+            "prompt",
+            not all(isinstance(prompt, str) for prompt in prompts),
+            "must be text where candidates are asked for",
+        ),
+        ("n", (body.n or 1) > 1, "one of the candidates is the answer; leave n or candidates out"),
+        ("logprobs", body.logprobs is not None, "are of one answer alone; leave logprobs or candidates out"),
+    ):
+        if wrong:
+            raise ApiError(400, f"{option}: {why}", param=option)
+    params = SamplingParams(
+        max_tokens=body.max_tokens or 16,
+        temperature=0.5 if body.temperature is None else body.temperature,
+        seed=None if body.seed is None else body.seed % (1 << 63),
     )
+    fillings = await service.settle(assistant.best_of([[p, suffix] for p in prompts], body.candidates, params))
+    choices = [TextChoice.done(assistant, filling.text) for [filling] in fillings]
+    return Answering([], choices, sum(len(assistant.tokenizer.encode(p + suffix)) for p in prompts))
 
 
 def _wishes(service: Service, body: Sampling, ids: list[int], max_tokens: int | None, **more: Any) -> list[Wish]:
     """`n` requests for one prompt; each has a seed of its own, so that they differ and can be repeated."""
-    room = service.assistant.model.config.max_positions - len(ids)
+    room = service.assistant.model.config.max_positions - len(ids) - len(more.get("continues") or b"")
     if room < 1:
         raise ValueError(
             f"{'messages' if isinstance(body, ChatRequest) else 'prompt'}: {len(ids)} tokens do not fit the context of {room + len(ids)}; shorten it"
@@ -259,6 +294,10 @@ async def _chunks(
     """An answer as server-sent events; those that lie ready are sent in one piece."""
     extra = {"usage": None} if with_usage else {}
     opened: set[int] = set()
+    for place, choice in enumerate(answering.choices):
+        if choice.reason:  # known before the engine says anything
+            parts = [choice.chunk(place, {"text": choice.text}, False), choice.chunk(place, {}, True)]
+            yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)
     async with aclosing(service.answer(answering.wishes)) as batches:
         async for batch in batches:
             parts = []

@@ -33,6 +33,8 @@ def _shallow(value: Any) -> Any:
 
 
 Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
+Candidates = Annotated[int, Field(ge=1, le=64)]
+"""Beyond the originals: so many fillings are tried, and the one that makes the whole text likeliest is the answer."""
 _Count = Annotated[int, Field(ge=1, le=1 << 31)]
 
 
@@ -146,6 +148,7 @@ class CompletionRequest(Sampling):
         | Annotated[list[int], Field(min_length=1, max_length=1 << 20)]
     )
     suffix: Text | None = None
+    candidates: Candidates = 1
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
 
@@ -173,6 +176,7 @@ class InfillRequest(Body):
     input_extra: Annotated[list[ExtraFile], Field(max_length=256)] | None = None
     prompt: Text = ""
     n_predict: Annotated[int, Field(ge=-2, le=1 << 31)] = 128
+    candidates: Candidates = 1
     temperature: Annotated[Real, Field(ge=0, le=2)] = 0.0
     top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 40
     top_p: Annotated[Real, Field(gt=0, le=1)] = 0.99

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-from openglm.assistant import Assistant, Event, SamplingParams
+from openglm.assistant import Assistant, Event, Found, Result, Rounds, SamplingParams
 from openglm.runtime import say
 from openglm.serve.config import ServeConfig
 from openglm.serve.metrics import Metrics
@@ -37,6 +38,14 @@ class Broken(Exception):
 Wish = tuple[Sequence[int], SamplingParams]
 Batch = list[tuple[int, Event]]
 _GATHER = 0.04  # seconds
+
+
+def _advance(rounds: Rounds[Found], results: list[Result] | None) -> tuple[Sequence[Wish] | None, Any]:
+    """The next round, or None and what was found."""
+    try:
+        return (next(rounds) if results is None else rounds.send(results)), None
+    except StopIteration as end:
+        return None, end.value
 
 
 @dataclass(eq=False)
@@ -121,6 +130,21 @@ class Service:
             self._open.difference_update(tickets)
             for ticket in tickets:
                 self._commands.put(partial(self._drop, ticket))
+
+    async def settle(self, rounds: Rounds[Found]) -> Found:
+        """Answer rounds of requests, as a blank with candidates takes them; errors as for `answer`."""
+        results: list[Result] | None = None
+        while True:
+            # In a thread, for it cuts text into tokens, and others' answers go on meanwhile.
+            requests, found = await asyncio.to_thread(_advance, rounds, results)
+            if requests is None:
+                return found
+            by_place: dict[int, Result] = {}
+            async for batch in self.answer(requests):
+                by_place |= {place: event.result for place, event in batch if event.result is not None}
+            if any(result.finish_reason == "cancelled" for result in by_place.values()):
+                raise Busy("the candidates were not done in time", 10, ending=True)
+            results = [by_place[place] for place in range(len(requests))]
 
     def _admit(self, count: int) -> None:
         if self.draining:

@@ -91,7 +91,12 @@ def test_prompt_json_and_pipe_give_the_same_answer(toy, capsys, monkeypatch):
 def test_fill_puts_the_words_into_the_text(toy, capsys):
     _, out, _ = run(capsys, "fill", "床前___光", "--model", str(toy), "--json", "--max-tokens", "3")
     answer = json.loads(out)
+    assert answer.keys() == {"text", "fillings", "choices"}
     assert answer["text"] == f"床前{answer['fillings'][0]}光"
+    [choices] = answer["choices"]
+    assert len(choices) == 5 and choices[0]["text"] == answer["fillings"][0]
+    chances = [choice["probability"] for choice in choices]
+    assert chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1 + 1e-9
 
 
 def test_a_file_sets_options_and_flags_override_it(tmp_path):

@@ -276,6 +276,33 @@ def test_a_suffix_is_a_blank(live, assistant):
     assert live.client.post("/infill", json={"n_predict": 0}).json()["content"] == ""
 
 
+def test_candidates_fill_as_the_assistant_does(live, assistant):
+    expected = assistant.fill("The cat ___ on the mat", candidates=6, max_tokens=4)
+    body = {"prompt": "The cat ", "suffix": " on the mat", "temperature": 0, "max_tokens": 4, "candidates": 6}
+    answer = live.client.post("/v1/completions", json=body).json()
+    assert [choice["text"] for choice in answer["choices"]] == expected
+    assert answer["choices"][0]["finish_reason"] == "stop" and answer["usage"]["completion_tokens"] > 0
+    streamed = live.client.post("/v1/completions", json={**body, "stream": True}).text
+    events = [json.loads(line[6:]) for line in streamed.split("\n") if line.startswith("data: {")]
+    assert "".join(choice["text"] for event in events for choice in event["choices"]) == expected[0]
+    infill = {"input_prefix": "The cat ", "input_suffix": " on the mat", "n_predict": 4, "candidates": 6}
+    assert live.client.post("/infill", json=infill).json()["content"] == expected[0]
+    assert expected[0] in json.loads(live.client.post("/infill", json={**infill, "stream": True}).text[6:])["content"]
+    for wrong, field in (({"n": 2}, "n"), ({"logprobs": 1}, "logprobs"), ({"suffix": None}, "suffix")):
+        error = live.client.post("/v1/completions", json={**body, **wrong}).json()["error"]
+        assert error["param"] == field
+
+
+def test_a_completion_goes_on_where_the_prompt_ends(live):
+    """A space at the end of a prompt is not doubled, and what the answer repeats of the prompt is neither shown nor counted."""
+    body = {"temperature": 0, "max_tokens": 5, "logprobs": 1, "ignore_eos": True}
+    for prompt in ("The cat sat on", "The cat sat on ", "The c"):
+        answer = live.client.post("/v1/completions", json={**body, "prompt": prompt}).json()
+        choice, usage = answer["choices"][0], answer["usage"]
+        assert "".join(choice["logprobs"]["tokens"]) == choice["text"] or "\ufffd" in choice["text"]
+        assert usage["completion_tokens"] == 5 and len(choice["logprobs"]["tokens"]) <= 5
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 60))
 def test_a_blank_keeps_what_lies_nearest(assistant, before, after, room):
