@@ -2,7 +2,7 @@
 
 Items: a piece of a document, 96 tokens before the hole and 32 after it; the hole is one token, or a span of Poisson length (3 in the mean, at most 8).
 Readers: "both sides" is the GLM way, before [MASK] after <sop>, greedy; "left only" is [gMASK] <sop> before, greedy, for any model;
-"re-ranked" is a causal model's best effort on one-token holes: its 50 likeliest tokens, re-ranked by the likelihood of the text after the hole.
+"re-ranked" is any model's best effort on one-token holes: its 50 tokens likeliest from the left, re-ranked by the likelihood of the text after the hole.
 All are told the length of the hole and cannot answer with special tokens. Only the exact token counts, though another may be as good.
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from left_to_right import HeldOut, batches, log_probabilities
 
-from openglm.config import require
 from openglm.model.cache import KVCache
 from openglm.model.positions import describe
 from openglm.runtime import progress
@@ -92,19 +91,21 @@ def fill_left_only(model, blanks: list[Blank], special: list[int], batch_tokens:
     )
 
 
-def _branches(prompt: int, candidates: int, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions [1, 2, T] and mask [1, 1, T, T] of one row: a prompt, then `candidates` continuations of `length` tokens that see it and themselves, not each other."""
-    branch = torch.cat([torch.full((prompt,), -1), torch.arange(candidates).repeat_interleave(length)]).to(device)
+def _branches(model, prompt: list[int], rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions [1, 2, T] and mask [1, 1, T, T] of one row: a prompt, then continuations [candidates, length] that see it and themselves, not each other."""
+    (candidates, length), device = rows.shape, rows.device
+    one = torch.cat([torch.tensor(prompt, device=device), rows[0]])
+    places = describe(one[None], None, model.config)[0]
+    behind = places[:, :, len(prompt) :].repeat(1, 1, candidates)
+    branch = torch.cat([torch.full((len(prompt),), -1), torch.arange(candidates).repeat_interleave(length)]).to(device)
     index = torch.arange(len(branch), device=device)
-    position = torch.where(branch < 0, index, prompt + (index - prompt) % length)
-    mask = ((branch[:, None] == branch) | (branch < 0)) & (index[:, None] >= index)
-    return torch.stack([position, torch.zeros_like(position)])[None], mask[None, None]
+    mask = ((branch[:, None] == branch) | (branch < 0)) & (index[:, None] >= index[None, :])
+    return torch.cat([places[:, :, : len(prompt)], behind], 2), mask[None, None]
 
 
 @torch.no_grad()
 def fill_reranked(model, blanks: list[Blank], special: list[int]) -> list[list[int]]:
-    """One-token holes, causal models: argmax over the 50 likeliest tokens c of log p(c | before) + log p(after | before, c)."""
-    require(model.config.mask == "causal", "model.mask", model.config.mask, "re-ranking is for causal models")
+    """One-token holes, any model: argmax over the 50 tokens c likeliest from the left of log p(c | before) + log p(after | before, c)."""
     t, answers = model.config.tokens, []
     with progress("re-ranked", len(blanks), "holes") as advance:
         for blank in blanks:
@@ -115,7 +116,7 @@ def fill_reranked(model, blanks: list[Blank], special: list[int]) -> list[list[i
             after = torch.tensor(blank.after, device=scores.device).expand(len(scores), -1)
             rows = torch.cat([candidates[:, None], after], 1)
             ids = torch.cat([torch.tensor(prompt, device=scores.device), rows.flatten()])
-            hidden = model(ids[None], *_branches(len(prompt), *rows.shape, scores.device))[0, len(prompt) :]
+            hidden = model(ids[None], *_branches(model, prompt, rows))[0, len(prompt) :]
             log_p = model.project(hidden).float().log_softmax(-1).view(*rows.shape, -1)[:, :-1]
             scores += log_p.gather(2, after[..., None]).sum((1, 2))
             answers.append([int(candidates[scores.argmax()])])

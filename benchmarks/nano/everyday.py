@@ -15,7 +15,7 @@ from pathlib import Path
 
 from blanks import wilson
 
-from openglm import Assistant
+from openglm.assistant import CANDIDATES, Assistant
 from openglm.cli.options import read_toml
 
 SENTENCES = Path(__file__).with_name("everyday.toml")
@@ -43,13 +43,15 @@ def summary(rows: list[dict]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="nano", help="folder or bundled name")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="fillings tried for each blank")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--json", help="write all figures and fillings here")
     args = parser.parse_args()
     assistant = Assistant(args.model, device=args.device)
-    rows = []
-    for item in sentences():
-        filling = assistant.fill(item["text"])[0]
+    rows, items = [], sentences()
+    filled = assistant.fillings([item["text"] for item in items], candidates=args.candidates)
+    for item, [found] in zip(items, filled, strict=True):
+        filling = found.text
         row = {"language": item["language"], "text": item["text"], "filling": filling}
         rows.append({**row, "right": is_right(filling, item["words"])})
         print(f"{'right' if rows[-1]['right'] else 'wrong'}  {item['text'].replace('___', f'[{filling}]')}")

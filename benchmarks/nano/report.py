@@ -26,7 +26,7 @@ from openglm.runtime import say
 
 COLOURS = {
     "KN-5": "#999999", "KN-5, same tokens": "#cccccc", "GPT": "#d98c3f", "GPT, re-ranked": "#b35c00", "GLM, left only": "#8fb3d9", "GLM": "#2a6fb0", "GLM, prefix": "#2a6fb0",
-    "most frequent": "#999999",
+    "GLM, re-ranked": "#123f66", "most frequent": "#999999",
 }  # fmt: skip
 
 
@@ -77,10 +77,10 @@ def filling(args: argparse.Namespace, models: dict, tokenizer, held: list[l2r.He
             for name, model in models.items():
                 left = holes.fill_left_only(model, items, special, args.batch_tokens)
                 row["GLM, left only" if name == "GLM" else name] = holes.accuracy(left, items)
-                if name == "GPT" and kind == "token":
+                if kind == "token":
                     some = items[: args.rerank_items]
-                    row["GPT, re-ranked"] = holes.accuracy(holes.fill_reranked(model, some, special), some)
-                elif name == "GLM":
+                    row[f"{name}, re-ranked"] = holes.accuracy(holes.fill_reranked(model, some, special), some)
+                if name == "GLM":
                     row["GLM"] = holes.accuracy(holes.fill_both_sides(model, items, special, args.batch_tokens), items)
             out[f"{language}, {'one token' if kind == 'token' else 'spans'}"] = row
     return out
@@ -191,7 +191,7 @@ def main() -> None:
         "--rerank-items",
         type=int,
         default=60,
-        help="holes per language that the causal model re-ranks (fifty times the work)",
+        help="holes per language that each model re-ranks (fifty times the work)",
     )
     parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens in one forward pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")

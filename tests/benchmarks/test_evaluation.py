@@ -132,8 +132,9 @@ def test_filling_takes_the_likeliest_ordinary_token_of_its_context():
     assert both != left
 
 
-def test_reranking_maximises_the_likelihood_of_the_whole_text():
-    model, t = tiny("causal"), model_preset("nano").tokens
+@pytest.mark.parametrize("mask", ["causal", "prefix"])
+def test_reranking_maximises_the_likelihood_of_the_whole_text(mask):
+    model, t = tiny(mask), model_preset("nano").tokens
     items = blank_items.make_blanks([held([60])], 3, single=True)
     for item, [answer] in zip(items, blank_items.fill_reranked(model, items, SPECIAL), strict=True):
         scores = {}
