@@ -205,8 +205,15 @@ class Assistant:
         return [filling.text for filling in self.fillings([text], blank, **options)[0]]
 
     def fillings(
-        self, texts: Sequence[str], blank: str = "___", *, candidates: int = CANDIDATES, max_tokens: int = 32, temperature: float = 0.0, seed: int | None = None
-    ) -> list[list[Filling]]:  # fmt: skip
+        self,
+        texts: Sequence[str],
+        blank: str = "___",
+        *,
+        candidates: int = CANDIDATES,
+        max_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> list[list[Filling]]:
         """What belongs into each `blank` of each text, and how likely other words were. The blanks of a text are filled
         in their order, for each reads those before it; different texts go together, in one batch.
 
