@@ -2,6 +2,7 @@
 
 import ast
 import io
+import sys
 import tokenize
 from collections.abc import Iterator
 from functools import cache
@@ -188,6 +189,10 @@ def test_config_needs_the_standard_library_alone():
     for path in (PACKAGE / "config").glob("*.py"):
         others = {name for name in imports(path) if not name.startswith("openglm.config")}
         assert {name.split(".")[0] for name in others} <= STANDARD, path
+
+
+def test_files_needs_the_standard_library_alone():
+    assert {name.split(".")[0] for name in imports(PACKAGE / "files.py")} <= sys.stdlib_module_names
 
 
 def test_only_runtime_reads_the_environment():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from openglm import Assistant, load_model
-from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.native import ASSETS
+from openglm.files import verify_folder
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openglm.checkpoints.durable import write_folder
 from openglm.checkpoints.layouts import LAYOUTS, Leaves, Weights, to_layout
 from openglm.checkpoints.load import Checkpoint, choose_type, open_checkpoint
 from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, write_tensors
 from openglm.checkpoints.published import hf_config
 from openglm.config import require
+from openglm.files import write_folder
 from openglm.runtime import progress
 from openglm.text.bpe import BpeTokenizer
 from openglm.text.load import load_tokenizer

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openglm.checkpoints.durable import replacing
 from openglm.checkpoints.gguf_vocabulary import add_vocabulary
 from openglm.config import ModelConfig, require
+from openglm.files import replacing
 from openglm.model.transformer import Transformer
 from openglm.text.tokenizer import Tokenizer
 

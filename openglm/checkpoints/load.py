@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from openglm.checkpoints import published
-from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.layouts import PREFIX_ENCODER, Leaves, Source, empty_network, find_layout
 from openglm.checkpoints.native import CONFIG, TYPES, model_config, own_config, resolve
 from openglm.checkpoints.tensors import Tensors, find_weights, read_json
 from openglm.config import Matrix, ModelConfig, require
+from openglm.files import verify_folder
 from openglm.model.adapters import Prefix
 from openglm.model.transformer import Transformer
 from openglm.presets import PRESETS, model_preset

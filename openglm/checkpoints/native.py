@@ -17,14 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from openglm.checkpoints.durable import write_folder
 from openglm.checkpoints.tensors import INDEX
 from openglm.config import ModelConfig, from_dict, require
+from openglm.files import ASSETS, write_folder
 from openglm.model.transformer import Transformer
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TYPES = ("float32", "float16", "bfloat16")
 _SHARD = 2 << 30  # bytes of tensors that are held and written together

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openglm.checkpoints.durable import write_folder
 from openglm.checkpoints.load import Checkpoint, load_model, matrix_format, open_checkpoint
 from openglm.checkpoints.native import write_config, write_tensors
 from openglm.config import ModelConfig, require
+from openglm.files import write_folder
 from openglm.model.positions import describe
 from openglm.quant.calibrate import calibrate_blocks
 from openglm.quant.codes import check_format, quantize

@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
 
 
 def export(options: FeedbackOptions) -> int:
-    from openglm.checkpoints.durable import write_file
+    from openglm.files import write_file
     from openglm.serve.feedback import Feedback
 
     lines = [json.dumps(pair, ensure_ascii=False) for pair in Feedback(options.url).pairs()]

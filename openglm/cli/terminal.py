@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.markdown import Markdown
 
 from openglm.assistant import Assistant, Reply
-from openglm.checkpoints.durable import write_file
 from openglm.config import require
+from openglm.files import write_file
 
 HELP = """/clear         start anew; the system text stays
 /undo          take back the last question and its answer

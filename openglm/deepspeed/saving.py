@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from openglm.config import require
+from openglm.files import publish, recover, sync_tree, write_file
 from openglm.runtime import say
 
 _COUNTERS = ("micro_steps", "global_steps", "global_samples", "skipped_steps")
@@ -68,6 +68,7 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
 
     try:
         _together(engine, lambda: state.update(pack(_state(engine, client), client_tensors)))
+        _together(engine, lambda: recover(parent / tag), first)
         _together(engine, lambda: shutil.rmtree(temporary, ignore_errors=True) or temporary.mkdir(parents=True), first)
         _together(engine, tensors)
         _together(engine, lambda: _write_state(place, state, client_tensors), engine.dp_rank == 0)
@@ -285,27 +286,8 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _publish(temporary: Path, target: Path, latest: bool) -> None:
-    """Force everything to the disk and give the folder its name, an older one stepping aside; then say that it is the
-    newest."""
-    for path in (*temporary.rglob("*"), temporary):
-        _sync(path)
-    aside = target.parent / f".old-{target.name}"
-    shutil.rmtree(aside, ignore_errors=True)
-    if target.exists():
-        target.rename(aside)
-    temporary.rename(target)
+    """Force everything to the disk and give the folder its name; then say that it is the newest."""
+    sync_tree(temporary)
+    publish(temporary, target)
     if latest:
-        note = target.parent / ".tmp-latest"
-        note.write_text(target.name, encoding="utf-8")
-        _sync(note)
-        os.replace(note, target.parent / "latest")
-    _sync(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        write_file(target.parent / "latest", target.name)

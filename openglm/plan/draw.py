@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from openglm.files import replacing
 from openglm.plan.devices import TERA
 from openglm.plan.planner import Plan, describe
 from openglm.plan.schedule import idle_share, simulate
@@ -88,10 +88,8 @@ def draw(path: str | Path, plan: Plan, plans: list[Plan]) -> None:
     rate = f"{plan.seconds['total']:.2f} s a step, {plan.model_rate / TERA:.0f} model TFLOP/s a device"
     figure.suptitle(f"{describe(plan.layout)}: {rate}", fontsize=10)
     figure.tight_layout()
-    beside = path.with_name(f".tmp-{os.getpid()}-{path.stem}.png")
     try:
-        figure.savefig(beside, dpi=110)
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            figure.savefig(beside, dpi=110, format="png")
     finally:
-        beside.unlink(missing_ok=True)
         plt.close(figure)

@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 from openglm.config import require
+from openglm.files import ASSETS
 from openglm.text.published import FILES, find, open_tokenizer
 from openglm.text.tokenizer import Tokenizer
-
-ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:

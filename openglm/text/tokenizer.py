@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from openglm.config import SpecialTokens, require
+from openglm.files import write_file
 from openglm.text.checks import require_text
 from openglm.text.formats import Format
 from openglm.text.openings import Openings
@@ -51,12 +52,7 @@ class Tokenizer:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
-            beside = place / f".{name}.{os.getpid()}"
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, place / name)
+            write_file(place / name, content)
         return place / next(iter(self._files))
 
     def _encode(self, text: str) -> list[int]:

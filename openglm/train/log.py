@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from openglm.checkpoints.durable import write_file
+from openglm.files import write_file
 from openglm.runtime import say
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from openglm.checkpoints.durable import write_file
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import write_model
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import ModelConfig, RunConfig, require
+from openglm.files import write_file
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, spread
 from openglm.parallel.processes import Processes, local_part, processes

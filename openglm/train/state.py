@@ -24,9 +24,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from openglm.checkpoints.durable import clear_stale, filling, remove_folder, verify_folder, write_file
 from openglm.checkpoints.sharded import finish_saving, load_shards, names, save_shards, start_saving
 from openglm.config import ModelConfig, require
+from openglm.files import clear_stale, filling, remove_folder, verify_folder, write_file
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import named_parameters
 from openglm.parallel.processes import Processes

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from openglm.checkpoints import native
-from openglm.checkpoints.durable import write_folder
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import save_model
 from openglm.config import ModelConfig
+from openglm.files import write_folder
 from openglm.model.transformer import Transformer
 
 TINY = ModelConfig(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from openglm.checkpoints.durable import verify_folder
 from openglm.config import ParallelConfig
+from openglm.files import verify_folder
 from openglm.parallel.apply import check_layout
 from openglm.parallel.processes import Processes, shape
 from openglm.parallel.stages import stage_layers

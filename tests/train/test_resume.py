@@ -13,10 +13,10 @@ import torch
 from helpers.crashes import Crash, assert_same, crash_at
 from helpers.tiny_runs import MODEL, Rows, log_lines, run
 
-from openglm.checkpoints.durable import verify_folder
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import OptimizerConfig
+from openglm.files import verify_folder
 from openglm.train import state
 from openglm.train.interrupt import stop_requests
 from openglm.train.state import find_checkpoint, locked, read_record

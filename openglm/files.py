@@ -1,4 +1,4 @@
-"""Folders that are either whole or absent, whatever kills the process that writes them.
+"""Files and folders that are whole or absent, whatever kills their writer; and where assets lie.
 
 A folder is filled under another name beside its place, every file is forced to the disk, `manifest.json` gets the size
 and the SHA-256 of each, and only then does the folder take its name. Reading verifies the manifest and names the file
@@ -16,9 +16,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+ASSETS = Path(__file__).resolve().parent / "assets"  # a folder for each bundled model
+
 MANIFEST = "manifest.json"
 _TEMPORARY, _REPLACED = ".tmp-", ".old-"
 _LARGEST_MANIFEST = 64 << 20  # bytes; a longer one is not ours
+
+
+class CannotWrite(ValueError):
+    """A file that could not be written, as one line for the user; its cause is what the system said."""
 
 
 def write_folder(parent: Path | str, name: str, writer: Callable[[Path], None]) -> Path:
@@ -46,8 +52,7 @@ def filling(parent: Path | str, name: str) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         _seal(temporary)
-        _take_name(temporary, target)
-        sync_folder(target.parent)
+        publish(temporary, target)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = _disk_trouble(error)
@@ -61,10 +66,10 @@ def filling(parent: Path | str, name: str) -> Iterator[Path]:
         raise
 
 
-def write_file(path: Path | str, text: str) -> None:
-    """Replace a small text file in one go."""
+def write_file(path: Path | str, content: str | bytes) -> None:
+    """Replace a small file in one go; text is written as UTF-8."""
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
@@ -83,7 +88,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise ValueError(
+        raise CannotWrite(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
     finally:
@@ -109,7 +114,8 @@ def verify_folder(folder: Path | str) -> None:
             )
         if _sha256(path) != expected["sha256"]:
             raise ValueError(
-                f"{path}: contents differ from the SHA-256 in {MANIFEST} (a changed or swapped file); use another copy of this folder"
+                f"{path}: contents differ from the SHA-256 in {MANIFEST} (a changed or swapped file); "
+                "use another copy of this folder"
             )
 
 
@@ -141,8 +147,8 @@ def clear_stale(parent: Path | str) -> None:
         target = parent / old.name.removeprefix(_REPLACED)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
-        else:  # killed between the two renames of a replacement
-            old.rename(target)
+        else:
+            recover(target)
     for path in parent.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -152,6 +158,34 @@ def remove_folder(folder: Path) -> None:
     doomed = folder.parent / f"{_TEMPORARY}{folder.name}-{os.getpid()}"
     folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give a filled folder, whose files are on the disk, the name `target`, in the place of an earlier one.
+
+    A folder cannot replace a filled one in one call, so the old one steps aside first: see `recover`.
+    """
+    aside = target.parent / f"{_REPLACED}{target.name}"
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    temporary.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Bring back a folder that stepped aside for one that never came, for the writer was killed in between."""
+    aside = target.parent / f"{_REPLACED}{target.name}"
+    if aside.is_dir() and not target.exists():
+        aside.rename(target)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force all files and names in a folder to the disk."""
+    for path in folder.rglob("*"):
+        sync_folder(path) if path.is_dir() else _sync_file(path)
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -173,18 +207,6 @@ def _seal(folder: Path) -> None:
     _sync_file(folder / MANIFEST)
     for path in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
         sync_folder(path)
-
-
-def _take_name(temporary: Path, target: Path) -> None:
-    """Rename; a folder cannot replace a filled one in one call, so the old one steps aside first (see clear_stale)."""
-    if not target.exists():
-        temporary.rename(target)
-        return
-    aside = target.parent / f"{_REPLACED}{target.name}"
-    shutil.rmtree(aside, ignore_errors=True)
-    target.rename(aside)
-    temporary.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _render(files: dict[str, dict]) -> bytes:
@@ -213,7 +235,9 @@ def _sync_file(path: Path) -> None:
 
 
 def _disk_trouble(error: Exception) -> str | None:
-    """What the system said, also where safetensors wraps it in an error of its own."""
+    """What the system said, also where safetensors or `replacing` wraps it in an error of its own."""
+    if isinstance(error, CannotWrite) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
     if isinstance(error, OSError):
         return error.strerror or str(error)
     text = str(error)

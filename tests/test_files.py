@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openglm.checkpoints.durable import MANIFEST, clear_stale, remove_folder, verify_folder, write_file, write_folder
+from openglm.files import MANIFEST, clear_stale, recover, remove_folder, verify_folder, write_file, write_folder
 
 FILES = {
     "model.bin": bytes(range(256)) * 20,
@@ -42,6 +42,14 @@ def test_what_was_written_is_read_back(folder):
     verify_folder(folder)
     assert {name: data for name, data in content(folder).items() if name != MANIFEST} == FILES
     assert os.listdir(folder.parent) == ["step-1"]
+
+
+def test_a_folder_that_stepped_aside_comes_back(folder):
+    """Killed between the two renames of a replacement, as `publish` does them."""
+    before = content(folder)
+    folder.rename(folder.parent / f".old-{folder.name}")
+    recover(folder)
+    assert content(folder) == before and os.listdir(folder.parent) == ["step-1"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux")
@@ -188,7 +196,7 @@ def test_a_removed_folder_is_gone(folder):
 SAVER = """
 import os, sys
 from pathlib import Path
-from openglm.checkpoints.durable import clear_stale, write_file, write_folder
+from openglm.files import clear_stale, write_file, write_folder
 place, number = Path(sys.argv[1]), int(sys.argv[2])
 clear_stale(place)
 payload = os.urandom(300_000)
