@@ -1,6 +1,6 @@
-"""`glm bench`: how fast a model, or a shape with random weights, reads prompts and writes answers here, and what share of the machine that takes.
+"""`glm bench`: how fast this machine reads prompts and writes answers with a model, and how much of the machine that uses.
 
-Random weights cost what trained ones cost, so that a shape can be tried, whole or in part, before anything is downloaded.
+Random weights cost as much as trained ones, so a shape, or some of its layers, can be tried before anything is downloaded.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _PROBE_BYTES = 512 << 20  # far more than any cache
 
 @dataclass
 class BenchOptions:
-    """Measure a model, or a shape with random weights."""
+    """Measure the speed of a model, or of a shape with random weights."""
 
     model: Annotated[str, tyro.conf.Positional] = ""
-    """folder of a model, or the name of one that ships with the package"""
+    """folder of a model, or the name of a bundled model"""
     shape: str = ""
-    """a named size with random weights, in place of a model"""
+    """preset to run with random weights, instead of a model"""
     layers: int = 0
-    """only so many layers of the shape; 0: all"""
+    """use only this many layers of the shape; 0: all"""
     quantize: Literal["none", "int8", "int4"] = "none"
-    """weights in 8 or 4 bits"""
+    """quantize the weights to 8 or 4 bits"""
     prompt_tokens: int = 512
-    """length of each prompt"""
+    """tokens in each prompt"""
     new_tokens: int = 64
-    """length of each answer"""
+    """tokens in each answer"""
     requests: int = 1
-    """answers computed at once"""
+    """number of answers computed at once"""
     rounds: int = 1
-    """repetitions with other prompts; medians are reported"""
+    """number of repetitions, each with other prompts; the report gives medians"""
     device: str = "auto"
-    """auto, cpu, cuda, mps, ..."""
+    """device to run on: auto, cpu, cuda, mps, ..."""
     json: bool = False
     """print one JSON object instead of text"""
 

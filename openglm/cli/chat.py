@@ -18,21 +18,21 @@ class ChatOptions:
     """Talk to a model."""
 
     model: Annotated[str, tyro.conf.Positional] = "nano"
-    """folder of a model, or the name of one that ships with the package"""
+    """folder of a model, or the name of a bundled model"""
     prompt: str = ""
-    """answer this and exit"""
+    """answer this prompt and exit"""
     system: str = ""
-    """system message that precedes the conversation"""
+    """system message at the start of the conversation"""
     max_tokens: int = 256
-    """longest answer, in tokens"""
+    """maximum length of an answer, in tokens"""
     temperature: float = 0.5
-    """0 always takes the likeliest token; higher is more varied"""
+    """0: always take the likeliest token; higher values vary more"""
     top_p: float = 0.8
-    """draw from the likeliest tokens that together have this probability"""
+    """draw only from the likeliest tokens that together reach this probability"""
     seed: int | None = None
-    """repeat an answer exactly"""
+    """seed for drawing tokens; the same seed gives the same answer"""
     device: str = "auto"
-    """auto, cpu, cuda, mps, ..."""
+    """device to run on: auto, cpu, cuda, mps, ..."""
     json: bool = False
     """print one JSON object instead of text"""
 

@@ -12,18 +12,18 @@ from openglm.cli.options import parse
 
 @dataclass
 class ConvertOptions:
-    """Rewrite a checkpoint: ours, the layout of transformers and vLLM (hf), or a GGUF file for llama.cpp."""
+    """Convert a checkpoint to our format, to that of transformers and vLLM (hf), or to a GGUF file for llama.cpp."""
 
     source: Annotated[str, tyro.conf.Positional]
     """folder of a checkpoint, ours or published"""
     out: Annotated[str, tyro.conf.Positional]
-    """folder to write; for gguf a file"""
+    """folder to write; with --to gguf, a file"""
     to: Literal["openglm", "hf", "gguf"] = "openglm"
-    """layout to write"""
+    """format to write"""
     dtype: str | None = None
-    """float32, float16 or bfloat16; for gguf f16, q8_0 or q4_0. Unset: the types that the checkpoint has, for gguf f16"""
+    """float32, float16 or bfloat16; with --to gguf: f16, q8_0 or q4_0. Default: as in the checkpoint; gguf: f16"""
     model_config: str | None = None
-    """preset or JSON file, for shards of a training run, which carry no configuration"""
+    """preset or JSON file with the configuration, for training shards that come without one"""
 
 
 def run(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`glm data build`: a corpus of token shards from packages or from a folder of text. `glm data feedback`: what users preferred, as pairs."""
+"""`glm data build` makes a corpus from packages or a folder of text. `glm data feedback` writes users' preferences as pairs."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from openglm.cli.options import parse
 
 @dataclass
 class BuildOptions:
-    """Fetch or read, clean, remove duplicates and evaluation items, hold out a part, tokenise."""
+    """Build a corpus: fetch or read texts, clean them, remove duplicates and evaluation items, hold some out, tokenize."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """a sources file (.toml), or a folder of .txt, .jsonl and .parquet files"""
+    """folder of .txt, .jsonl and .parquet files, or a .toml file that lists sources"""
     out: str
-    """folder of the corpus; must not exist yet"""
+    """folder to write the corpus to; it must not exist yet"""
     tokenizer: str = ""
-    """folder or name of a tokenizer to use; empty: train one"""
+    """folder or name of the tokenizer; empty: train a new one"""
     vocab_size: int = 8192
-    """tokens of a newly trained tokenizer"""
+    """vocabulary size of a new tokenizer"""
     heldout: float = 0.01
-    """share of documents kept out of training"""
+    """share of documents to keep out of training"""
     evaluation: str = ""
-    """folder of evaluation items whose text must not be in the corpus"""
+    """folder of evaluation items; lines that share text with them are removed from the corpus"""
     cache: str = ""
-    """where downloaded packages are kept; empty: the user's cache folder"""
+    """folder for downloaded packages; empty: your cache folder"""
     text: str = ""
-    """also keep the cleaned text in this folder, one .jsonl a source"""
+    """also write the cleaned text to this folder, one .jsonl file per source"""
     workers: int = 1
-    """processes"""
+    """number of processes"""
     json: bool = False
     """print the manifest as JSON"""
 
 
 @dataclass
 class FeedbackOptions:
-    """Write the answers that users preferred, each with one that it beat, for reward models and DPO."""
+    """Write pairs of preferred and rejected answers from users' feedback, for reward models and DPO."""
 
     to: str
-    """JSON lines of {prompt, chosen, rejected}, each a list of messages"""
+    """file to write: JSON lines of {prompt, chosen, rejected}, each a list of messages"""
     url: str = ""
-    """the server's feedback_url; empty: the SQLite file in the user's data folder"""
+    """the server's feedback_url; empty: the SQLite file in your data folder"""
     json: bool = False
     """print the number of pairs as JSON"""
 

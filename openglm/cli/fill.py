@@ -18,21 +18,21 @@ class FillOptions:
     text: Annotated[str, tyro.conf.Positional]
     """text with one or more blanks"""
     model: str = "nano"
-    """folder of a model, or the name of one that ships with the package"""
+    """folder of a model, or the name of a bundled model"""
     blank: str = "___"
-    """what stands where words are missing"""
+    """the text that marks a blank"""
     candidates: int = 16
-    """fillings tried for each blank; the one that makes the whole text likeliest is taken. 1: the model's own
-    [MASK], untested"""
+    """number of fillings to try for each blank; the one that makes the whole text likeliest wins. 1: take the model's
+    first answer to [MASK]"""
     max_tokens: int = 32
-    """longest filling, in tokens"""
+    """maximum length of a filling, in tokens"""
     temperature: float = 0.0
-    """0 always takes the likeliest token; higher is more varied"""
+    """0: always take the likeliest; higher values vary more"""
     device: str = "auto"
-    """auto, cpu, cuda, mps, ..."""
+    """device to run on: auto, cpu, cuda, mps, ..."""
     json: bool = False
-    """print one JSON object instead of text, with the five likeliest fillings of each blank; their probabilities are
-    among the candidates"""
+    """print one JSON object instead of text; it lists the five likeliest fillings of each blank, with their
+    probabilities among the candidates"""
 
 
 def run(argv: list[str]) -> int:

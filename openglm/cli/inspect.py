@@ -27,12 +27,12 @@ _SHAPE = (
 
 @dataclass
 class InspectOptions:
-    """Say what a checkpoint holds, and the memory that it needs to answer and to be tuned."""
+    """Show what a checkpoint contains, and how much memory it needs to answer and to be tuned."""
 
     folder: Annotated[str, tyro.conf.Positional]
     """folder of a checkpoint, or the name of a bundled model"""
     model_config: str | None = None
-    """preset or JSON file, for shards of a training run, which carry no configuration"""
+    """preset or JSON file with the configuration, for training shards that come without one"""
     json: bool = False
     """print one JSON object instead of text"""
 

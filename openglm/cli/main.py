@@ -9,16 +9,16 @@ import sys
 VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
-    "serve": "answer over HTTP: OpenAI's interface and a web page",
-    "inspect": "say what a checkpoint holds and what it needs, from its headers",
-    "quantize": "rewrite a checkpoint with int8 or int4 weights",
-    "convert": "write a checkpoint as ours, for transformers and vLLM, or for llama.cpp",
-    "bench": "measure how fast a model or a shape reads and writes here",
-    "data": "build a corpus of token shards from packages or from a folder of text",
+    "serve": "serve a model over HTTP: OpenAI's API and a web page",
+    "inspect": "show what a checkpoint contains and how much memory it needs",
+    "quantize": "convert a checkpoint to int8 or int4 weights",
+    "convert": "convert a checkpoint to our format, for transformers and vLLM, or for llama.cpp",
+    "bench": "measure how fast a model or a shape runs on this machine",
+    "data": "build a training corpus, or export users' feedback",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",
     "sft": "tune a model on conversations",
-    "plan": "memory, time, cost and best layout of a large run",
+    "plan": "estimate memory, time, cost and the best layout of a large run",
 }
 _EXTRAS = {
     "bench": ("matplotlib",),

@@ -1,7 +1,7 @@
-"""Options of a verb from flags and from `--config FILE.toml`; flags win. Errors are one line.
+"""Read a verb's options from flags and from `--config FILE.toml`; flags win. Errors are one line.
 
-The dataclass is the only list of options: tyro makes flags and help from its fields and docstrings, and a TOML file is turned into
-the same flags, so that both are checked in one place.
+The dataclass is the only list of options: tyro makes flags and help from its fields and docstrings. A TOML file is
+turned into the same flags, so both are checked in one place.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parse(
                 cls,
                 args=[*from_file, *argv],
                 prog=prog,
-                description=description + " --config FILE.toml sets any of these; flags override it.",
+                description=description + " --config FILE.toml sets any of these options; flags override it.",
                 default=default,
             )
     except SystemExit as end:

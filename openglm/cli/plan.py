@@ -19,14 +19,14 @@ CLASSIC_PIPELINE = {"zero": 1, "micro_batch": 1}
 
 @dataclass
 class PlanOptions:
-    """Price a training run: options of the layout that are left out are searched."""
+    """Estimate a training run; layout options that you leave out are searched for the best."""
 
     devices: int
     """number of accelerators"""
     batch: int
     """rows in one optimizer step"""
     model: str = ""
-    """a preset (glm-130b, glm-4-9b, ...); or give layers, hidden, heads and vocab"""
+    """preset such as glm-130b or glm-4-9b; or give layers, hidden, heads and vocab instead"""
     layers: int = 0
     """transformer blocks"""
     hidden: int = 0
@@ -36,53 +36,54 @@ class PlanOptions:
     vocab: int = 0
     """rows of the embedding table"""
     kv_heads: int = 0
-    """key/value heads; 0: as many as heads"""
+    """key/value heads; 0: the same as heads"""
     ffn: int = 0
-    """inner width of the feed-forward network; 0: four times hidden, and no gate. Given: gated"""
+    """inner width of a gated feed-forward network; 0: four times hidden, without a gate"""
     seq: int = 2048
-    """tokens in a row"""
+    """tokens per row"""
     device: str = "a100-80g"
-    """a100-40g, a100-80g, h100, v100, 3090, ascend-910, dcu or sw26010-pro"""
+    """kind of accelerator: a100-40g, a100-80g, h100, v100, 3090, ascend-910, dcu or sw26010-pro"""
     node_size: int = 0
-    """devices in a node; 0: as usual for the device"""
+    """devices per node; 0: as usual for the device"""
     network: float = 0.0
-    """GB/s that leave a node, all its adapters together; 0: as usual for the device"""
+    """bandwidth out of a node in GB/s, all adapters together; 0: as usual for the device"""
     data: int = 0
     """data-parallel replicas"""
     tensor: int = 0
-    """devices that share each layer"""
+    """devices that split each layer"""
     pipeline: int = 0
-    """stages of layers; with data, tensor and pipeline given, the rest is full recomputation, plain attention, ZeRO-1, 1F1B and single rows unless said otherwise"""
+    """pipeline stages. If data, tensor and pipeline are all given, the other defaults are full recomputation, plain
+    attention, ZeRO-1, 1F1B and micro-batches of one row"""
     micro_batch: int = 0
-    """rows that pass through the network at once"""
+    """rows in one pass through the network"""
     zero: Literal["auto", "0", "1", "2", "3"] = "auto"
-    """what data-parallel replicas share out: 1 optimizer state, 2 and gradients, 3 and weights"""
+    """ZeRO stage: what replicas shard. 1: optimizer state; 2: gradients too; 3: weights too"""
     recompute: Literal["auto", "none", "selective", "full"] = "auto"
-    """done again in the backward pass: nothing, attention scores, or whole layers"""
+    """what the backward pass computes again: nothing, attention scores (selective), or whole layers (full)"""
     schedule: Literal["auto", "gpipe", "1f1b", "interleaved", "zero-bubble"] = "auto"
-    """order of the pipeline's passes"""
+    """order of the pipeline's forward and backward passes"""
     chunks: int = 0
-    """pieces of the network on a stage, for the interleaved schedule"""
+    """parts of the network on each stage, for the interleaved schedule"""
     attention: Literal["auto", "fused", "plain"] = "auto"
-    """fused keeps scores on the chip (FlashAttention), plain writes them to memory"""
+    """fused: scores stay on the chip (FlashAttention); plain: scores go to memory"""
     sequence_parallel: bool = False
-    """split norms and dropout along the sequence too"""
+    """also split norms and dropout along the sequence"""
     split_boundary: bool = False
-    """tensor-parallel ranks each send their share between stages (Megatron-LM's scatter/gather)"""
+    """each tensor-parallel rank sends only its share between stages (Megatron-LM's scatter/gather)"""
     gradient_bytes: int = 2
-    """bytes a weight for gradients: 2; 4 summed in fp32; 6 where a 16-bit copy stays beside"""
+    """bytes per weight for gradients: 2; 4 if summed in fp32; 6 if a 16-bit copy is kept as well"""
     tokens: float = 0.0
-    """tokens to train on (400e9): adds days, and the cost with --price"""
+    """tokens to train on, such as 400e9; adds the number of days to the report, and with --price the cost"""
     price: float = 0.0
-    """of one device for one hour"""
+    """price of one device for one hour"""
     picture: str = ""
-    """write the pipeline's schedule and the scaling curve to this PNG file (needs matplotlib)"""
+    """PNG file to draw the pipeline's schedule and the scaling curve in (needs matplotlib)"""
     json: bool = False
-    """print one JSON object"""
+    """print one JSON object instead of text"""
 
 
 def run(argv: list[str]) -> int:
-    options = parse(PlanOptions, argv, "glm plan", "Memory, time, cost and best layout of a large run.")
+    options = parse(PlanOptions, argv, "glm plan", "Estimate memory, time, cost and the best layout of a large run.")
     from openglm.plan.planner import reasons, search
 
     fixed = fixed_options(options)

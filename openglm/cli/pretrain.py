@@ -15,7 +15,7 @@ def run(argv: list[str]) -> int:
         _, file = take(argv, "--config")
         preset = read_toml(file).get("preset", "nano") if file else "nano"
     default = PretrainConfig(model=model_preset(preset), data=DataConfig(path=tyro.MISSING), train=open_train())
-    about = "Train a model from scratch by blank infilling; the same command resumes a run. --preset NAME chooses the shape (nano), --model.* changes it."
+    about = "Train a model from scratch by blank infilling. The same command resumes a run. --preset NAME chooses the shape (default: nano), --model.* changes it."
     config = parse(PretrainConfig, argv, "glm pretrain", about, default, ignore=("preset",))
     from openglm.train.pretrain import pretrain
 
@@ -23,7 +23,7 @@ def run(argv: list[str]) -> int:
 
 
 def open_train() -> TrainConfig:
-    """A run whose folder and length the user must give."""
+    """Training options without the folder and length, which the user must give."""
     train = TrainConfig(out="", steps=1)
     object.__setattr__(train, "out", tyro.MISSING)
     object.__setattr__(train, "steps", tyro.MISSING)

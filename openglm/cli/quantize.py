@@ -12,20 +12,20 @@ from openglm.cli.options import parse
 
 @dataclass
 class QuantizeOptions:
-    """Rewrite a checkpoint with int8 or int4 weights."""
+    """Convert a checkpoint to int8 or int4 weights."""
 
     source: Annotated[str, tyro.conf.Positional]
     """folder of a checkpoint, ours or published, or the name of a bundled model"""
     out: Annotated[str, tyro.conf.Positional]
     """folder to write"""
     bits: Literal[4, 8] = 4
-    """of the weights in the blocks; embedding and output layer get 8"""
+    """bits per weight in the blocks; the output layer always gets 8"""
     group: int = 64
-    """columns that share a scale: 32, 64, 128 or another divisor of the rows; 0: whole rows"""
+    """number of columns that share a scale: 32, 64, 128 or another divisor of the row length; 0: one scale per row"""
     calibrate: str = ""
-    """text file on which to calibrate the codes of the blocks; holds the whole network in fp32"""
+    """text file to calibrate the blocks on, for better quality; needs memory for the whole network in fp32"""
     model_config: str | None = None
-    """preset or JSON file, for shards of a training run, which carry no configuration"""
+    """preset or JSON file with the configuration, for training shards that come without one"""
 
 
 def run(argv: list[str]) -> int:

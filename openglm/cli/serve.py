@@ -15,23 +15,23 @@ from openglm.serve.config import ServeConfig
 
 @dataclass(frozen=True)
 class ServeOptions(ServeConfig):
-    """Serve a model: OpenAI's interface, a web page, feedback that is kept."""
+    """Serve a model over HTTP: OpenAI's API, a web page, and a store for users' feedback."""
 
     model: Annotated[str, tyro.conf.Positional] = "nano"
-    """folder of a model, or the name of one that ships with the package"""
+    """folder of a model, or the name of a bundled model"""
     name: str = ""
-    """what clients call the model; empty: the folder's name"""
+    """name of the model in the API; empty: the folder's name"""
     device: str = "auto"
-    """auto, cpu, cuda, mps, ..."""
+    """device to run on: auto, cpu, cuda, mps, ..."""
     quantize: Literal["", "int8", "int4"] = ""
-    """keep weights in 8 or 4 bits"""
+    """quantize the weights to 8 or 4 bits"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
-    """how many requests at once, with how much memory"""
+    """limits on requests and memory"""
 
 
 def run(argv: list[str]) -> int:
     options = parse(
-        ServeOptions, argv, "glm serve", "Serve a model: OpenAI's interface, a web page, feedback that is kept."
+        ServeOptions, argv, "glm serve", "Serve a model over HTTP: OpenAI's API, a web page, and users' feedback."
     )
     from openglm.assistant import Assistant
     from openglm.serve.app import bind, serve

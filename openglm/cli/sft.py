@@ -11,7 +11,7 @@ from openglm.config import DataConfig, SFTConfig
 
 def run(argv: list[str]) -> int:
     default = SFTConfig(init_from=tyro.MISSING, train=open_train(), data=DataConfig())
-    about = "Tune a model on conversations (--data.dialogues NAME FILE.jsonl); the loss falls on the assistant's words alone; the same command resumes a run."
+    about = "Tune a model on conversations (--data.dialogues NAME FILE.jsonl); only the assistant's words are trained. The same command resumes a run."
     config = parse(SFTConfig, argv, "glm sft", about, default)
     from openglm.train.sft import sft
 

@@ -17,14 +17,14 @@ from openglm.assistant import Assistant, Reply
 from openglm.config import require
 from openglm.files import write_file
 
-HELP = """/clear         start anew; the system text stays
-/undo          take back the last question and its answer
+HELP = """/clear         start a new conversation; the system text stays
+/undo          remove the last question and its answer
 /retry         answer the last question again
-/system TEXT   set the system text; without TEXT show it
-/save FILE     write the conversation as JSON
-/load FILE     go on with a saved conversation
-/tools FILE    give the model tools (OpenAI's JSON form); you are asked for what they return
-/exit          end; Ctrl-C stops an answer"""
+/system TEXT   set the system text; without TEXT, show it
+/save FILE     save the conversation as JSON
+/load FILE     continue a saved conversation
+/tools FILE    give the model tools (in OpenAI's JSON format); you type in their results
+/exit          quit; Ctrl-C stops an answer"""
 
 # What moves a cursor, rings or renames a window belongs to the terminal, not to a model.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}

@@ -17,9 +17,9 @@ class TokenizerOptions:
     source: Annotated[str, tyro.conf.Positional]
     """folder of text files"""
     out: str
-    """folder to write tokenizer.json into"""
+    """folder to write tokenizer.json to"""
     vocab_size: int = 8192
-    """tokens, the special ones included"""
+    """number of tokens, special tokens included"""
 
 
 def run(argv: list[str]) -> int:

@@ -12,27 +12,27 @@ class InfillingConfig:
     """Autoregressive blank infilling: how spans are cut out of a text. Defaults: GLM-130B (arXiv 2210.02414, section 2.2)."""
 
     mask_share: float = 0.3
-    """share of pieces with short [MASK] spans"""
+    """share of texts with short spans cut out, marked [MASK]"""
     sentence_share: float = 0.0
-    """share of pieces with whole sentences cut out, [sMASK]"""
+    """share of texts with whole sentences cut out, marked [sMASK]"""
     gmask_share: float = 0.7
-    """share of pieces with one long [gMASK] span"""
+    """share of texts with one long span cut out, marked [gMASK]"""
     mask_ratio: float = 0.15
-    """share of a piece's tokens cut out by [MASK] and [sMASK]"""
+    """share of a text's tokens that [MASK] and [sMASK] spans cut out"""
     mean_span: float = 3.0
-    """mean of the Poisson distribution of [MASK] span lengths"""
+    """mean length of [MASK] spans, in tokens; lengths follow a Poisson distribution"""
     max_span: int = 40
-    """[MASK] spans are shorter than this"""
+    """every [MASK] span is shorter than this, in tokens"""
     single_span_share: float = 0.02
-    """share of [MASK] pieces with one span only"""
+    """share of [MASK] texts that have only one span"""
     gmask_min_ratio: float = 0.2
-    """shortest [gMASK] span as a share of the piece; lengths are uniform from here to the whole piece"""
+    """shortest [gMASK] span, as a share of the text; lengths are drawn uniformly from this up to the whole text"""
     gmask_infill_share: float = 0.0
-    """share of [gMASK] pieces whose span lies inside the text rather than at its end"""
+    """share of [gMASK] texts whose span lies inside the text instead of at its end"""
     shuffle_spans: bool = True
-    """generate the spans in random order"""
+    """put the spans in random order"""
     dblock_probability: float = 0.0
-    """probability that an input token inside a [MASK] span is hidden by [MASK] (GLM-10B: 0.1, with its own token)"""
+    """probability that [MASK] replaces an input token inside a [MASK] span (GLM-10B: 0.1, with a token of its own)"""
 
     def __post_init__(self) -> None:
         for name in (
@@ -66,17 +66,18 @@ class DataConfig:
     """What training reads."""
 
     path: str = ""
-    """folder of token shards written by `glm data build`"""
+    """corpus folder written by `glm data build`"""
     dialogues: dict[str, str] = field(default_factory=dict)
-    """conversations to mix in: a name and a .jsonl file, as often as wanted"""
+    """conversations to train on: pairs of a name and a .jsonl file"""
     heldout_dialogues: dict[str, str] = field(default_factory=dict)
-    """conversations kept out of training, on which the loss is measured: a name and a .jsonl file each"""
+    """conversations kept out of training to measure the loss on: pairs of a name and a .jsonl file"""
     weights: dict[str, float] = field(default_factory=dict)
-    """how often each source is drawn, by name; empty: in proportion to its tokens. With weights, what they leave out is not drawn"""
+    """how often to draw from each source, by name; a source without a weight is not used. Empty: in proportion to each
+    source's tokens"""
     seed: int = 1
-    """seed of the order of documents, of the mixture and of the spans"""
+    """seed for the order of documents, the mixture of sources and the spans"""
     workers: int = 1
-    """processes that prepare batches ahead; 0: in the training process. The order of the data does not depend on it"""
+    """processes that prepare batches in advance; 0: the training process prepares them. The data order stays the same"""
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "data.seed", self.seed, "must not be negative")

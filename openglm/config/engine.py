@@ -13,25 +13,26 @@ class EngineConfig:
     """How many requests are served at once, and with how much memory."""
 
     kv_tokens: int = 0
-    """tokens whose keys and values fit the cache, over all requests; 0: max_sequences whole contexts, but at most 1 GiB"""
+    """size of the KV cache in tokens, for all requests together; 0: room for max_sequences full contexts, up to 1 GiB"""
     block_size: int = 16
-    """tokens in one block of the cache; whole blocks are shared between requests that begin alike"""
+    """tokens in one cache block; requests that begin alike share whole blocks"""
     kv_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
-    """storage of keys and values; auto: that of the computation; int8: with a scale for each token and head"""
+    """type of stored keys and values; auto: the compute type; int8: with one scale per token and head"""
     max_sequences: int = 32
-    """requests computed at once; more wait their turn"""
+    """maximum number of requests computed at once; the others wait"""
     step_tokens: int = 512
-    """tokens computed in one step; longer prompts are cut into chunks, so that the answers of others go on meanwhile"""
+    """maximum number of tokens computed in one step; longer prompts are split, so that other answers keep flowing"""
     share_prefixes: bool = True
-    """keep the blocks of finished requests for later ones that begin alike"""
+    """keep the cache blocks of finished requests, for later requests that begin alike"""
     draft_tokens: int = 0
-    """guess up to so many tokens ahead from repetitions in the text and check them in one step; the answer stays the same"""
+    """maximum number of tokens to guess ahead from repetitions in the text; they are checked in one step and never
+    change the answer. 0: none"""
     runner: Literal["auto", "native", "torch"] = "auto"
-    """native: the CPU kernels; torch: any device; auto: the kernels where they can run the model"""
+    """native: CPU kernels; torch: any device; auto: the CPU kernels if they can run the model"""
     compile: bool = False
-    """torch runner: fuse the network with torch.compile (needs a C++ compiler on a CPU)"""
+    """torch runner: use torch.compile (on a CPU this needs a C++ compiler)"""
     keep_weights: bool = True
-    """native runner: leave the model usable beside the engine, which takes the memory of its weights twice"""
+    """native runner: keep the original model usable as well; its weights then take twice the memory"""
 
     def __post_init__(self) -> None:
         check_choices(self, "engine.")

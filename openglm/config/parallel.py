@@ -10,20 +10,20 @@ from openglm.config.checks import check_choices, require
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How a run is spread over processes, one a device, that torchrun starts: data x tensor x pipeline of them."""
+    """How a run is spread over data x tensor x pipeline processes, one for each device, started by torchrun."""
 
     data: int = 0
-    """groups of processes, each of which trains on its share of the rows; 0: as many as there are"""
+    """data-parallel replicas; each trains on its share of the rows. 0: as many as the processes allow"""
     tensor: int = 1
-    """processes that share each matrix: heads, feed-forward columns and vocabulary are cut among them (Megatron-LM)"""
+    """processes that split each matrix: heads, feed-forward columns and vocabulary (Megatron-LM)"""
     pipeline: int = 1
-    """stages, one after another, that hold consecutive blocks"""
+    """pipeline stages; each holds consecutive blocks of the network"""
     zero: Literal[1, 2, 3] = 1
-    """what data-parallel processes hold a share of (ZeRO): 1 the optimizer's state, 2 and gradients, 3 and weights"""
+    """ZeRO stage: what replicas shard. 1: optimizer state; 2: gradients too; 3: weights too"""
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = "1f1b"
-    """order of forward and backward passes in the pipeline"""
+    """order of the pipeline's forward and backward passes"""
     chunks: int = 1
-    """pieces of the network that a stage holds, for interleaved and zero-bubble"""
+    """parts of the network on each stage, for the interleaved and zero-bubble schedules"""
 
     def __post_init__(self) -> None:
         check_choices(self, "parallel.")

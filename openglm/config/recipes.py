@@ -15,13 +15,13 @@ class RunConfig:
     """What the training loop takes, whatever it optimizes."""
 
     train: TrainConfig
-    """the run"""
+    """length, batch and folder of the run"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """the update"""
+    """optimizer and learning rate"""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    """how it is spread over processes"""
+    """how the run is spread over processes"""
     stability: StabilityConfig = field(default_factory=StabilityConfig)
-    """what happens on trouble, and what keeps it away"""
+    """what to do about anomalies, and how to avoid them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +29,24 @@ class TextRunConfig(RunConfig):
     """A run on rows of text and conversations."""
 
     data: DataConfig
-    """what it reads"""
+    """training data"""
     infilling: InfillingConfig = field(default_factory=InfillingConfig)
-    """how blanks are made in plain text"""
+    """how spans are cut out of plain text"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TextRunConfig):
-    """A model from random weights by blank infilling."""
+    """A model trained from random weights by blank infilling."""
 
     model: ModelConfig
-    """shape of the network; its vocabulary and special tokens are set by the tokenizer of the corpus"""
+    """shape of the network; vocabulary and special tokens come from the corpus's tokenizer"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(TextRunConfig):
-    """A model tuned on conversations; with `data.path`, on plain text between them as well, against forgetting."""
+    """A model tuned on conversations; with `data.path` also on plain text, so that it forgets less."""
 
     init_from: str
-    """folder of the model to start from, or the name of a bundled one"""
+    """folder of the model to start from, or the name of a bundled model"""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4))
-    """the update"""
+    """optimizer and learning rate"""

