@@ -22,8 +22,8 @@ class FillOptions:
     blank: str = "___"
     """the text that marks a blank"""
     candidates: int = 16
-    """number of fillings to try for each blank; the one that makes the whole text likeliest wins. 1: take the model's
-    first answer to [MASK]"""
+    """number of fillings to try for each blank; the one that makes the whole text likeliest wins.
+    1: take the model's first answer to [MASK]"""
     max_tokens: int = 32
     """maximum length of a filling, in tokens"""
     temperature: float = 0.0
@@ -31,8 +31,8 @@ class FillOptions:
     device: str = "auto"
     """device to run on: auto, cpu, cuda, mps, ..."""
     json: bool = False
-    """print one JSON object instead of text; it lists the five likeliest fillings of each blank, with their
-    probabilities among the candidates"""
+    """print one JSON object instead of text.
+    It lists the five likeliest fillings of each blank, with their probabilities among the candidates"""
 
 
 def run(argv: list[str]) -> int:

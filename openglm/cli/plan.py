@@ -52,8 +52,8 @@ class PlanOptions:
     tensor: int = 0
     """devices that split each layer"""
     pipeline: int = 0
-    """pipeline stages. If data, tensor and pipeline are all given, the other defaults are full recomputation, plain
-    attention, ZeRO-1, 1F1B and micro-batches of one row"""
+    """pipeline stages. If data, tensor and pipeline are all given, the other options default to
+    full recomputation, plain attention, ZeRO-1, 1F1B and micro-batches of one row"""
     micro_batch: int = 0
     """rows in one pass through the network"""
     zero: Literal["auto", "0", "1", "2", "3"] = "auto"

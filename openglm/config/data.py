@@ -72,8 +72,8 @@ class DataConfig:
     heldout_dialogues: dict[str, str] = field(default_factory=dict)
     """conversations kept out of training to measure the loss on: pairs of a name and a .jsonl file"""
     weights: dict[str, float] = field(default_factory=dict)
-    """how often to draw from each source, by name; a source without a weight is not used. Empty: in proportion to each
-    source's tokens"""
+    """how often to draw from each source, by name; a source without a weight is not used.
+    Empty: in proportion to each source's tokens"""
     seed: int = 1
     """seed for the order of documents, the mixture of sources and the spans"""
     workers: int = 1

@@ -25,8 +25,8 @@ class EngineConfig:
     share_prefixes: bool = True
     """keep the cache blocks of finished requests, for later requests that begin alike"""
     draft_tokens: int = 0
-    """maximum number of tokens to guess ahead from repetitions in the text; they are checked in one step and never
-    change the answer. 0: none"""
+    """maximum number of tokens to guess ahead from repetitions in the text; 0: none.
+    Guesses are checked in one step and never change the answer"""
     runner: Literal["auto", "native", "torch"] = "auto"
     """native: CPU kernels; torch: any device; auto: the CPU kernels if they can run the model"""
     compile: bool = False

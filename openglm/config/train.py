@@ -63,8 +63,8 @@ class TrainConfig:
     device: str = "auto"
     """device to train on: auto, cpu, cuda, mps, ..."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """type of matrix products; auto: float32 or bfloat16, whichever a short test finds faster; float16 uses loss scaling.
-    Weights and optimizer state are always float32"""
+    """type of matrix products; weights and optimizer state are always float32.
+    auto: float32 or bfloat16, whichever a short test finds faster; float16 uses loss scaling"""
     compile: bool = False
     """use torch.compile (on a CPU this needs a C++ compiler)"""
     activation_checkpointing: bool = False
@@ -115,8 +115,8 @@ class StabilityConfig:
     """
 
     policy: Literal["stop", "skip", "rollback"] = "stop"
-    """what to do about an anomaly (a loss or gradient that spikes or is not finite). stop: end the run; skip: leave the
-    batch out; rollback: return to the last regular checkpoint and skip the data since"""
+    """what to do about an anomaly, that is a loss or gradient that spikes or is not finite.
+    stop: end the run; skip: leave the batch out; rollback: return to the last checkpoint and skip the data since"""
     loss_spike: float = 0.0
     """a loss this many deviations above the median of the last 100 steps counts as an anomaly; 0: never"""
     norm_spike: float = 0.0
@@ -124,8 +124,8 @@ class StabilityConfig:
     limit: int = 10
     """maximum consecutive skips or rollbacks; one more stops the run. 100 good steps in a row reset the count"""
     shrink_until: int = 0
-    """step at which model.embedding_gradient_shrink starts to rise to 1; 0: never, which GLM-130B returned to after
-    spikes"""
+    """step at which model.embedding_gradient_shrink starts to rise to 1.
+    0: never; GLM-130B returned to that after spikes"""
     shrink_rise: int = 500
     """number of steps over which it rises"""
     ramp_from: int = 0

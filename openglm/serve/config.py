@@ -17,8 +17,8 @@ class ServeConfig:
     port: int = 8000
     """port to listen on; 0: any free port"""
     api_key: str = ""
-    """key that clients must send (a browser asks for it as a password); set it in a --config file to keep it out of the
-    process list"""
+    """key that clients must send; a browser asks for it as a password.
+    Set it in a --config file to keep it out of the process list"""
     hosts: tuple[str, ...] = ()
     """other names under which browsers may reach the server, such as that of a proxy; addresses and --host always work"""
     queue: int = 128
