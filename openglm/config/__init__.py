@@ -9,13 +9,14 @@ from openglm.config.checks import check_choices, from_dict, require
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.engine import EngineConfig
 from openglm.config.matrices import LOGITS_BITS, Matrix
-from openglm.config.model import ModelConfig, SpecialTokens
+from openglm.config.model import SPAN_GAP, ModelConfig, SpecialTokens
 from openglm.config.parallel import ParallelConfig
 from openglm.config.recipes import PretrainConfig, RunConfig, SFTConfig, TextRunConfig
 from openglm.config.train import OptimizerConfig, StabilityConfig, TrainConfig
 
 __all__ = [
     "LOGITS_BITS",
+    "SPAN_GAP",
     "DataConfig",
     "EngineConfig",
     "InfillingConfig",

@@ -19,8 +19,12 @@ class InfillingConfig:
     """share of texts with one long span cut out, marked [gMASK]"""
     mask_ratio: float = 0.15
     """share of a text's tokens that [MASK] and [sMASK] spans cut out"""
+    mask_ratio_max: float = 0.0
+    """gapped span positions: if above mask_ratio, each text draws its share uniformly between the two"""
     mean_span: float = 3.0
-    """mean length of [MASK] spans, in tokens; lengths follow a Poisson distribution"""
+    """mean length of [MASK] spans, in tokens; lengths follow a Poisson distribution, a geometric one if gapped"""
+    mean_span_max: float = 0.0
+    """gapped span positions: if above mean_span, each text draws its mean length between the two, log-uniformly"""
     max_span: int = 40
     """every [MASK] span is shorter than this, in tokens"""
     single_span_share: float = 0.02
@@ -40,6 +44,7 @@ class InfillingConfig:
             "sentence_share",
             "gmask_share",
             "mask_ratio",
+            "mask_ratio_max",
             "single_span_share",
             "gmask_min_ratio",
             "gmask_infill_share",

@@ -12,6 +12,9 @@ from typing import Literal
 from openglm.config.checks import check_choices, require
 from openglm.config.matrices import Matrix
 
+SPAN_GAP = 16
+"""positions that a blank leaves for its span where span_positions is `gapped`: more than the words of most blanks"""
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -71,8 +74,9 @@ class ModelConfig:
     """round the rotary frequencies to half precision, as the published ChatGLM-6B and GLM-130B do"""
     mask: Literal["prefix", "causal"] = "prefix"
     """prefix: tokens before <sop> see each other both ways; causal: only the past"""
-    span_positions: Literal["running", "pinned", "pinned_mask", "pinned_late"] = "pinned_mask"
-    """from <sop> on, positions run on, stay at the mask's, stay only for [MASK] and [sMASK] (GLM-130B), or for [gMASK] only after <sop> (first ChatGLM-6B)"""
+    span_positions: Literal["running", "pinned", "pinned_mask", "pinned_late", "gapped"] = "pinned_mask"
+    """from <sop> on, positions run on, stay at the mask's, stay only for [MASK] and [sMASK] (GLM-130B), or for [gMASK]
+    only after <sop> (first ChatGLM-6B); gapped: [MASK] leaves a gap of positions and its span runs on in there"""
     bias: Literal["all", "qkv", "none"] = "none"
     """which linear layers carry a bias (the output layer never does)"""
     tied: bool = True
@@ -111,6 +115,12 @@ class ModelConfig:
             "model.head_dim",
             self.head_dim,
             f"must be a multiple of {step} for {self.positions} positions",
+        )
+        require(
+            self.span_positions != "gapped" or self.mask == "causal",
+            "model.span_positions",
+            self.span_positions,
+            "is for models that read forward: set model.mask to causal",
         )
         require(
             0 < self.embedding_gradient_shrink <= 1,

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openglm.config import SpecialTokens, require
-from openglm.data.infilling import Ints, Sample, build_sample
+from openglm.data.infilling import build_sample
+from openglm.data.samples import Ints, Sample
 from openglm.runtime import progress
 from openglm.text.replies import parse_text
 

@@ -11,30 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openglm.config import InfillingConfig, SpecialTokens
-
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One piece as the network sees it; five arrays of equal length. `targets[t]` is what has to be predicted at t (already shifted)."""
-
-    tokens: Ints
-    targets: Ints
-    loss_mask: NDArray[np.float32]
-    position: Ints
-    block_position: Ints  # 0 in part A, 1.. in every span of part B
-    context_length: int  # tokens of part A
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+from openglm.data.gapped import build_gapped, draw_spans
+from openglm.data.samples import Ints, Sample
 
 
 def build_sample(
@@ -212,6 +196,7 @@ def _draw_spans(
     complete: bool,
     config: InfillingConfig,
     sentence_ends: Sequence[int] | Ints,
+    gapped: bool,
 ) -> tuple[Ints, str]:
     """Spans of a piece, and the mode they belong to: a piece with no room for short spans falls back to a long one.
 
@@ -220,7 +205,9 @@ def _draw_spans(
     n = len(tokens)
     closed = n if complete else n - 1
     spans = None
-    if mode == "mask":
+    if mode == "mask" and gapped:
+        spans = draw_spans(rng, n, closed, config)
+    elif mode == "mask":
         spans = sample_spans(rng, n, config, [(0, closed)], single=rng.random() < config.single_span_share)
     elif mode == "sentence":
         spans = sample_sentences(
@@ -252,7 +239,7 @@ def infill(
     if room is not None and len(tokens) >= room:
         tokens, complete = tokens[: max(0, room - 1)], False
     while len(tokens):
-        spans, drawn = _draw_spans(rng, tokens, mode, complete, config, sentence_ends)
+        spans, drawn = _draw_spans(rng, tokens, mode, complete, config, sentence_ends, span_positions == "gapped")
         suffix = drawn == "gmask" and not complete and spans[0, 1] == len(tokens)
         over = 0 if room is None else len(tokens) + 2 * len(spans) - suffix - room
         if over <= 0:
@@ -283,6 +270,8 @@ def _build(
             - covered
             + len(spans)
         )
-    pin = span_positions == "pinned" or (span_positions == "pinned_mask" and mode != "gmask")
     mask_id = {"mask": special.mask, "sentence": special.smask, "gmask": special.gmask}[mode]
+    if span_positions == "gapped" and mode != "gmask":
+        return build_gapped(tokens, spans, order, special, mask_id)
+    pin = span_positions == "pinned" or (span_positions == "pinned_mask" and mode != "gmask")
     return build_sample(tokens, spans, order, mask_id, special, suffix=suffix, pin=pin, dblock_at=hidden)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from openglm.config import DataConfig, InfillingConfig, SpecialTokens, require
-from openglm.data.infilling import Ints, Sample, infill
+from openglm.data.infilling import infill
+from openglm.data.samples import Ints, Sample
 
 if TYPE_CHECKING:
     from openglm.data.dialogue import DialogueSource

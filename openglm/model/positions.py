@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from openglm.config import ModelConfig
+from openglm.config import SPAN_GAP, ModelConfig
 
 
 def training_mask(segment_BT: Tensor, block_position_BT: Tensor) -> Tensor:
@@ -43,11 +43,33 @@ def place(ids_BT: Tensor, real_BT: Tensor, config: ModelConfig) -> Tensor:
     # GLM-10B's position table counts padding too; all others number the real tokens.
     counted = torch.ones_like(real_BT) if config.positions == "learned_2d" else real_BT
     running = (counted.cumsum(1) - 1).clamp_min(0)
+    if config.span_positions == "gapped":
+        return torch.stack([_gapped(ids_BT, real_BT, running, config), torch.zeros_like(running)], dim=1)
     if config.mask == "causal":
         return torch.stack([running, torch.zeros_like(running)], dim=1)
     return torch.stack(
         _span_positions(ids_BT, real_BT, running, (ids_BT == config.tokens.sop) & real_BT, config), dim=1
     )
+
+
+def _gapped(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, config: ModelConfig) -> Tensor:
+    """Positions where the k-th [MASK] leaves a gap and the k-th span runs on in it from its left neighbour's position.
+
+    The mask itself stands at the end of its gap, next to what follows. A row without [MASK] before <sop> runs on.
+    """
+    text_BT, index = running_BT.clone(), torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    short_BT = torch.isin(ids_BT, ids_BT.new_tensor([config.tokens.mask, config.tokens.smask])) & real_BT
+    starts_BT = (ids_BT == config.tokens.sop) & real_BT
+    for row in range(ids_BT.shape[0]):
+        starts = starts_BT[row].nonzero()[:, 0].tolist()
+        short = short_BT[row] & (index < starts[0] if starts else True)
+        if not short.any():
+            continue
+        # One further on: a blank that opens the text has a left neighbour's position, though no neighbour.
+        text_BT[row] += 1 + (SPAN_GAP - 1) * short.cumsum(0)
+        for blank, start in zip(short.nonzero()[:, 0].tolist(), starts, strict=False):
+            text_BT[row, start:] = text_BT[row, blank] - SPAN_GAP + index[start:] - start
+    return text_BT
 
 
 def _span_positions(

@@ -21,10 +21,14 @@ KINDS = [
     "glm-4-0414-9b",
     "glm-4-0414-32b",
     "nano",
+    "nano, gapped",
 ]
 
 
 def small(preset: str, **changes) -> ModelConfig:
+    preset, _, gapped = preset.partition(", ")
+    if gapped:
+        changes = dict(mask="causal", span_positions="gapped", **changes)
     kv_heads = 2 if model_preset(preset).kv_heads < model_preset(preset).heads else 4
     shape = dict(
         vocab_size=64,
