@@ -64,6 +64,27 @@ def test_fill_reads_both_sides_and_answers_every_blank(toy):
     assert two[0] == assistant.tokenizer.decode(plain[: plain.index(5)] if 5 in plain else plain)
 
 
+def test_a_model_that_reads_forward_fills_a_gap_from_its_left_neighbour(toy, tmp_path):
+    """Behind <sop> stands the left neighbour once more, where there is one; a filling is text for the next blank."""
+    tokenizer, plain = load_tokenizer(toy), load_model(toy)
+    model = Transformer(dataclasses.replace(plain.config, mask="causal", span_positions="gapped")).eval()
+    model.load_state_dict(plain.state_dict())
+    assistant = Assistant(save_model(tmp_path / "gapped", model, tokenizer), device="cpu")
+    mask, sop, eop = tokenizer.tokens.mask, tokenizer.tokens.sop, tokenizer.tokens.eop
+
+    def written(before, *after):
+        ids = tokenizer.encode_parts([before, mask, *after])
+        left = ids[ids.index(mask) - 1 : ids.index(mask)] if ids[0] != mask else []
+        prompt = [*ids, sop, *left]
+        answer = generate(model, torch.tensor([prompt]), 4, stop_ids=(eop,))[0, len(prompt) :].tolist()
+        return tokenizer.decode_bytes([token for token in answer if token != eop]).decode(errors="replace")
+
+    first, second = assistant.fill("床前___光，疑是___霜。", candidates=1, max_tokens=4)
+    assert first == written("床前", "光，疑是", mask, "霜。")
+    assert second == written(f"床前{first}光，疑是", "霜。")
+    assert assistant.fill("___光", candidates=1, max_tokens=4) == [written("", "光")]
+
+
 def test_the_special_tokens_are_those_of_the_generation():
     """GLM-10B calls them <|startofpiece|> and <|endofpiece|> and frames a text; ChatGLM2 has neither [MASK] nor <eop>."""
     folder = GOLDEN / "glm_10b/checkpoint"
@@ -110,12 +131,13 @@ def by_hand(model, tokenizer, before: str, filling: str, after: str) -> float:
     return float(logs.gather(1, ids[0, 2:, None]).sum())
 
 
-@pytest.mark.parametrize("mask", ["prefix", "causal"])
+@pytest.mark.parametrize("mask", ["prefix", "causal", "gapped"])
 @pytest.mark.parametrize(("before", "after"), [("The cat sat on ", " mat, and"), ("床前", ""), ("", " today?")])
 def test_candidates_are_ranked_by_the_chance_of_the_whole_text(toy, tmp_path, mask, before, after):
     model, tokenizer = load_model(toy), load_tokenizer(toy)
-    if mask == "causal":
-        model = Transformer(dataclasses.replace(model.config, mask="causal")).eval()
+    if mask != "prefix":
+        positions = "gapped" if mask == "gapped" else model.config.span_positions
+        model = Transformer(dataclasses.replace(model.config, mask="causal", span_positions=positions)).eval()
         model.load_state_dict(load_model(toy).state_dict())
         toy = save_model(tmp_path / "causal", model, tokenizer)
     assistant = Assistant(toy, device="cpu")

@@ -74,7 +74,8 @@ def _greedy(
 def fill_both_sides(model, blanks: list[Blank], special: list[int], batch_tokens: int = 8192) -> list[list[int]]:
     """The GLM way: [MASK] stands for the hole, the answer follows <sop>."""
     t = model.config.tokens
-    prompts = [[*b.before, t.mask, *b.after, t.sop] for b in blanks]
+    again = 1 if model.config.span_positions == "gapped" else 0  # tokens on the left that open the answer once more
+    prompts = [[*b.before, t.mask, *b.after, t.sop, *b.before[len(b.before) - again :]] for b in blanks]
     return _greedy(model, prompts, [len(b.answer) for b in blanks], special, batch_tokens, "both sides")
 
 

@@ -130,6 +130,11 @@ class ModelConfig:
         )
 
     @property
+    def fills_blanks(self) -> bool:
+        """Whether the model was trained to write into [MASK], with what follows it in view."""
+        return self.mask == "prefix" or self.span_positions == "gapped"
+
+    @property
     def gated(self) -> bool:
         return self.activation in ("geglu", "swiglu")
 

@@ -241,7 +241,8 @@ def infill(
     while len(tokens):
         spans, drawn = _draw_spans(rng, tokens, mode, complete, config, sentence_ends, span_positions == "gapped")
         suffix = drawn == "gmask" and not complete and spans[0, 1] == len(tokens)
-        over = 0 if room is None else len(tokens) + 2 * len(spans) - suffix - room
+        extra = 2 * len(spans) - suffix + (span_positions == "gapped" and drawn != "gmask")
+        over = 0 if room is None else len(tokens) + extra - room
         if over <= 0:
             return _build(rng, tokens, spans, drawn, suffix, config, special, span_positions)
         if over >= len(tokens):  # more spans than so little room can hold

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from openglm.config import DataConfig, InfillingConfig, SpecialTokens, require
+from openglm.data.gapped import check_options
 from openglm.data.infilling import infill
 from openglm.data.samples import Ints, Sample
 
@@ -188,6 +189,7 @@ class Mixture:
         sentence_ends: Iterable[int] = (),
         dialogues: Mapping[str, DialogueSource] | None = None,
     ):
+        check_options(infilling, span_positions == "gapped")
         ends = np.array(sorted(sentence_ends), np.int64)
         require(
             infilling.sentence_share == 0 or len(ends) > 0,

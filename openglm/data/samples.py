@@ -12,7 +12,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sample:
-    """One piece as the network sees it; five arrays of equal length. `targets[t]` is what has to be predicted at t (already shifted)."""
+    """One piece as the network sees it; five arrays of equal length.
+
+    `targets[t]` is what has to be predicted at t (already shifted).
+    """
 
     tokens: Ints
     targets: Ints

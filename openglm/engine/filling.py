@@ -55,9 +55,11 @@ class Filler:
 
     def __init__(self, tokenizer: Any, config: ModelConfig, most_characters: int) -> None:
         self.tokenizer, self.config, self.most_characters = tokenizer, config, most_characters
-        self.both_sides = config.mask == "prefix"
+        self.both_sides = config.fills_blanks
+        self.both_ways = config.mask == "prefix"
+        self.gapped = config.span_positions == "gapped"
         self.specials = frozenset(tokenizer.special.values())
-        head, tail = tokenizer.format.frame(tokenizer.special, []) if self.both_sides else ([], [])
+        head, tail = tokenizer.format.frame(tokenizer.special, []) if self.both_ways else ([], [])
         self.start = [*head, *tail] or [tokenizer.tokens.gmask, tokenizer.tokens.sop]
         """ids in front of a text that is read from left to right"""
 
@@ -67,7 +69,7 @@ class Filler:
         ids = self.tokenizer.encode(kept)
         if len(ids) > 1 and (last := self.tokenizer.decode_bytes(ids[-1:])):
             ids, taken = ids[:-1], last + taken
-        if not self.both_sides:
+        if not self.both_ways:
             return [*self.start, *ids], taken if ids else None
         head, tail = self.tokenizer.format.frame(self.tokenizer.special, ids)
         return [*head, *ids, *tail], taken if ids else None
@@ -88,11 +90,15 @@ class Filler:
         head, tail = self._frame(ids)
         left, right = ids[: ids.index(mask)], ids[ids.index(mask) + 1 :]
         if room is not None:
-            room = max(room - len(taken) - len(head) - 1 - len(tail), 0)
+            room = max(room - len(taken) - len(head) - 1 - len(tail) - self.gapped, 0)
             # What was just written says more than what follows.
             ahead = min(len(left), max(room * 3 // 4, room - len(right)))
             left, right = left[len(left) - ahead :], right[: room - ahead]
-        return [*head, *left, mask, *right, *tail], taken if before else None
+        return [*head, *left, mask, *right, *tail, *self._neighbour(left)], taken if before else None
+
+    def _neighbour(self, left: Sequence[int]) -> list[int]:
+        """What opens a filling behind <sop>: with gapped positions the token on the left once more."""
+        return list(left[-1:]) if self.gapped else []
 
     def _frame(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Ids before and behind a text with blanks, the last of which opens the first filling. [gMASK], which
@@ -103,6 +109,8 @@ class Filler:
     def one_by_one(self, pieces: Sequence[str], params: SamplingParams) -> Rounds[list[Filling]]:
         """The blanks between `pieces` in their order, each by the model's own [MASK]: it reads all pieces and the
         earlier fillings."""
+        if self.gapped:
+            return (yield from self._each_anew(pieces, params))
         tokens = self.tokenizer.tokens
         borders = [self.tokenizer.border(piece, opens=number == 0) for number, piece in enumerate(pieces[:-1])]
         parts: list[str | int] = []
@@ -120,6 +128,20 @@ class Filler:
             ids += [token for token in _answered(result).ids if token != tokens.eop]
             text = _tidy(result.text, pieces[number + 1])
             fillings.append(Filling(text, [Choice(text, 1.0)]))
+        return fillings
+
+    def _each_anew(self, pieces: Sequence[str], params: SamplingParams) -> Rounds[list[Filling]]:
+        """For gapped positions, with which a prompt ends in one span: a filling becomes text in front of the next
+        blank."""
+        params = replace(params, stop_ids=(self.tokenizer.tokens.eop,), ignore_eos=True)
+        before, fillings = pieces[0], []
+        for number in range(1, len(pieces)):
+            room = max(self.config.max_positions - params.max_tokens, self.config.max_positions // 2)
+            ids, continues = self._first_of(before, pieces[number:], room)
+            (result,) = yield [(ids, replace(params, continues=continues))]
+            text = _tidy(_answered(result).text, pieces[number])
+            fillings.append(Filling(text, [Choice(text, 1.0)]))
+            before += text + pieces[number]
         return fillings
 
     def ranked(self, pieces: Sequence[str], count: int, params: SamplingParams) -> Rounds[list[Filling]]:
@@ -187,6 +209,7 @@ class Filler:
         if sum(map(len, after)) <= self.most_characters:
             ids = self.tokenizer.encode_parts(parts, keep_spaces=True)
             head, tail = self._frame(ids)
+            tail += self._neighbour(ids[: ids.index(self.tokenizer.tokens.mask)])
             if len(head) + len(ids) + len(tail) <= room:
                 return [*head, *ids, *tail], taken if before else None
         return self.blank(before, after[0], room)

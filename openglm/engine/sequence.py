@@ -61,15 +61,17 @@ class Sequence:
         self.virtual = prefix.length if prefix else 0
         self.ids, self.start = [-1] * self.virtual + prompt, self.virtual + len(prompt)
         self.stop_ids = frozenset(params.stop_ids + (() if params.ignore_eos else config.tokens.stop))
-        self.sop = config.tokens.sop if config.mask == "prefix" else None
+        both_ways = config.mask == "prefix"
+        # The token that opens a span: positions are asked for anew where one comes.
+        self.sop = config.tokens.sop if both_ways or config.span_positions == "gapped" else None
         require(
-            self.sop is None or self.sop in prompt,
+            not both_ways or self.sop in prompt,
             "prompt",
             "no <sop>",
             "this model reads its prompt both ways: end it with [gMASK] <sop>",
         )
         # Part A, whose tokens see each other both ways.
-        context = [] if self.sop is None else prompt[: prompt.index(self.sop)]
+        context = prompt[: prompt.index(self.sop)] if both_ways else []
         self.visible = self.virtual + len(context) if context else 0
         self.places = Places(prompt, config)
         # What a beginning may be shared for: where tokens see what follows, only for the same whole part A.

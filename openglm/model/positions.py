@@ -53,9 +53,10 @@ def place(ids_BT: Tensor, real_BT: Tensor, config: ModelConfig) -> Tensor:
 
 
 def _gapped(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, config: ModelConfig) -> Tensor:
-    """Positions where the k-th [MASK] leaves a gap and the k-th span runs on in it from its left neighbour's position.
+    """Positions where the k-th [MASK] leaves a gap and the k-th span runs on in it from its left neighbour.
 
-    The mask itself stands at the end of its gap, next to what follows. A row without [MASK] before <sop> runs on.
+    The mask stands at the end of its gap, next to what follows. A span is `<sop> neighbour span`, and the repeated
+    neighbour has the position that it has in the text; a blank that opens the text has none and -1 is that of <sop>.
     """
     text_BT, index = running_BT.clone(), torch.arange(ids_BT.shape[1], device=ids_BT.device)
     short_BT = torch.isin(ids_BT, ids_BT.new_tensor([config.tokens.mask, config.tokens.smask])) & real_BT
@@ -63,12 +64,10 @@ def _gapped(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, config: ModelCo
     for row in range(ids_BT.shape[0]):
         starts = starts_BT[row].nonzero()[:, 0].tolist()
         short = short_BT[row] & (index < starts[0] if starts else True)
-        if not short.any():
-            continue
-        # One further on: a blank that opens the text has a left neighbour's position, though no neighbour.
-        text_BT[row] += 1 + (SPAN_GAP - 1) * short.cumsum(0)
+        text_BT[row] += (SPAN_GAP - 1) * short.cumsum(0)
         for blank, start in zip(short.nonzero()[:, 0].tolist(), starts, strict=False):
-            text_BT[row, start:] = text_BT[row, blank] - SPAN_GAP + index[start:] - start
+            first = text_BT[row, blank] - SPAN_GAP - (running_BT[row, blank] > 0).long()
+            text_BT[row, start:] = first + index[start:] - start
     return text_BT
 
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from families import TOKENS, small
+from helpers.families import TOKENS, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglm.config import SPAN_GAP, InfillingConfig, SpecialTokens
+from openglm.config import SPAN_GAP, DataConfig, InfillingConfig, SpecialTokens
 from openglm.data.gapped import build_gapped, draw_spans
 from openglm.data.infilling import infill
+from openglm.data.mixture import Mixture
 from openglm.model.positions import describe, training_mask
 
 SPECIAL = SpecialTokens(**TOKENS)
@@ -43,7 +44,8 @@ def test_every_token_is_trained_once_and_the_text_can_be_put_together(cut, rando
     assert trained == Counter(tokens.tolist()) - Counter(opening) + Counter({SPECIAL.eop: len(spans)})
     context = sample.context_length
     assert sample.targets[: context - 1].tolist() == sample.tokens[1:context].tolist()
-    answers = np.split(sample.targets[context:], np.cumsum([e - s + 1 for s, e in spans[order]])[:-1])
+    first = context + int(spans[order[0], 0] > 0)  # <sop>, where the first span has a neighbour that opens it
+    answers = np.split(sample.targets[first:], np.cumsum([e - s + 1 for s, e in spans[order]])[:-1])
     filled = dict(zip(order, answers, strict=True))
     before = sample.tokens[:context]
     parts = np.split(before, np.flatnonzero(before == SPECIAL.mask))
@@ -54,13 +56,13 @@ def test_every_token_is_trained_once_and_the_text_can_be_put_together(cut, rando
     assert whole == tokens.tolist()
 
 
-@given(cut_texts())
-def test_rows_stand_where_the_model_puts_the_same_ids(cut):
+@given(cut_texts(), st.integers(0, 7))
+def test_rows_stand_where_the_model_puts_the_same_ids(cut, chosen):
     tokens, spans = cut
-    spans = spans[spans[:, 1] - spans[:, 0] < SPAN_GAP]
-    if not len(spans):
+    span = spans[chosen % len(spans)][None]
+    if span[0, 1] - span[0, 0] >= SPAN_GAP:
         return
-    sample = build_gapped(tokens, spans, range(len(spans)), SPECIAL, SPECIAL.mask)
+    sample = build_gapped(tokens, span, [0], SPECIAL, SPECIAL.mask)
     config = small("nano, gapped", max_positions=512)
     positions, mask = describe(torch.tensor(sample.tokens)[None], None, config)
     assert positions[0, 0].tolist() == sample.position.tolist()
@@ -68,13 +70,30 @@ def test_rows_stand_where_the_model_puts_the_same_ids(cut):
     assert torch.equal(mask, trained)
 
 
-def test_positions_by_hand():
-    """a [MASK] d: the blank's two tokens may stand right behind a, the mask stands right before d, a whole gap further on."""
+def test_rows_by_hand():
+    """a [MASK] d: the blank's tokens stand right behind a, the mask right before d, a whole gap further on."""
     sample = build_gapped(np.array([10, 11, 12, 13]), np.array([[1, 3]]), [0], SPECIAL, SPECIAL.mask)
-    assert sample.tokens.tolist() == [10, SPECIAL.mask, 13, SPECIAL.sop, 11, 12]
-    assert sample.targets.tolist()[1:2] + sample.targets.tolist()[3:] == [13, 11, 12, SPECIAL.eop]
-    assert sample.loss_mask.tolist() == [0, 1, 0, 1, 1, 1]
-    assert sample.position.tolist() == [1, 1 + SPAN_GAP, 2 + SPAN_GAP, 1, 2, 3]
+    assert sample.tokens.tolist() == [10, SPECIAL.mask, 13, SPECIAL.sop, 10, 11, 12]
+    assert [t for t, w in zip(sample.targets.tolist(), sample.loss_mask, strict=True) if w] == [13, 11, 12, SPECIAL.eop]
+    assert sample.loss_mask.tolist() == [0, 1, 0, 0, 1, 1, 1]
+    assert sample.position.tolist() == [0, SPAN_GAP, 1 + SPAN_GAP, -1, 0, 1, 2]
+
+
+def test_a_blank_that_opens_the_text_and_a_second_span():
+    sample = build_gapped(np.array([10, 11, 12]), np.array([[0, 1], [2, 3]]), [1, 0], SPECIAL, SPECIAL.mask)
+    mask, sop, eop = SPECIAL.mask, SPECIAL.sop, SPECIAL.eop
+    assert sample.tokens.tolist() == [mask, 11, mask, sop, 11, 12, sop, 10]
+    assert sample.targets[4:].tolist() == [12, eop, 10, eop]
+    assert sample.position.tolist() == [
+        SPAN_GAP - 1,
+        SPAN_GAP,
+        2 * SPAN_GAP,
+        SPAN_GAP - 1,
+        SPAN_GAP,
+        SPAN_GAP + 1,
+        -1,
+        0,
+    ]
 
 
 @given(st.integers(1, SPAN_GAP - 1), st.integers(1, SPAN_GAP - 1))
@@ -116,3 +135,13 @@ def test_samples_fit_their_room_and_keep_the_beginning_of_the_piece(length, room
         np.random.default_rng(seed), tokens, CONFIG, SPECIAL, span_positions="gapped", complete=complete, room=room
     )
     assert sample is not None and len(sample) <= room
+
+
+@pytest.mark.parametrize(
+    "positions, options",
+    [("gapped", {"dblock_probability": 0.1}), ("pinned", {"mask_ratio_max": 0.5}), ("running", {"mean_span_max": 9.0})],
+)
+def test_an_option_without_effect_is_refused(positions, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"^infilling.{name} = {value}: has no effect with \w+ span positions"):
+        Mixture(None, DataConfig(path="unused"), replace(InfillingConfig(), **options), SPECIAL, 32, positions)

@@ -111,7 +111,7 @@ def test_adapters_do_not_share_beginnings():
     assert one.root != two.root
 
 
-@pytest.mark.parametrize("kind", ["glm-10b", "glm-130b", "chatglm-6b", "chatglm-6b-first", "nano"])
+@pytest.mark.parametrize("kind", ["glm-10b", "glm-130b", "chatglm-6b", "chatglm-6b-first", "nano", "nano, gapped"])
 @pytest.mark.parametrize("context", [
     [10, TOKENS["mask"], 12, 13, 14, 15, TOKENS["smask"], 17], [TOKENS["gmask"]], [10, TOKENS["mask"], TOKENS["gmask"]], [TOKENS["mask"], *range(10, 20)]])  # fmt: skip
 def test_blanks_in_the_middle_and_several_spans(models, plain, hold, kind, context):
@@ -145,7 +145,7 @@ def test_places_are_those_of_describe(kind, data):
     for new in data.draw(st.lists(token, max_size=12)):
         ids.append(new)
         places.upto(len(ids) + data.draw(st.integers(0, 2)))  # as guesses do
-        if new == TOKENS["sop"] and config.mask == "prefix":
+        if new == TOKENS["sop"] and config.fills_blanks:
             places.ask(ids)
     places.upto(len(ids))
     expected, mask = describe(torch.tensor([ids]), None, config)
