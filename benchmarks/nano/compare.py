@@ -62,23 +62,20 @@ def configuration(args: argparse.Namespace, changes: dict[str, Any], seed: int, 
 
 
 def measure(args: argparse.Namespace, model, tokenizer) -> dict[str, dict[str, float]]:
-    """Column -> language -> figure. A causal model has no prefix and no two-sided columns."""
-    held, special, both = (
-        l2r.held_out(args.corpus, tokenizer, args.max_tokens),
-        sorted(tokenizer.special.values()),
-        model.config.mask == "prefix",
-    )
+    """Column -> language -> figure. A model that reads forward has no prefix column, one that fills no blanks no two-sided columns."""
+    held, special = l2r.held_out(args.corpus, tokenizer, args.max_tokens), sorted(tokenizer.special.values())
+    ways = ("uni", "prefix") if model.config.mask == "prefix" else ("uni",)
     out: dict[str, dict[str, float]] = {name: {} for name in COLUMNS}
     for language in sorted({h.language for h in held}):
         mine = [h for h in held if h.language == language]
-        for way in ("uni", "prefix") if both else ("uni",):
+        for way in ways:
             nats = np.concatenate([l2r.document_nats(model, h, way, batch_tokens=args.batch_tokens) for h in mine])
             out[way][language] = l2r.bits_per_byte(nats, mine)["bits_per_byte"]
         single, spans = (holes.make_blanks(mine, args.items, kind) for kind in (True, False))
         out["left"][language] = (
             100 * holes.accuracy(holes.fill_left_only(model, single, special, args.batch_tokens), single)["token"]
         )
-        if both:
+        if model.config.fills_blanks:
             for name, items in (("token", single), ("span", spans)):
                 out[name][language] = (
                     100

@@ -46,9 +46,8 @@ def reading(args: argparse.Namespace, models: dict, tokenizer, held: list[l2r.He
         kneser_ney = ngram.fit_corpus(args.corpus, tokenizer.special["<eop>"], read=read)
         nats[name] = [ngram.document_nats(kneser_ney, h.documents) for h in held]
     tables = {name: l2r.table(n, held) for name, n in nats.items()}
-    pairs = [
-        (a, b) for a in ("GLM, left only", "GLM, prefix") for b in ("GPT", "KN-5", "KN-5, same tokens") if b in nats
-    ]
+    readers, others = ("GLM, left only", "GLM, prefix"), ("GPT", "KN-5", "KN-5, same tokens")
+    pairs = [(a, b) for a in readers if a in nats for b in others if b in nats]
     differences = {
         f"{a} - {b}": {g: l2r.difference(*(np.concatenate([nats[x][i] for i in members]) for x in (a, b)), [held[i] for i in members]) for g, members in l2r.groups(held).items()}
         for a, b in pairs

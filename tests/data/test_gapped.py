@@ -15,6 +15,7 @@ from openglm.data.gapped import build_gapped, draw_spans
 from openglm.data.infilling import infill
 from openglm.data.mixture import Mixture
 from openglm.model.positions import describe, training_mask
+from openglm.model.transformer import Transformer
 
 SPECIAL = SpecialTokens(**TOKENS)
 CONFIG = InfillingConfig(
@@ -145,3 +146,25 @@ def test_an_option_without_effect_is_refused(positions, options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=rf"^infilling.{name} = {value}: has no effect with \w+ span positions"):
         Mixture(None, DataConfig(path="unused"), replace(InfillingConfig(), **options), SPECIAL, 32, positions)
+
+
+def test_a_network_learns_to_read_what_follows_the_blank():
+    """The missing word is decided by the word behind it alone; prompts stand where the model's own rule puts them."""
+    torch.manual_seed(0)
+    model = Transformer(small("nano, gapped", layers=2))
+    model.initialize(torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    texts = [np.array([10, 11, 20 + i, 40 + i, 12, 13]) for i in range(8)]
+    rows = [build_gapped(text, np.array([[2, 3]]), [0], SPECIAL, SPECIAL.mask) for text in texts]
+    ids, targets, weights = (
+        torch.tensor(np.stack([getattr(row, name) for row in rows])) for name in ("tokens", "targets", "loss_mask")
+    )
+    positions = torch.tensor(np.stack([np.stack((row.position, row.block_position)) for row in rows]))
+    for _ in range(250):
+        logits = model.project(model(ids, positions))
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        (losses * weights.flatten()).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    prompts = torch.tensor([[10, 11, SPECIAL.mask, 40 + i, 12, 13, SPECIAL.sop, 11] for i in range(8)])
+    assert model.logits(prompts)[:, -1].argmax(-1).tolist() == [20 + i for i in range(8)]
