@@ -57,7 +57,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     text += [f"  {name}: {found[name]}" for name in _SHAPE]
     text += [f"  tokens: {tokens or 'unknown'}", "memory to answer, without context:"]
     text += [f"  {kind}: {size(value)}" for kind, value in memory["inference"].items()]
-    text += [f"  and {size(memory['kv_cache_per_token'])} for a token of context", "memory to tune, one row at a time:"]
+    text += [f"  plus {size(memory['kv_cache_per_token'])} per token of context", "memory to tune, one row at a time:"]
     text += [f"  {way}: {size(value)}" for way, value in memory["tuning"].items()]
     return [*text, "formulas:", *(f"  {name}: {formula}" for name, formula in formulas.items())]
 

@@ -202,12 +202,12 @@ def show(plan, report: dict[str, Any]) -> None:
 
     console, device = Console(), plan.job.device
     console.print(
-        f"[bold]{describe(plan.layout)}[/bold], {plan.layout.micro_batches(plan.job)} micro-batches a replica, {report['layout']['attention']} attention"
+        f"[bold]{describe(plan.layout)}[/bold], {plan.layout.micro_batches(plan.job)} micro-batches per replica, {report['layout']['attention']} attention"
     )
     console.print(
         f"{plan.job.devices} x {device.name}, {report['parameters'] / 1e9:.1f} B weights, {plan.job.batch} rows of {plan.job.seq} tokens"
     )
-    table = Table("memory a device", "GB", "time a step", "s")
+    table = Table("memory per device", "GB", "time per step", "s")
     memory = [(name, f"{value / 1e9:.1f}") for name, value in plan.memory.items() if name != "total"]
     seconds = [(name, f"{value:.2f}") for name, value in plan.seconds.items() if name != "total" and value >= 0.005]
     for i in range(max(len(memory), len(seconds))):
@@ -220,13 +220,13 @@ def show(plan, report: dict[str, Any]) -> None:
         f"{plan.seconds['total']:.2f}",
     )
     console.print(table)
-    rates = f"{report['model_tflops_per_device']:.1f} model and {report['hardware_tflops_per_device']:.1f} hardware TFLOP/s a device"
+    rates = f"{report['model_tflops_per_device']:.1f} model and {report['hardware_tflops_per_device']:.1f} hardware TFLOP/s per device"
     console.print(
         f"{rates} ({100 * report['model_flops_share']:.1f} % MFU), bubble {100 * plan.bubble:.1f} %, {plan.tokens_per_second:,.0f} tokens/s"
     )
     if not plan.fits:
         console.print(
-            f"[bold red]does not fit:[/bold red] {(plan.memory['total'] - device.memory) / 1e9:.1f} GB a device too many"
+            f"[bold red]does not fit:[/bold red] {(plan.memory['total'] - device.memory) / 1e9:.1f} GB too much per device"
         )
     if "days" in report:
         console.print(
@@ -235,5 +235,5 @@ def show(plan, report: dict[str, Any]) -> None:
         )
     for line in report["why"]:
         console.print(line, highlight=False)
-    guess = f"No published run of a known layout on {device.name}: times are a guess from its data sheet."
-    console.print(f"Times of {device.name} were held against {device.checked}." if device.checked else guess)
+    guess = f"No published run of a known layout on {device.name}: times are estimated from its data sheet."
+    console.print(f"Times on {device.name} were checked against {device.checked}." if device.checked else guess)

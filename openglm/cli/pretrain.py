@@ -37,6 +37,6 @@ def report(result) -> int:
     say(
         f"trained: {result.model}"
         if result.finished
-        else f"stopped at step {result.step}; the same command goes on from there"
+        else f"stopped at step {result.step}; run the same command to continue"
     )
     return 0

@@ -150,14 +150,14 @@ class Conversation:
 
     def undo(self, _: str) -> None:
         self.messages = self.messages[: self._last_question()]
-        self.note(f"{sum(message['role'] == 'user' for message in self.messages)} questions are left")
+        self.note(f"questions left: {sum(message['role'] == 'user' for message in self.messages)}")
 
     def retry(self, _: str) -> None:
         self.answer(self.messages[: self._last_question() + 1])
 
     def _last_question(self) -> int:
         places = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
-        require(len(places) > 0, "/undo, /retry", "", "nothing was asked yet")
+        require(len(places) > 0, "/undo, /retry", "", "you have not asked anything yet")
         return places[-1]
 
     def set_system(self, text: str) -> None:
