@@ -188,7 +188,7 @@ def engine_alone(assistant: Any, options: argparse.Namespace, seconds: float) ->
     while (late := time.perf_counter() - began > seconds) is False or open_requests:
         while not late and open_requests < options.clients:
             seed = dice.randrange(1 << 30)
-            prompt, _ = assistant.ask([{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}])
+            prompt, _ = assistant.chat_prompt([{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}])
             engine.add_request(
                 prompt,
                 SamplingParams(max_tokens=options.tokens, temperature=1.0, top_p=0.8, seed=seed, ignore_eos=True),

@@ -13,7 +13,7 @@ import torch
 
 from openglm.cli.bench import random_model
 from openglm.config import EngineConfig
-from openglm.engine.native import NativeRunner, obstacle
+from openglm.engine.native import NativeRunner, unsupported_reason
 from openglm.engine.runner import Step
 from openglm.kernels import library as lib
 from openglm.presets import model_preset
@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = model_preset(o.shape, **({"layers": o.layers} if o.layers else {}))
     model, engine = random_model(config, f"int{o.bits}"), EngineConfig(kv_dtype=o.kv_dtype)
-    assert obstacle(model, engine) is None, obstacle(model, engine)
+    assert unsupported_reason(model, engine) is None, unsupported_reason(model, engine)
     room = o.context + 16
     runner = NativeRunner(model, engine, max(o.requests) * -(-room // 16), keep_weights=False)
     matrices = {id(op.matrix.contents): op.matrix.contents for op in runner.program._ops if op.matrix}

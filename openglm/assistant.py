@@ -15,11 +15,22 @@ from openglm.checkpoints.native import resolve
 from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
 from openglm.engine.filling import Choice, Filler, Filling, Found, Prompt, Rounds, together
-from openglm.engine.params import Event, Result, SamplingParams
+from openglm.engine.params import EngineRequest, Event, Result, SamplingParams
 from openglm.text.load import load_tokenizer
 from openglm.text.render import parse_reply
 
-__all__ = ["Assistant", "Choice", "Event", "Filling", "Found", "Reply", "Result", "Rounds", "SamplingParams"]
+__all__ = [
+    "Assistant",
+    "Choice",
+    "EngineRequest",
+    "Event",
+    "Filling",
+    "Found",
+    "Reply",
+    "Result",
+    "Rounds",
+    "SamplingParams",
+]
 CANDIDATES = 16
 """fillings of a blank that are tried where nothing else is said"""
 _CALL = "<|observation|>"  # closes an answer that calls a tool
@@ -132,7 +143,7 @@ class Assistant:
         )
         return fitting
 
-    def ask(
+    def chat_prompt(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -160,13 +171,15 @@ class Assistant:
         """
         if room is None:
             self.require_short("prompt", len(before) + len(after or ""))
-        return self.filler.go_on(before) if after is None else self.filler.blank(before, after, room)
+        return (
+            self.filler.completion_prompt(before) if after is None else self.filler.infill_prompt(before, after, room)
+        )
 
-    def go_on(self, prompt: str) -> list[int]:
+    def completion_prompt(self, prompt: str) -> list[int]:
         """The prompt ids alone, for text that the model is to go on with."""
         return self.prompt(prompt)[0]
 
-    def blank(self, before: str, after: str, room: int | None = None) -> list[int]:
+    def infill_prompt(self, before: str, after: str, room: int | None = None) -> list[int]:
         """The same for text that it is to write between two others."""
         return self.prompt(before, after, room)[0]
 
@@ -189,7 +202,7 @@ class Assistant:
         """The token that ends the text in a blank."""
         return (self.tokenizer.tokens.eop,)
 
-    def called(self, ids: Sequence[int]) -> dict[str, Any] | None:
+    def parse_tool_call(self, ids: Sequence[int]) -> dict[str, Any] | None:
         """A finished answer as a message, where it calls a tool."""
         if not ids or ids[-1] != self.tokenizer.special.get(_CALL):
             return None
@@ -248,7 +261,7 @@ class Assistant:
         try:
             requests = next(rounds)
             while True:
-                prompts, params = [ids for ids, _ in requests], [wish for _, wish in requests]
+                prompts, params = [ids for ids, _ in requests], [one for _, one in requests]
                 requests = rounds.send(self.engine.generate(prompts, params))
         except StopIteration as end:
             return end.value

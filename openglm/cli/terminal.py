@@ -193,7 +193,9 @@ class Conversation:
         if path:
             tools = _read_json(path, "/tools")
             require(isinstance(tools, list), "/tools", path, "must hold a list of tools")
-            self.assistant.ask([{"role": "user", "content": ""}], tools)  # raises ValueError naming what is wrong
+            self.assistant.chat_prompt(
+                [{"role": "user", "content": ""}], tools
+            )  # raises ValueError naming what is wrong
             self.tools = tools
         names = [tool["function"]["name"] for tool in self.tools or ()]
         self.note(f"tools: {', '.join(names) or 'none'}")

@@ -91,7 +91,7 @@ class Constraint:
         out[: len(allowed)][allowed] = logits_V[: len(allowed)][allowed]
         return out
 
-    def took(self, token: int) -> None:
+    def accept(self, token: int) -> None:
         self.matcher.consume_token(token)
 
 
@@ -125,7 +125,7 @@ class Opening:
             out[out.topk(passed).indices] = -math.inf
         return out
 
-    def took(self, token: int) -> None:
+    def accept(self, token: int) -> None:
         text = self.tokenizer.decode_bytes([token])
         if len(text) > len(self.left) or not self.left:
             self.branch = 0  # the first that shows text has been chosen

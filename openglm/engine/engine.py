@@ -18,13 +18,13 @@ from torch import Tensor
 from openglm.config import EngineConfig, require
 from openglm.engine.blocks import BlockPool
 from openglm.engine.constrain import Constraint, Opening, Vocabulary
-from openglm.engine.native import NativeRunner, obstacle
+from openglm.engine.native import NativeRunner, unsupported_reason
 from openglm.engine.params import Event, Result, SamplingParams, check_request
+from openglm.engine.request import Request
 from openglm.engine.runner import Runner, Step, TorchRunner
-from openglm.engine.sampling import Chooser, logprob, peaks
+from openglm.engine.sampling import Sampler, logprob, peaks
 from openglm.engine.scheduler import Scheduler
-from openglm.engine.sequence import Sequence as Request
-from openglm.engine.speculate import Lookup
+from openglm.engine.speculate import PromptLookup
 from openglm.engine.text import TextStream
 from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
@@ -68,14 +68,14 @@ class Engine:
     ) -> list[Result]:
         """Answers to all prompts, in their order. A request that cannot be served has an `error` in its result."""
         prompts = list(prompts)
-        wishes = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(prompts)
+        each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(prompts)
         require(
-            len(wishes) == len(prompts),
+            len(each) == len(prompts),
             "params",
-            f"{len(wishes)} of them",
+            f"{len(each)} of them",
             f"give one, or one for each of the {len(prompts)} prompts",
         )
-        opened = [self._open(prompt, wish, adapter) for prompt, wish in zip(prompts, wishes, strict=True)]
+        opened = [self._open(prompt, one, adapter) for prompt, one in zip(prompts, each, strict=True)]
         try:
             return [one if isinstance(one, Result) else self._result(one) for one in opened]
         finally:
@@ -115,10 +115,10 @@ class Engine:
         request = Request(self._next_id, ids, params, shape, list(self.adapters).index(adapter), prefix)
         constraint = None if params.schema is params.regex is None else Constraint(self._vocabulary, params)
         opening = Opening(self.tokenizer, params) if params.continues or params.branch else None
-        request.chooser = Chooser(params, ids, shape.vocab_size, constraint, opening)
+        request.sampler = Sampler(params, ids, shape.vocab_size, constraint, opening)
         request.text = TextStream(self.tokenizer, params.stop, params.continues) if self.tokenizer else None
-        guesses = self.config.draft_tokens and not params.forced
-        request.lookup = Lookup(request.ids, self.config.draft_tokens) if guesses else None
+        drafts = self.config.draft_tokens and not params.forced
+        request.lookup = PromptLookup(request.ids, self.config.draft_tokens) if drafts else None
         self._requests[self._next_id] = request
         self._next_id += 1
         self.scheduler.waiting.append(request)
@@ -141,7 +141,7 @@ class Engine:
 
     def step(self) -> list[Event]:
         """One pass of the network for as many requests as fit; returns the tokens it brought and the requests it ended."""
-        self._guess()
+        self._draft()
         plan = self.scheduler.plan()
         assert bool(plan) == self.busy, (len(plan), self.busy)
         if not plan:
@@ -161,7 +161,7 @@ class Engine:
                 self.scheduler.commit(request, request.cached + count)
         return events
 
-    def _guess(self) -> None:
+    def _draft(self) -> None:
         for request in self.scheduler.running:
             if request.left != 1:
                 continue
@@ -170,7 +170,7 @@ class Engine:
                 done = request.answered
                 request.draft = list(request.params.forced[done : done + min(most, _FORCED)])
             elif request.lookup:
-                request.draft = request.lookup.propose(request.ids, most, request.sop)
+                request.draft = request.lookup.draft(request.ids, most, request.sop)
 
     def _lay_out(self, plan: list[tuple[Request, int]]) -> Step:
         """The plan as arrays. Work is in proportion to the new tokens, not to the length of the sequences."""
@@ -181,9 +181,9 @@ class Engine:
                 request.stored = request.virtual
             start, end = request.cached, request.cached + count
             ids += request.ids[start:end] + request.draft
-            places = request.positions(start, end)
-            text += places[0]
-            block += places[1]
+            positions = request.positions(start, end)
+            text += positions[0]
+            block += positions[1]
             wanted += range(len(ids) - _rows(request, count), len(ids))
             tables.append(request.table)
         table = np.zeros((len(plan), max(map(len, tables))), np.int32)
@@ -205,11 +205,11 @@ class Engine:
     def _answer(
         self, request: Request, logits: Tensor, likeliest: list[int], highest: list[float], events: list[Event]
     ) -> None:
-        """Choose tokens row by row, for as long as the guesses were what is chosen anyway: the answer is the one without guesses."""
+        """Sample tokens row by row, for as long as the draft is what is sampled anyway: the answer is the one without drafts."""
         known, draft, reason = len(request.ids), request.draft, None
         for row in range(len(likeliest)):
             try:
-                token = request.chooser.choose(logits[row], likeliest[row], highest[row])
+                token = request.sampler.sample(logits[row], likeliest[row], highest[row])
             except ValueError as error:
                 events.append(Event(request.id, result=self._finish(request, "error", error=str(error))))
                 return
@@ -229,11 +229,11 @@ class Engine:
         if request.params.logprobs is not None:
             request.logprobs.append(logprob(logits_V, token, request.params.logprobs))
         request.append(token)
-        request.chooser.took(token)
+        request.sampler.accept(token)
         if token in request.stop_ids:
             return "stop", request.text.end() if request.text else ""
         piece, stopped = request.text.feed(token) if request.text else ("", False)
-        constraint = request.chooser.constraint
+        constraint = request.sampler.constraint
         if stopped or (constraint is not None and constraint.finished):
             return "stop", piece
         if request.answered < request.params.max_tokens:
@@ -282,7 +282,7 @@ class Engine:
 
 
 def _rows(request: Request, count: int) -> int:
-    """Rows of logits that a request wants of its next `count` tokens: none before its last known token, then one, and one for each guess."""
+    """Rows of logits that a request wants of its next `count` tokens: none before its last known token, then one, and one for each drafted token."""
     return len(request.draft) + 1 if request.cached + count == len(request.ids) + len(request.draft) else 0
 
 
@@ -290,7 +290,7 @@ def choose_runner(
     model: Transformer, config: EngineConfig, blocks: int, adapters: list[Prefix | Lora | None]
 ) -> Runner:
     """The kernels where they can run this model and are not declined, else torch."""
-    why = obstacle(model, config, adapters) if config.runner != "torch" else "torch was asked for"
+    why = unsupported_reason(model, config, adapters) if config.runner != "torch" else "torch was asked for"
     require(why is None or config.runner != "native", "engine.runner", "native", f"{why}; choose auto or torch")
     return (
         TorchRunner(model, config, blocks, adapters)

@@ -19,13 +19,12 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 from openglm.config import ModelConfig, require
-from openglm.engine.params import Result, SamplingParams
+from openglm.engine.params import EngineRequest, Result, SamplingParams
 
 Prompt = tuple[list[int], bytes | None]
 """ids, and `SamplingParams.continues` for the answer"""
-Request = tuple[list[int], SamplingParams]
 Found = TypeVar("Found")
-Rounds = Generator[list[Request], list[Result], Found]
+Rounds = Generator[list[EngineRequest], list[Result], Found]
 
 _LONGEST_LEFT = 8  # tokens of a candidate that is written without knowing where the blank ends
 _RIGHT = 48  # tokens of the right side that judge the candidates
@@ -63,7 +62,7 @@ class Filler:
         self.start = [*head, *tail] or [tokenizer.tokens.gmask, tokenizer.tokens.sop]
         """ids in front of a text that is read from left to right"""
 
-    def go_on(self, prompt: str) -> Prompt:
+    def completion_prompt(self, prompt: str) -> Prompt:
         """For text that the model is to go on with."""
         kept, taken = self.tokenizer.border(prompt)
         ids = self.tokenizer.encode(kept)
@@ -74,7 +73,7 @@ class Filler:
         head, tail = self.tokenizer.format.frame(self.tokenizer.special, ids)
         return [*head, *ids, *tail], taken if ids else None
 
-    def blank(self, before: str, after: str, room: int | None = None) -> Prompt:
+    def infill_prompt(self, before: str, after: str, room: int | None = None) -> Prompt:
         """For the text between two others; of both, only what lies nearest where `room` tokens are not enough.
         Raises ValueError for a causal model."""
         require(
@@ -212,7 +211,7 @@ class Filler:
             tail += self._neighbour(ids[: ids.index(self.tokenizer.tokens.mask)])
             if len(head) + len(ids) + len(tail) <= room:
                 return [*head, *ids, *tail], taken if before else None
-        return self.blank(before, after[0], room)
+        return self.infill_prompt(before, after[0], room)
 
     def _beginnings(self, results: Sequence[Result], continues: bytes | None, after: str) -> list[str]:
         """The beginnings of some answers that are whole characters, likeliest first."""
@@ -287,7 +286,7 @@ def _answered(result: Result) -> Result:
 def together(many: Sequence[Rounds[Found]]) -> Rounds[list[Found]]:
     """Several at once: each round holds the requests of all that are not done yet."""
     found: dict[int, Found] = {}
-    asked: dict[int, list[Request]] = {}
+    asked: dict[int, list[EngineRequest]] = {}
 
     def advance(number: int, results: list[Result] | None) -> None:
         try:

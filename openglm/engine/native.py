@@ -27,7 +27,9 @@ from openglm.runtime import give_back_memory
 _MODES = {"gelu": lib.GELU, "gelu_tanh": lib.GELU_TANH, "geglu": lib.GEGLU, "swiglu": lib.SWIGLU}
 
 
-def obstacle(model: Transformer, config: EngineConfig, adapters: Sequence[Prefix | Lora | None] = ()) -> str | None:
+def unsupported_reason(
+    model: Transformer, config: EngineConfig, adapters: Sequence[Prefix | Lora | None] = ()
+) -> str | None:
     """Why the kernels cannot run this model with this cache and these adapters; None: they can."""
     shape = model.config
     if model.device.type != "cpu":
@@ -86,7 +88,7 @@ def _release(module: nn.Module) -> None:
 
 
 class NativeRunner:
-    """Fulfils the contract of runner.py. Call `obstacle` first.
+    """Fulfils the contract of runner.py. Call `unsupported_reason` first.
 
     keep_weights: False empties the model's own matrices as they are repacked, so that they are in memory once; the
     model is then of no other use.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,9 +128,9 @@ def _real(value: object) -> bool:
 
 
 def check_request(
-    prompt: Iterable[int], params: SamplingParams, shape: ModelConfig, places: int, has_text: bool
+    prompt: Iterable[int], params: SamplingParams, shape: ModelConfig, room: int, has_text: bool
 ) -> list[int]:
-    """The prompt's ids, once all is known to fit: a request that could never be served must not wait for ever. `places`: tokens that the cache holds."""
+    """The prompt's ids, once all is known to fit: a request that could never be served must not wait for ever. `room`: tokens that the cache holds."""
     try:
         ids = [operator.index(token) for token in prompt]
     except TypeError:
@@ -152,10 +152,10 @@ def check_request(
         f"{which} the model's context of {shape.max_positions}",
     )
     require(
-        total <= places,
+        total <= room,
         "max_tokens",
         params.max_tokens,
-        f"{which} the cache of {places} tokens; raise engine.kv_tokens",
+        f"{which} the cache of {room} tokens; raise engine.kv_tokens",
     )
     for option in ("stop", "schema", "regex", "continues", "branch"):
         require(
@@ -165,6 +165,10 @@ def check_request(
             "needs the text of tokens; give the engine a tokenizer",
         )
     return ids
+
+
+EngineRequest = tuple[Sequence[int], SamplingParams]
+"""what is put to an engine: prompt ids, and how to answer them"""
 
 
 @dataclass

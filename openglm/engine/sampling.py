@@ -1,4 +1,4 @@
-"""How the next token is chosen from one row of logits. Everything here belongs to one request, so that no other can change its answer.
+"""How the next token is sampled from one row of logits. Everything here belongs to one request, so that no other can change its answer.
 
 Shapes: V vocabulary.
 """
@@ -19,7 +19,7 @@ from openglm.engine.params import SamplingParams, TokenLogprob
 _COLDEST = 1e-7  # below it nothing changes any more, until the quotient 0 / 0 of float32 is no number
 
 
-class Chooser:
+class Sampler:
     """The state of one request's choices: its random numbers, the tokens that penalties count, its constraint and
     what it must open with."""
 
@@ -32,7 +32,7 @@ class Chooser:
         opening: Opening | None = None,
     ) -> None:
         self.params, self.constraint, self.opening = params, constraint, opening
-        self.taken = 0
+        self.accepted = 0
         self.random = random.Random(params.seed)
         self.bias = (
             (torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values())))
@@ -50,7 +50,7 @@ class Chooser:
     def changes_logits(self) -> bool:
         return not (self.bias is self.seen is self.counts is self.constraint is self.opening is None)
 
-    def choose(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
+    def sample(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
         """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is nothing to choose from."""
         require(
             math.isfinite(highest),
@@ -59,7 +59,7 @@ class Chooser:
             "the network's output is not a number; load the model in float32 or check its weights",
         )
         if self.params.forced:
-            return self.params.forced[self.taken]
+            return self.params.forced[self.accepted]
         if self.params.temperature == 0 and not self.changes_logits:
             return likeliest
         logits_V = logits_V.cpu()
@@ -71,17 +71,17 @@ class Chooser:
             else draw(logits_V.numpy(), self.params, self.random.random())
         )
 
-    def took(self, token: int) -> None:
-        """Count a token that was chosen."""
-        self.taken += 1
+    def accept(self, token: int) -> None:
+        """Count a token that the answer now has."""
+        self.accepted += 1
         if self.seen is not None:
             self.seen[token] = True
         if self.counts is not None:
             self.counts[token] += 1
         if self.constraint is not None:
-            self.constraint.took(token)
+            self.constraint.accept(token)
         if self.opening is not None:
-            self.opening.took(token)
+            self.opening.accept(token)
             self.opening = None if self.opening.over else self.opening
 
     def _changed(self, logits_V: Tensor) -> Tensor:
@@ -102,9 +102,9 @@ def peaks(logits_RV: Tensor) -> tuple[list[int], list[float]]:
     """Where each row is highest, and how high; NaN counts as the highest."""
     if logits_RV.device.type != "cpu":
         return tuple(t.tolist() for t in logits_RV.max(-1)[::-1])
-    rows = logits_RV.numpy()  # numpy finds the place in a twentieth of torch's time
-    places = rows.argmax(-1)
-    return places.tolist(), rows[np.arange(len(rows)), places].tolist()
+    rows = logits_RV.numpy()  # numpy finds the index in a twentieth of torch's time
+    indices = rows.argmax(-1)
+    return indices.tolist(), rows[np.arange(len(rows)), indices].tolist()
 
 
 def draw(logits_V: np.ndarray, params: SamplingParams, uniform: float) -> int:
@@ -120,8 +120,8 @@ def draw(logits_V: np.ndarray, params: SamplingParams, uniform: float) -> int:
     if params.min_p:
         weights[weights < params.min_p] = 0.0
     if params.top_p < 1:
-        weights, places = _nucleus(weights, params.top_p)
-        order = places if order is None else order[places]
+        weights, indices = _nucleus(weights, params.top_p)
+        order = indices if order is None else order[indices]
     cumulated = weights.cumsum(dtype=np.float64)
     # From (0, total], so that no token of probability zero is ever reached.
     index = int(np.searchsorted(cumulated, (1 - uniform) * cumulated[-1]))
@@ -129,17 +129,17 @@ def draw(logits_V: np.ndarray, params: SamplingParams, uniform: float) -> int:
 
 
 def _nucleus(weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The heaviest that together have `share` of all weight, largest first, and their places. Only those near the heaviest, which has 1, are sorted."""
+    """The heaviest that together have `share` of all weight, largest first, and their indices. Only those near the heaviest, which has 1, are sorted."""
     total = weights.sum(dtype=np.float64)
     for lightest in (1e-2, 1e-4, 0.0):
-        places = np.flatnonzero(weights > lightest)
-        near = weights[places]
+        indices = np.flatnonzero(weights > lightest)
+        near = weights[indices]
         if lightest == 0 or near.sum(dtype=np.float64) >= share * total:
             break
     order = np.argsort(near)[::-1]
     near = near[order]
     kept = near.cumsum(dtype=np.float64) - near < share * total
-    return near[kept], places[order[kept]]
+    return near[kept], indices[order[kept]]
 
 
 def logprob(logits_V: Tensor, token: int, count: int) -> TokenLogprob:

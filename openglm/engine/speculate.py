@@ -1,12 +1,12 @@
-"""Guesses of the next tokens: what followed the last time that the text read like this. No second network."""
+"""Drafts of the next tokens: what followed the last time that the text read like this. No second network."""
 
 from __future__ import annotations
 
 _GRAM = 3  # tokens that must agree; two agree too often by chance
 
 
-class Lookup:
-    """The places of all runs of three tokens, in constant time per token."""
+class PromptLookup:
+    """Where each run of three tokens was last seen, in constant time per token."""
 
     def __init__(self, ids: list[int], most: int) -> None:
         self.most, self.length = most, most
@@ -20,20 +20,20 @@ class Lookup:
             self.seen[tuple(ids[end - _GRAM : end])] = end
         self.done = max(self.done, len(ids))
 
-    def propose(self, ids: list[int], most: int, never: int | None) -> list[int]:
+    def draft(self, ids: list[int], most: int, never: int | None) -> list[int]:
         """Up to `most` tokens that may come next, none of them `never`."""
         self.follow(ids)
         start = self.seen.get(tuple(ids[-_GRAM:]))
-        draft: list[int] = []
+        found: list[int] = []
         if start is None:
-            return draft
-        for place in range(start, start + min(most, self.length)):
-            token = ids[place] if place < len(ids) else draft[place - len(ids)]  # a loop goes on as a loop
+            return found
+        for index in range(start, start + min(most, self.length)):
+            token = ids[index] if index < len(ids) else found[index - len(ids)]  # a loop goes on as a loop
             if token == never:
                 break
-            draft.append(token)
-        return draft
+            found.append(token)
+        return found
 
     def learn(self, accepted: int) -> None:
-        """Guess further ahead after success, and less after failure: wrong guesses cost computing."""
+        """Draft further ahead after success, and less after failure: wrong drafts cost computing."""
         self.length = min(self.most, 2 * accepted + 1)

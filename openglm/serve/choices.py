@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openglm.assistant import Assistant, Event, Result
+from openglm.assistant import Assistant, EngineRequest, Event, Result
 from openglm.serve.replies import ReplyStream
-from openglm.serve.service import Batch, Wish
+from openglm.serve.service import Batch
 
 _REASONS = {
     "stop": "stop",
@@ -91,16 +91,16 @@ class ChatChoice(Choice):
     def opening(self) -> list[dict[str, Any]]:
         return [{"role": "assistant", "content": ""}]
 
-    def chunk(self, place: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
+    def chunk(self, index: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
         return {
-            "index": place,
+            "index": index,
             "delta": delta,
             "logprobs": None if "role" in delta else self._written(),
             "finish_reason": self.reason if last else None,
         }
 
-    def whole(self, place: int) -> dict[str, Any]:
-        return {"index": place, "message": self.message(), "logprobs": self._written(), "finish_reason": self.reason}
+    def whole(self, index: int) -> dict[str, Any]:
+        return {"index": index, "message": self.message(), "logprobs": self._written(), "finish_reason": self.reason}
 
     def _written(self) -> dict[str, Any] | None:
         taken = self.take_logprobs()
@@ -167,17 +167,17 @@ class TextChoice(Choice):
     def opening(self) -> list[dict[str, Any]]:
         return []
 
-    def chunk(self, place: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
+    def chunk(self, index: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
         return {
-            "index": place,
+            "index": index,
             "text": delta.get("text", ""),
             "logprobs": self._written(),
             "finish_reason": self.reason if last else None,
         }
 
-    def whole(self, place: int) -> dict[str, Any]:
+    def whole(self, index: int) -> dict[str, Any]:
         return {
-            "index": place,
+            "index": index,
             "text": "".join(self._pieces),
             "logprobs": self._written(),
             "finish_reason": self.reason,
@@ -210,17 +210,17 @@ class TextChoice(Choice):
 class Answering:
     """Requests to the engine, and the choice that each becomes."""
 
-    wishes: list[Wish]
+    requests: list[EngineRequest]
     choices: list[Any]
     prompt_tokens: int
 
     def feed(self, batch: Batch) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Take in events of several choices; each one's place, and the deltas that came of it."""
-        by_place: dict[int, list[Event]] = {}
-        for place, one in batch:
-            by_place.setdefault(place, []).append(one)
-        for place, events in by_place.items():
-            yield place, self.choices[place].feed(events)
+        """Take in events of several choices; each one's index, and the deltas that came of it."""
+        by_index: dict[int, list[Event]] = {}
+        for index, one in batch:
+            by_index.setdefault(index, []).append(one)
+        for index, events in by_index.items():
+            yield index, self.choices[index].feed(events)
 
     def usage(self) -> dict[str, Any]:
         answer = sum(choice.tokens for choice in self.choices)

@@ -23,19 +23,19 @@ _MARKUP = re.compile(r"<|!(?=\[)|\](?=\((?!https?://[^\s()<>\\&]+\)))|\](?=[:\[]
 
 
 def shown(text: str) -> str:
-    pieces, place = [], 0
+    pieces, start = [], 0
     for fence in _FENCE.finditer(text):
-        pieces += [_line(text[place : fence.start()]), fence[0]]
-        place = fence.end()
-    return "".join([*pieces, _line(text[place:])])
+        pieces += [_line(text[start : fence.start()]), fence[0]]
+        start = fence.end()
+    return "".join([*pieces, _line(text[start:])])
 
 
 def _line(text: str) -> str:
-    pieces, place = [], 0
+    pieces, start = [], 0
     for code in _CODE.finditer(text):
-        pieces += [_broken(text[place : code.start()]), code[0]]
-        place = code.end()
-    return "".join([*pieces, _broken(text[place:])])
+        pieces += [_broken(text[start : code.start()]), code[0]]
+        start = code.end()
+    return "".join([*pieces, _broken(text[start:])])
 
 
 def _broken(text: str) -> str:

@@ -66,7 +66,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> dict[str, Any]
     vectors = [
         base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_text else vector.tolist() for vector, _ in found
     ]
-    data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     return {
         "object": "list",
         "data": data,

@@ -10,11 +10,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from openglm.assistant import SamplingParams
+from openglm.assistant import EngineRequest, SamplingParams
 from openglm.serve.choices import Answering, ChatChoice, TextChoice
 from openglm.serve.openai import collect
 from openglm.serve.schemas import ChatGLMRequest, InfillRequest
-from openglm.serve.service import Service, Wish
+from openglm.serve.service import Service
 from openglm.serve.wire import EventStream, event, prepare, unless_gone
 
 router = APIRouter()
@@ -43,10 +43,10 @@ async def infill(request: Request, body: InfillRequest) -> Response:
         if body.stream:
             return EventStream(_whole(answering.choices[0].text))
     else:
-        ids, params = wish = await prepare(request, _blank, service, body)
+        ids, params = engine_request = await prepare(request, _blank, service, body)
         if body.stream:
-            return EventStream(_pieces(service, wish))
-        answering = Answering([wish], [TextChoice(service.assistant, params.continues)], len(ids))
+            return EventStream(_pieces(service, engine_request))
+        answering = Answering([engine_request], [TextChoice(service.assistant, params.continues)], len(ids))
         await unless_gone(request.receive, collect(service, answering))
     choice, seconds = answering.choices[0], time.perf_counter() - start
     return JSONResponse({
@@ -56,7 +56,7 @@ async def infill(request: Request, body: InfillRequest) -> Response:
     })  # fmt: skip
 
 
-def _blank(service: Service, body: InfillRequest) -> Wish:
+def _blank(service: Service, body: InfillRequest) -> EngineRequest:
     """Files around the edited one stand before it, as much of them as fits."""
     assistant, tokens = service.assistant, _most(service, body)
     room = assistant.model.config.max_positions - tokens
@@ -96,8 +96,8 @@ async def _whole(text: str) -> AsyncIterator[bytes]:
     yield event({"content": text, "stop": True})
 
 
-async def _pieces(service: Service, wish: Wish) -> AsyncIterator[bytes]:
-    async with aclosing(service.answer([wish])) as batches:
+async def _pieces(service: Service, engine_request: EngineRequest) -> AsyncIterator[bytes]:
+    async with aclosing(service.answer([engine_request])) as batches:
         async for batch in batches:
             done = batch[-1][1].result is not None
             yield event({"content": "".join(one.text for _, one in batch), "stop": done})
@@ -113,8 +113,8 @@ async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
         for pair in history
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    wish = await prepare(request, _chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
-    answering = Answering([wish], [ChatChoice(service.assistant, [])], len(wish[0]))
+    engine_request = await prepare(request, _chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
+    answering = Answering([engine_request], [ChatChoice(service.assistant, [])], len(engine_request[0]))
     await unless_gone(request.receive, collect(service, answering))
     response = answering.choices[0].message()["content"]
     return {
@@ -125,9 +125,9 @@ async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
     }
 
 
-def _chat(service: Service, messages: list[dict[str, Any]], body: ChatGLMRequest) -> Wish:
+def _chat(service: Service, messages: list[dict[str, Any]], body: ChatGLMRequest) -> EngineRequest:
     """max_length counts prompt and answer together, as it did in the first server."""
-    ids, _ = service.assistant.ask(messages, cut=True)
+    ids, _ = service.assistant.chat_prompt(messages, cut=True)
     limit = min(body.max_length or 2048, service.assistant.model.config.max_positions)
     temperature, top_p = (
         0.95 if body.temperature is None else body.temperature,

@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from openglm.assistant import SamplingParams
+from openglm.assistant import EngineRequest, SamplingParams
 from openglm.config import require
 from openglm.serve.choices import Answering, CallChoice, ChatChoice, Choice, TextChoice
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling
-from openglm.serve.service import Service, Wish
+from openglm.serve.service import Service
 from openglm.serve.wire import DONE, EventStream, event, prepare, unless_gone
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -83,7 +83,7 @@ async def _chat(request: Request, service: Service, body: ChatRequest) -> Answer
         function = next(tool.function for tool in body.tools or () if tool.function.name == forced)
         ids += service.assistant.call_opening(forced)
         schema = {"type": "object"} if function.parameters is None else function.parameters
-    wishes = _wishes(
+    requests = _requests(
         service,
         body,
         ids,
@@ -93,9 +93,9 @@ async def _chat(request: Request, service: Service, body: ChatRequest) -> Answer
     )
     names = [tool["function"]["name"] for tool in tools]
     choices: list[Choice] = [
-        CallChoice(service.assistant, forced) if forced else ChatChoice(service.assistant, names) for _ in wishes
+        CallChoice(service.assistant, forced) if forced else ChatChoice(service.assistant, names) for _ in requests
     ]
-    return Answering(wishes, choices, len(ids))
+    return Answering(requests, choices, len(ids))
 
 
 async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple[list[dict[str, Any]], str | None]:
@@ -134,18 +134,18 @@ async def _choose(
 
 
 def _prompt(service: Service, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> list[int]:
-    return service.assistant.ask(flatten(body.messages), tools or None)[0]
+    return service.assistant.chat_prompt(flatten(body.messages), tools or None)[0]
 
 
 def _schema(body: ChatRequest) -> dict[str, Any] | None:
-    wish = body.response_format
-    if wish is None or wish.type == "text":
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
         return None
-    if wish.type == "json_object":
+    if wanted.type == "json_object":
         return {"type": "object"}
-    if wish.json_schema is None or wish.json_schema.json_schema is None:
+    if wanted.json_schema is None or wanted.json_schema.json_schema is None:
         raise ApiError(400, "response_format.json_schema: must hold a schema", param="response_format.json_schema")
-    return wish.json_schema.json_schema
+    return wanted.json_schema.json_schema
 
 
 def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -153,9 +153,9 @@ def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
     results = {message.tool_call_id: _text(message) for message in messages if message.role == "tool"}
     flat: list[dict[str, Any]] = []
     parallel = False
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         calls = message.tool_calls or []
-        require(message.content is not None or bool(calls), f"messages[{place}].content", None, "must be text")
+        require(message.content is not None or bool(calls), f"messages[{index}].content", None, "must be text")
         if message.role == "tool" and parallel:
             continue
         parallel = len(calls) > 1
@@ -181,7 +181,7 @@ def _text(message: Message) -> str:
 def _completion(service: Service, body: CompletionRequest) -> Answering:
     """The requests and choices of plain texts to go on with, or of blanks where there is a suffix."""
     assistant = service.assistant
-    wishes: list[Wish] = []
+    requests: list[EngineRequest] = []
     for prompt in _prompts(body):
         text = prompt if isinstance(prompt, str) else None
         continues: bytes | None = None
@@ -196,9 +196,9 @@ def _completion(service: Service, body: CompletionRequest) -> Answering:
         else:
             ids, continues = assistant.prompt(text)
         more = {"logprobs": body.logprobs, "stop_ids": stops, "continues": continues}
-        wishes += _wishes(service, body, ids, body.max_tokens or 16, **more)
-    choices = [TextChoice(assistant, params.continues) for _, params in wishes]
-    return Answering(wishes, choices, sum(len(ids) for ids, _ in wishes[:: body.n or 1]))
+        requests += _requests(service, body, ids, body.max_tokens or 16, **more)
+    choices = [TextChoice(assistant, params.continues) for _, params in requests]
+    return Answering(requests, choices, sum(len(ids) for ids, _ in requests[:: body.n or 1]))
 
 
 def _prompts(body: CompletionRequest) -> Sequence[Any]:
@@ -230,7 +230,9 @@ async def _best(service: Service, body: CompletionRequest) -> Answering:
     return Answering([], choices, sum(len(assistant.tokenizer.encode(p + suffix)) for p in prompts))
 
 
-def _wishes(service: Service, body: Sampling, ids: list[int], max_tokens: int | None, **more: Any) -> list[Wish]:
+def _requests(
+    service: Service, body: Sampling, ids: list[int], max_tokens: int | None, **more: Any
+) -> list[EngineRequest]:
     """`n` requests for one prompt; each has a seed of its own, so that they differ and can be repeated."""
     room = service.assistant.model.config.max_positions - len(ids) - len(more.get("continues") or b"")
     if room < 1:
@@ -276,14 +278,14 @@ async def _respond(request: Request, body: Sampling, kind: str, answering: Answe
     return JSONResponse(
         {
             **head,
-            "choices": [choice.whole(place) for place, choice in enumerate(answering.choices)],
+            "choices": [choice.whole(index) for index, choice in enumerate(answering.choices)],
             "usage": answering.usage(),
         }
     )
 
 
 async def collect(service: Service, answering: Answering) -> None:
-    async for batch in service.answer(answering.wishes):
+    async for batch in service.answer(answering.requests):
         for _ in answering.feed(batch):
             pass
 
@@ -294,20 +296,20 @@ async def _chunks(
     """An answer as server-sent events; those that lie ready are sent in one piece."""
     extra = {"usage": None} if with_usage else {}
     opened: set[int] = set()
-    for place, choice in enumerate(answering.choices):
+    for index, choice in enumerate(answering.choices):
         if choice.reason:  # known before the engine says anything
-            parts = [choice.chunk(place, {"text": choice.text}, False), choice.chunk(place, {}, True)]
+            parts = [choice.chunk(index, {"text": choice.text}, False), choice.chunk(index, {}, True)]
             yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)
-    async with aclosing(service.answer(answering.wishes)) as batches:
+    async with aclosing(service.answer(answering.requests)) as batches:
         async for batch in batches:
             parts = []
-            for place, deltas in answering.feed(batch):
-                choice = answering.choices[place]
-                deltas = deltas if place in opened else choice.opening() + deltas
-                opened.add(place)
-                parts += [choice.chunk(place, delta, False) for delta in deltas]
+            for index, deltas in answering.feed(batch):
+                choice = answering.choices[index]
+                deltas = deltas if index in opened else choice.opening() + deltas
+                opened.add(index)
+                parts += [choice.chunk(index, delta, False) for delta in deltas]
                 if choice.reason:
-                    parts.append(choice.chunk(place, {}, True))
+                    parts.append(choice.chunk(index, {}, True))
             if parts:
                 yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)
     yield (event({**head, "choices": [], "usage": answering.usage()}) if with_usage else b"") + DONE

@@ -117,26 +117,26 @@ class Page:
         """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it. Steps and
         sources are what they are."""
         store, knobs = chats.checked(store), Knobs(*knobs)
-        messages, place = chats.current(store), _place(change, chats.current(store))
-        old = messages[place] if messages else None
+        messages, index = chats.current(store), _index(change, chats.current(store))
+        old = messages[index] if messages else None
         if old is None or old["role"] == "tool" or old.keys() & {"call", "sources"}:
             yield [gr.skip(), *self._shown(store)]
             return
         new = {**old, "content": original(str(change.value))}
         if new["role"] == "user":
-            async for update in self._answer(chats.with_current(store, [*messages[:place], new]), run, knobs):
+            async for update in self._answer(chats.with_current(store, [*messages[:index], new]), run, knobs):
                 yield update
             return
-        await self._keep(store, "edit", messages[:place], old, knobs.system, better=new["content"])
-        yield [gr.skip(), *self._shown(chats.with_current(store, [*messages[:place], new, *messages[place + 1 :]]))]
+        await self._keep(store, "edit", messages[:index], old, knobs.system, better=new["content"])
+        yield [gr.skip(), *self._shown(chats.with_current(store, [*messages[:index], new, *messages[index + 1 :]]))]
 
     async def like(self, vote: gr.LikeData, store: Any, system: str, reason: str | None) -> tuple[Any, Any]:
         store = chats.checked(store)
-        messages, place = chats.current(store), _end(_place(vote, chats.current(store)), chats.current(store))
-        if messages and messages[place]["role"] == "assistant" and vote.liked is not None:
+        messages, index = chats.current(store), _end(_index(vote, chats.current(store)), chats.current(store))
+        if messages and messages[index]["role"] == "assistant" and vote.liked is not None:
             kind = "up" if vote.liked is True or vote.liked == "Like" else "down"
             await self._keep(
-                store, kind, messages[:place], messages[place], system, reason=(reason or "").strip()[:4096] or None
+                store, kind, messages[:index], messages[index], system, reason=(reason or "").strip()[:4096] or None
             )
         return "", await self.kept(store)
 
@@ -181,7 +181,7 @@ class Page:
         try:
             tools = _tools(knobs.tools)
             ids, dropped = await asyncio.to_thread(
-                self.service.assistant.ask, _with_system(knobs.system, asked), tools, cut=True
+                self.service.assistant.chat_prompt, _with_system(knobs.system, asked), tools, cut=True
             )
             note = WORDS["cut"].format(dropped) if dropped else ""
             sampling = {
@@ -254,8 +254,8 @@ class Page:
         translated = {name: texts for name, texts in WORDS.items() if isinstance(texts, tuple)}
         w = gr.I18n(
             **{
-                language: {name: texts[place] for name, texts in translated.items()}
-                for place, language in enumerate(("en", "zh-CN"))
+                language: {name: texts[index] for name, texts in translated.items()}
+                for index, language in enumerate(("en", "zh-CN"))
             }
         )
         self.i18n = w
@@ -349,24 +349,24 @@ def _tools(text: str | None) -> list[dict[str, Any]]:
     return tools
 
 
-def _place(event: Any, messages: chats.Messages) -> int:
+def _index(event: Any, messages: chats.Messages) -> int:
     """Which message an event of the display is about; a browser may say anything."""
     index = event.index[0] if isinstance(event.index, (list, tuple)) and event.index else event.index
     return min(max(index, 0), max(len(messages) - 1, 0)) if isinstance(index, int) else max(len(messages) - 1, 0)
 
 
-def _end(place: int, messages: chats.Messages) -> int:
+def _end(index: int, messages: chats.Messages) -> int:
     """The last message of the answer that one belongs to: the display makes one of its calls, their results and its
     text."""
-    while place + 1 < len(messages) and messages[place]["role"] != "user" and messages[place + 1]["role"] != "user":
-        place += 1
-    return place
+    while index + 1 < len(messages) and messages[index]["role"] != "user" and messages[index + 1]["role"] != "user":
+        index += 1
+    return index
 
 
 def _asked(event: Any, messages: chats.Messages) -> chats.Messages:
     """The conversation up to the question, or a tool's result, that an event is about, or that its answer belongs
     to."""
-    asked = messages[: _end(_place(event, messages), messages) + 1]
+    asked = messages[: _end(_index(event, messages), messages) + 1]
     while asked and asked[-1]["role"] == "assistant":
         asked.pop()
     return asked

@@ -42,7 +42,7 @@ class ReplyStream:
     def end(self, ids: Sequence[int]) -> tuple[str, list[dict[str, Any]]]:
         """The rest of the content, and the calls."""
         self._take("")
-        message = self._assistant.called(ids) if self._names else None
+        message = self._assistant.parse_tool_call(ids) if self._names else None
         if message is None or message["tool_calls"][0]["function"]["name"] not in self._names:
             return self._release(len(self._held.rstrip())), []
         sent, whole = "".join(self._sent), message["content"].strip()

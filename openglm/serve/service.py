@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from openglm.assistant import Assistant, Event, Found, Result, Rounds, SamplingParams
+from openglm.assistant import Assistant, EngineRequest, Event, Found, Result, Rounds
 from openglm.runtime import say
 from openglm.serve.config import ServeConfig
 from openglm.serve.metrics import Metrics
@@ -35,12 +35,11 @@ class Broken(Exception):
     """The engine failed; the request was not at fault."""
 
 
-Wish = tuple[Sequence[int], SamplingParams]
 Batch = list[tuple[int, Event]]
 _GATHER = 0.04  # seconds
 
 
-def _advance(rounds: Rounds[Found], results: list[Result] | None) -> tuple[Sequence[Wish] | None, Any]:
+def _advance(rounds: Rounds[Found], results: list[Result] | None) -> tuple[Sequence[EngineRequest] | None, Any]:
     """The next round, or None and what was found."""
     try:
         return (next(rounds) if results is None else rounds.send(results)), None
@@ -50,7 +49,7 @@ def _advance(rounds: Rounds[Found], results: list[Result] | None) -> tuple[Seque
 
 @dataclass(eq=False)
 class Inbox:
-    """What came of a group of requests and was not read yet: the place of each in the group, and an Event or the exception that ended it. The engine's thread fills it."""
+    """What came of a group of requests and was not read yet: the index of each in the group, and an Event or the exception that ended it. The engine's thread fills it."""
 
     events: deque[tuple[int, Event | Exception]] = field(default_factory=deque)
     full: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,8 +65,8 @@ class Inbox:
 class Ticket:
     """One request in the engine."""
 
-    place: int
-    wish: Wish
+    index: int
+    request: EngineRequest
     inbox: Inbox
     number: int | None = None
     began: float = field(default_factory=time.perf_counter)
@@ -108,12 +107,12 @@ class Service:
             self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open))
         )
 
-    async def answer(self, wishes: Sequence[Wish]) -> AsyncIterator[Batch]:
-        """Events of a group of requests, each with its request's place in the group; what is ready comes in one list. Each request's last
+    async def answer(self, requests: Sequence[EngineRequest]) -> AsyncIterator[Batch]:
+        """Events of a group of requests, each with its request's index in the group; what is ready comes in one list. Each request's last
         event has its result. Raises ValueError for a wrong request, Busy, Broken. Whoever stops reading, or is cancelled, frees all places."""
-        self._admit(len(wishes))
+        self._admit(len(requests))
         inbox = Inbox()
-        tickets = [Ticket(place, wish, inbox) for place, wish in enumerate(wishes)]
+        tickets = [Ticket(index, request, inbox) for index, request in enumerate(requests)]
         self._open.update(tickets)
         for ticket in tickets:
             self._commands.put(partial(self._add, ticket))
@@ -139,12 +138,12 @@ class Service:
             requests, found = await asyncio.to_thread(_advance, rounds, results)
             if requests is None:
                 return found
-            by_place: dict[int, Result] = {}
+            by_index: dict[int, Result] = {}
             async for batch in self.answer(requests):
-                by_place |= {place: event.result for place, event in batch if event.result is not None}
-            if any(result.finish_reason == "cancelled" for result in by_place.values()):
+                by_index |= {index: event.result for index, event in batch if event.result is not None}
+            if any(result.finish_reason == "cancelled" for result in by_index.values()):
                 raise Busy("the candidates were not done in time", 10, ending=True)
-            results = [by_place[place] for place in range(len(requests))]
+            results = [by_index[index] for index in range(len(requests))]
 
     def _admit(self, count: int) -> None:
         if self.draining:
@@ -218,9 +217,9 @@ class Service:
         if ticket not in self._open:  # its reader left before it began
             return
         try:
-            ticket.number = self.assistant.engine.add_request(*ticket.wish)
+            ticket.number = self.assistant.engine.add_request(*ticket.request)
             self._by_number[ticket.number] = ticket
-            self.metrics.asked_length.observe(ticket.wish[1].max_tokens)
+            self.metrics.asked_length.observe(ticket.request[1].max_tokens)
         except ValueError as error:
             self._post([(ticket, error)])
         except RecursionError:
@@ -274,7 +273,7 @@ class Service:
     def _post(self, post: list[tuple[Ticket, Event | Exception]]) -> None:
         urgent = []
         for ticket, event in post:
-            ticket.inbox.events.append((ticket.place, event))
+            ticket.inbox.events.append((ticket.index, event))
             if isinstance(event, Exception) or event.result is not None or not ticket.begun:
                 urgent.append(ticket.inbox)
             ticket.begun = True

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
-from openglm.engine.native import obstacle
+from openglm.engine.native import unsupported_reason
 
 
 def greedy(count: int, **options) -> SamplingParams:
@@ -41,13 +41,13 @@ def assert_all_free(engine: Engine) -> None:
 )
 def test_tokens_are_those_of_the_plain_loop(models, plain, hold, kind, options):
     prompts = prompts_of(kind, [5, 21, 9, 3, 30])
-    engine, put_off = engine_of(models, kind, **options), []
-    give_up = engine.scheduler._put_off
-    engine.scheduler._put_off = lambda sequence: put_off.append(sequence.id) or give_up(sequence)
+    engine, preempted = engine_of(models, kind, **options), []
+    preempt = engine.scheduler._preempt
+    engine.scheduler._preempt = lambda request: preempted.append(request.id) or preempt(request)
     results = engine.generate(prompts, greedy(9))
     for ids, result in zip(prompts, results, strict=True):
         hold(models(kind), ids, result, plain(kind, ids, 9))
-    assert {r.finish_reason for r in results} == {"length"} and bool(put_off) == ("kv_tokens" in options)
+    assert {r.finish_reason for r in results} == {"length"} and bool(preempted) == ("kv_tokens" in options)
     assert_all_free(engine)
 
 
@@ -58,8 +58,8 @@ def test_the_kernels_serve_alike(hold, kind):
     config = EngineConfig(
         runner="native", max_sequences=4, step_tokens=24, kv_tokens=80, draft_tokens=3, kv_dtype="float32"
     )
-    if obstacle(model, config):
-        pytest.skip(obstacle(model, config))
+    if unsupported_reason(model, config):
+        pytest.skip(unsupported_reason(model, config))
     engine = Engine(model, config)
     prompts = prompts_of(kind, [5, 40, 17, 3, 33])
     expected = [generate(model, torch.tensor([ids]), 9)[0, len(ids) :].tolist() for ids in prompts]
@@ -104,10 +104,10 @@ def test_a_beginning_is_shared_only_where_its_keys_are_the_same(models, plain, h
 
 
 def test_adapters_do_not_share_beginnings():
-    from openglm.engine.sequence import Sequence
+    from openglm.engine.request import Request
 
     config = small("glm-4-9b-chat")
-    one, two = (Sequence(0, [8, 9, 10, 11], greedy(1), config, adapter) for adapter in (0, 1))
+    one, two = (Request(0, [8, 9, 10, 11], greedy(1), config, adapter) for adapter in (0, 1))
     assert one.root != two.root
 
 
@@ -130,9 +130,9 @@ def test_blanks_in_the_middle_and_several_spans(models, plain, hold, kind, conte
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_places_are_those_of_describe(kind, data):
+def test_tracked_positions_are_those_of_describe(kind, data):
     """Token by token, whatever the tokens: the positions equal the ones that the rule gives for the whole text."""
-    from openglm.engine.sequence import Places
+    from openglm.engine.request import PositionTracker
     from openglm.model.positions import describe
 
     config = small(kind)
@@ -141,15 +141,15 @@ def test_places_are_those_of_describe(kind, data):
         data.draw(st.sampled_from([TOKENS["gmask"], TOKENS["mask"]]))
     ]
     ids = [*head, TOKENS["sop"]]
-    places = Places(ids, config)
+    tracker = PositionTracker(ids, config)
     for new in data.draw(st.lists(token, max_size=12)):
         ids.append(new)
-        places.upto(len(ids) + data.draw(st.integers(0, 2)))  # as guesses do
+        tracker.extend_to(len(ids) + data.draw(st.integers(0, 2)))  # as drafts do
         if new == TOKENS["sop"] and config.fills_blanks:
-            places.ask(ids)
-    places.upto(len(ids))
+            tracker.restart(ids)
+    tracker.extend_to(len(ids))
     expected, mask = describe(torch.tensor([ids]), None, config)
-    assert [places.text[: len(ids)], places.block[: len(ids)]] == expected[0].tolist()
+    assert [tracker.text[: len(ids)], tracker.block[: len(ids)]] == expected[0].tolist()
     visible = len(head) if config.mask == "prefix" else 0
     index = torch.arange(len(ids))
     assert torch.equal(mask[0, 0], index[None] < torch.maximum(torch.tensor(visible), index[:, None] + 1))
@@ -330,8 +330,8 @@ def test_wrong_engine_options_name_themselves(options, word):
 def test_rounded_keys_and_values_stay_close(models, dtype, most):
     """Rounding moves the logits, but by little against their spread of about 20."""
     kind = "glm-4-9b-chat"
-    wish, ids = greedy(1, logprobs=64), prompts_of(kind, [20, 30])
-    exact, rounded = (engine_of(models, kind, kv_dtype=dtype).generate(ids, wish) for dtype in ("auto", dtype))
+    params, ids = greedy(1, logprobs=64), prompts_of(kind, [20, 30])
+    exact, rounded = (engine_of(models, kind, kv_dtype=dtype).generate(ids, params) for dtype in ("auto", dtype))
     for one, two in zip(exact, rounded, strict=True):
         moved = [abs(value - two.logprobs[0].top[token]) for token, value in one.logprobs[0].top.items()]
         assert 0 < max(moved) < most, max(moved)

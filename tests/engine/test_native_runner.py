@@ -10,7 +10,7 @@ from torch import nn
 
 from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
-from openglm.engine.native import NativeRunner, obstacle
+from openglm.engine.native import NativeRunner, unsupported_reason
 from openglm.engine.runner import Step, TorchRunner
 from openglm.kernels import library as lib
 from openglm.kernels import reference
@@ -89,7 +89,7 @@ def plain_logits(model, ids, places, visible):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family(path, kind):
     model = network(wide(kind))
-    assert obstacle(model, CACHE) is None
+    assert unsupported_reason(model, CACHE) is None
     ids, places, visible, steps = steps_of(model.config, [5, 16, 33, 50], 64, 16)
     ours = run_all(NativeRunner(model, CACHE, 16), steps, 4)
     for row, *about in zip(ours, ids, places, visible, strict=True):
@@ -192,10 +192,10 @@ def with_mixed_formats(model):
 ])  # fmt: skip
 def test_what_cannot_be_lowered_is_said(change, options, reason):
     model, config = network(wide("glm-4-9b-chat", hidden=64, ffn_hidden=96)), EngineConfig(**options)
-    assert reason in obstacle(change(model) if change else model, config)
+    assert reason in unsupported_reason(change(model) if change else model, config)
 
 
 def test_narrow_heads_run_on_torch():
     model = network(small("nano"))
-    assert "8 wide" in obstacle(model, CACHE)
+    assert "8 wide" in unsupported_reason(model, CACHE)
     assert isinstance(Engine(model).runner, TorchRunner)

@@ -1,4 +1,4 @@
-"""Answers that must begin in a certain way, pass over the likeliest tokens, or are given: the same alone, in a crowd, guessed ahead, on both runners."""
+"""Answers that must begin in a certain way, pass over the likeliest tokens, or are given: the same alone, in a crowd, drafted ahead, on both runners."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def parts(toy):
     return load_model(toy), load_tokenizer(toy)
 
 
-def wishes(tokenizer) -> list[tuple[list[int], SamplingParams]]:
+def requests(tokenizer) -> list[tuple[list[int], SamplingParams]]:
     ids = [2, 4, *tokenizer.encode("The cat sat on the mat, and")]
     more = {"max_tokens": 6, "ignore_eos": True}
     return [
@@ -26,23 +26,23 @@ def wishes(tokenizer) -> list[tuple[list[int], SamplingParams]]:
 
 
 @pytest.mark.parametrize("runner", ["torch", "auto"])
-def test_company_preemption_guesses_and_runner_change_nothing(parts, runner):
+def test_company_preemption_drafts_and_runner_change_nothing(parts, runner):
     model, tokenizer = parts
-    asked = wishes(tokenizer)
+    asked = requests(tokenizer)
 
     def run(requests, **options):
         config = EngineConfig(**{"block_size": 4, "max_sequences": 8, "step_tokens": 64, "runner": runner, **options})
-        prompts, params = [ids for ids, _ in requests], [wish for _, wish in requests]
+        prompts, params = [ids for ids, _ in requests], [one for _, one in requests]
         return [(r.ids, r.text, r.error) for r in Engine(model, config, tokenizer=tokenizer).generate(prompts, params)]
 
     alone = [run([request])[0] for request in asked]
     assert all(not error for *_, error in alone)
     for options in ({}, {"draft_tokens": 4}, {"kv_tokens": 80}, {"draft_tokens": 4, "kv_tokens": 80, "step_tokens": 9}):
         assert run(asked, **options) == alone
-    for (_, wish), (ids, text, _) in zip(asked, alone, strict=True):
-        if wish.continues:
+    for (_, params), (ids, text, _) in zip(asked, alone, strict=True):
+        if params.continues:
             written = tokenizer.decode_bytes(ids)
-            assert written.startswith(wish.continues) and text == written[len(wish.continues) :].decode(
+            assert written.startswith(params.continues) and text == written[len(params.continues) :].decode(
                 errors="replace"
             )
 

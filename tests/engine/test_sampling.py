@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from openglm import Engine, SamplingParams
 from openglm.config import EngineConfig
-from openglm.engine.sampling import Chooser, _nucleus, draw, logprob
-from openglm.engine.speculate import Lookup
+from openglm.engine.sampling import Sampler, _nucleus, draw, logprob
+from openglm.engine.speculate import PromptLookup
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0, 0.5, -math.inf, 1.5])
 
@@ -72,18 +72,18 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_whole_sort(spread):
     logits = spread * torch.randn(5000, generator=torch.Generator().manual_seed(0))
     weights = (logits - logits.max()).exp()
     for share in (0.01, 0.5, 0.999, 0.9999999):
-        kept, places = map(torch.from_numpy, _nucleus(weights.numpy(), share))
+        kept, indices = map(torch.from_numpy, _nucleus(weights.numpy(), share))
         whole = weights.sort(descending=True).values
         count = int((whole.double().cumsum(0) - whole < share * whole.double().sum()).sum())
-        assert torch.equal(kept, whole[:count]) and torch.equal(weights[places], kept)
+        assert torch.equal(kept, whole[:count]) and torch.equal(weights[indices], kept)
 
 
 def test_penalties_and_bias_by_their_formulas():
     p = SamplingParams(repetition_penalty=2.0, frequency_penalty=0.3, presence_penalty=0.7, logit_bias={4: 5.0})
-    chooser = Chooser(p, [0, 3], 8, None)
+    sampler = Sampler(p, [0, 3], 8, None)
     for token in (1, 1, 5):
-        chooser.took(token)
-    out = chooser._changed(LOGITS.clone())
+        sampler.accept(token)
+    out = sampler._changed(LOGITS.clone())
     # The prompt counts for the repetition penalty alone; positive logits are divided, negative ones multiplied.
     torch.testing.assert_close(
         out, torch.tensor([1.0, 0.5 - 0.6 - 0.7, 0.0, -2.0, 2.0, 0.25 - 0.3 - 0.7, -math.inf, 1.5])
@@ -108,18 +108,20 @@ SAMPLED = [
 
 
 @pytest.mark.parametrize("kind", ["chatglm-6b", "glm-4-9b-chat"])
-def test_a_seeded_answer_does_not_depend_on_company_preemption_or_guesses(models, kind):
-    """Alone, in a crowd, put off for want of blocks, and guessed ahead: the same tokens. Another seed: others."""
+def test_a_seeded_answer_does_not_depend_on_company_preemption_or_drafts(models, kind):
+    """Alone, in a crowd, preempted for want of blocks, and drafted ahead: the same tokens. Another seed: others."""
     ids = [prompt(small(kind), n, n) for n in (6, 13, 9, 20, 7)]
-    wishes = [SamplingParams(max_tokens=14, ignore_eos=True, seed=i, **options) for i, options in enumerate(SAMPLED)]
-    alone = [engine_of(models, kind).generate([p], w)[0].ids for p, w in zip(ids, wishes, strict=True)]
+    params = [SamplingParams(max_tokens=14, ignore_eos=True, seed=i, **options) for i, options in enumerate(SAMPLED)]
+    alone = [
+        engine_of(models, kind).generate([prompt_ids], one)[0].ids for prompt_ids, one in zip(ids, params, strict=True)
+    ]
     for options in ({}, {"kv_tokens": 40}, {"draft_tokens": 4}, {"kv_tokens": 40, "draft_tokens": 4, "step_tokens": 9}):
-        assert [r.ids for r in engine_of(models, kind, **options).generate(ids, wishes)] == alone
+        assert [r.ids for r in engine_of(models, kind, **options).generate(ids, params)] == alone
     other = SamplingParams(max_tokens=14, ignore_eos=True, seed=99, temperature=1.0)
     assert engine_of(models, kind).generate([ids[0]], other)[0].ids != alone[0]
 
 
-def test_guesses_are_accepted_where_a_text_repeats_itself(models):
+def test_drafts_are_accepted_where_a_text_repeats_itself(models):
     """The same tokens in fewer steps."""
     kind = "glm-4-9b-chat"
     ids = prompt(small(kind), 8, 3)
@@ -138,15 +140,15 @@ def test_guesses_are_accepted_where_a_text_repeats_itself(models):
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(1, 6))
 @settings(max_examples=100, deadline=None)
-def test_a_guess_is_what_followed_the_latest_equal_run(ids, most):
+def test_a_draft_is_what_followed_the_latest_equal_run(ids, most):
     """By definition: look back for the three last tokens, and read on."""
-    draft = Lookup(ids[:1], most).propose(ids, most, never=None)
-    places = [end for end in range(3, len(ids)) if ids[end - 3 : end] == ids[-3:]]
+    draft = PromptLookup(ids[:1], most).draft(ids, most, never=None)
+    ends = [end for end in range(3, len(ids)) if ids[end - 3 : end] == ids[-3:]]
     whole = list(ids)
-    for _ in range(most if places else 0):
-        whole.append(whole[places[-1] + len(whole) - len(ids)])
+    for _ in range(most if ends else 0):
+        whole.append(whole[ends[-1] + len(whole) - len(ids)])
     assert draft == whole[len(ids) :]
-    assert 1 not in Lookup(ids, most).propose(ids, most, never=1)
+    assert 1 not in PromptLookup(ids, most).draft(ids, most, never=1)
 
 
 def test_stop_ids_and_logprobs_of_a_whole_request(models, plain):
@@ -159,8 +161,8 @@ def test_stop_ids_and_logprobs_of_a_whole_request(models, plain):
     )[0]
     assert result.ids == answer[: answer.index(stop) + 1] and result.finish_reason == "stop"
     whole = torch.log_softmax(models(kind).logits(torch.tensor([ids + result.ids]))[0], -1)
-    for place, one in enumerate(result.logprobs, len(ids) - 1):
-        assert math.isclose(one.logprob, whole[place, one.token], abs_tol=1e-4) and next(iter(one.top)) == one.token
+    for index, one in enumerate(result.logprobs, len(ids) - 1):
+        assert math.isclose(one.logprob, whole[index, one.token], abs_tol=1e-4) and next(iter(one.top)) == one.token
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_numbers_out_of_range_name_their_option(name, value):
         {"schema": {}, "regex": "a"},
     ],
 )  # fmt: skip
-def test_wrong_wishes_are_one_line(options):
+def test_wrong_params_are_one_line(options):
     with pytest.raises(ValueError, match=list(options)[-1]) as error:
         SamplingParams(**options)
     assert "\n" not in str(error.value) and len(str(error.value)) < 200

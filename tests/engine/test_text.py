@@ -60,8 +60,8 @@ HELLO = [7, 30, 40, 8, 2, 4]
 
 
 def test_events_and_result_carry_the_text_of_the_tokens(talker):
-    wish = SamplingParams(max_tokens=24, ignore_eos=True, temperature=1.5, seed=3)
-    events = list(talker.stream(HELLO, wish))
+    params = SamplingParams(max_tokens=24, ignore_eos=True, temperature=1.5, seed=3)
+    events = list(talker.stream(HELLO, params))
     result = events[-1].result
     assert "".join(e.text for e in events) == result.text == talker.tokenizer.decode(result.ids)
 
@@ -74,19 +74,19 @@ def test_a_stream_that_is_cancelled_ends(talker):
 
 
 def test_a_stop_string_ends_the_answer_and_is_left_out(talker):
-    wish = dict(max_tokens=40, ignore_eos=True, temperature=1.5, seed=3)
-    free = talker.generate([HELLO], SamplingParams(**wish))[0].text
+    params = dict(max_tokens=40, ignore_eos=True, temperature=1.5, seed=3)
+    free = talker.generate([HELLO], SamplingParams(**params))[0].text
     stop = re.findall(r"[a-z, ]{3,}", free)[1][:3]
     assert free.index(stop) > 3
-    result = talker.generate([HELLO], SamplingParams(**wish, stop=(stop, "never said")))[0]
+    result = talker.generate([HELLO], SamplingParams(**params, stop=(stop, "never said")))[0]
     assert result.finish_reason == "stop" and result.text == free[: free.index(stop)]
 
 
 def test_a_stop_string_that_never_comes_ends_with_the_tokens(talker):
     """The beginning of a stop string that is never completed belongs to the answer."""
-    wish = dict(max_tokens=20, ignore_eos=True, temperature=1.5, seed=3)
-    free = talker.generate([HELLO], SamplingParams(**wish))[0].text
-    result = talker.generate([HELLO], SamplingParams(**wish, stop=free[-2:] + "x"))[0]
+    params = dict(max_tokens=20, ignore_eos=True, temperature=1.5, seed=3)
+    free = talker.generate([HELLO], SamplingParams(**params))[0].text
+    result = talker.generate([HELLO], SamplingParams(**params, stop=free[-2:] + "x"))[0]
     assert (result.finish_reason, result.text) == ("length", free)
 
 
@@ -110,8 +110,8 @@ def test_an_answer_follows_its_schema_among_free_ones(talker, temperature, schem
 def test_an_answer_matches_its_expression_also_when_guessed_ahead(talker):
     pytest.importorskip("llguidance")
     guessing = Engine(talker.model, EngineConfig(draft_tokens=4), tokenizer=talker.tokenizer)
-    wish = SamplingParams(max_tokens=50, regex="(ab){12}c[0-9]{3}", temperature=1.0, seed=5)
-    one, two = talker.generate([HELLO], wish)[0], guessing.generate([HELLO], wish)[0]
+    params = SamplingParams(max_tokens=50, regex="(ab){12}c[0-9]{3}", temperature=1.0, seed=5)
+    one, two = talker.generate([HELLO], params)[0], guessing.generate([HELLO], params)[0]
     assert one.ids == two.ids and one.text[:25] == "ab" * 12 + "c" and one.text[25:].isdecimal() and len(one.text) == 28
 
 

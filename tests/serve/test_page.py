@@ -151,8 +151,8 @@ def paged(another, tmp_path_factory):
     server.file, answer = file, server.service.answer
     # This model may end before it began, and its random bytes may be anything to Markdown: letters, without end.
     letters = dict.fromkeys(server.service.assistant.tokenizer.encode("abcdefghijklmnopqrstuvwxyz"), 100.0)
-    server.service.answer = lambda wishes: answer(
-        [(ids, replace(params, ignore_eos=True, logit_bias=letters)) for ids, params in wishes]
+    server.service.answer = lambda requests: answer(
+        [(ids, replace(params, ignore_eos=True, logit_bias=letters)) for ids, params in requests]
     )
     return server
 
@@ -351,14 +351,14 @@ def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypat
         "function": {"name": "get_time", "arguments": {"path": "<img src=x onerror=alert(1)>", "url": "x"}},
     }
     answers = iter([{"role": "assistant", "content": "", "tool_calls": [call]}])
-    monkeypatch.setattr(assistant, "called", lambda ids: next(answers, None))
-    whole, seen = assistant.ask, []
+    monkeypatch.setattr(assistant, "parse_tool_call", lambda ids: next(answers, None))
+    whole, seen = assistant.chat_prompt, []
 
     def short(messages, tools, **more):  # the tools do not fit this model
         seen.append((messages, tools))
         return whole([{"role": "user", "content": "hi"}], **more)
 
-    monkeypatch.setattr(assistant, "ask", short)
+    monkeypatch.setattr(assistant, "chat_prompt", short)
     page.click(".sidebar .toggle-button")
     page.click(".sidebar .label-wrap")
     page.fill("#tools textarea", json.dumps([TIME]))

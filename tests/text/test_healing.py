@@ -93,8 +93,8 @@ def writers(family):
 def answers(writer, prompts):
     """What the network writes behind each prompt, greedily."""
     _, engine, bias = writer
-    wishes = [SamplingParams(max_tokens=5, continues=c, logit_bias=bias, ignore_eos=True) for _, c in prompts]
-    results = engine.generate([ids for ids, _ in prompts], wishes)
+    params = [SamplingParams(max_tokens=5, continues=c, logit_bias=bias, ignore_eos=True) for _, c in prompts]
+    results = engine.generate([ids for ids, _ in prompts], params)
     assert all(not r.error for r in results), results
     for (_, continues), result in zip(prompts, results, strict=True):
         written = engine.tokenizer.decode_bytes(result.ids)
@@ -113,7 +113,7 @@ def test_a_space_before_the_border_is_one_behind_it(writers, kind, text, spaces)
     assume(text.strip())
     filler = writers(kind)[0]
     text, blanks = text.rstrip(" "), " " * spaces
-    asks = [filler.go_on] + [lambda before: filler.blank(before, " is.")] * filler.both_sides
+    asks = [filler.completion_prompt] + [lambda before: filler.infill_prompt(before, " is.")] * filler.both_sides
     for ask in asks:
         prompts = [ask(text), ask(text + blanks)]
         assert prompts[0][0] == prompts[1][0] and prompts[1][1] == prompts[0][1] + blanks.encode()
@@ -129,7 +129,7 @@ def test_a_space_before_the_border_is_one_behind_it(writers, kind, text, spaces)
 def test_the_network_does_write_spaces_here(writers, kind):
     """Else the property above says little."""
     filler = writers(kind)[0]
-    written = answers(writers(kind), [filler.go_on(f"The {word}") for word in WORDS])
+    written = answers(writers(kind), [filler.completion_prompt(f"The {word}") for word in WORDS])
     assert any(result.text.startswith(" ") for result in written)
 
 
@@ -140,7 +140,7 @@ def test_the_right_side_is_cut_as_a_whole_text_is(writers, kind):
     if not filler.both_sides:
         pytest.skip("reads only the past")
     tokenizer = filler.tokenizer
-    ids, continues = filler.blank("The weather is ", " today; we walk")
+    ids, continues = filler.infill_prompt("The weather is ", " today; we walk")
     whole = tokenizer.encode("The weather is fine today; we walk")
     right = ids[ids.index(tokenizer.tokens.mask) + 1 :]
     right = right[: len(tokenizer.encode(" today; we walk"))]
@@ -154,7 +154,7 @@ def test_half_a_word_is_gone_on_with(writers, kind):
     """The last token is given back, so that a longer one that begins with it can stand in its place."""
     filler = writers(kind)[0]
     for text in ("The weather", "今天天气", "The wea"):
-        (ids, continues), last = filler.go_on(text), filler.tokenizer.encode(text)[-1:]
+        (ids, continues), last = filler.completion_prompt(text), filler.tokenizer.encode(text)[-1:]
         assert continues == filler.tokenizer.decode_bytes(last)
         assert set(last) <= set(filler.tokenizer.openings.able(continues).tolist())
-        assert filler.go_on(text + " ")[0] == ids
+        assert filler.completion_prompt(text + " ")[0] == ids

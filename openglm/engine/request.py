@@ -1,4 +1,4 @@
-"""One request on its way through the engine: its tokens, their positions, its blocks, and how its next token is chosen."""
+"""One request on its way through the engine: its tokens, their positions, its blocks, and how its next token is sampled."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from openglm.config import ModelConfig, require
 from openglm.engine.params import SamplingParams, TokenLogprob
-from openglm.engine.sampling import Chooser
-from openglm.engine.speculate import Lookup
+from openglm.engine.sampling import Sampler
+from openglm.engine.speculate import PromptLookup
 from openglm.engine.text import TextStream
 from openglm.model.adapters import Prefix
 from openglm.model.positions import place
@@ -18,34 +18,34 @@ from openglm.model.positions import place
 _ORDINARY = -2  # stands for any token that the rule of positions treats like all others
 
 
-class Places:
+class PositionTracker:
     """Positions of a growing sequence, in constant time per token.
 
     Between two <sop> positions go on in a straight line, whatever the family. Two tokens put behind the known ones show where the line
-    starts and how steep it is; a new <sop> asks the rule again.
+    starts and how steep it is; at a new <sop> the rule is asked again.
     """
 
     def __init__(self, ids: list[int], config: ModelConfig) -> None:
         self.config = config
         self.text: list[int] = []
         self.block: list[int] = []
-        self.ask(ids)
+        self.restart(ids)
 
-    def ask(self, ids: list[int]) -> None:
+    def restart(self, ids: list[int]) -> None:
         """Derive all positions afresh. Raises ValueError where the rule needs a [MASK] or [gMASK] that is not there."""
         probe = torch.tensor([[*ids, _ORDINARY, _ORDINARY]])
         text, block = place(probe, torch.ones_like(probe, dtype=torch.bool), self.config)[0].tolist()
         self.step = text[-1] - text[-2], block[-1] - block[-2]
         self.text, self.block = text[:-1], block[:-1]
 
-    def upto(self, length: int) -> None:
-        """Lengthen the line until `length` tokens have their place."""
+    def extend_to(self, length: int) -> None:
+        """Lengthen the line until `length` tokens have their positions."""
         while len(self.text) < length:
             self.text.append(self.text[-1] + self.step[0])
             self.block.append(self.block[-1] + self.step[1])
 
 
-class Sequence:
+class Request:
     """`ids` holds virtual tokens (-1), prompt and answer; `cached` of them have their keys and values in `blocks`."""
 
     def __init__(
@@ -73,13 +73,13 @@ class Sequence:
         # Part A, whose tokens see each other both ways.
         context = prompt[: prompt.index(self.sop)] if both_ways else []
         self.visible = self.virtual + len(context) if context else 0
-        self.places = Places(prompt, config)
+        self.tracker = PositionTracker(prompt, config)
         # What a beginning may be shared for: where tokens see what follows, only for the same whole part A.
         self.root: Hashable = (adapter, tuple(context))
         self.logprobs: list[TokenLogprob] = []
-        self.chooser: Chooser
+        self.sampler: Sampler
         self.text: TextStream | None = None
-        self.lookup: Lookup | None = None
+        self.lookup: PromptLookup | None = None
         self.hits: int | None = None
         self.forget()
 
@@ -119,10 +119,10 @@ class Sequence:
     def append(self, token: int) -> None:
         self.ids.append(token)
         if token == self.sop:
-            self.places.ask(self.ids[self.virtual :])
+            self.tracker.restart(self.ids[self.virtual :])
 
     def positions(self, start: int, end: int) -> tuple[list[int], list[int]]:
-        """Places of the tokens with these indices, known or guessed."""
+        """Text and block positions of the tokens with these indices, known or drafted."""
         start, end = start - self.virtual, end - self.virtual
-        self.places.upto(end)
-        return self.places.text[start:end], self.places.block[start:end]
+        self.tracker.extend_to(end)
+        return self.tracker.text[start:end], self.tracker.block[start:end]
