@@ -86,13 +86,13 @@ def run(out: Path, steps: int, stop_at: int, parallel: ParallelConfig) -> None:
         if step == stop_at:
             (out / "stop").touch()
 
-    passes = max(2, parallel.pipeline)
+    accumulation = max(2, parallel.pipeline)
     options = TrainConfig(
         str(out),
         steps,
         SEQ,
         16,
-        passes,
+        accumulation,
         device="cpu",
         dtype="float32",
         ema=0.9,

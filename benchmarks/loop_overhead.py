@@ -21,9 +21,9 @@ from openglm.data.mixture import Row, batches
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
+from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.loop import train
 from openglm.train.optimizer import Optimizers
-from openglm.train.passes import WholePasses
 from openglm.train.run import Run
 
 MODEL, SEQ, ROWS, PARTS = model_preset("nano"), 512, 8, 2
@@ -51,14 +51,14 @@ def plain(steps: int) -> list[float]:
     torch.manual_seed(1)
     model, alone, marks = Transformer(MODEL), Processes(torch.device("cpu")), []
     model.initialize()
-    passes, optimizers = (
-        WholePasses(model, alone, torch.float32, ROWS // PARTS),
+    forward_backward, optimizers = (
+        WholeForwardBackward(model, alone, torch.float32, ROWS // PARTS),
         Optimizers(model.named_parameters(), OptimizerConfig(), torch.float32, alone),
     )
     stream = batches(Rows(), 0, ROWS, 0)
     for _ in range(steps):
         batch = next(stream)
-        passes.gradient(batch, float(batch["loss_mask"].sum()))
+        forward_backward.gradient(batch, float(batch["loss_mask"].sum()))
         optimizers.clip()
         optimizers.step(1e-3)
         marks.append(time.perf_counter())

@@ -41,9 +41,9 @@ from openglm.model import attention
 from openglm.model.transformer import Block, Transformer
 from openglm.parallel.processes import Processes
 from openglm.text.load import load_tokenizer
+from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.loop import train
 from openglm.train.optimizer import Optimizers, learning_rate
-from openglm.train.passes import WholePasses
 from openglm.train.pretrain import fit_to_tokenizer, make_rows
 from openglm.train.run import Run
 from openglm.train.stability import Guard, unscale
@@ -138,20 +138,20 @@ def curve(path: str, kind: str, rate: float, steps: int) -> dict:
     optimizers = Optimizers(model.named_parameters(), optimizer, torch.float32, ALONE)
     guard = Guard(StabilityConfig(policy="skip", limit=10**6), ROWS, True, config.embedding_gradient_shrink)
     seen: dict[str, list] = {"loss": [], "norm": [], "layers": [], "scale": [], "left out": []}
-    passes, seconds, apart = WholePasses(model, ALONE, torch.float32, ROWS), 0.0, 0.0
+    forward_backward, seconds, apart = WholeForwardBackward(model, ALONE, torch.float32, ROWS), 0.0, 0.0
     with careless(kind.endswith("bare")):
         for step, batch in enumerate(itertools.islice(batches(rows, 0, ROWS, 0), steps), 1):
             started, total, scale = time.process_time(), float(batch["loss_mask"].sum()), guard.memory.scale
-            loss = passes.gradient(batch, total / scale) / total
+            loss = forward_backward.gradient(batch, total / scale) / total
             unscale(model.parameters(), scale)
             before = time.process_time()
             layers = by_layer(model)
             apart += time.process_time() - before
             norm = optimizers.clip()
-            act = guard.judge(loss, norm)
-            optimizers.step(learning_rate(step, steps, optimizer)) if act is None else model.zero_grad()
+            action = guard.judge(loss, norm)
+            optimizers.step(learning_rate(step, steps, optimizer)) if action is None else model.zero_grad()
             seconds += time.process_time() - started
-            for name, value in zip(seen, (loss, norm, layers, scale, act is not None), strict=True):
+            for name, value in zip(seen, (loss, norm, layers, scale, action is not None), strict=True):
                 seen[name].append(value)
             if len(seen["loss"]) >= 20 and all(seen["left out"][-20:]):
                 break

@@ -24,9 +24,9 @@ from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
 from openglm.runtime import keep_freed_memory
+from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers
-from openglm.train.passes import WholePasses
 
 
 def causal_rows(rows: int, seq_len: int, vocab: int) -> dict[str, np.ndarray]:
@@ -46,13 +46,13 @@ def our_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtyp
     model = Transformer(config)
     model.initialize()
     alone = Processes(torch.device("cpu"))
-    optimizers, passes = (
+    optimizers, forward_backward = (
         Optimizers(model.train().named_parameters(), OptimizerConfig(), dtype, alone),
-        WholePasses(model, alone, dtype, micro),
+        WholeForwardBackward(model, alone, dtype, micro),
     )
 
     def step() -> None:
-        passes.gradient(batch, float(batch["tokens"].size))
+        forward_backward.gradient(batch, float(batch["tokens"].size))
         optimizers.clip()
         optimizers.step(1e-3)
 

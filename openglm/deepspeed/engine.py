@@ -26,7 +26,7 @@ from openglm.deepspeed import saving
 from openglm.deepspeed.config import Settings, settings
 from openglm.deepspeed.groups import data_parallel, model_parallel, own_device
 from openglm.deepspeed.schedules import LossScale, schedule
-from openglm.parallel.apply import gather_gradients, give_back
+from openglm.parallel.apply import gather_gradients, reshard
 from openglm.runtime import say
 
 
@@ -150,7 +150,7 @@ class Engine(nn.Module):
             None,
             "missing; name one in the configuration or give initialize() one",
         )
-        give_back(self.module)
+        reshard(self.module)
         norm = self._norm() / self.scaler.value
         self._grad_norm = norm
         overflow = self.settings.check_overflow and not norm < float("inf")
@@ -225,7 +225,7 @@ class Engine(nn.Module):
     ) -> bool:
         """Write save_dir/tag, whole or not at all, then the file `latest`. All processes must call this. See saving.py
         for what `client_state` may hold."""
-        give_back(self.module)
+        reshard(self.module)
         saving.save(
             self,
             Path(save_dir),
@@ -246,7 +246,7 @@ class Engine(nn.Module):
     ) -> tuple[str | None, dict[str, Any] | None]:
         """(path, client_state) of load_dir/tag, or of what `latest` names; (None, None) where there is no such file.
         Any stage and number of processes may have saved it."""
-        give_back(self.module)
+        reshard(self.module)
         with_optimizer, with_schedule = (
             load_optimizer_states and not load_module_only,
             load_lr_scheduler_states and not load_module_only,

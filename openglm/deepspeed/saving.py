@@ -56,10 +56,10 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
     then."""
     require(tag not in ("", ".", "..", "latest") and Path(tag).name == tag, "tag", tag, "must be a plain name")
     temporary, first = parent / f".tmp-{tag}", dist.get_rank() == 0
-    place, state, client_tensors = temporary / f"mp_rank_{engine.mp_rank:02d}", {}, {}
+    folder, state, client_tensors = temporary / f"mp_rank_{engine.mp_rank:02d}", {}, {}
 
     def tensors() -> None:
-        writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         dcp.save(
             {**_module_tensors(engine), **_optimizer_tensors(engine)},
             storage_writer=writer,
@@ -71,7 +71,7 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
         _together(engine, lambda: recover(parent / tag), first)
         _together(engine, lambda: shutil.rmtree(temporary, ignore_errors=True) or temporary.mkdir(parents=True), first)
         _together(engine, tensors)
-        _together(engine, lambda: _write_state(place, state, client_tensors), engine.dp_rank == 0)
+        _together(engine, lambda: _write_state(folder, state, client_tensors), engine.dp_rank == 0)
         _together(engine, lambda: _publish(temporary, parent / tag, latest), first)
     finally:
         if first:
@@ -88,22 +88,22 @@ def load(
             return None, None
         tag = (parent / "latest").read_text(encoding="utf-8").strip()
     require(Path(tag).name == tag, "tag", tag, "must be a plain name")
-    place = parent / tag / f"mp_rank_{engine.mp_rank:02d}"
-    require((place / _STATE).is_file(), "load_checkpoint", str(place), "holds no checkpoint of this interface")
-    with _naming_damage(place):
-        state = unpack(json.loads((place / _STATE).read_text(encoding="utf-8")), load_file(place / _CLIENT))
-        reader = HuggingFaceStorageReader(str(place))
+    folder = parent / tag / f"mp_rank_{engine.mp_rank:02d}"
+    require((folder / _STATE).is_file(), "load_checkpoint", str(folder), "holds no checkpoint of this interface")
+    with _naming_damage(folder):
+        state = unpack(json.loads((folder / _STATE).read_text(encoding="utf-8")), load_file(folder / _CLIENT))
+        reader = HuggingFaceStorageReader(str(folder))
         there = {name: _whole(name, entry) for name, entry in reader.read_metadata().state_dict_metadata.items()}
     module = _wanted(_module_tensors(engine), there, strict)
     moments = _wanted(_blank_moments(engine, there), there, False) if optimizer and engine.optimizer is not None else {}
-    with _naming_damage(place):
+    with _naming_damage(folder):
         dcp.load({**module, **moments}, storage_reader=reader, process_group=engine.dp_group)
         _restore(engine, state, moments, optimizer, schedule, counters)
         return str(parent / tag), state["client"]
 
 
 @contextlib.contextmanager
-def _naming_damage(place: Path) -> Iterator[None]:
+def _naming_damage(folder: Path) -> Iterator[None]:
     try:
         yield
     except (
@@ -118,7 +118,7 @@ def _naming_damage(place: Path) -> Iterator[None]:
         dcp.api.CheckpointException,
     ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{place}: damaged checkpoint ({reason}); load an older tag") from error
+        raise ValueError(f"{folder}: damaged checkpoint ({reason}); load an older tag") from error
 
 
 def _whole(name: str, entry: TensorStorageMetadata) -> tuple[int, ...]:
@@ -132,16 +132,16 @@ def _whole(name: str, entry: TensorStorageMetadata) -> tuple[int, ...]:
 
 def _together(engine: Engine, work: Callable[[], Any], mine: bool = True) -> None:
     """`work` in the processes where it is `mine`, the others waiting. The failure of one is a ValueError in all."""
-    trouble = ""
+    failure = ""
     try:
         if mine:
             work()
     except (OSError, ValueError, TypeError, SafetensorError, dcp.api.CheckpointException) as error:
-        trouble = str(error).splitlines()[0] or type(error).__name__
-    failed = torch.tensor(float(bool(trouble)), device=engine.device)
+        failure = str(error).splitlines()[0] or type(error).__name__
+    failed = torch.tensor(float(bool(failure)), device=engine.device)
     dist.all_reduce(failed)
     if failed:
-        raise ValueError(f"save_checkpoint: {trouble or 'another process could not write'}; nothing was changed")
+        raise ValueError(f"save_checkpoint: {failure or 'another process could not write'}; nothing was changed")
 
 
 def _module_tensors(engine: Engine) -> dict[str, Tensor]:
@@ -216,10 +216,10 @@ def _state(engine: Engine, client: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_state(place: Path, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    (place / _CLIENT).parent.mkdir()
-    save_file(tensors, place / _CLIENT)
-    (place / _STATE).write_text(json.dumps(state), encoding="utf-8")
+def _write_state(folder: Path, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    (folder / _CLIENT).parent.mkdir()
+    save_file(tensors, folder / _CLIENT)
+    (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def _restore(

@@ -1,4 +1,4 @@
-"""Spreads the one network over processes, from outside: blocks over pipeline stages, matrices over tensor-parallel processes, weights, gradients and the
+"""Parallelizes the one network over processes, from outside: blocks over pipeline stages, matrices over tensor-parallel processes, weights, gradients and the
 optimizer's state over data-parallel ones. PyTorch's FSDP2, DTensor and pipelining do the work; the network does not know.
 
 It is made without memory first and filled matrix by matrix, each process its own share, so no process ever holds it whole.
@@ -26,14 +26,14 @@ from torch.distributed.tensor.parallel import (
 
 from openglm.config import ModelConfig, ParallelConfig, require
 from openglm.model.transformer import Block, Transformer, initialize_weight
-from openglm.parallel.processes import Processes, local_part, share_of
+from openglm.parallel.processes import Processes, local_part, local_shard
 from openglm.parallel.stages import divisors, near, stage_counts, stage_layers
 
 Weights = Callable[[str, torch.Size], Tensor]
 
 
-def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, rows: int, passes: int) -> None:
-    """Raise the one-line error of the first number that does not divide, with those that would. rows: of a step; passes: micro-batches of each process."""
+def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, rows: int, micro_batches: int) -> None:
+    """Raise the one-line error of the first number that does not divide, with those that would. rows: of a step; micro_batches: of each process."""
     tensor, pieces, data = config.tensor, config.pipeline * config.chunks, group.size("data")
     fits = [n for n in divisors(model.kv_heads) if model.ffn_hidden % n == 0 and model.vocab_size % n == 0]
     wanted = f"must divide the key/value heads ({model.kv_heads}), the feed-forward width ({model.ffn_hidden}) and the vocabulary ({model.vocab_size})"
@@ -47,10 +47,10 @@ def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, r
         f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {near(stages, pieces)}",
     )
     require(
-        rows % (data * passes) == 0,
+        rows % (data * micro_batches) == 0,
         "train.batch_rows",
         rows,
-        f"must be a multiple of parallel.data x train.accumulation ({data} x {passes})",
+        f"must be a multiple of parallel.data x train.accumulation ({data} x {micro_batches})",
     )
     if config.pipeline > 1:
         require(
@@ -60,21 +60,21 @@ def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, r
             "a pipeline sums gradients over all its micro-batches before it shares them out: use 1",
         )
         require(
-            passes >= config.pipeline,
+            micro_batches >= config.pipeline,
             "train.accumulation",
-            passes,
+            micro_batches,
             f"a pipeline of {config.pipeline} stages needs at least as many micro-batches",
         )
-        multiple = config.schedule not in ("interleaved", "zero-bubble") or passes % config.pipeline == 0
+        multiple = config.schedule not in ("interleaved", "zero-bubble") or micro_batches % config.pipeline == 0
         require(
             multiple,
             "train.accumulation",
-            passes,
+            micro_batches,
             f"must be a multiple of the {config.pipeline} stages for the schedule {config.schedule}",
         )
 
 
-def spread(
+def parallelize(
     model: ModelConfig, config: ParallelConfig, group: Processes, dtype: torch.dtype, weights: Weights
 ) -> list[Transformer]:
     """The pieces of the network that this process trains (several under an interleaved schedule), with their weights in fp32 on its device.
@@ -91,7 +91,7 @@ def spread(
         piece.to_empty(device=group.device)
         with torch.no_grad():
             for name, parameter in piece.named_parameters():
-                local_part(parameter).copy_(share_of(weights(name, parameter.shape), parameter))
+                local_part(parameter).copy_(local_shard(weights(name, parameter.shape), parameter))
     return pieces
 
 
@@ -131,14 +131,14 @@ def gather_gradients(model: nn.Module, last: bool, zero: int) -> None:
         model.set_reshard_after_backward(last or zero > 2)
 
 
-def give_back(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """After forward passes without a backward pass: drop the gathered weights, which would not follow a change of the shares."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
-class Elsewhere(nn.Module):
+class Passthrough(nn.Module):
     """Stands where another stage has a part of the network; what comes in goes out."""
 
     def forward(self, hidden: Tensor, *_: object) -> Tensor:
@@ -152,15 +152,15 @@ def _piece(config: ModelConfig, index: int, count: int) -> Transformer:
     layers = stage_layers(config.layers, count)
     mine = range(sum(layers[:index]), sum(layers[: index + 1]))
     for layer in set(range(config.layers)) - set(mine):
-        model.blocks[layer] = Elsewhere()
+        model.blocks[layer] = Passthrough()
     first, last = index == 0, index == count - 1
     if not first:
         model.embed = lambda hidden, _: hidden  # type: ignore[method-assign]
         model.position_embedding = model.block_position_embedding = None
     if not first and not (last and config.tied):
-        model.embedding = Elsewhere()
+        model.embedding = Passthrough()
     if not last:
-        model.final_norm, model.head = Elsewhere(), None
+        model.final_norm, model.head = Passthrough(), None
     return model
 
 

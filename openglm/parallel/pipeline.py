@@ -74,11 +74,11 @@ class Pipeline:
         """PyTorch's schedule of so many micro-batches; a batch that grows needs a new one."""
         if count != self.count:
             config, group = self.config, self.group
-            places = [group.rank("pipeline") + number * config.pipeline for number in range(len(self.pieces))]
+            indices = [group.rank("pipeline") + number * config.pipeline for number in range(len(self.pieces))]
             along, stages = group.mesh["pipeline"].get_group(), config.pipeline * config.chunks
             made = [
-                PipelineStage(piece, place, stages, group.device, group=along)
-                for piece, place in zip(self.pieces, places, strict=True)
+                PipelineStage(piece, index, stages, group.device, group=along)
+                for piece, index in zip(self.pieces, indices, strict=True)
             ]
             alone = config.schedule in ("gpipe", "1f1b")
             self.count, self.schedule = (

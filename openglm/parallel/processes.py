@@ -64,17 +64,17 @@ class Processes:
         dist.all_reduce(total)
         return total.tolist()
 
-    def tell(self, ask: Callable[[], Any]) -> Any:
-        """What `ask` (something JSON can carry) gives in the first process, in all of them. Its ValueError is raised in
-        all of them too."""
+    def broadcast(self, produce: Callable[[], Any]) -> Any:
+        """What `produce` returns in the first process (something JSON can carry), in all of them. Its ValueError is
+        raised in all of them too."""
         if self.mesh is None:
-            return ask()
+            return produce()
         answer: dict[str, Any] = {}
         if self.first:
             try:
-                answer = {"answer": ask()}
+                answer = {"answer": produce()}
             except ValueError as error:
-                answer = {"trouble": str(error)}
+                answer = {"error": str(error)}
         text = json.dumps(answer).encode()
         length = torch.tensor(len(text))
         dist.broadcast(length, 0)
@@ -85,8 +85,8 @@ class Processes:
         )
         dist.broadcast(message, 0)
         answer = json.loads(message.numpy().tobytes())
-        if "trouble" in answer:
-            raise ValueError(answer["trouble"])
+        if "error" in answer:
+            raise ValueError(answer["error"])
         return answer["answer"]
 
 
@@ -163,7 +163,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def share_of(tensor: Tensor, parameter: Tensor) -> Tensor:
+def local_shard(tensor: Tensor, parameter: Tensor) -> Tensor:
     """What this process holds of a whole tensor that is cut as `parameter` is: by tensor parallelism first, what is
     left by data parallelism."""
     if not isinstance(parameter, DTensor):
@@ -171,10 +171,10 @@ def share_of(tensor: Tensor, parameter: Tensor) -> Tensor:
     mesh = parameter.device_mesh
     for axis in ("tensor", "data"):
         if axis in mesh.mesh_dim_names:
-            place = mesh.mesh_dim_names.index(axis)
-            if (dim := getattr(parameter.placements[place], "dim", None)) is not None:
-                pieces = tensor.chunk(mesh.size(place), dim)
-                rank = mesh.get_local_rank(place)
+            dimension = mesh.mesh_dim_names.index(axis)
+            if (dim := getattr(parameter.placements[dimension], "dim", None)) is not None:
+                pieces = tensor.chunk(mesh.size(dimension), dim)
+                rank = mesh.get_local_rank(dimension)
                 tensor = pieces[rank] if rank < len(pieces) else tensor.narrow(dim, 0, 0)
     return tensor
 
@@ -190,6 +190,6 @@ def copies(parameter: Tensor, group: Processes) -> float:
     """How many processes of one pipeline stage hold each number of a parameter."""
     shards = 1
     if isinstance(parameter, DTensor):
-        for place, placement in enumerate(parameter.placements):
-            shards *= parameter.device_mesh.size(place) if getattr(placement, "dim", None) is not None else 1
+        for dimension, placement in enumerate(parameter.placements):
+            shards *= parameter.device_mesh.size(dimension) if getattr(placement, "dim", None) is not None else 1
     return group.size("data") * group.size("tensor") / shards

@@ -21,12 +21,12 @@ _DAMPING = 0.01  # of the mean diagonal, added to it: the paper's value
 _FEWEST_TOKENS = 256
 
 
-def quantize_calibrated(weight_OI: Tensor, moments_II: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
-    """Codes and scales of a matrix for inputs x with sum of x x^T = `moments_II`. Scales are searched as in `quantize`, on the corrected weights."""
+def quantize_calibrated(weight_OI: Tensor, hessian_II: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
+    """Codes and scales of a matrix for inputs x with sum of x x^T = `hessian_II`. Scales are searched as in `quantize`, on the corrected weights."""
     rows, columns = weight_OI.shape
     check_format(bits, group, columns)
     group = group or columns
-    factor = _inverse_factor(moments_II)
+    factor = _inverse_factor(hessian_II)
     work, codes = weight_OI.float().clone(), torch.empty(rows, columns, dtype=torch.int8)
     scales = torch.empty(rows, columns // group, dtype=torch.float16)
     for number, first in enumerate(range(0, columns, group)):
@@ -42,12 +42,12 @@ def quantize_calibrated(weight_OI: Tensor, moments_II: Tensor, bits: int, group:
     return (pack(codes) if bits == 4 else codes), scales
 
 
-def _inverse_factor(moments_II: Tensor) -> Tensor:
+def _inverse_factor(hessian_II: Tensor) -> Tensor:
     """Upper Cholesky factor of the damped inverse: row i says how an error in column i is best made up for by the later columns."""
-    moments = moments_II.double().clone()
-    diagonal = moments.diagonal()
+    hessian = hessian_II.double().clone()
+    diagonal = hessian.diagonal()
     diagonal += max(_DAMPING * float(diagonal.mean()), 1e-8)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     return torch.linalg.cholesky(inverse, upper=True).float()
 
 
@@ -63,7 +63,7 @@ def calibrate_blocks(
 ) -> None:
     """Quantise the linear layers of a Transformer's blocks in place, calibrated on token rows; `advance` is called after each block.
 
-    Not here: embedding and output layer; the moments of their inputs would not pay for the square of the vocabulary. Raises ValueError for too little text.
+    Not here: embedding and output layer; the Hessians of their inputs would not pay for the square of the vocabulary. Raises ValueError for too little text.
     """
     if ids_BT.numel() < _FEWEST_TOKENS:
         raise ValueError(
@@ -73,11 +73,11 @@ def calibrate_blocks(
     same_input = _same_input(model.config)
     for block in model.blocks:
         run = partial(_run_block, model, block, positions=positions_B2T, mask=mask)
-        moments = _input_moments(block, run, hidden, same_input)
+        hessians = _input_hessians(block, run, hidden, same_input)
         for name, layer in [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear)]:
             parent, _, leaf = name.rpartition(".")
             kind = fitting_format(layer.weight.shape[1], bits, group)
-            codes, scales = quantize_calibrated(layer.weight.detach(), moments[same_input[leaf]], *kind)
+            codes, scales = quantize_calibrated(layer.weight.detach(), hessians[same_input[leaf]], *kind)
             setattr(block.get_submodule(parent), leaf, QuantizedLinear.holding(layer, codes, scales))
         hidden = run(hidden)
         advance()
@@ -103,7 +103,7 @@ def _same_input(config: ModelConfig) -> dict[str, str]:
     return {leaf: first.setdefault(reads, leaf) for leaf, reads in leaves}
 
 
-def _input_moments(
+def _input_hessians(
     block: nn.Module, run: Callable[[Tensor], Tensor], hidden: Tensor, same_input: dict[str, str]
 ) -> dict[str, Tensor]:
     """Sum of x x^T over the inputs x of each linear layer, by the layer's own name; layers with the same input share it."""

@@ -12,16 +12,16 @@ import torch
 
 from openglm.data.mixture import Rows
 from openglm.model.generate import generate
-from openglm.parallel.apply import give_back, named_parameters
+from openglm.parallel.apply import named_parameters, reshard
 from openglm.parallel.processes import local_part
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.feed import stream_batches
-from openglm.train.passes import Passes
+from openglm.train.forward_backward import ForwardBackward
 from openglm.train.run import Session
 from openglm.train.state import State
 
 
-def between_steps(session: Session, state: State, passes: Passes, bar: Any) -> dict[str, float]:
+def between_steps(session: Session, state: State, forward_backward: ForwardBackward, bar: Any) -> dict[str, float]:
     """Held-out losses and samples when they are due. They come after the checkpoint of the same step, and again when it
     is resumed."""
     last = state.step == session.train.steps
@@ -34,7 +34,7 @@ def between_steps(session: Session, state: State, passes: Passes, bar: Any) -> d
     with _averaged(state):
         if measured:
             for name, rows in session.run.heldout.items():
-                for metric, value in _heldout_means(session, passes, rows).items():
+                for metric, value in _heldout_means(session, forward_backward, rows).items():
                     heldout[name if metric == "loss" else f"{name}/{metric}"] = value
         if session.log and not session.stop.requested and heldout:
             session.log.write({"step": state.step, "heldout": heldout})
@@ -71,12 +71,12 @@ def _averaged(state: State) -> Iterator[None]:
         yield
     finally:
         for piece in state.pieces:
-            give_back(piece)
+            reshard(piece)
             piece.train()
         swap()
 
 
-def _heldout_means(session: Session, passes: Passes, rows: Rows) -> dict[str, float]:
+def _heldout_means(session: Session, forward_backward: ForwardBackward, rows: Rows) -> dict[str, float]:
     """Loss and metrics of the first eval_rows rows, or a few more so that all processes have as many.
 
     Nothing when a stop is asked for meanwhile.
@@ -90,7 +90,7 @@ def _heldout_means(session: Session, passes: Passes, rows: Rows) -> dict[str, fl
         for batch in itertools.islice(stream, math.ceil(session.train.eval_rows / size)):
             if session.group.mesh is None and session.stop.requested:
                 return {}
-            found = passes.evaluate(batch)
+            found = forward_backward.evaluate(batch)
             sums = [before + new for before, new in zip(sums, (found.loss, *found.metrics.values()), strict=True)]
             trained += session.objective.count(batch)
     *sums, trained = session.group.sum(*(number if session.group.counts else 0.0 for number in (*sums, trained)))

@@ -24,18 +24,18 @@ from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import ModelConfig, RunConfig, require
 from openglm.files import write_file
 from openglm.model.transformer import Transformer
-from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, spread
+from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, parallelize
 from openglm.parallel.processes import Processes, local_part, processes
 from openglm.runtime import choose_dtype, keep_freed_memory, progress, say
 from openglm.train.feed import Feed
+from openglm.train.forward_backward import ForwardBackward, PipelinedForwardBackward, WholeForwardBackward
 from openglm.train.heldout import between_steps
 from openglm.train.interrupt import stop_requests
 from openglm.train.log import Log
 from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers, learning_rate
-from openglm.train.passes import Passes, PipelinedPasses, WholePasses
 from openglm.train.run import Result, Run, Session
-from openglm.train.stability import Act, Guard, unscale
+from openglm.train.stability import Action, Guard, unscale
 from openglm.train.state import Saver, State, check_settings, find_checkpoint, go_back, locked, read_record, restore
 
 
@@ -43,7 +43,7 @@ def train(run: Run) -> Result:
     """Train in the folder `train.out` until `train.steps`, or until a signal or a stop file.
 
     Called again, it goes on from the last whole checkpoint. Raises ValueError in one line for options that do not fit,
-    a folder in use or not writable, and for trouble that `stability` says to stop at.
+    a folder in use or not writable, and for an anomaly that `stability` says to stop at.
     """
     config, options = run.config, run.config.train
     start = load_model(run.init_from, device="cpu", dtype="float32") if run.init_from else None
@@ -61,7 +61,7 @@ def train(run: Run) -> Result:
             options.sample_every,
             "a sample needs the whole model in a process; set it to 0",
         )
-        found, record = group.tell(lambda: _take_folder(held, out, settings))
+        found, record = group.broadcast(lambda: _take_folder(held, out, settings))
         stop = held.enter_context(stop_requests(out))
         state = _fresh_state(config, model, group, start, record)
         if found:
@@ -130,7 +130,7 @@ def _fresh_state(
     # A probe's answer may differ between two calls and two processes; the first one holds for all and for the whole
     # run.
     asked = record["dtype"] if record and train.dtype == "auto" else train.dtype
-    dtype = getattr(torch, group.tell(lambda: str(choose_dtype(asked, group.device)).removeprefix("torch.")))
+    dtype = getattr(torch, group.broadcast(lambda: str(choose_dtype(asked, group.device)).removeprefix("torch.")))
     guard = Guard(stability, train.batch_rows, dtype == torch.float16, model.embedding_gradient_shrink)
     unit = group.size("data") if parallel.pipeline == 1 else train.batch_rows // train.accumulation
     for name in ("ramp_from", "ramp_step") if stability.ramp_from else ():
@@ -142,7 +142,7 @@ def _fresh_state(
         )
     torch.manual_seed(train.seed)
     weights = given_weights(start) if start else initial_weights(model, train.seed)
-    pieces = spread(model, parallel, group, dtype, weights)
+    pieces = parallelize(model, parallel, group, dtype, weights)
     for piece in pieces:
         piece.train().activation_checkpointing = train.activation_checkpointing
         if train.compile:
@@ -153,29 +153,29 @@ def _fresh_state(
     return State(pieces, Optimizers(named_parameters(pieces), run.optimizer, products, group), ema, dtype, group, guard)
 
 
-def _passes(session: Session, state: State) -> Passes:
+def _forward_backward(session: Session, state: State) -> ForwardBackward:
     parallel, group, objective = session.run.config.parallel, session.group, session.objective
     micro_rows = session.own_rows // session.train.accumulation
     if parallel.pipeline > 1:
-        return PipelinedPasses(state.pieces, parallel, group, state.dtype, micro_rows, objective)
-    return WholePasses(state.pieces[0], group, state.dtype, micro_rows, parallel.zero, objective)
+        return PipelinedForwardBackward(state.pieces, parallel, group, state.dtype, micro_rows, objective)
+    return WholeForwardBackward(state.pieces[0], group, state.dtype, micro_rows, parallel.zero, objective)
 
 
 def _drive(session: Session, state: State) -> Result:
-    steps, saved, passes = session.train.steps, state.step, _passes(session, state)
+    steps, saved, forward_backward = session.train.steps, state.step, _forward_backward(session, state)
     first, planned = session.group.first, state.guard.planned(steps)
     if state.step and first:
         say(f"resuming at step {state.step} of {steps} in {session.out}")
     with progress("train", steps - state.step, "steps", first) as bar, closing(Feed(session, state.guard)) as feed:
-        heldout = between_steps(session, state, passes, bar)
-        while state.step < steps and (record := _step(session, state, passes, feed, planned)):
+        heldout = between_steps(session, state, forward_backward, bar)
+        while state.step < steps and (record := _step(session, state, forward_backward, feed, planned)):
             _report(session, state, record, bar)
             if state.step < record["step"]:  # went back
                 saved = state.step
                 continue
             if state.step % session.train.save_every == 0 or state.step == steps:
                 saved = _save(session, state)
-            heldout = between_steps(session, state, passes, bar) or heldout
+            heldout = between_steps(session, state, forward_backward, bar) or heldout
         if saved != state.step:
             _save(session, state)
     session.saver.finish()
@@ -185,7 +185,7 @@ def _drive(session: Session, state: State) -> Result:
                 f"stopped by {session.stop.requested or 'another process'} at step {state.step} of {steps}; saved in {session.out}. The same command goes on from there"
             )
         return Result(state.step, False, heldout, None)
-    return Result(state.step, True, heldout, Path(session.group.tell(lambda: str(_publish(session, state)))))
+    return Result(state.step, True, heldout, Path(session.group.broadcast(lambda: str(_publish(session, state)))))
 
 
 def _save(session: Session, state: State) -> int:
@@ -204,7 +204,9 @@ def _publish(session: Session, state: State) -> Path:
     return write_model(session.out / "model", state.config, tensors, session.run.tokenizer)
 
 
-def _step(session: Session, state: State, passes: Passes, feed: Feed, planned: float) -> dict[str, Any] | None:
+def _step(
+    session: Session, state: State, forward_backward: ForwardBackward, feed: Feed, planned: float
+) -> dict[str, Any] | None:
     """One optimizer step, or what the guard does instead; returns its record, or None when somebody asked to stop.
     Raises ValueError if the guard says stop."""
     started, guard, scale = time.perf_counter(), state.guard, state.guard.memory.scale
@@ -217,7 +219,7 @@ def _step(session: Session, state: State, passes: Passes, feed: Feed, planned: f
         return None
     for piece in state.pieces:
         piece.embedding_gradient_shrink = guard.shrink(state.step + 1)
-    sums = passes.gradient(batch, max(total, 1.0) / scale)
+    sums = forward_backward.gradient(batch, max(total, 1.0) / scale)
     found = (sums.loss, *sums.metrics.values())
     loss_sum, *measured = session.group.sum(*(number if session.group.counts else 0.0 for number in found))
     unscale((p for _, p in named_parameters(state.pieces)), scale)
@@ -233,8 +235,8 @@ def _step(session: Session, state: State, passes: Passes, feed: Feed, planned: f
     }
     if measured:
         record["metrics"] = {name: value / max(total, 1.0) for name, value in zip(sums.metrics, measured, strict=True)}
-    if act := guard.judge(record["loss"], norm):
-        record["act"] = _obey(session, state, act, state.rows + size)
+    if action := guard.judge(record["loss"], norm):
+        record["act"] = _obey(session, state, action, state.rows + size)
     else:
         state.optimizers.step(rate)
         state.step, state.rows = state.step + 1, state.rows + size
@@ -249,29 +251,29 @@ def _remember(state: State, **sums: float) -> None:
         state.window[name] = state.window.get(name, 0.0) + value
 
 
-def _obey(session: Session, state: State, act: Act, end: int) -> dict[str, Any]:
+def _obey(session: Session, state: State, action: Action, end: int) -> dict[str, Any]:
     """Leave out the batch that ends before row `end`, or go back and jump over all rows up to there. Returns what was
     done, for the log."""
-    if act.do == "stop":
+    if action.kind == "stop":
         raise ValueError(
-            f"step {state.step + 1}: {act.why}; nothing of this step was kept and the last checkpoint in {session.out} is good. "
+            f"step {state.step + 1}: {action.why}; nothing of this step was kept and the last checkpoint in {session.out} is good. "
             f"Lower optimizer.lr ({session.run.config.optimizer.lr:g}), set stability.policy to skip or rollback, or look at rows {state.rows} and following"
         )
     for piece in state.pieces:
         piece.zero_grad(set_to_none=True)
     start, memory, folder = state.rows, state.guard.memory, None
-    if act.do == "rollback":
+    if action.kind == "rollback":
         session.saver.wait()
-        folder = session.group.tell(
-            lambda: (found := go_back(session.out, session.train.save_every, act.below)) and str(found)
+        folder = session.group.broadcast(
+            lambda: (found := go_back(session.out, session.train.save_every, action.below)) and str(found)
         )
     if folder is None:  # no way back, or none wanted
         state.step, state.rows = state.step + 1, end
-        return {"do": "scale" if act.do == "scale" else "skip", "why": act.why, "rows": [start, end]}
+        return {"do": "scale" if action.kind == "scale" else "skip", "why": action.why, "rows": [start, end]}
     restore(Path(folder), state, read_record(Path(folder)))
     start, state.rows = state.rows, end
-    state.guard.went_back(memory.acts, state.step, end - start)
-    return {"do": act.do, "why": act.why, "rows": [start, end], "to": state.step}
+    state.guard.went_back(memory.actions, state.step, end - start)
+    return {"do": action.kind, "why": action.why, "rows": [start, end], "to": state.step}
 
 
 def _average(state: State, decay: float) -> None:
@@ -318,7 +320,7 @@ def _report(session: Session, state: State, record: dict[str, Any], bar: Any) ->
         state.window = {"loss": 0.0, "trained": 0.0}
 
 
-def _said(act: dict[str, Any]) -> str:
-    first, end = act["rows"]
-    done = f"back to the checkpoint of step {act['to']}, past rows" if "to" in act else "left out rows"
-    return f"{act['why']}: {done} {first} to {end - 1}"
+def _said(action: dict[str, Any]) -> str:
+    first, end = action["rows"]
+    done = f"back to the checkpoint of step {action['to']}, past rows" if "to" in action else "left out rows"
+    return f"{action['why']}: {done} {first} to {end - 1}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from openglm.config import OptimizerConfig, require
-from openglm.parallel.processes import Processes, align_gradient, copies, local_part, share_of, whole
+from openglm.parallel.processes import Processes, align_gradient, copies, local_part, local_shard, whole
 
 # Quintic Newton-Schulz coefficients of Keller Jordan's Muon; GLM-4.5: 5 iterations, momentum .95, update RMS .2.
 _NEWTON_SCHULZ, _ITERATIONS, _MOMENTUM, _UPDATE_RMS = (3.4445, -4.7750, 2.0315), 5, 0.95, 0.2
@@ -57,7 +57,9 @@ class Muon(torch.optim.Optimizer):
                 held, scale = [local_part(p) for p in parameters], _UPDATE_RMS * math.sqrt(max(shape))
                 torch._foreach_mul_(held, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(
-                    held, [share_of(u, p) for u, p in zip(update, parameters, strict=True)], alpha=-group["lr"] * scale
+                    held,
+                    [local_shard(u, p) for u, p in zip(update, parameters, strict=True)],
+                    alpha=-group["lr"] * scale,
                 )
 
     def _momentum(self, parameter: Tensor) -> Tensor:

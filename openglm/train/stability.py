@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,14 @@ from torch import Tensor
 from openglm.config import StabilityConfig, require
 from openglm.parallel.processes import local_part
 
-WINDOW = 100  # steps of the running statistics, and good steps after which past acts are forgotten
+WINDOW = 100  # steps of the running statistics, and good steps after which past actions are forgotten
 _ENOUGH = 20  # steps before anything counts as a spike
 _NORMAL, _FLOOR = (
     1.4826,
     0.01,
 )  # median absolute deviation -> standard deviation of a normal distribution; least deviation, as a share of the median
+
+_STORED_AS = {"actions": "acts", "good_steps": "calm"}  # names in state.json, which older and newer versions read
 
 
 @dataclass
@@ -36,9 +39,9 @@ class Memory:
     """mean losses of the last good steps"""
     norms: list[float] = field(default_factory=list)
     """their gradient norms"""
-    acts: int = 0
-    """acts on trouble that still count"""
-    calm: int = 0
+    actions: int = 0
+    """actions on anomalies that still count"""
+    good_steps: int = 0
     """good steps since the last one"""
     jumped: int = 0
     """rows that ways back have jumped over"""
@@ -51,13 +54,23 @@ class Memory:
     spare: int = 1
     """overflows until it is halved, this one included"""
 
+    def record(self) -> dict[str, Any]:
+        """As it stands in state.json, under the names of the first version."""
+        return {_STORED_AS.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Memory:
+        """The inverse of `record`."""
+        names = {stored: name for name, stored in _STORED_AS.items()}
+        return cls(**{names.get(name, name): value for name, value in record.items()})
+
 
 @dataclass(frozen=True)
-class Act:
+class Action:
     """What the guard does about a step: `scale` and `skip` leave its batch out, `rollback` goes back, `stop` ends the
     run."""
 
-    do: str
+    kind: str
     why: str
     below: int | None = None
     """step below which a way back leads; None: to the newest checkpoint"""
@@ -84,33 +97,32 @@ class Guard:
         self.config, self.full, self.half, self._shrink = config, batch_rows, half, shrink
         self.memory = Memory(scale=config.loss_scale if half else 1.0, spare=config.loss_scale_hysteresis)
 
-    def judge(self, loss: float, norm: float) -> Act | None:
+    def judge(self, loss: float, norm: float) -> Action | None:
         """None: a good step, to be kept. loss: mean of the batch; norm: of the whole gradient, unscaled."""
         overflow = self.half and math.isfinite(loss) and self._rescale(fits=math.isfinite(norm))
         if overflow:
-            return Act("scale", overflow)
-        memory, trouble = self.memory, self._trouble(loss, norm)
-        if not trouble:
+            return Action("scale", overflow)
+        memory, anomaly = self.memory, self._anomaly(loss, norm)
+        if not anomaly:
             memory.losses, memory.norms = [*memory.losses, loss][-WINDOW:], [*memory.norms, norm][-WINDOW:]
-            memory.calm += 1
-            memory.acts = 0 if memory.calm >= WINDOW else memory.acts
+            memory.good_steps += 1
+            memory.actions = 0 if memory.good_steps >= WINDOW else memory.actions
             return None
-        below = (
-            memory.back_to if memory.calm else None
-        )  # trouble in the first batch after a way back: more of the data is bad, not the checkpoint
-        memory.acts, memory.calm = memory.acts + 1, 0
-        if self.config.policy != "stop" and memory.acts > self.config.limit:
-            return Act(
+        # An anomaly in the first batch after a way back: more of the data is bad, not the checkpoint.
+        below = memory.back_to if memory.good_steps else None
+        memory.actions, memory.good_steps = memory.actions + 1, 0
+        if self.config.policy != "stop" and memory.actions > self.config.limit:
+            return Action(
                 "stop",
-                f"{trouble}, after {self.config.limit} acts (stability.limit) without {WINDOW} good steps in a row",
+                f"{anomaly}, after {self.config.limit} acts (stability.limit) without {WINDOW} good steps in a row",
             )
-        return Act(self.config.policy, trouble, below)
+        return Action(self.config.policy, anomaly, below)
 
-    def went_back(self, acts: int, step: int, jumped: int) -> None:
-        """The memory is that of the checkpoint of `step` again, but for the number of acts so far; the run jumps over
-        so many rows."""
+    def went_back(self, actions: int, step: int, jumped: int) -> None:
+        """The memory is that of the checkpoint of `step` again, but for the number of actions so far; the run jumps
+        over so many rows."""
         self.memory = dataclasses.replace(
-            self.memory, acts=acts, calm=0, jumped=self.memory.jumped + jumped, back_to=step
+            self.memory, actions=actions, good_steps=0, jumped=self.memory.jumped + jumped, back_to=step
         )
 
     def saved(self) -> None:
@@ -161,7 +173,7 @@ class Guard:
         memory.scale = max(before / 2, self.config.loss_scale_minimum)
         return f"gradient overflowed float16 at loss scale {before:g}; now {memory.scale:g}"
 
-    def _trouble(self, loss: float, norm: float) -> str:
+    def _anomaly(self, loss: float, norm: float) -> str:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return f"loss {loss:g}, gradient norm {norm:g}"
         return _spike("loss", loss, self.memory.losses, self.config.loss_spike) or _spike(

@@ -54,7 +54,7 @@ _FREE = (
     "data.heldout_dialogues",
     "init_from",
     "parallel.",
-    # ... and what gets a run past the trouble that stopped it
+    # ... and what gets a run past the anomaly that stopped it
     "stability.policy",
     "stability.loss_spike",
     "stability.norm_spike",
@@ -133,7 +133,7 @@ class Saver:
         )  # connections of its own: it writes while training exchanges
         self.writing: Future | None = None
         self.sealing: threading.Thread | None = None
-        self.trouble = ""
+        self.failure = ""
 
     def save(self, state: State, settings: dict[str, Any]) -> None:
         """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep`."""
@@ -145,7 +145,7 @@ class Saver:
             "rows": state.rows,
             "lines": state.lines,
             "window": state.window,
-            "guard": dataclasses.asdict(state.guard.memory),
+            "guard": state.guard.memory.record(),
         }
         record |= {
             "dtype": str(state.dtype).removeprefix("torch."),
@@ -153,56 +153,56 @@ class Saver:
             "settings": flatten(settings),
         }
         text = json.dumps(record, indent=1) + "\n"
-        place, writing = Future(), Future()
+        target, writing = Future(), Future()
         if self.side is None:
-            return self._write(name, text, place, lambda: save_shards(place.result(), tensors))
+            return self._write(name, text, target, lambda: save_shards(target.result(), tensors))
         if self.group.first:
-            seal = (name, text, place, lambda: finish_saving(writing.result()))
+            seal = (name, text, target, lambda: finish_saving(writing.result()))
             self.sealing = threading.Thread(
                 target=self._write, args=seal, daemon=True
             )  # a process that fails must not wait for it
             self.sealing.start()
         try:
-            self.writing = start_saving(self.group.tell(place.result), tensors, self.side)
-        except ValueError:  # no place for it, which the first process reports
+            self.writing = start_saving(self.group.broadcast(target.result), tensors, self.side)
+        except ValueError:  # no folder for it, which the first process reports
             return None
         writing.set_result(self.writing)
 
     def report(self) -> None:
         """Say what went wrong with an earlier save."""
-        if self.trouble:
-            say(f"{self.trouble}. Training goes on")
-            self.trouble = ""
+        if self.failure:
+            say(f"{self.failure}. Training goes on")
+            self.failure = ""
 
     def finish(self) -> None:
         """Wait for what is being written. Raises ValueError, in all processes, where the last checkpoint could not
         be."""
         self.wait()
-        trouble = self.group.tell(lambda: self.trouble)
-        if trouble:
-            raise ValueError(trouble)
+        failure = self.group.broadcast(lambda: self.failure)
+        if failure:
+            raise ValueError(failure)
 
-    def _write(self, name: str, text: str, place: Future, fill: Callable[[], None]) -> None:
-        """A folder whose place is told, that is filled, sealed and named."""
+    def _write(self, name: str, text: str, target: Future, fill: Callable[[], None]) -> None:
+        """A folder whose path is told, that is filled, sealed and named."""
         checkpoints = self.out / "checkpoints"
         try:
             if (checkpoints / name).exists():  # a damaged one that the resume passed over
                 remove_folder(checkpoints / name)
             with filling(checkpoints, name) as folder:
-                place.set_result(str(folder))
+                target.set_result(str(folder))
                 fill()
                 (folder / "state.json").write_text(text, encoding="utf-8")
             write_file(self.out / "latest", name + "\n")
             for old in _checkpoints(self.out)[self.keep :]:
                 remove_folder(old)
         except Exception as error:
-            self.trouble = (
+            self.failure = (
                 str(error)
                 if isinstance(error, ValueError)
                 else f"cannot write {checkpoints / name}: {type(error).__name__}: {error}"
             )
-            if not place.done():
-                place.set_exception(ValueError(self.trouble))
+            if not target.done():
+                target.set_exception(ValueError(self.failure))
 
     def wait(self) -> None:
         """Until nothing is being written."""
@@ -319,7 +319,7 @@ def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
         record["window"],
     )
     if "guard" in record:
-        state.guard.memory = Memory(**record["guard"])
+        state.guard.memory = Memory.of_record(record["guard"])
     _set_rng_state(record["rng"], state.group.device)
 
 

@@ -19,9 +19,9 @@ from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.train import loss as loss_module
+from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.loss import step_flops
 from openglm.train.optimizer import Muon, Optimizers, learning_rate, orthogonalize, parameter_groups
-from openglm.train.passes import WholePasses
 
 ALONE = Processes(torch.device("cpu"))
 
@@ -49,8 +49,8 @@ def plain_loss(model, batch):
     return (losses * weights).sum(), weights.sum()
 
 
-def passes(model, rows=6):
-    return WholePasses(model, ALONE, torch.float32, rows)
+def forward_backward(model, rows=6):
+    return WholeForwardBackward(model, ALONE, torch.float32, rows)
 
 
 def gradients(model):
@@ -65,24 +65,24 @@ def test_loss_and_gradient_are_those_of_the_definition(model, batch, monkeypatch
     total, weight = plain_loss(model, batch)
     (total / weight).backward()
     total, expected = float(total.detach()), gradients(model)
-    found = passes(model).gradient(batch, float(weight))
+    found = forward_backward(model).gradient(batch, float(weight))
     assert found.loss == pytest.approx(total, rel=1e-6)
-    assert passes(model).evaluate(batch).loss == pytest.approx(total, rel=1e-6)
+    assert forward_backward(model).evaluate(batch).loss == pytest.approx(total, rel=1e-6)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_targets_without_loss_do_not_matter(model, batch):
-    before = passes(model).gradient(batch, 10.0).loss
+    before = forward_backward(model).gradient(batch, 10.0).loss
     expected = gradients(model)
     changed = {**batch, "targets": np.where(batch["loss_mask"] > 0, batch["targets"], 7)}
-    assert passes(model).gradient(changed, 10.0).loss == before
+    assert forward_backward(model).gradient(changed, 10.0).loss == before
     assert all(torch.equal(g, expected[name]) for name, g in gradients(model).items())
 
 
 def test_a_batch_without_loss_changes_nothing(model, batch):
     silent = {**batch, "loss_mask": np.zeros_like(batch["loss_mask"])}
-    assert passes(model).gradient(silent, 1.0).loss == 0.0
+    assert forward_backward(model).gradient(silent, 1.0).loss == 0.0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
@@ -138,7 +138,7 @@ def test_tuning_starts_from_the_given_weights(tmp_path):
         on_step=lambda _, record: losses.append(record["loss"]),
     )
     batch = next(batches(Rows(), 0, 8, 0))
-    expected = passes(load_model(first.model)).evaluate(batch).loss / float(batch["loss_mask"].sum())
+    expected = forward_backward(load_model(first.model)).evaluate(batch).loss / float(batch["loss_mask"].sum())
     assert losses[0] == pytest.approx(expected, rel=1e-5)
 
 

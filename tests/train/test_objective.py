@@ -19,7 +19,7 @@ from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.train import loss as loss_module
-from openglm.train.passes import WholePasses
+from openglm.train.forward_backward import WholeForwardBackward
 
 ALONE = Processes(torch.device("cpu"))
 SCRIPT = Path(__file__).parents[1] / "helpers" / "pair_runs.py"
@@ -70,13 +70,13 @@ def test_a_loss_over_whole_rows_has_the_gradient_of_its_definition(model, batch,
     (total / 6).backward()
     expected = gradients(model)
 
-    passes = WholePasses(model, ALONE, torch.float32, micro_rows, objective=PairMargin())
-    sums = passes.gradient(batch, 6.0)
+    forward_backward = WholeForwardBackward(model, ALONE, torch.float32, micro_rows, objective=PairMargin())
+    sums = forward_backward.gradient(batch, 6.0)
     assert PairMargin().count(batch) == int(held.sum()) == 6
     assert sums.loss == pytest.approx(float(total.detach()), rel=1e-5)
     assert sums.metrics == {"accuracy": int((ahead > 0)[held].sum())}
     assert_gradients_equal(gradients(model), expected)
-    assert passes.evaluate(batch).loss == pytest.approx(sums.loss, rel=1e-6)
+    assert forward_backward.evaluate(batch).loss == pytest.approx(sums.loss, rel=1e-6)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def test_a_loss_over_positions_reads_fields_of_tokens_and_of_rows(model, batch, 
     total = -torch.minimum(ratio * margin, ratio.clamp(0.8, 1.2) * margin)[answer].sum()
     (total / 100).backward()
     expected = gradients(model)
-    sums = WholePasses(model, ALONE, torch.float32, 32, objective=Clipped()).gradient(wide, 100.0)
+    sums = WholeForwardBackward(model, ALONE, torch.float32, 32, objective=Clipped()).gradient(wide, 100.0)
     assert int(answer.sum()) > 64  # positions_at_once is never below
     assert sums.loss == pytest.approx(float(total.detach()), rel=1e-5)
     assert sums.metrics["ratio"] == pytest.approx(float(ratio[answer].sum().detach()), rel=1e-5)

@@ -1,4 +1,4 @@
-"""What the guard sees, what it does about it, and that a run with trouble in it is still the same run after a kill."""
+"""What the guard sees, what it does about it, and that a run with anomalies in it is still the same run after a kill."""
 
 import dataclasses
 import json
@@ -23,10 +23,10 @@ from openglm.data.mixture import batches
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
+from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.loop import train
-from openglm.train.passes import WholePasses
 from openglm.train.run import Run
-from openglm.train.stability import WINDOW, Guard, ramped, unscale
+from openglm.train.stability import WINDOW, Guard, Memory, ramped, unscale
 from openglm.train.state import check_settings, read_record
 
 ALONE = Processes(torch.device("cpu"))
@@ -56,6 +56,14 @@ def acts(out):
 
 
 # --- the scaler, the ramp, the shrink
+
+
+def test_checkpoints_keep_the_names_of_the_guards_memory():
+    """Checkpoints made before the fields were renamed hold them; one that lacks an option takes its default."""
+    stored = {"losses": [1.0], "norms": [2.0], "acts": 2, "calm": 7, "jumped": 8, "back_to": 4}
+    memory = Memory.of_record(stored)
+    assert (memory.actions, memory.good_steps) == (2, 7)
+    assert memory.record() == {**stored, "scale": 1.0, "fitting": 0, "spare": 1}
 
 
 class DeepSpeedScaler:
@@ -90,20 +98,20 @@ def test_the_loss_scale_is_that_of_deepspeed(overflows, window, hysteresis, mini
     )
     guard, theirs = Guard(config, 8, half=True), DeepSpeedScaler(64.0, window, minimum, hysteresis)
     for overflow in overflows:
-        act = guard.judge(1.0, math.inf if overflow else 1.0)
+        action = guard.judge(1.0, math.inf if overflow else 1.0)
         theirs.update_scale(overflow)
         assert guard.memory.scale == theirs.cur_scale
-        assert (act is not None) == overflow
+        assert (action is not None) == overflow
 
 
-def test_an_overflow_at_the_smallest_scale_is_trouble():
+def test_an_overflow_at_the_smallest_scale_is_an_anomaly():
     guard = Guard(StabilityConfig(loss_scale=2.0, loss_scale_hysteresis=1), 8, half=True)
-    assert [guard.judge(1.0, math.nan).do for _ in range(2)] == ["scale", "stop"]
+    assert [guard.judge(1.0, math.nan).kind for _ in range(2)] == ["scale", "stop"]
 
 
 def test_a_loss_that_is_not_finite_is_no_matter_of_scale():
     guard = Guard(StabilityConfig(policy="skip"), 8, half=True)
-    assert guard.judge(math.nan, math.nan).do == "skip" and guard.memory.scale == 65536
+    assert guard.judge(math.nan, math.nan).kind == "skip" and guard.memory.scale == 65536
 
 
 @given(start=st.integers(1, 40), step=st.integers(1, 9), steps=st.integers(1, 30), rows=st.integers(1, 5000))
@@ -171,14 +179,14 @@ def test_ordinary_noise_is_no_spike_and_a_jump_is(seed, size):
 def test_spikes_that_were_acted_on_do_not_become_the_rule():
     guard = Guard(StabilityConfig(policy="skip", loss_spike=6, limit=1000), 8, half=False)
     feed(guard, [1.0, 1.1] * 50)
-    assert all(act.do == "skip" for act in feed(guard, [9.0] * 200))
+    assert all(action.kind == "skip" for action in feed(guard, [9.0] * 200))
 
 
 def test_acts_that_do_not_help_stop_the_run_and_good_steps_forgive():
     guard = Guard(StabilityConfig(policy="skip", limit=3), 8, half=False)
-    assert [guard.judge(math.nan, 1.0).do for _ in range(3)] == ["skip"] * 3
+    assert [guard.judge(math.nan, 1.0).kind for _ in range(3)] == ["skip"] * 3
     feed(guard, [1.0] * WINDOW)
-    assert [guard.judge(math.nan, 1.0).do for _ in range(4)] == ["skip"] * 3 + ["stop"]
+    assert [guard.judge(math.nan, 1.0).kind for _ in range(4)] == ["skip"] * 3 + ["stop"]
 
 
 # --- runs
@@ -220,7 +228,7 @@ def test_going_back_jumps_over_the_data_that_hurt(tmp_path, capfd):
     assert rates[-2:] == [line["lr"] for line in log_lines(plain) if "lr" in line][-2:]
 
 
-def test_trouble_again_leads_further_back_and_removes_what_came_after(tmp_path):
+def test_another_anomaly_leads_further_back_and_removes_what_came_after(tmp_path):
     """A good step lies between: the checkpoint may be sick. After the one of step 8, that of step 4 is tried."""
     result = guarded(tmp_path, Poisoned(64, 85), stability={"policy": "rollback"}, keep=9)
     assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [(9, 8, [64, 72]), (10, 4, [32, 88])]
@@ -243,7 +251,7 @@ def test_without_a_checkpoint_the_batch_is_left_out(tmp_path):
     assert [(step, act["do"]) for step, act in acts(tmp_path)] == [(2, "skip")]
 
 
-def test_trouble_without_end_is_one_line_that_says_what_was_tried(tmp_path):
+def test_anomalies_without_end_are_one_line_that_says_what_was_tried(tmp_path):
     with pytest.raises(
         ValueError, match=r"^step 8: loss .* after 3 acts \(stability.limit\) .*Lower optimizer.lr"
     ) as error:
@@ -281,7 +289,7 @@ SCENES = {
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_broken_run_with_trouble_equals_an_unbroken_one(tmp_path, scene):
+def test_a_broken_run_with_anomalies_equals_an_unbroken_one(tmp_path, scene):
     stability, changes = SCENES[scene]
     bad = (17, 61, 74) if scene != "ramp" else (5, 17, 29, 38)
     assert guarded(tmp_path / "whole", Poisoned(*bad), stability=stability, **changes).finished
@@ -314,7 +322,7 @@ def test_scaled_gradients_are_those_of_the_plain_loss():
     batch = next(batches(Rows(), 0, 8, 0))
     found = []
     for scale, dtype in ((1.0, torch.float32), (65536.0, torch.float32), (65536.0, torch.float16)):
-        WholePasses(model, ALONE, dtype, 8).gradient(batch, 50.0 / scale)
+        WholeForwardBackward(model, ALONE, dtype, 8).gradient(batch, 50.0 / scale)
         unscale(model.parameters(), scale)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
         model.zero_grad()
@@ -331,7 +339,7 @@ def test_small_gradients_need_the_scale():
     batch = next(batches(Rows(), 0, 8, 0))
     lost = []
     for scale in (1.0, 2.0**24):
-        WholePasses(model, ALONE, torch.float16, 8).gradient(batch, 50.0 * 2**22 / scale)
+        WholeForwardBackward(model, ALONE, torch.float16, 8).gradient(batch, 50.0 * 2**22 / scale)
         unscale(model.parameters(), scale)
         lost.append(float(sum((p.grad == 0).sum() for p in model.blocks.parameters())))
         model.zero_grad()
@@ -417,7 +425,7 @@ def test_the_recipe_of_glm_130b_has_the_published_numbers():
 
 def test_processes_take_the_way_back_together(tmp_path):
     """Two data-parallel processes, of which one alone reads the row that hurts."""
-    stability, script = {"policy": "rollback"}, Path(__file__).parents[1] / "helpers" / "spread_runs.py"
+    stability, script = {"policy": "rollback"}, Path(__file__).parents[1] / "helpers" / "parallel_runs.py"
     runs = {"two": {"parallel": {"data": 2}, "optimizer": {"lr": 1e-2}, "stability": stability, "bad": [60, 90]}}
     command = [
         sys.executable,

@@ -31,7 +31,7 @@ class Sums:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Passes(Protocol):
+class ForwardBackward(Protocol):
     """Forward and backward passes over this process's rows of a step."""
 
     def gradient(self, batch: Batch, total: float) -> Sums:
@@ -46,7 +46,7 @@ class Passes(Protocol):
 
 
 @dataclass(frozen=True)
-class WholePasses:
+class WholeForwardBackward:
     """Each process has all layers: one micro-batch after another."""
 
     model: Transformer
@@ -92,7 +92,7 @@ class WholePasses:
     def _selected(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Hidden states [N, H] and the objective's fields [N, ...] at the positions it asks for."""
         device = self.group.device
-        tokens, positions_B2T, segment = place(batch, device)
+        tokens, positions_B2T, segment = to_device(batch, device)
         # A row that is one text read forward needs no mask, and the kernel then skips the half that nobody sees.
         causal = not batch["segment"].any() and bool(batch["block_position"][:, 1:].all())
         mask = None if causal else training_mask(segment, positions_B2T[:, 1])
@@ -118,7 +118,7 @@ class WholePasses:
         return torch.zeros(1 + len(self.objective.metrics), device=self.group.device)
 
 
-class PipelinedPasses:
+class PipelinedForwardBackward:
     """Each process has some of the layers: micro-batches go through the stages."""
 
     def __init__(
@@ -145,7 +145,7 @@ class PipelinedPasses:
 
     def _run(self, batch: Batch, total: float, backward: bool) -> Sums:
         self.total, self.measured, device = total, {}, self.group.device
-        tokens, positions_B2T, segment = place(batch, device)
+        tokens, positions_B2T, segment = to_device(batch, device)
         packed_BF = torch.from_numpy(self._pack(batch)).to(device)
         with vocabulary_loss(self.group), torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             losses = self.pipeline.run(tokens, packed_BF, positions_B2T, segment, backward)
@@ -184,7 +184,7 @@ class PipelinedPasses:
         return loss_share
 
 
-def place(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens [B, T], positions [B, 2, T] and segments [B, T] on the device."""
     tokens, position, block, segment = (
         torch.from_numpy(batch[name]).to(device, non_blocking=True)

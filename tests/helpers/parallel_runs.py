@@ -1,6 +1,6 @@
 """Trains the tiny network in several layouts, one after another; started by torchrun.
 
-    torchrun --nproc-per-node 4 spread_runs.py FOLDER '{"name": {"parallel": {...}, "model": {...}, "optimizer": {...}, "train": {...}, "stability": {...}, "bad": [60]}, ...}'
+    torchrun --nproc-per-node 4 parallel_runs.py FOLDER '{"name": {"parallel": {...}, "model": {...}, "optimizer": {...}, "train": {...}, "stability": {...}, "bad": [60]}, ...}'
 
 The first process writes FOLDER/name/losses.json. A run that refuses its options leaves FOLDER/name.error.
 """

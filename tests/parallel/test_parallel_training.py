@@ -116,16 +116,16 @@ def test_what_is_left_of_the_processes_shares_the_rows():
     assert shape(ParallelConfig(tensor=4, pipeline=8), 768) == (8, 24, 4)
 
 
-@pytest.mark.parametrize("config, rows, passes, named", [
+@pytest.mark.parametrize("config, rows, micro_batches, named", [
     ({"tensor": 3}, 32, 1, r"parallel.tensor = 3: must divide the key/value heads \(2\).* these would: 1, 2"),
     ({"pipeline": 5}, 32, 8, r"parallel.pipeline = 5: must divide the 6 layers, or 8 with lighter end stages; these would: 1, 2, 3, 4, 6, 8"),
     ({}, 32, 5, r"train.batch_rows = 32: must be a multiple of parallel.data x train.accumulation \(1 x 5\)"),
     ({"pipeline": 3}, 32, 2, r"train.accumulation = 2: a pipeline of 3 stages needs at least"), ({"pipeline": 2, "zero": 3}, 32, 2, "parallel.zero = 3: a pipeline"),
     ({"pipeline": 2, "schedule": "zero-bubble"}, 33, 3, "train.accumulation = 3: must be a multiple of the 2 stages"),
 ])  # fmt: skip
-def test_layouts_that_do_not_divide_say_what_would(config, rows, passes, named):
+def test_layouts_that_do_not_divide_say_what_would(config, rows, micro_batches, named):
     with pytest.raises(ValueError, match=named) as error:
-        check_layout(ParallelConfig(**config), model_preset("nano"), ALONE, rows, passes)
+        check_layout(ParallelConfig(**config), model_preset("nano"), ALONE, rows, micro_batches)
     assert "\n" not in str(error.value)
 
 
