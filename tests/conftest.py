@@ -6,7 +6,7 @@ import torch
 from openglm.checkpoints.native import save_model
 from openglm.model.transformer import Transformer
 from openglm.presets import model_preset
-from openglm.text.own import train_tokenizer
+from openglm.text.bpe_training import train_tokenizer
 
 LINES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡。", "你好！我是一个很小的模型。"]
 LINES += ["The cat sat on the mat, and the dog lay by the door.", "How are you today? I am fine, thank you."]

@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     options = parse(TokenizerOptions, argv, "glm tokenizer", TokenizerOptions.__doc__ or "")
     from openglm.data.readers import OWN_READERS, own_files
     from openglm.runtime import say
-    from openglm.text.own import train_tokenizer
+    from openglm.text.bpe_training import train_tokenizer
 
     tokenizer = train_tokenizer(
         (text for path in own_files(options.source) for text in OWN_READERS[path.suffix](path)),

@@ -32,8 +32,8 @@ from openglm.config import require
 from openglm.data import clean
 from openglm.data.readers import OWN_READERS, READERS, Reader, items, plain
 from openglm.data.shards import encode_in_batches, write_manifest, write_source
+from openglm.text.bpe_training import train_tokenizer
 from openglm.text.load import load_tokenizer
-from openglm.text.own import train_tokenizer
 
 NOTHING_LEFT = "data: no text is left after cleaning; give more of it, or longer documents"
 _TOKENIZER_SAMPLE = 40_000_000  # bytes; the merges of a small vocabulary do not change with more

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from openglm import __version__
 from openglm.assistant import Assistant
 from openglm.runtime import say
-from openglm.serve import embeddings, errors, extras, feedback, openai, reference
+from openglm.serve import embeddings, errors, feedback, health, infill, legacy, openai, reference
 from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
@@ -42,7 +42,9 @@ def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embedd
     errors.install(app)
     app.include_router(openai.router)
     app.include_router(embeddings.router)
-    app.include_router(extras.router)
+    app.include_router(health.router)
+    app.include_router(infill.router)
+    app.include_router(legacy.router)
     app.include_router(feedback.router)
     app.include_router(reference.router)
     if config.page:

@@ -17,7 +17,7 @@ from openglm.serve.choices import Answering, CallChoice, ChatChoice, Choice, Tex
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling
 from openglm.serve.service import Service
-from openglm.serve.wire import DONE, EventStream, event, prepare, unless_gone
+from openglm.serve.sse import DONE, EventStream, event, prepare, unless_gone
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 

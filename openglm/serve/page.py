@@ -24,7 +24,7 @@ from openglm.serve import chats
 from openglm.serve.display import original, talk
 from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Broken, Busy, Service
-from openglm.serve.words import WORDS
+from openglm.serve.strings import STRINGS
 
 _ROUTES = re.compile(
     r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)"
@@ -183,7 +183,7 @@ class Page:
             ids, dropped = await asyncio.to_thread(
                 self.service.assistant.chat_prompt, _with_system(knobs.system, asked), tools, cut=True
             )
-            note = WORDS["cut"].format(dropped) if dropped else ""
+            note = STRINGS["cut"].format(dropped) if dropped else ""
             sampling = {
                 "temperature": float(knobs.temperature),
                 "top_p": float(knobs.top_p),
@@ -194,12 +194,12 @@ class Page:
                 done = [*asked, chats.answer(message, sampling)]
                 yield [gr.skip(), talk(done), gr.skip(), gr.skip(), note]
         except (ValueError, Busy, Broken) as error:
-            note = f"{WORDS['failed']} {error}"
+            note = f"{STRINGS['failed']} {error}"
         last = done[-1]
         done, note = (
             (asked, note)
             if not last["content"] and not last.get("call")
-            else (done, WORDS["called"] if last.get("call") else note)
+            else (done, STRINGS["called"] if last.get("call") else note)
         )
         yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
 
@@ -244,14 +244,14 @@ class Page:
         """A conversation from a file becomes one of the page's."""
         store, (messages, found) = chats.checked(store), chats.imported(text)
         if not messages:
-            return [*self._shown(store)[:-1], WORDS["no_chat"] if text else "", system]
+            return [*self._shown(store)[:-1], STRINGS["no_chat"] if text else "", system]
         return [*self._shown(chats.with_current(chats.started(store), messages)), found]
 
     def search(self, words: str, store: Any) -> Any:
         return gr.update(choices=chats.found(chats.checked(store), words))
 
     def layout(self) -> gr.Blocks:
-        translated = {name: texts for name, texts in WORDS.items() if isinstance(texts, tuple)}
+        translated = {name: texts for name, texts in STRINGS.items() if isinstance(texts, tuple)}
         w = gr.I18n(
             **{
                 language: {name: texts[index] for name, texts in translated.items()}

@@ -150,14 +150,14 @@ def _tokenizer_json(path: Path, content: bytes) -> Tokenizer:
     import tokenizers
 
     from openglm.text.bpe import BpeTokenizer, without_special
-    from openglm.text.own import own_tokenizer
+    from openglm.text.native import native_tokenizer
 
     try:
         layout, special = without_special(json.loads(content))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         layout, special = {}, {}
     if not {"<|endoftext|>", "[gMASK]", "<sop>", "<|assistant|>"} <= special.keys():
-        return own_tokenizer(content, str(path))
+        return native_tokenizer(content, str(path))
     format, files = _format(path, _glm4_format(path))
     bpe = _build(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(layout)))
     return _build(path, lambda: BpeTokenizer({path.name: content} | files, bpe, bpe.get_vocab(), special, format))

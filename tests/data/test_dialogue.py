@@ -9,7 +9,7 @@ from openglm.config import DataConfig, InfillingConfig, SpecialTokens
 from openglm.data.dialogue import DialogueSource, conversation, fill_rows, read_conversations, shorten
 from openglm.data.mixture import Mixture
 from openglm.text.formats import FORMATS
-from openglm.text.own import SPECIAL_TOKENS
+from openglm.text.native import SPECIAL_TOKENS
 from openglm.text.tokenizer import Tokenizer
 
 OURS = SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openglm.text import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
-from openglm.text.own import FILE_NAME
+from openglm.text.native import FILE_NAME
 from openglm.text.tokenizer import Tokenizer
 
 

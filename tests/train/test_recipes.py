@@ -11,8 +11,8 @@ from helpers.tiny_runs import options
 import openglm
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, OptimizerConfig, PretrainConfig, SFTConfig
 from openglm.data.shards import write_manifest, write_source
+from openglm.text.bpe_training import train_tokenizer
 from openglm.text.load import load_tokenizer
-from openglm.text.own import train_tokenizer
 from openglm.train.pretrain import pretrain
 from openglm.train.sft import sft
 

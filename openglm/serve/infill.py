@@ -1,35 +1,23 @@
-"""What other clients speak: llama.cpp's `/infill` of editor plug-ins, the first ChatGLM-6B server's `POST /`; health and metrics."""
+"""llama.cpp's `/infill`, which editor plug-ins speak."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from openglm.assistant import EngineRequest, SamplingParams
-from openglm.serve.choices import Answering, ChatChoice, TextChoice
+from openglm.serve.choices import Answering, TextChoice
 from openglm.serve.openai import collect
-from openglm.serve.schemas import ChatGLMRequest, InfillRequest
+from openglm.serve.schemas import InfillRequest
 from openglm.serve.service import Service
-from openglm.serve.wire import EventStream, event, prepare, unless_gone
+from openglm.serve.sse import EventStream, event, prepare, unless_gone
 
 router = APIRouter()
 _INFILL_TOKENS = 128  # where a plug-in leaves it to the model
-
-
-@router.get("/health", tags=["Operation"])
-async def health(request: Request) -> Response:
-    healthy = request.app.state.service.healthy
-    return JSONResponse({"status": "ok" if healthy else "ending"}, 200 if healthy else 503)
-
-
-@router.get("/metrics", tags=["Operation"], response_class=Response)
-async def metrics(request: Request) -> Response:
-    return Response(request.app.state.service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 @router.post("/infill", tags=["Editors"])
@@ -101,36 +89,3 @@ async def _pieces(service: Service, engine_request: EngineRequest) -> AsyncItera
         async for batch in batches:
             done = batch[-1][1].result is not None
             yield event({"content": "".join(one.text for _, one in batch), "stop": done})
-
-
-@router.post("/", tags=["ChatGLM-6B"])
-async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
-    """History goes in and comes out with this round; where it no longer fits, its oldest rounds are not read, though they stay in it."""
-    service: Service = request.app.state.service
-    history = body.history or []
-    messages = [
-        {"role": role, "content": text}
-        for pair in history
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
-    engine_request = await prepare(request, _chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
-    answering = Answering([engine_request], [ChatChoice(service.assistant, [])], len(engine_request[0]))
-    await unless_gone(request.receive, collect(service, answering))
-    response = answering.choices[0].message()["content"]
-    return {
-        "response": response,
-        "history": [*history, [body.prompt, response]],
-        "status": 200,
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def _chat(service: Service, messages: list[dict[str, Any]], body: ChatGLMRequest) -> EngineRequest:
-    """max_length counts prompt and answer together, as it did in the first server."""
-    ids, _ = service.assistant.chat_prompt(messages, cut=True)
-    limit = min(body.max_length or 2048, service.assistant.model.config.max_positions)
-    temperature, top_p = (
-        0.95 if body.temperature is None else body.temperature,
-        0.7 if body.top_p is None else body.top_p,
-    )
-    return ids, SamplingParams(max_tokens=max(limit - len(ids), 1), temperature=temperature, top_p=top_p)

@@ -1,4 +1,4 @@
-"""Answers on the wire: server-sent events, and work that ends when the client goes away."""
+"""Server-sent events, and work that ends when the client goes away."""
 
 from __future__ import annotations
 

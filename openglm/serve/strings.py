@@ -1,6 +1,6 @@
-"""The page's words: English and Chinese, chosen by the browser; a plain text is shown to all."""
+"""The page's strings: English and Chinese, chosen by the browser; a plain text is shown to all."""
 
-WORDS = {
+STRINGS = {
     "new": ("New chat", "新对话"),
     "search": ("Search chats", "搜索对话"),
     "settings": ("Settings", "设置"),
