@@ -31,8 +31,8 @@ class Scripted:
         start = time.perf_counter()
         logits = self.runner.run(step)
         self.seconds += time.perf_counter() - start
-        places = step.cached[0] + step.wanted + 1
-        logits[range(len(places)), [self.script[place] for place in places]] = 1e4
+        positions = step.cached[0] + step.wanted + 1
+        logits[range(len(positions)), [self.script[position] for position in positions]] = 1e4
         return logits
 
 

@@ -70,7 +70,7 @@ def tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def write(folder: Path, config: ModelConfig) -> None:
     shapes = list(tensors(config))
-    total, written, shard, places = sum(torch.Size(shape).numel() for _, shape in shapes), 0, {}, {}
+    total, written, shard, file_of = sum(torch.Size(shape).numel() for _, shape in shapes), 0, {}, {}
     pool = Pool()
     folder.mkdir()
     with progress("writing", SHARDS, "shards") as advance:
@@ -78,14 +78,14 @@ def write(folder: Path, config: ModelConfig) -> None:
             shard[name] = pool.piece(shape, number * 7919).half()
             written += shard[name].numel()
             last = number == len(shapes) - 1
-            if last or written >= total * (len(set(places.values())) + 1) / SHARDS:
-                file = f"pytorch_model-{len(set(places.values())) + 1:05}-of-{SHARDS:05}.bin"
+            if last or written >= total * (len(set(file_of.values())) + 1) / SHARDS:
+                file = f"pytorch_model-{len(set(file_of.values())) + 1:05}-of-{SHARDS:05}.bin"
                 torch.save(shard, folder / file)
-                places |= dict.fromkeys(shard, file)
+                file_of |= dict.fromkeys(shard, file)
                 shard = {}
                 advance()
     (folder / "pytorch_model.bin.index.json").write_text(
-        json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": places})
+        json.dumps({"metadata": {"total_size": 2 * total}, "weight_map": file_of})
     )
     t = config.tokens
     description = {
@@ -118,25 +118,25 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="fewer for a trial")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint there")
     args = parser.parse_args()
-    config, place = model_preset("chatglm-6b", layers=args.layers), args.folder / "chatglm-6b-random"
+    config, folder = model_preset("chatglm-6b", layers=args.layers), args.folder / "chatglm-6b-random"
     free, needed = shutil.disk_usage(args.folder).free, 2 * config.parameters
     if free < 1.1 * needed:
         sys.exit(
             f"--folder {args.folder}: {free / 1e9:.1f} GB free where {needed / 1e9:.1f} GB are written; name another disk"
         )
     try:
-        if not place.exists():
-            write(place, config)
-        forget(place)
+        if not folder.exists():
+            write(folder, config)
+        forget(folder)
         results = {
             "parameters": config.parameters,
             "threads": torch.get_num_threads(),
-            "cold": open_in_a_fresh_process(place),
-            "warm": open_in_a_fresh_process(place),
+            "cold": open_in_a_fresh_process(folder),
+            "warm": open_in_a_fresh_process(folder),
         }
     finally:
         if not args.keep:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(results, indent=1))
 
 

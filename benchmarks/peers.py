@@ -89,11 +89,11 @@ class LlamaCpp:
         return self.api.llama_init_from_model(model, options)
 
     def _decode(self, sequences: int, tokens: list[tuple[int, int, int, bool]]) -> None:
-        """tokens: (sequence, place, id, whether its logits are wanted)."""
-        for i, (sequence, place, token, wanted) in enumerate(tokens):
+        """tokens: (sequence, position, id, whether its logits are wanted)."""
+        for i, (sequence, position, token, wanted) in enumerate(tokens):
             self.batch.token[i], self.batch.pos[i], self.batch.n_seq_id[i], self.batch.logits[i] = (
                 token,
-                place,
+                position,
                 1,
                 wanted,
             )
@@ -163,16 +163,16 @@ def make_weights(shape: str, folder: Path) -> Path:
     from openglm.model.transformer import Transformer
     from openglm.presets import model_preset
 
-    place = folder / shape
-    if not (place / "whole").is_dir():
+    target = folder / shape
+    if not (target / "whole").is_dir():
         model = Transformer(model_preset(shape))
         model.initialize(torch.Generator().manual_seed(0))
-        save_model(place / "whole", model, None, dtype="float16")
-    if not (place / "q4_0.gguf").is_file():
-        convert(place / "whole", place / "q4_0.gguf", "gguf", "q4_0")
-    if not (place / "hf").is_dir():
-        convert(place / "whole", place / "hf", "hf")
-    return place
+        save_model(target / "whole", model, None, dtype="float16")
+    if not (target / "q4_0.gguf").is_file():
+        convert(target / "whole", target / "q4_0.gguf", "gguf", "q4_0")
+    if not (target / "hf").is_dir():
+        convert(target / "whole", target / "hf", "hf")
+    return target
 
 
 def work(reader: str, weights: Path, threads: int) -> None:

@@ -42,7 +42,7 @@ def calibration_rows(corpus: Corpus, config, rows: int, length: int) -> torch.Te
 
 
 def formats(rows: torch.Tensor) -> dict[str, Callable]:
-    """Name -> what makes a model of that format out of a whole one, in place."""
+    """Name -> what makes a model of that format out of a whole one, in point."""
 
     def plain(bits: int, group: int, table_bits: int) -> Callable:
         def make(model) -> None:
@@ -129,7 +129,7 @@ def plot(results: list[dict], path: str) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.5))
     for r in results[1:]:
         colour = "#2a6fb0" if "calibrated" in r["format"] else "#d98c3f" if "int4" in r["format"] else "#3a8f4d"
-        place = r["bytes"] / 1e6, max(r["perplexity_change_percent"], 0.01)
+        point = r["bytes"] / 1e6, max(r["perplexity_change_percent"], 0.01)
         short = (
             r["format"]
             .partition(", ")[2]
@@ -137,8 +137,8 @@ def plot(results: list[dict], path: str) -> None:
             .replace("one scale a row", "row")
             .replace(", table int8", "+8")
         )
-        axis.plot(*place, "s" if "table" in r["format"] else "o", color=colour)
-        axis.annotate(short, place, fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axis.plot(*point, "s" if "table" in r["format"] else "o", color=colour)
+        axis.annotate(short, point, fontsize=6, xytext=(3, 3), textcoords="offset points")
     axis.set(
         yscale="log",
         xlabel="megabytes of weights",

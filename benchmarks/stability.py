@@ -234,25 +234,25 @@ def draw(curves: list[dict], runs: list[dict], out: Path) -> None:
     rates = sorted({c["rate"] for c in curves})
     figure, axes = plt.subplots(len(rates) + 1, 4, figsize=(19, 4 * len(rates) + 4), constrained_layout=True)
     for row, rate in zip(axes, rates, strict=False):
-        for place, c in zip(row[1:], (c for c in curves if c["rate"] == rate), strict=True):
+        for axis, c in zip(row[1:], (c for c in curves if c["rate"] == rate), strict=True):
             row[0].plot(c["loss"], label=c["kind"])
             norms = np.ma.masked_invalid(np.log10(np.maximum(np.array(c["layers"]).T, 1e-9)))
-            image = place.imshow(
+            image = axis.imshow(
                 norms, aspect="auto", origin="lower", vmin=-5, vmax=1, cmap="viridis", interpolation="nearest"
             )
-            place.set(
+            axis.set(
                 title=f"{c['kind']}, lr {rate:g}: log10 of the gradient norm\n(white: not finite)",
                 xlabel="step",
                 ylabel="embedding (0) and blocks",
             )
-            figure.colorbar(image, ax=place)
+            figure.colorbar(image, ax=axis)
         row[0].set(title=f"loss at lr {rate:g}, float16 simulated", xlabel="step", ylim=(6.5, 12))
         row[0].legend()
-    for run, place in zip(runs, axes[-1], strict=False):
-        place.plot(run["loss"], lw=1)
+    for run, axis in zip(runs, axes[-1], strict=False):
+        axis.plot(run["loss"], lw=1)
         for act in run["acts"]:
-            place.axvline(act, color="tab:red", ls=":", lw=1)
-        place.set(
+            axis.axvline(act, color="tab:red", ls=":", lw=1)
+        axis.set(
             title=f"noise, {run['name']}\nheld-out loss {run['heldout']:.3f}",
             xlabel="steps as made; dotted: an act",
             ylim=(6, 12),

@@ -24,12 +24,12 @@ KINDS = ("embed", "norm", "linear", "rotary", "attend", "gather")
 def step_of(sequences: int, new: int, cached: int, room: int) -> Step:
     blocks = -(-room // 16)
     ids = np.arange(sequences * new, dtype=np.int32) % 1000
-    place = np.tile(np.arange(cached, cached + new, dtype=np.int32), sequences)
+    position = np.tile(np.arange(cached, cached + new, dtype=np.int32), sequences)
     tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
     each = np.ones(sequences, np.int32)
     return Step(
         ids,
-        np.stack([place, place * 0]),
+        np.stack([position, position * 0]),
         each * new,
         each * cached,
         each * 0,

@@ -32,13 +32,13 @@ from openglm.train.optimizer import Optimizers
 def causal_rows(rows: int, seq_len: int, vocab: int) -> dict[str, np.ndarray]:
     """Rows that are all part B: each token sees its past, and all are trained."""
     text = np.random.default_rng(0).integers(10, vocab, (rows, seq_len + 1))
-    place = np.tile(np.arange(seq_len), (rows, 1))
+    position = np.tile(np.arange(seq_len), (rows, 1))
     shifted = {
         "tokens": text[:, :-1].copy(),
         "targets": text[:, 1:].copy(),
         "loss_mask": np.ones((rows, seq_len), np.float32),
     }
-    return {**shifted, "position": place, "block_position": place + 1, "segment": np.zeros_like(place)}
+    return {**shifted, "position": position, "block_position": position + 1, "segment": np.zeros_like(position)}
 
 
 def our_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtype: torch.dtype):

@@ -19,8 +19,8 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """Folder of a random model with a vocabulary of 340 and a context of 96 tokens, in our own format."""
-    place = tmp_path_factory.mktemp("toy")
-    tokenizer = train_tokenizer(LINES * 4, 340, place / "tokenizer")
+    folder = tmp_path_factory.mktemp("toy")
+    tokenizer = train_tokenizer(LINES * 4, 340, folder / "tokenizer")
     model = Transformer(
         model_preset(
             "nano",
@@ -35,7 +35,7 @@ def toy(tmp_path_factory):
         )
     )
     model.initialize(torch.Generator().manual_seed(3))
-    return save_model(place / "model", model, tokenizer)
+    return save_model(folder / "model", model, tokenizer)
 
 
 BROWSER_TESTS = pytest.StashKey[list]()

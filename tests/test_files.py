@@ -23,10 +23,10 @@ FILES = {
 }
 
 
-def fill(place: Path, files=FILES):
+def fill(target: Path, files=FILES):
     for name, content in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(content)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(content)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_any_flipped_bit_is_named(folder, data):
 
 
 def test_a_later_save_replaces_the_whole_folder(folder):
-    write_folder(folder.parent, folder.name, lambda place: fill(place, {"new.bin": b"1"}))
+    write_folder(folder.parent, folder.name, lambda target: fill(target, {"new.bin": b"1"}))
     verify_folder(folder)
     assert content(folder).keys() == {"new.bin", MANIFEST}
     assert os.listdir(folder.parent) == ["step-1"]
@@ -139,8 +139,8 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path):
 def test_a_full_disk_leaves_the_old_folder(folder):
     before = content(folder)
 
-    def writer(place):
-        (place / "half.bin").write_bytes(b"x" * 1000)
+    def writer(target):
+        (target / "half.bin").write_bytes(b"x" * 1000)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(ValueError, match="step-1: No space left on device; nothing was changed") as error:
@@ -161,7 +161,7 @@ def test_a_full_disk_under_safetensors_is_one_line_too(folder):
             write_folder(
                 folder.parent,
                 folder.name,
-                lambda place: save_file({"w": torch.zeros(1 << 20)}, place / "model.safetensors"),
+                lambda target: save_file({"w": torch.zeros(1 << 20)}, target / "model.safetensors"),
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -197,29 +197,29 @@ SAVER = """
 import os, sys
 from pathlib import Path
 from openglm.files import clear_stale, write_file, write_folder
-place, number = Path(sys.argv[1]), int(sys.argv[2])
-clear_stale(place)
+parent, number = Path(sys.argv[1]), int(sys.argv[2])
+clear_stale(parent)
 payload = os.urandom(300_000)
 print("ready", flush=True)
 while True:
     number += 1
     for name in (f"step-{number:05d}", "model"):
-        write_folder(place, name, lambda p: [(p / f"{i}.bin").write_bytes(payload) for i in range(3)] and (p / "step").write_text(str(number)))
-    write_file(place / "latest", f"step-{number:05d}")
+        write_folder(parent, name, lambda p: [(p / f"{i}.bin").write_bytes(payload) for i in range(3)] and (p / "step").write_text(str(number)))
+    write_file(parent / "latest", f"step-{number:05d}")
     print(number, flush=True)
 """
 
 
-def whole(place: Path) -> int:
+def whole(parent: Path) -> int:
     """Checks all that a reader can see; returns the newest whole step."""
-    clear_stale(place)
-    for seen in place.iterdir():
+    clear_stale(parent)
+    for seen in parent.iterdir():
         if seen.is_dir():
             verify_folder(seen)
-    steps = sorted(place.glob("step-*"))
-    latest = place / "latest"
-    assert not latest.exists() or (place / latest.read_text()).is_dir()
-    assert not list(place.glob(".*"))
+    steps = sorted(parent.glob("step-*"))
+    latest = parent / "latest"
+    assert not latest.exists() or (parent / latest.read_text()).is_dir()
+    assert not list(parent.glob(".*"))
     return int(steps[-1].name[5:]) if steps else 0
 
 
@@ -257,23 +257,23 @@ def die_before(operation: int) -> None:
 
 def test_kill_before_every_call_that_touches_the_disk(folder):
     """A child replaces the folder and adds another; it dies before its k-th operation on files, for every k."""
-    place, at = folder.parent, 0
+    parent, at = folder.parent, 0
     while True:
         child = os.fork()
         if child == 0:
             die_before(at)
-            write_folder(place, "step-1", fill)
-            write_folder(place, "step-2", fill)
-            write_file(place / "latest", "step-2")
+            write_folder(parent, "step-1", fill)
+            write_folder(parent, "step-2", fill)
+            write_file(parent / "latest", "step-2")
             os._exit(0)
         status = os.waitpid(child, 0)[1]
-        assert (place / "step-1").exists() or (place / ".old-step-1").exists()
-        assert whole(place) >= 1
+        assert (parent / "step-1").exists() or (parent / ".old-step-1").exists()
+        assert whole(parent) >= 1
         if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0 and (place / "latest").read_text() == "step-2"
+            assert os.WEXITSTATUS(status) == 0 and (parent / "latest").read_text() == "step-2"
             break
-        if (place / "step-2").exists():
-            remove_folder(place / "step-2")
-            (place / "latest").unlink(missing_ok=True)
+        if (parent / "step-2").exists():
+            remove_folder(parent / "step-2")
+            (parent / "latest").unlink(missing_ok=True)
         at += 1
     assert at > 30

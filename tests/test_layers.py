@@ -152,7 +152,7 @@ def circles(edges: dict[str, set[str]]) -> list[set[str]]:
     """Groups of files, each of which reaches all the others."""
     reached = {name: reachable(edges, name) for name in edges}
     groups = [{other for other in reached[name] if name in reached[other]} for name in edges]
-    return [group for place, group in enumerate(groups) if group and group not in groups[:place]]
+    return [group for index, group in enumerate(groups) if group and group not in groups[:index]]
 
 
 def reachable(edges: dict[str, set[str]], start: str) -> set[str]:

@@ -96,12 +96,12 @@ def _branches(model, prompt: list[int], rows: torch.Tensor) -> tuple[torch.Tenso
     """Positions [1, 2, T] and mask [1, 1, T, T] of one row: a prompt, then continuations [candidates, length] that see it and themselves, not each other."""
     (candidates, length), device = rows.shape, rows.device
     one = torch.cat([torch.tensor(prompt, device=device), rows[0]])
-    places = describe(one[None], None, model.config)[0]
-    behind = places[:, :, len(prompt) :].repeat(1, 1, candidates)
+    positions = describe(one[None], None, model.config)[0]
+    behind = positions[:, :, len(prompt) :].repeat(1, 1, candidates)
     branch = torch.cat([torch.full((len(prompt),), -1), torch.arange(candidates).repeat_interleave(length)]).to(device)
     index = torch.arange(len(branch), device=device)
     mask = ((branch[:, None] == branch) | (branch < 0)) & (index[:, None] >= index[None, :])
-    return torch.cat([places[:, :, : len(prompt)], behind], 2), mask[None, None]
+    return torch.cat([positions[:, :, : len(prompt)], behind], 2), mask[None, None]
 
 
 @torch.no_grad()

@@ -56,37 +56,37 @@ def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = No
         else None
     )
 
-    def fill(place: Path) -> None:
+    def fill(target: Path) -> None:
         if description:
             write_tensors(
-                place,
+                target,
                 (
                     (name, stored(name, tensor, kind))
                     for name, tensor in to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config)
                 ),
             )
-            (place / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+            (target / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         else:
-            write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in _named(_shown(checkpoint))))
-            write_config(place, checkpoint.config, checkpoint.family)
+            write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in _named(_shown(checkpoint))))
+            write_config(target, checkpoint.config, checkpoint.family)
         if find(checkpoint.folder):
-            _write_tokenizer(checkpoint.folder, place, to)
+            _write_tokenizer(checkpoint.folder, target, to)
 
     return write_folder(out.parent, out.name, fill)
 
 
-def _write_tokenizer(folder: Path, place: Path, to: str) -> None:
+def _write_tokenizer(folder: Path, target: Path, to: str) -> None:
     """Ours remembers its generation, which a configuration of ours does not tell. `transformers` gets the files as they
     are, and the one that it needs."""
     tokenizer = load_tokenizer(folder)
     if to == "openglm":
-        tokenizer.save(place)
+        tokenizer.save(target)
         return
     for name in _TOKENIZER_FILES:
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, place / name)
-    if isinstance(tokenizer, BpeTokenizer) and not (place / "tokenizer.json").is_file():
-        (place / "tokenizer.json").write_text(tokenizer.library_json(), encoding="utf-8")
+            shutil.copyfile(folder / name, target / name)
+    if isinstance(tokenizer, BpeTokenizer) and not (target / "tokenizer.json").is_file():
+        (target / "tokenizer.json").write_text(tokenizer.library_json(), encoding="utf-8")
 
 
 def _shown(checkpoint: Checkpoint) -> Iterator[tuple[str, Leaves]]:
@@ -106,7 +106,7 @@ def _require_whole(checkpoint: Checkpoint, to: str) -> None:
         not bits,
         "source",
         str(checkpoint.folder),
-        f"holds int{bits} codes, which {to} has no place for; convert the checkpoint that was not quantised, or to openglm",
+        f"holds int{bits} codes, which {to} has no form for; convert the checkpoint that was not quantised, or to openglm",
     )
 
 

@@ -2,7 +2,7 @@
 
 llama.cpp runs two networks of the family: `chatglm` (ChatGLM2, ChatGLM3, GLM-4-9B: pre-norm) and `glm4` (GLM-4-0414:
 sandwich norms), both causal, RMSNorm, SwiGLU, rotary pairs in the first half of each head; others are refused. Its
-rotation takes pairs that lie side by side, as ours does, so no row of a matrix changes its place; queries, keys and
+rotation takes pairs that lie side by side, as ours does, so no row of a matrix is moved; queries, keys and
 values are laid one under another, and so are gate and up.
 Norms and biases stay in fp32. The `gguf` package (extra `convert`) knows the container and the block formats.
 """
@@ -112,8 +112,8 @@ def _check_network(config: ModelConfig) -> None:
 
 def layout(layers: int, names: Container[str]) -> Iterator[tuple[str, list[str]]]:
     """Every tensor of a file, with those of our `names` that lie in it one under another."""
-    places = [("", "", _TABLES), *((f"blk.{layer}.", f"blocks.{layer}.", _BLOCK) for layer in range(layers))]
-    for there, here, table in places:
+    parts = [("", "", _TABLES), *((f"blk.{layer}.", f"blocks.{layer}.", _BLOCK) for layer in range(layers))]
+    for there, here, table in parts:
         for name, ours in table.items():
             for leaf in ("weight", "bias"):
                 sources = [f"{here}{part}.{leaf}" for part in ours]

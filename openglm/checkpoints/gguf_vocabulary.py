@@ -114,10 +114,10 @@ def _byte_level(writer: GGUFWriter, tokenizer: Tokenizer) -> dict[int, tuple[str
 def merges(tokens: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The pairs that a byte-level BPE joins, in order.
 
-    A token's place is its rank, in tiktoken's files as in ours, and its pair is what the joins of lower rank leave of
+    A token's index is its rank, in tiktoken's files as in ours, and its pair is what the joins of lower rank leave of
     it. Tokens of which they leave more than two parts have no pair: only a whole piece of text yields them.
     """
-    rank = {token: place for place, token in enumerate(tokens)}
+    rank = {token: index for index, token in enumerate(tokens)}
     for token in tokens:
         own, parts = rank[token], [token[i : i + 1] for i in range(len(token))]
         while len(parts) > 2:

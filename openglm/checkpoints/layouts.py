@@ -37,14 +37,14 @@ class Layout:
     """modules outside the blocks"""
     block: Table
     """modules of a block"""
-    place: str = "transformer.layers.{}."
+    layer_prefix: str = "transformer.layers.{}."
     """what stands before the names of a block"""
     per_head: bool = False
     """fused queries, keys and values lie head by head"""
 
     def table(self, config: ModelConfig) -> Table:
         blocks = {
-            self.place.format(n) + name: tuple(f"blocks.{n}.{ours}" for ours in targets)
+            self.layer_prefix.format(n) + name: tuple(f"blocks.{n}.{ours}" for ours in targets)
             for n in range(config.layers)
             for name, targets in self.block.items()
         }
@@ -180,7 +180,7 @@ class Source:
             for foreign, targets in self.table.items()
             if "codes" in (names := self._leaf_names(foreign))
         ]
-        return min((self._code_bits(*place) for place in coded), default=0)
+        return min((self._code_bits(*names) for names in coded), default=0)
 
     def modules(self) -> Iterator[tuple[str, Leaves]]:
         """(path of a module of ours, its tensors). Raises ValueError that names a tensor of another shape or type."""

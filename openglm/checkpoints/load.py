@@ -92,7 +92,7 @@ def load_model(
             if path == "embedding" and table:
                 network.embedding = _looked_up(network.embedding, table, kind)
             else:
-                _place(network, path, leaves, target, kind, bits)
+                _assign(network, path, leaves, target, kind, bits)
             advance()
     has_prefix = any(PREFIX_ENCODER in name for name in checkpoint.source.ranks[0])
     if adapter or has_prefix:
@@ -205,7 +205,7 @@ def choose_type(config: ModelConfig, stored: torch.dtype, device: torch.device, 
     return torch.bfloat16 if narrow and stored is torch.float16 else stored
 
 
-def _place(
+def _assign(
     network: Transformer, path: str, leaves: Leaves, device: torch.device, dtype: torch.dtype, bits: int
 ) -> None:
     """Give a module its weights, in `dtype` or as codes; what lies in a mapped file is copied once."""

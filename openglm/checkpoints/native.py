@@ -35,7 +35,7 @@ def save_model(
     """Write a model folder in one go, with the tokenizer (or that of a folder or file) if there is any.
 
     dtype: storage type, None: that of each tensor; codes and scales always keep theirs. Raises ValueError when the
-    place cannot be written; an earlier folder stays as it was.
+    folder cannot be written; an earlier folder stays as it was.
     """
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
     return write_model(
@@ -58,11 +58,11 @@ def write_model(
     require(dtype in (None, *TYPES), "dtype", dtype, f"choose {' or '.join(TYPES)}")
     kind = getattr(torch, dtype) if dtype else None
 
-    def fill(place: Path) -> None:
-        write_tensors(place, ((name, stored(name, tensor, kind)) for name, tensor in tensors))
-        write_config(place, config)
+    def fill(target: Path) -> None:
+        write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in tensors))
+        write_config(target, config)
         if tokenizer is not None:
-            tokenizer.save(place)
+            tokenizer.save(target)
 
     folder = Path(folder).resolve()
     return write_folder(folder.parent, folder.name, fill)
@@ -74,7 +74,7 @@ def stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.detach().to("cpu", tensor.dtype if exact else dtype).contiguous()
 
 
-def write_config(place: Path, config: ModelConfig, family: str = "") -> None:
+def write_config(folder: Path, config: ModelConfig, family: str = "") -> None:
     """family: the generation that a converted model belongs to."""
     description = {
         "format": "openglm",
@@ -82,17 +82,17 @@ def write_config(place: Path, config: ModelConfig, family: str = "") -> None:
         **({"family": family} if family else {}),
         "model": dataclasses.asdict(config),
     }
-    (place / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def write_tensors(place: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def write_tensors(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """One file, or shards of some gigabytes and an index: only one shard is held at a time. The layout of files is that
     of the Hugging Face hub."""
     shards: list[dict[str, int]] = [{}]
     held: dict[str, Tensor] = {}
     for name, tensor in tensors:
         if sum(shards[-1].values()) + tensor.nbytes > _SHARD and held:
-            save_file(held, place / f"{len(shards)}.part", {"format": "pt"})
+            save_file(held, folder / f"{len(shards)}.part", {"format": "pt"})
             held = {}
             shards.append({})
         # A copy, where the tensor shares memory with others or is a view of a mapped file.
@@ -100,17 +100,17 @@ def write_tensors(place: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
             tensor.contiguous() if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone(),
             tensor.nbytes,
         )
-    save_file(held, place / f"{len(shards)}.part", {"format": "pt"})
+    save_file(held, folder / f"{len(shards)}.part", {"format": "pt"})
     files = [
         WEIGHTS if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
         for i in range(1, len(shards) + 1)
     ]
     for number, file in enumerate(files, 1):
-        (place / f"{number}.part").rename(place / file)
+        (folder / f"{number}.part").rename(folder / file)
     if len(files) > 1:
-        places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": sum(sum(shard.values()) for shard in shards)}, "weight_map": places}
-        (place / f"{WEIGHTS}{INDEX}").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        file_of = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": sum(sum(shard.values()) for shard in shards)}, "weight_map": file_of}
+        (folder / f"{WEIGHTS}{INDEX}").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def resolve(path_or_name: Path | str) -> Path:

@@ -28,8 +28,8 @@ _FIXED = {
     "type": "default",
 }  # fmt: skip
 _KNOWN = "ChatGLM-6B (both releases), ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B (chatglm or glm), GLM-4-0414 (glm4), GLM-10B (glm), GLM-130B"
-# GLM-10B's special tokens follow <|endoftext|>, which is also its padding, in these places.
-_GLM10B_PLACES = {
+# GLM-10B's special tokens follow <|endoftext|>, which is also its padding, at these offsets.
+_GLM10B_OFFSETS = {
     "glm-10b": {"pad": 0, "sop": 1, "eop": 2, "mask": 4, "gmask": 7, "smask": 8}, "glm-10b-chinese": {"pad": 0, "mask": 3, "sop": 6, "eop": 7, "smask": 8, "gmask": 9},
 }  # fmt: skip
 # What transformers' classes glm and glm4 run, by our options.
@@ -62,7 +62,7 @@ def recognise(values: dict[str, Any], sharded: bool = False) -> tuple[str, Model
         options["rope_theta"] = rope["rope_theta"]
     if PRESETS[name].get("mask") == "causal":
         options |= _causal(values)
-    elif name in _GLM10B_PLACES:
+    elif name in _GLM10B_OFFSETS:
         options.setdefault("ffn_hidden", 4 * _number(values, "hidden_size"))
         # The released class has the exact GELU, the code that trained the weights the tanh form.
         options["activation"] = "gelu_tanh" if sharded else "gelu"
@@ -82,7 +82,7 @@ def _generation(values: dict[str, Any]) -> str:
     if kind in ("glm", None) and "num_layers" in values:
         chinese = (
             values.get("vocab_size") == PRESETS["glm-10b-chinese"]["vocab_size"]
-            or _end_place(values) == _GLM10B_PLACES["glm-10b-chinese"]["eop"]
+            or _end_offset(values) == _GLM10B_OFFSETS["glm-10b-chinese"]["eop"]
         )
         return "glm-10b-chinese" if chinese else "glm-10b"
     if kind == "chatglm" and "ffn_hidden_size" in values and not vision:
@@ -149,7 +149,7 @@ def _tokens(name: str, values: dict[str, Any]) -> SpecialTokens:
         found |= {"sop": _number(values, "bos_token_id"), "eop": _number(values, "eos_token_id")}
         if name == "chatglm-6b-first":
             found |= {"mask": found["sop"] - 4, "gmask": found["sop"] - 3}
-    elif name in _GLM10B_PLACES:
+    elif name in _GLM10B_OFFSETS:
         first = _number({"pad_token_id": published.pad, **values}, "pad_token_id")
         require(
             first >= 0,
@@ -157,14 +157,14 @@ def _tokens(name: str, values: dict[str, Any]) -> SpecialTokens:
             first,
             "must be the id of <|endoftext|>, from which the other special tokens follow",
         )
-        found = {ours: first + place for ours, place in _GLM10B_PLACES[name].items()}
+        found = {ours: first + offset for ours, offset in _GLM10B_OFFSETS[name].items()}
         ends = (found["eop"], first)
     elif isinstance(values.get("special"), dict):
         found = {ours: values["special"][theirs] for theirs, ours in _SAT_TOKENS.items() if theirs in values["special"]}
     return dataclasses.replace(published, **found, stop=tuple(dict.fromkeys((*ends, *published.stop))))
 
 
-def _end_place(values: dict[str, Any]) -> int | None:
+def _end_offset(values: dict[str, Any]) -> int | None:
     """How far the end of a GLM-10B answer stands behind its padding."""
     pad, end = values.get("pad_token_id"), values.get("eos_token_id")
     return end - pad if isinstance(pad, int) and isinstance(end, int) else None

@@ -62,11 +62,11 @@ def quantize_checkpoint(
         else _plain(checkpoint, bits, group)
     )
 
-    def fill(place: Path) -> None:
-        write_tensors(place, tensors)
-        write_config(place, checkpoint.config, checkpoint.family)
+    def fill(target: Path) -> None:
+        write_tensors(target, tensors)
+        write_config(target, checkpoint.config, checkpoint.family)
         if tokenizer:
-            tokenizer.save(place)
+            tokenizer.save(target)
 
     return write_folder(out.parent, out.name, fill)
 

@@ -26,20 +26,20 @@ from openglm.config import require
 KINDS = ("weights", "optimizer", "average")
 
 
-def save_shards(place: Path | str, tensors: dict[str, Tensor]) -> None:
+def save_shards(folder: Path | str, tensors: dict[str, Tensor]) -> None:
     """Write this process's shares. All processes call it, with the same folder. Raises the error of the process that
     could not."""
     with _own_errors():
-        dcp.save(tensors, storage_writer=_writer(place), no_dist=not dist.is_initialized())
+        dcp.save(tensors, storage_writer=_writer(folder), no_dist=not dist.is_initialized())
 
 
-def start_saving(place: Path | str, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> Future:
+def start_saving(folder: Path | str, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> Future:
     """`save_shards` in the background: the tensors are copied before it returns, and the result of the Future is that
     all processes have written.
 
     group: processes as in training, but with connections of their own, on the CPU.
     """
-    return dcp.async_save(tensors, storage_writer=_writer(place), process_group=group)
+    return dcp.async_save(tensors, storage_writer=_writer(folder), process_group=group)
 
 
 def finish_saving(saving: Future) -> None:
@@ -125,9 +125,9 @@ class _Files(dict):
         return self[name.partition("|")[0]]
 
 
-def _writer(place: Path | str) -> HuggingFaceStorageWriter:
+def _writer(folder: Path | str) -> HuggingFaceStorageWriter:
     return HuggingFaceStorageWriter(
-        str(place),
+        str(folder),
         fqn_to_index_mapping=_Files({kind: number for number, kind in enumerate(KINDS, 1)}),
         save_distributed=True,
     )

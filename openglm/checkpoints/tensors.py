@@ -114,17 +114,17 @@ def find_weights(folder: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[Path]:
-    places = read_json(index).get("weight_map")
-    sound = isinstance(places, dict) and all(
-        isinstance(name, str) and Path(name).name == name for name in places.values()
+    file_of = read_json(index).get("weight_map")
+    sound = isinstance(file_of, dict) and all(
+        isinstance(name, str) and Path(name).name == name for name in file_of.values()
     )
     require(
-        sound and bool(places),
+        sound and bool(file_of),
         f"{index}: weight_map",
         "damaged",
         "must give a file of this folder for every tensor; use another copy",
     )
-    files = [index.parent / name for name in sorted(set(places.values()))]
+    files = [index.parent / name for name in sorted(set(file_of.values()))]
     for path in files:
         require(
             path.is_file(),

@@ -70,12 +70,12 @@ class Screen:
 
 def finished(text: str) -> int:
     """How many characters of a growing Markdown text form blocks that nothing can change: up to the last blank line outside code and lists."""
-    end, place, fenced = 0, 0, False
+    end, position, fenced = 0, 0, False
     for line in text.splitlines(keepends=True):
-        place += len(line)
+        position += len(line)
         if line.lstrip().startswith(("```", "~~~")):
             fenced = not fenced
-        following = text[place : place + 1]
+        following = text[position : position + 1]
         if (
             not line.strip()
             and not fenced
@@ -83,7 +83,7 @@ def finished(text: str) -> int:
             and not following.isspace()
             and following not in "-*+0123456789>"
         ):
-            end = place
+            end = position
     return end
 
 
@@ -156,9 +156,9 @@ class Conversation:
         self.answer(self.messages[: self._last_question() + 1])
 
     def _last_question(self) -> int:
-        places = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
-        require(len(places) > 0, "/undo, /retry", "", "you have not asked anything yet")
-        return places[-1]
+        asked = [index for index, message in enumerate(self.messages) if message["role"] == "user"]
+        require(len(asked) > 0, "/undo, /retry", "", "you have not asked anything yet")
+        return asked[-1]
 
     def set_system(self, text: str) -> None:
         self.system = text or self.system

@@ -13,7 +13,7 @@ from openglm.engine.sampling import Sampler
 from openglm.engine.speculate import PromptLookup
 from openglm.engine.text import TextStream
 from openglm.model.adapters import Prefix
-from openglm.model.positions import place
+from openglm.model.positions import positions_of
 
 _ORDINARY = -2  # stands for any token that the rule of positions treats like all others
 
@@ -34,7 +34,7 @@ class PositionTracker:
     def restart(self, ids: list[int]) -> None:
         """Derive all positions afresh. Raises ValueError where the rule needs a [MASK] or [gMASK] that is not there."""
         probe = torch.tensor([[*ids, _ORDINARY, _ORDINARY]])
-        text, block = place(probe, torch.ones_like(probe, dtype=torch.bool), self.config)[0].tolist()
+        text, block = positions_of(probe, torch.ones_like(probe, dtype=torch.bool), self.config)[0].tolist()
         self.step = text[-1] - text[-2], block[-1] - block[-2]
         self.text, self.block = text[:-1], block[:-1]
 

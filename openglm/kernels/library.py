@@ -96,10 +96,10 @@ def load() -> ctypes.CDLL | None:
 
 def open_library() -> ctypes.CDLL:
     """Raises OSError where there is none that fits this version."""
-    place = files(__package__) / "openglm_kernels.so"
-    if not place.is_file():
+    path = files(__package__) / "openglm_kernels.so"
+    if not path.is_file():
         raise OSError("they were not built when openglm was installed")
-    library = ctypes.CDLL(str(place))
+    library = ctypes.CDLL(str(path))
     if library.glm_abi() != ABI:
         raise OSError("they were built for another version of openglm")
     library.glm_paths.restype = ctypes.c_char_p

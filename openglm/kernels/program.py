@@ -104,9 +104,9 @@ class Panels:
         for i, weight in enumerate(weights):
             self._pack(library, weight, rows[i], 0 if gated else start, 1 + gated, i, forget)
             if self.bias is not None and biases[i] is not None:
-                place = torch.arange(rows[i])
-                place = place // 8 * 16 + i * 8 + place % 8 if gated else place + start
-                self.bias[place] = biases[i].detach().float()
+                row = torch.arange(rows[i])
+                row = row // 8 * 16 + i * 8 + row % 8 if gated else row + start
+                self.bias[row] = biases[i].detach().float()
             start += rows[i]
         self.struct = lib.Matrix(
             self.data.data_ptr(),
@@ -160,8 +160,8 @@ class PagedStore:
             key, value = keys_LMPD[:, :, token].float(), values_LMPD[:, :, token].float()
             if kind == torch.int8:
                 scales = self.data[:, block, :, 2 * half :].view(torch.float32)
-                for place, rows in ((slot, key), (lib.PANEL + slot, value)):
-                    scales[..., place] = scale = rows.abs().amax(-1).clamp_min(1e-8) / 127
+                for column, rows in ((slot, key), (lib.PANEL + slot, value)):
+                    scales[..., column] = scale = rows.abs().amax(-1).clamp_min(1e-8) / 127
                     rows /= scale[..., None]
                 key, value = key.round(), value.round()
             keys[:, block, ..., slot], values[:, block, :, slot] = key, value

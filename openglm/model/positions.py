@@ -35,10 +35,10 @@ def describe(ids_BT: Tensor, padding_mask_BT: Tensor | None, config: ModelConfig
         part_b = ((ids_BT == config.tokens.sop) & real).cumsum(1) > 0
         seen = seen | ~part_b[:, None, :]
     mask = (seen & real[:, None, :]) | torch.eye(length, dtype=torch.bool, device=ids_BT.device)
-    return place(ids_BT, real, config), mask[:, None]
+    return positions_of(ids_BT, real, config), mask[:, None]
 
 
-def place(ids_BT: Tensor, real_BT: Tensor, config: ModelConfig) -> Tensor:
+def positions_of(ids_BT: Tensor, real_BT: Tensor, config: ModelConfig) -> Tensor:
     """Positions [B, 2, T] alone, in time linear in T."""
     # GLM-10B's position table counts padding too; all others number the real tokens.
     counted = torch.ones_like(real_BT) if config.positions == "learned_2d" else real_BT

@@ -58,15 +58,15 @@ def _pass(kind: str, k: int, stages: int, chunks: int) -> Pass:
 
 def needs(work: Pass, stage: int, stages: int, chunks: int) -> tuple[int, Pass] | None:
     """The pass, and its stage, whose result `work` waits for."""
-    place, last = work.chunk * stages + stage, stages * chunks - 1
+    piece, last = work.chunk * stages + stage, stages * chunks - 1
     if work.kind == "F":
-        return None if place == 0 else ((place - 1) % stages, work._replace(chunk=(place - 1) // stages))
+        return None if piece == 0 else ((piece - 1) % stages, work._replace(chunk=(piece - 1) // stages))
     if work.kind == "W":
         return stage, work._replace(kind="B")
     return (
         (stage, work._replace(kind="F"))
-        if place == last
-        else ((place + 1) % stages, work._replace(chunk=(place + 1) // stages))
+        if piece == last
+        else ((piece + 1) % stages, work._replace(chunk=(piece + 1) // stages))
     )
 
 

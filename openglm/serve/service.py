@@ -148,8 +148,8 @@ class Service:
     def _admit(self, count: int) -> None:
         if self.draining:
             raise Busy("the server is shutting down", 10, ending=True)
-        places = self.config.queue + self.assistant.engine.config.max_sequences
-        if len(self._open) + count > places:
+        most = self.config.queue + self.assistant.engine.config.max_sequences
+        if len(self._open) + count > most:
             self.metrics.rejected.inc()
             raise Busy(
                 f"{len(self._open)} requests are being answered or wait already; come back in a moment",

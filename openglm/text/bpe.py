@@ -122,9 +122,9 @@ def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict
     merges = []
     for name in vocabulary:
         splits = [
-            (name[:place], name[place:])
-            for place in range(1, len(name))
-            if name[:place] in vocabulary and name[place:] in vocabulary
+            (name[:cut], name[cut:])
+            for cut in range(1, len(name))
+            if name[:cut] in vocabulary and name[cut:] in vocabulary
         ]
         merges += (
             sorted(splits, key=lambda split: (vocabulary[split[0]], vocabulary[split[1]]))

@@ -25,10 +25,10 @@ class Openings:
         if not demanded:
             return self.ids
         size = len(demanded)
-        spelled = [False] * size + [True]  # whether tokens can spell demanded[place:], or begin with it
-        for place in range(size - 1, 0, -1):
-            spelled[place] = len(self._starting(demanded[place:])) > 0 or any(
-                spelled[end] and len(self._equal(demanded[place:end])) > 0 for end in range(place + 1, size)
+        spelled = [False] * size + [True]  # whether tokens can spell demanded[start:], or begin with it
+        for start in range(size - 1, 0, -1):
+            spelled[start] = len(self._starting(demanded[start:])) > 0 or any(
+                spelled[end] and len(self._equal(demanded[start:end])) > 0 for end in range(start + 1, size)
             )
         shorter = [self._equal(demanded[:end]) for end in range(1, size) if spelled[end]]
         return np.concatenate([self._starting(demanded), *shorter])

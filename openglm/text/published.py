@@ -58,7 +58,7 @@ def _chinese(path: Path, content: bytes) -> Tokenizer:
     """GLM-10B-Chinese. Native checkpoints were trained with [gMASK] on the id of <|endofpiece|>; the published conversion gives it one of its own."""
     from openglm.text.sentencepiece import SentencePieceTokenizer
 
-    places = {
+    special = {
         "<|endoftext|>": 0,
         "[SEP]": 1,
         "[CLS]": 2,
@@ -69,9 +69,9 @@ def _chinese(path: Path, content: bytes) -> Tokenizer:
         "[sMASK]": 8,
     }
     native = _json(path, _SETTINGS).get("native", not path.with_name("config.json").is_file())
-    places |= {"[gMASK]": 7} if native else {"[gMASK]": 9, "[dBLOCK]": 10}
+    special |= {"[gMASK]": 7} if native else {"[gMASK]": 9, "[dBLOCK]": 10}
     format, files = _format(path, "glm-10b", native=native)
-    return SentencePieceTokenizer({path.name: content} | files, content, places, format, str(path), strips=True)
+    return SentencePieceTokenizer({path.name: content} | files, content, special, format, str(path), strips=True)
 
 
 def _gpt2(path: Path, content: bytes) -> Tokenizer:
@@ -130,19 +130,19 @@ def _is_chatglm2(path: Path) -> bool:
     """The two generations differ in the role tokens alone. ChatGLM3's code has them; settings name the model, and so
     may the folder or the one around it."""
     files = [
-        place
+        file
         for name in (_SETTINGS, "config.json", "tokenization_chatglm.py")
-        if (place := path.with_name(name)).is_file()
+        if (file := path.with_name(name)).is_file()
     ]
     for clue in (
-        " ".join(place.read_text(encoding="utf-8", errors="replace") for place in files),
+        " ".join(file.read_text(encoding="utf-8", errors="replace") for file in files),
         "/".join(path.resolve().parts[-3:-1]),
     ):
         if "<|assistant|>" in clue or "chatglm3" in clue.lower():
             return False
         if re.search("chatglm2|codegeex2", clue.lower()):
             return True
-    return any(place.suffix == ".py" for place in files)
+    return any(file.suffix == ".py" for file in files)
 
 
 def _tokenizer_json(path: Path, content: bytes) -> Tokenizer:
@@ -203,14 +203,14 @@ def _build(path: Path, build: Callable[[], Any]) -> Any:
 
 def _json(path: Path, name: str) -> dict[str, Any]:
     """A small JSON file beside a tokenizer's; {} where there is none."""
-    place = path.with_name(name)
-    if not place.is_file():
+    file = path.with_name(name)
+    if not file.is_file():
         return {}
     try:
-        values = json.loads(place.read_bytes())
+        values = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
         values = None
-    require(isinstance(values, dict), "tokenizer", str(place), "not a JSON object; use another copy of this file")
+    require(isinstance(values, dict), "tokenizer", str(file), "not a JSON object; use another copy of this file")
     return values
 
 

@@ -73,7 +73,7 @@ class SentencePieceTokenizer(Tokenizer):
                 table[offset + number] = bytes([int(pieces[number][3:5], 16)])  # <0x41>
         kinds = zip(pieces, self.pieces.is_control(numbers), self.pieces.is_unknown(numbers), strict=True)
         names = {piece: offset + number for number, (piece, *kind) in enumerate(kinds) if any(kind)}
-        names |= {name: offset + len(pieces) + place for name, place in special.items()}
+        names |= {name: offset + len(pieces) + index for name, index in special.items()}
         for name, number in names.items():
             table[number] = name.encode()
         super().__init__(files, table, names, format, strips)

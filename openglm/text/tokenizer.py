@@ -49,11 +49,11 @@ class Tokenizer:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the tokenizer's files into `folder`, each beside and renamed; returns the path of the first."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
-            write_file(place / name, content)
-        return place / next(iter(self._files))
+            write_file(target / name, content)
+        return target / next(iter(self._files))
 
     def _encode(self, text: str) -> list[int]:
         raise NotImplementedError
@@ -76,11 +76,11 @@ class Tokenizer:
         spaces beside them in GLM-10B, unless `keep_spaces`: then as a text from which training cut these places out.
         """
         row, ids = list(parts), []
-        for place, part in enumerate(row):
+        for index, part in enumerate(row):
             if isinstance(part, str):
-                require_text(part, f"parts[{place}]")
-                behind = place > 0 and not isinstance(row[place - 1], str)
-                before = place + 1 < len(row) and not isinstance(row[place + 1], str)
+                require_text(part, f"parts[{index}]")
+                behind = index > 0 and not isinstance(row[index - 1], str)
+                before = index + 1 < len(row) and not isinstance(row[index + 1], str)
                 if self._strips and not keep_spaces:
                     part = part.lstrip() if behind else part
                     part = part.rstrip() if before else part

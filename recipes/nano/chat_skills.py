@@ -91,8 +91,8 @@ def read_lines(folder: Path = HERE) -> Lines:
     )
 
 
-def fill(form: str, **places: str) -> str:
-    for name, text in ({"n": "\n"} | places).items():
+def fill(form: str, **values: str) -> str:
+    for name, text in ({"n": "\n"} | values).items():
         form = form.replace(f"<{name}>", text)
     return form
 

@@ -331,7 +331,7 @@ def sentencepiece_tokenizer():
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
     )
-    special = {name: place for place, name in enumerate(CHATGLM_SPECIAL)}
+    special = {name: index for index, name in enumerate(CHATGLM_SPECIAL)}
     return SentencePieceTokenizer({}, model.getvalue(), special, FORMATS["chatglm3-6b"], "here")
 
 

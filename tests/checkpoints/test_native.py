@@ -53,7 +53,7 @@ def rewrite(folder, **files):
     """Change files of a folder and seal it again, as somebody who wants to deceive would."""
     kept = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "manifest.json"} | files
     write_folder(
-        folder.parent, folder.name, lambda place: [(place / name).write_bytes(data) for name, data in kept.items()]
+        folder.parent, folder.name, lambda target: [(target / name).write_bytes(data) for name, data in kept.items()]
     )
 
 

@@ -36,10 +36,10 @@ def spoil_shape(folder: Path) -> None:
     torch.save(state, folder / "pytorch_model-00003-of-00003.bin")
 
 
-def set_index(**places):
+def set_index(**files):
     def change(folder: Path) -> None:
         index = json.loads((folder / "pytorch_model.bin.index.json").read_text())
-        index["weight_map"] |= places
+        index["weight_map"] |= files
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
     return change

@@ -36,8 +36,8 @@ def test_greedy_answers(toy, device):
     prompt = torch.cat([IDS, torch.tensor([[2, 4]]).expand(2, 2)], 1)  # ... [gMASK] <sop>
     answers = [
         openglm.generate(
-            openglm.load_model(toy, device=place, dtype="float32"), prompt.to(place), max_new_tokens=8
+            openglm.load_model(toy, device=target, dtype="float32"), prompt.to(target), max_new_tokens=8
         ).cpu()
-        for place in (device, "cpu")
+        for target in (device, "cpu")
     ]
     assert torch.equal(*answers)

@@ -39,7 +39,7 @@ def steps_of(config, lengths, chunks, blocks):
     rng = np.random.default_rng(0)
     ids = [rng.integers(8, config.vocab_size, n).astype(np.int32) for n in lengths]
     visible = np.array([n // 2 if config.mask == "prefix" else 0 for n in lengths], np.int32)
-    places = [np.stack([np.arange(n), np.maximum(0, np.arange(n) - n // 2)]).astype(np.int32) for n in lengths]
+    positions = [np.stack([np.arange(n), np.maximum(0, np.arange(n) - n // 2)]).astype(np.int32) for n in lengths]
     tables = rng.permutation(blocks).astype(np.int32).reshape(len(lengths), -1)
     cached, steps = np.zeros(len(lengths), np.int32), []
     while (cached < lengths).any():
@@ -50,7 +50,7 @@ def steps_of(config, lengths, chunks, blocks):
         )  # part A in one piece
         part = [slice(cached[i], cached[i] + n) for i, n in zip(active, new, strict=True)]
         flat = np.concatenate([ids[i][p] for i, p in zip(active, part, strict=True)])
-        where = np.ascontiguousarray(np.concatenate([places[i][:, p] for i, p in zip(active, part, strict=True)], 1))
+        where = np.ascontiguousarray(np.concatenate([positions[i][:, p] for i, p in zip(active, part, strict=True)], 1))
         wanted = np.arange(len(flat), dtype=np.int32)
         steps.append(
             (
@@ -68,7 +68,7 @@ def steps_of(config, lengths, chunks, blocks):
             )
         )
         cached[active] += new
-    return ids, places, visible, steps
+    return ids, positions, visible, steps
 
 
 def run_all(runner, steps, count):
@@ -79,20 +79,20 @@ def run_all(runner, steps, count):
     return [torch.cat(r) for r in rows]
 
 
-def plain_logits(model, ids, places, visible):
+def plain_logits(model, ids, positions, visible):
     index = torch.arange(len(ids))
     mask = index < (index[:, None] + 1).clamp_min(int(visible))
     with torch.no_grad():
-        return model.project(model(torch.from_numpy(ids)[None], torch.from_numpy(places)[None], mask[None, None]))[0]
+        return model.project(model(torch.from_numpy(ids)[None], torch.from_numpy(positions)[None], mask[None, None]))[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family(path, kind):
     model = network(wide(kind))
     assert unsupported_reason(model, CACHE) is None
-    ids, places, visible, steps = steps_of(model.config, [5, 16, 33, 50], 64, 16)
+    ids, positions, visible, steps = steps_of(model.config, [5, 16, 33, 50], 64, 16)
     ours = run_all(NativeRunner(model, CACHE, 16), steps, 4)
-    for row, *about in zip(ours, ids, places, visible, strict=True):
+    for row, *about in zip(ours, ids, positions, visible, strict=True):
         expected = plain_logits(model, *about)
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
@@ -102,14 +102,14 @@ def test_every_family(path, kind):
 def test_quantised_weights(path, kind, bits):
     """Against the same weights in torch with activations rounded as the kernels round them: they are the only difference."""
     model = quantize_model(network(wide(kind, hidden=64, ffn_hidden=96)), bits, 32)
-    ids, places, visible, steps = steps_of(model.config, [7, 40, 3, 11, 5], 64, 20)
+    ids, positions, visible, steps = steps_of(model.config, [7, 40, 3, 11, 5], 64, 20)
     ours, errors = run_all(NativeRunner(model, CACHE, 20), steps, 5), []
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
             module.register_forward_pre_hook(
                 lambda _, x: (reference.round_activations(x[0].flatten(0, -2), 32).view_as(x[0]),)
             )
-    for row, *about in zip(ours, ids, places, visible, strict=True):
+    for row, *about in zip(ours, ids, positions, visible, strict=True):
         expected = plain_logits(model, *about)
         errors.append(float((row - expected).abs().max() / expected.abs().max()))
     # Here and there a rounding falls the other way, by a step of 1 / 127; where none does, the numbers are the same.

@@ -64,7 +64,7 @@ def gpt2_files(tokenizer) -> dict[str, bytes]:
     }
 
 
-def make_folders(place: Path, tokenizer) -> dict[str, Path]:
+def make_folders(folder: Path, tokenizer) -> dict[str, Path]:
     ranks = ranks_of(tokenizer)
     shared, bare = GOLDEN / "sp_tokenizers", sentencepiece_model()
     config = {"model_type": "chatglm", "architectures": ["ChatGLMModel"]}
@@ -96,13 +96,13 @@ def make_folders(place: Path, tokenizer) -> dict[str, Path]:
         "glm-10b-chinese": {"cog-pretrain.model": sentencepiece_model(byte_fallback=True)},
     }
     for kind, files in contents.items():
-        (place / kind).mkdir()
+        (folder / kind).mkdir()
         for name, content in files.items():
-            (place / kind / name).write_bytes(
+            (folder / kind / name).write_bytes(
                 content
                 if isinstance(content, bytes)
                 else content.encode()
                 if isinstance(content, str)
                 else json.dumps(content).encode()
             )
-    return {kind: place / kind for kind in contents}
+    return {kind: folder / kind for kind in contents}

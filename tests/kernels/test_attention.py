@@ -67,7 +67,7 @@ def test_rotary_layouts(library, positions, half):
     """Attention of turned queries and keys depends on their turning: compared through the network's own Rotary, with head norms."""
     config = model_preset("nano", positions=positions, head_dim=32, heads=4, kv_heads=2, rope_fp16_frequencies=half)
     rotary, request = Rotary(config), random_request(21, 4, 2, 32, 7)
-    place = torch.stack([torch.arange(21) * 37, torch.arange(21) % 5])
+    position = torch.stack([torch.arange(21) * 37, torch.arange(21) % 5])
     norms = [torch.rand(32) + 0.5 for _ in range(2)]
     served = Served(library, "float32", [request])
     frequencies = rotary.frequencies(torch.device("cpu"))
@@ -80,13 +80,13 @@ def test_rotary_layouts(library, positions, half):
     served.program._reserve(21)
     served.program._rows[0][:21] = x
     step = make_step(
-        np.zeros(21), place.numpy(), np.array([21]), np.array([0]), np.array([0]), served.tables, np.arange(21)
+        np.zeros(21), position.numpy(), np.array([21]), np.array([0]), np.array([0]), served.tables, np.arange(21)
     )
     ours = served.program.run(step).unflatten(1, (4, 32))
 
     def turn(t, w):
         normed = torch.nn.functional.rms_norm(t, (32,), w, 1e-5)
-        return rotary(normed.transpose(0, 1)[None], rotary.angles(place[None]))[0].transpose(0, 1)
+        return rotary(normed.transpose(0, 1)[None], rotary.angles(position[None]))[0].transpose(0, 1)
 
     turned = Request(turn(request.q, norms[0]), turn(request.k, norms[1]), request.v)
     torch.testing.assert_close(ours, turned.expected(), rtol=3e-5, atol=3e-5)

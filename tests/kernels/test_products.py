@@ -24,8 +24,8 @@ def clear(x, weight):
         return x
     parts = torch.nn.functional.pad(x, (0, -x.shape[1] % weight.block)).unflatten(1, (-1, weight.block))
     step = parts.abs().amax(-1, keepdim=True) / 127
-    place = parts / step
-    return torch.where((place - place.floor() - 0.5).abs() < 1e-3, parts + 0.01 * step, parts).flatten(1)[
+    scaled = parts / step
+    return torch.where((scaled - scaled.floor() - 0.5).abs() < 1e-3, parts + 0.01 * step, parts).flatten(1)[
         :, : x.shape[1]
     ]
 

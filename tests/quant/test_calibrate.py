@@ -68,12 +68,12 @@ def test_every_linear_layer_of_every_family_is_calibrated(preset):
         ],
         1,
     )
-    place = describe(ids, None, config)
-    whole = model(ids, *place).detach()
-    calibrate_blocks(model, ids, *place, 8, 32)
+    described = describe(ids, None, config)
+    whole = model(ids, *described).detach()
+    calibrate_blocks(model, ids, *described, 8, 32)
     assert sum(isinstance(m, QuantizedLinear) for m in model.blocks.modules()) == 2 * (7 if config.gated else 6)
     assert not any(isinstance(m, torch.nn.Linear) for m in model.blocks.modules())
-    assert (model(ids, *place) - whole).norm() < 0.02 * whole.norm()
+    assert (model(ids, *described) - whole).norm() < 0.02 * whole.norm()
 
 
 def test_a_calibrated_nano_is_nearer_to_the_whole_one():

@@ -159,9 +159,9 @@ GOOD = catalogue([("Open the file", "打开文件")])
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.integers(0, len(GOOD)))
-def test_a_damaged_catalogue_is_refused_or_read_within_itself(place, value, length):
+def test_a_damaged_catalogue_is_refused_or_read_within_itself(offset, value, length):
     raw = bytearray(GOOD)
-    raw[place] = value
+    raw[offset] = value
     for broken in (bytes(raw), GOOD[:length]):
         try:
             rows = list(gettext_messages(broken, "x.mo"))

@@ -345,8 +345,8 @@ def mutated_schemas(count: int):
         }
         for _ in range(dice.randint(1, 3)):
             inner = schema.get("properties")
-            places = [schema, inner, inner.get("a") if isinstance(inner, dict) else None]
-            dice.choice([place for place in places if isinstance(place, dict)])[dice.choice(keys)] = copy.deepcopy(
+            objects = [schema, inner, inner.get("a") if isinstance(inner, dict) else None]
+            dice.choice([one for one in objects if isinstance(one, dict)])[dice.choice(keys)] = copy.deepcopy(
                 dice.choice(odd)
             )
         yield schema

@@ -51,8 +51,8 @@ def test_a_stream_adds_up_to_the_whole_answer(live, fields):
     assert [e["choices"] for e in got].count([]) == 1 and got[-1]["usage"]["completion_tokens"] == whole["usage"][
         "completion_tokens"
     ]
-    for place, choice in enumerate(whole["choices"]):
-        parts = [c for e in got for c in e["choices"] if c["index"] == place]
+    for index, choice in enumerate(whole["choices"]):
+        parts = [c for e in got for c in e["choices"] if c["index"] == index]
         assert parts[0]["delta"]["role"] == "assistant"
         assert "".join(p["delta"].get("content") or "" for p in parts) == choice["message"]["content"]
         assert (
@@ -121,12 +121,12 @@ def by_token(assistant, ids):
 
 def by_length(text, lengths):
     """A text in pieces of so many characters, over and over: cuts that no tokenizer of this test makes."""
-    place = 0
+    start = 0
     for length in itertools.cycle(lengths):
-        if place >= len(text):
+        if start >= len(text):
             return
-        yield None, text[place : place + length]
-        place += length
+        yield None, text[start : start + length]
+        start += length
 
 
 LINES = st.lists(
@@ -309,11 +309,11 @@ def test_a_blank_keeps_what_lies_nearest(assistant, before, after, room):
     special = assistant.tokenizer.special
     ids = assistant.infill_prompt("ab" * before, "cd" * after, room)
     whole = assistant.infill_prompt("ab" * before, "cd" * after)
-    place, whole_place = ids.index(special["[MASK]"]), whole.index(special["[MASK]"])
+    blank, whole_blank = ids.index(special["[MASK]"]), whole.index(special["[MASK]"])
     assert len(ids) == min(room, len(whole)) and ids[-1] == special["<sop>"]
     assert (
-        ids[:place] == whole[whole_place - place : whole_place]
-        and ids[place:-1] == whole[whole_place : whole_place + len(ids) - place - 1]
+        ids[:blank] == whole[whole_blank - blank : whole_blank]
+        and ids[blank:-1] == whole[whole_blank : whole_blank + len(ids) - blank - 1]
     )
 
 

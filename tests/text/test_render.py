@@ -33,8 +33,8 @@ tool_lists = st.sampled_from([None, [], TOOLS])
 
 def turns(ids: list[int]) -> list[list[int]]:
     """Cut rendered ids at the role tokens: each turn begins with its own."""
-    places = [i for i, number in enumerate(ids) if SYSTEM <= number <= OBSERVATION] + [len(ids)]
-    return [ids[a:b] for a, b in pairwise(places)]
+    bounds = [i for i, number in enumerate(ids) if SYSTEM <= number <= OBSERVATION] + [len(ids)]
+    return [ids[a:b] for a, b in pairwise(bounds)]
 
 
 def test_the_form_by_hand(tokenizer):
@@ -67,14 +67,14 @@ def test_only_answers_and_their_ends_are_trained(tokenizer, messages, tools):
     ids, mask = tokenizer.render(messages, tools)
     assert len(ids) == len(mask) and set(mask) <= {0, 1} and mask[:2] == [0, 0]
     roles = ([{"role": "system"}] if tools else []) + messages
-    place, closes = 2, 0
+    start, closes = 2, 0
     for message, turn in zip(roles, turns(ids[2:]), strict=False):
         answer = int(message["role"] == "assistant" and message.get("loss", True))
-        assert mask[place] == closes  # a role token is trained where it closes a trained answer, and only there
-        assert mask[place + 1] == 0  # the line end after it
-        assert mask[place + 2 : place + len(turn)] == [answer] * (len(turn) - 2)
-        place, closes = place + len(turn), answer
-    assert mask[place:] == ([closes] if messages[-1]["role"] == "assistant" else [])
+        assert mask[start] == closes  # a role token is trained where it closes a trained answer, and only there
+        assert mask[start + 1] == 0  # the line end after it
+        assert mask[start + 2 : start + len(turn)] == [answer] * (len(turn) - 2)
+        start, closes = start + len(turn), answer
+    assert mask[start:] == ([closes] if messages[-1]["role"] == "assistant" else [])
 
 
 @given(conversations(), tool_lists)

@@ -78,7 +78,7 @@ def test_special_tokens_have_the_first_ids(tokenizer):
         "<|observation|>",
     ]
     assert list(SPECIAL_TOKENS[:10]) == first  # ids that models in use were trained with
-    assert tokenizer.special == {name: place for place, name in enumerate(SPECIAL_TOKENS)} and len(SPECIAL_TOKENS) == 34
+    assert tokenizer.special == {name: index for index, name in enumerate(SPECIAL_TOKENS)} and len(SPECIAL_TOKENS) == 34
     assert tokenizer.decode(range(34), skip_special=False) == "".join(SPECIAL_TOKENS)
     assert tokenizer.decode(range(34)) == ""
 
@@ -236,11 +236,11 @@ def test_loading_by_file_folder_and_name(trained, tmp_path, monkeypatch):
     tokenizer, folder = trained
     monkeypatch.setattr("openglm.text.load.ASSETS", tmp_path)
     tokenizer.save(tmp_path / "tiny")
-    for place in (folder, Path(folder), f"{folder}/{FILE_NAME}", "tiny"):
-        assert load_tokenizer(place).fingerprint == tokenizer.fingerprint
-    for place in ("absent", tmp_path / "absent", "../tiny"):
+    for source in (folder, Path(folder), f"{folder}/{FILE_NAME}", "tiny"):
+        assert load_tokenizer(source).fingerprint == tokenizer.fingerprint
+    for source in ("absent", tmp_path / "absent", "../tiny"):
         with pytest.raises(ValueError, match="tokenizer = "):
-            load_tokenizer(place)
+            load_tokenizer(source)
 
 
 def _swapped(vocab: dict[str, int], one: str, other: str) -> dict[str, int]:

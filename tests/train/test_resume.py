@@ -260,9 +260,9 @@ def full_disk(monkeypatch, *names):
     """Saves under these names find no space once they have written their weights."""
     original = state.save_shards
 
-    def save(place, tensors):
-        original(place, tensors)
-        if any(name in str(place) for name in names):
+    def save(folder, tensors):
+        original(folder, tensors)
+        if any(name in str(folder) for name in names):
             raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(state, "save_shards", save)

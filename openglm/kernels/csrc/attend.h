@@ -79,11 +79,11 @@ void rotary(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int first, i
     }
     if (op.bias) rms(key, d, op.bias, op.eps);
     if (p.rotary) turn(key, angles, p.rotary, p.angle_count, d);
-    const int place = s.cached[sequence] + token - s.starts[sequence];
-    uint8_t* at = head_of(c, op.layer, s.tables[sequence * s.table_width + place / 16], head);
-    if (c.kind == GLM_KV_F32) append<float>(c, at, place % 16, key, value);
-    else if (c.kind == GLM_KV_F16) append<uint16_t>(c, at, place % 16, key, value);
-    else append<int8_t>(c, at, place % 16, key, value);
+    const int index = s.cached[sequence] + token - s.starts[sequence];
+    uint8_t* at = head_of(c, op.layer, s.tables[sequence * s.table_width + index / 16], head);
+    if (c.kind == GLM_KV_F32) append<float>(c, at, index % 16, key, value);
+    else if (c.kind == GLM_KV_F16) append<uint16_t>(c, at, index % 16, key, value);
+    else append<int8_t>(c, at, index % 16, key, value);
   }
 }
 
@@ -208,10 +208,10 @@ void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads,
     u.rows = 0;
     for (int t = block * cut.tokens; t < (block + 1) * cut.tokens && s.starts[sequence] + t < s.starts[sequence + 1]; t++)
       for (int h = part * cut.heads; h < (part + 1) * cut.heads && h < group; h++, u.rows++) {
-        const int token = s.starts[sequence] + t, place = s.cached[sequence] + t + 1, at = (head * group + h) * d;
+        const int token = s.starts[sequence] + t, past = s.cached[sequence] + t + 1, at = (head * group + h) * d;
         memcpy(u.query + u.rows * d, p.buffers[op.in].data + token * p.buffers[op.in].width + at, (size_t)d * sizeof(float));
         u.target[u.rows] = p.buffers[op.out].data + token * p.buffers[op.out].width + at;
-        u.seen[u.rows] = place > s.prefix[sequence] ? place : s.prefix[sequence];
+        u.seen[u.rows] = past > s.prefix[sequence] ? past : s.prefix[sequence];
         u.largest[u.rows] = -INFINITY, u.total[u.rows] = 0.f;
       }
     memset(u.out, 0, (size_t)(u.rows * d) * sizeof(float));

@@ -13,8 +13,8 @@ void embed(const GlmOp& op, const GlmBuffer& out, const GlmStep& s, int first, i
     float* row = out.data + token * out.width;
     unpack_row(*op.matrix, s.ids[token], row);
     if (!op.weight) continue;
-    const float *place = op.weight + s.positions[token] * out.width, *inner = op.bias + s.positions[s.tokens + token] * out.width;
-    for (int64_t i = 0; i < out.width; i++) row[i] = row[i] + place[i] + inner[i];
+    const float *position = op.weight + s.positions[token] * out.width, *inner = op.bias + s.positions[s.tokens + token] * out.width;
+    for (int64_t i = 0; i < out.width; i++) row[i] = row[i] + position[i] + inner[i];
   }
 }
 

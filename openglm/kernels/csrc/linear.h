@@ -174,7 +174,7 @@ void quantise(const Linear& l, int first, int last) {
 // Row `row` of the weights, for embedding tables.
 void unpack_row(const GlmMatrix& m, int row, float* out) {
   const uint8_t* w = panel_of(m, row / 16);
-  const int lane = row % 16, place = lane / 8 * 32 + lane % 8 * 4;
+  const int lane = row % 16, offset = lane / 8 * 32 + lane % 8 * 4;
   if (m.kind == GLM_F32) {
     for (int k = 0; k < m.columns; k++) out[k] = ((const float*)w)[k * 16 + lane];
     return;
@@ -183,7 +183,7 @@ void unpack_row(const GlmMatrix& m, int row, float* out) {
   for (int k = 0; k < m.columns; k++) {
     const uint8_t* block = w + (int64_t)(k / m.block) * (32 + bytes);
     const int i = k % m.block;
-    const int code = m.kind == GLM_Q8 ? (int8_t)block[32 + i / 4 * 64 + place + i % 4] : (block[32 + i / 8 * 64 + place + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
+    const int code = m.kind == GLM_Q8 ? (int8_t)block[32 + i / 4 * 64 + offset + i % 4] : (block[32 + i / 8 * 64 + offset + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
     out[k] = (float)code * load_half((const uint16_t*)block + lane / 8 * 8)[lane % 8];
   }
 }

@@ -27,14 +27,14 @@ struct Pack {
   // Groups of 4 bytes: 8 columns of int4, 4 of int8. Beyond the last column anything may stand: activations are zero there.
   void pack_codes(int row, uint8_t* to, int lane) const {
     const int64_t bytes = kind == GLM_Q4 ? columns / 2 : columns, groups = ceil_div(columns, group);
-    const int per_block = block / (kind == GLM_Q4 ? 8 : 4), place = lane / 8 * 32 + lane % 8 * 4;
+    const int per_block = block / (kind == GLM_Q4 ? 8 : 4), offset = lane / 8 * 32 + lane % 8 * 4;
     const uint8_t* from = codes + row * bytes;
     for (int64_t i = 0, b = 0; i < bytes; b++, to += 32 + per_block * 64) {
       memcpy(to + lane * 2, scales + row * groups + b * block / group, 2);
       for (int unit = 0; unit < per_block && i < bytes; unit++, i += 4) {
         uint8_t c[4] = {};
         memcpy(c, from + i, (size_t)(bytes - i < 4 ? bytes - i : 4));
-        uint8_t* target = to + 32 + unit * 64 + place;
+        uint8_t* target = to + 32 + unit * 64 + offset;
         if (kind == GLM_Q8) {
           memcpy(target, c, 4);
         } else {  // columns 0..3 below 4..7; adding 8 to a number of four bits turns its highest one
