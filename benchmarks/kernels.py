@@ -1,4 +1,4 @@
-"""Speed of the CPU kernels alone: bytes a second of one row times quantised weights, operations a second of many rows, beside what the machine can do.
+"""Speed of the CPU kernels alone: bytes a second of one row times quantized weights, operations a second of many rows, beside what the machine can do.
 
 python benchmarks/kernels.py [--rounds 20]. Each figure is the best of the rounds: whatever else runs on the machine only takes away.
 The weights of one-row products are larger than the caches and are read in turn.

@@ -185,7 +185,7 @@ class Assistant:
 
     @cached_property
     def most_characters(self) -> int:
-        """A longer text is not worth the time of cutting it into tokens: it cannot fit the context, even where it is normalised to a quarter."""
+        """A longer text is not worth the time of cutting it into tokens: it cannot fit the context, even where it is normalized to a quarter."""
         longest = max(len(self.tokenizer.decode_bytes([token])) for token in range(self.tokenizer.vocab_size))
         return 4 * longest * self.model.config.max_positions
 

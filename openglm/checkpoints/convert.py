@@ -106,7 +106,7 @@ def _require_whole(checkpoint: Checkpoint, to: str) -> None:
         not bits,
         "source",
         str(checkpoint.folder),
-        f"holds int{bits} codes, which {to} has no form for; convert the checkpoint that was not quantised, or to openglm",
+        f"holds int{bits} codes, which {to} has no form for; convert the checkpoint that was not quantized, or to openglm",
     )
 
 

@@ -1,5 +1,5 @@
 """The vocabulary of a GGUF file: tokens, their kinds, merges, and the ids at which llama.cpp stops. No text is
-tokenised here.
+tokenized here.
 
 Rows of the embedding without a token are named [PAD number].
 

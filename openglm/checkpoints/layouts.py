@@ -174,7 +174,7 @@ class Source:
 
     @property
     def bits(self) -> int:
-        """The fewest of any quantised matrix; 0: there are none."""
+        """The fewest of any quantized matrix; 0: there are none."""
         coded = [
             (names["codes"], targets)
             for foreign, targets in self.table.items()
@@ -211,7 +211,7 @@ class Source:
         yield from ((path, {leaf: pieces[i] for leaf, pieces in parts.items()}) for i, path in enumerate(targets))
 
     def _leaf_names(self, foreign: str) -> dict[str, str]:
-        """Our leaf: the tensor that holds it. A quantised matrix is known by its scales."""
+        """Our leaf: the tensor that holds it. A quantized matrix is known by its scales."""
         shapes = self.ours[self.table[foreign][0]] if self.table[foreign] else {}
         names = {leaf: f"{foreign}.{leaf}" for leaf in shapes}
         for codes, scales in (("weight", "weight_scale"), ("codes", "scales")):

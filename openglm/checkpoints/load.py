@@ -1,6 +1,6 @@
 """`load_model`: any checkpoint of the family, ours or published, as a network ready for inference.
 
-The network is made without memory; then one matrix after another is read, cut, converted or quantised, and put in its place. So the peak is
+The network is made without memory; then one matrix after another is read, cut, converted or quantized, and put in its place. So the peak is
 the model and one matrix. Nothing of a checkpoint is run, and every error is one line.
 """
 
@@ -66,7 +66,7 @@ def load_model(
 
     config: a preset's name or a JSON file, for folders that carry no configuration (shards of a training run) or in place of theirs.
     adapter: folder of a P-Tuning v2 prefix. device: None takes what `auto` finds. dtype: None takes the checkpoint's own type on an
-    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. On a CPU the word embedding of a quantised
+    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. On a CPU the word embedding of a quantized
     model that does not make the logits too stays in its file, from which rows are read as they are looked up. Raises ValueError naming what is missing,
     damaged, of another shape or not served.
     """
@@ -124,7 +124,7 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
         config,
         f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a JSON file",
     )
-    family, shape = named_config(config, bool(shards)) if config else published.recognise(values)
+    family, shape = named_config(config, bool(shards)) if config else published.recognize(values)
     ranks = [Tensors(paths) for paths in files or [find_weights(folder)]]
     # GLM-10B-Chinese was trained with one id for [gMASK] and the end of an answer; its published form has a second row with the same weights.
     repeat = (shape.tokens.eop, shape.tokens.gmask) if family == "glm-10b-chinese" and shards else None
@@ -146,7 +146,7 @@ def network_config(path_or_name: Path | str) -> ModelConfig:
     """The shape that a model's folder declares, from its configuration alone."""
     folder = resolve(path_or_name)
     values = read_config(folder)
-    return own_config(values, folder / CONFIG) if values.get("format") == "openglm" else published.recognise(values)[1]
+    return own_config(values, folder / CONFIG) if values.get("format") == "openglm" else published.recognize(values)[1]
 
 
 def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
@@ -158,7 +158,7 @@ def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
     values = read_json(path)
     if values.get("format") == "openglm":
         return values.get("family") or "openglm", own_config(values, path)
-    return ("openglm", model_config(values, config)) if "layers" in values else published.recognise(values, sharded)
+    return ("openglm", model_config(values, config)) if "layers" in values else published.recognize(values, sharded)
 
 
 def rank_files(folder: Path) -> list[Path]:
@@ -185,7 +185,7 @@ def rank_files(folder: Path) -> list[Path]:
 
 
 def choose_type(config: ModelConfig, stored: torch.dtype, device: torch.device, asked: str | None) -> torch.dtype:
-    """Type of the activations, and of the weights that are not quantised."""
+    """Type of the activations, and of the weights that are not quantized."""
     require(asked in (None, *TYPES), "dtype", asked, f"choose {', '.join(TYPES)}")
     narrow = config.residual == "sandwich"
     require(
@@ -238,7 +238,7 @@ def _looked_up(embedding: nn.Embedding, leaves: Leaves, dtype: torch.dtype) -> S
 
 
 def matrix_format(matrix: Matrix, bits: int, group: int) -> tuple[int, int]:
-    """Bits and group of one matrix of a network that is quantised."""
+    """Bits and group of one matrix of a network that is quantized."""
     return fitting_format(matrix.columns, matrix.quantized_bits(bits), group)
 
 

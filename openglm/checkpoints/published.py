@@ -41,7 +41,7 @@ _HF_KNOWS = "transformers runs ChatGLM2, ChatGLM3, GLM-4-9B (glm) and GLM-4-0414
 _SAT_TOKENS = {"MASK": "mask", "gMASK": "gmask", "sMASK": "smask", "sop": "sop", "eop": "eop"}
 
 
-def recognise(values: dict[str, Any], sharded: bool = False) -> tuple[str, ModelConfig]:
+def recognize(values: dict[str, Any], sharded: bool = False) -> tuple[str, ModelConfig]:
     """The generation (a preset's name) and the network that a configuration describes. sharded: it stands for the files
     of a training run.
 

@@ -47,7 +47,7 @@ def quantize_checkpoint(
         checkpoint.source.bits == 0,
         "source",
         str(source),
-        f"holds int{checkpoint.source.bits} codes already; quantise the whole weights",
+        f"holds int{checkpoint.source.bits} codes already; quantize the whole weights",
     )
     tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
     require(
@@ -72,7 +72,7 @@ def quantize_checkpoint(
 
 
 def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str, Tensor]]:
-    with progress("quantising", len(checkpoint.source.ours), "matrices") as advance:
+    with progress("quantizing", len(checkpoint.source.ours), "matrices") as advance:
         for path, leaves in checkpoint.source.modules():
             matrix = checkpoint.config.matrices().get(path)
             if matrix and matrix.quantized_bits(bits):

@@ -161,7 +161,7 @@ def random_prompt(shape: ModelConfig, length: int, seed: int) -> list[int]:
 
 
 def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
-    """A network with random weights, made in the format it runs in: it never exists in full precision if it is quantised."""
+    """A network with random weights, made in the format it runs in: it never exists in full precision if it is quantized."""
     import numpy as np
     import torch
     from torch import nn

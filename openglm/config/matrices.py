@@ -1,4 +1,4 @@
-"""What is known of a matrix of the network, to count it, cut it or quantise it: see `ModelConfig.matrices`."""
+"""What is known of a matrix of the network, to count it, cut it or quantize it: see `ModelConfig.matrices`."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ class Matrix:
         return self.rows * self.columns
 
     def quantized_bits(self, bits: int) -> int:
-        """Bits of a weight where layers have `bits`, 8 or 4; 0: it is not quantised."""
+        """Bits of a weight where layers have `bits`, 8 or 4; 0: it is not quantized."""
         return {"layer": bits, "lookup": bits, "logits": LOGITS_BITS, "positions": 0}[self.role]

@@ -24,7 +24,7 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+")
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """NFC, one kind of line end and space, no control or invisible characters, no trailing blanks; indentation
     stays."""
     text = _visible(unicodedata.normalize("NFC", text))
@@ -32,7 +32,7 @@ def normalise(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", text).strip("\n")
 
 
-def normalise_code(text: str) -> str:
+def normalize_code(text: str) -> str:
     """A program as it is, every line and blank of it, but for line ends, tabs, invisible characters and trailing
     blanks."""
     return "\n".join(line.rstrip() for line in _visible(text).split("\n")).strip("\n")

@@ -98,9 +98,9 @@ class CleanText(PipelineStep):
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for document in data:
             if document.metadata.pop("code"):
-                document.text = clean.normalise_code(document.text)
+                document.text = clean.normalize_code(document.text)
             else:
-                document.text = clean.drop_junk_lines(clean.normalise(document.text))
+                document.text = clean.drop_junk_lines(clean.normalize(document.text))
             yield document
 
 

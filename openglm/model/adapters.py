@@ -83,7 +83,7 @@ class Lora(nn.Module):
 
 
 def _shape(layer: nn.Module) -> tuple[int, ...]:
-    """Rows and columns of a linear layer; a quantised one says them, for it has its weights only in codes."""
+    """Rows and columns of a linear layer; a quantized one says them, for it has its weights only in codes."""
     return (
         (layer.rows, layer.columns) if hasattr(layer, "rows") else tuple(getattr(layer, "weight", torch.empty(0)).shape)
     )

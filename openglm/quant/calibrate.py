@@ -1,7 +1,7 @@
-"""Calibrated quantisation: codes that make a layer's outputs, on real text, rather than its weights least wrong (GPTQ, arXiv 2210.17323).
+"""Calibrated quantization: codes that make a layer's outputs, on real text, rather than its weights least wrong (GPTQ, arXiv 2210.17323).
 
 Columns are rounded one after another; the error of each is made up for by the columns still to come, by the second moments of the
-layer's inputs. Blocks are done in order, each on what the quantised blocks before it give. Memory: the calibration rows' hidden states and
+layer's inputs. Blocks are done in order, each on what the quantized blocks before it give. Memory: the calibration rows' hidden states and
 one square matrix [I, I] for each kind of input of one block.
 """
 
@@ -61,7 +61,7 @@ def calibrate_blocks(
     group: int,
     advance: Callable[[], object] = lambda: None,
 ) -> None:
-    """Quantise the linear layers of a Transformer's blocks in place, calibrated on token rows; `advance` is called after each block.
+    """Quantize the linear layers of a Transformer's blocks in place, calibrated on token rows; `advance` is called after each block.
 
     Not here: embedding and output layer; the Hessians of their inputs would not pay for the square of the vocabulary. Raises ValueError for too little text.
     """

@@ -81,7 +81,7 @@ def quantize(weight_OI: Tensor, bits: int, group: int = 0, search: bool = True) 
         bool(torch.isfinite(scales).all()),
         "weight",
         "inf or NaN",
-        "cannot be quantised; the checkpoint is damaged or overflowed",
+        "cannot be quantized; the checkpoint is damaged or overflowed",
     )
     return codes, scales
 

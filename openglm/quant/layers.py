@@ -1,4 +1,4 @@
-"""The layers that hold quantised weights, in the places of `nn.Linear` and `nn.Embedding`. Products here are the plain
+"""The layers that hold quantized weights, in the places of `nn.Linear` and `nn.Embedding`. Products here are the plain
 definition: weights are widened and multiplied by torch. The kernels hold themselves to it.
 """
 
@@ -59,7 +59,7 @@ class QuantizedWeight(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear | nn.Embedding, bits: int, group: int) -> QuantizedWeight:
-        """Quantise a layer; its bias is shared, not copied."""
+        """Quantize a layer; its bias is shared, not copied."""
         return cls.holding(layer, *quantize(layer.weight.detach(), bits, group))
 
     def _take(self, layer: nn.Module) -> None:
@@ -83,7 +83,7 @@ class QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(QuantizedWeight):
-    """y = x W^T + b with quantised W [out, in]; the bias keeps its type."""
+    """y = x W^T + b with quantized W [out, in]; the bias keeps its type."""
 
     def __init__(
         self, rows: int, columns: int, bits: int, group: int, device: torch.device | str | None = None
@@ -99,7 +99,7 @@ class QuantizedLinear(QuantizedWeight):
 
 
 class QuantizedEmbedding(QuantizedWeight):
-    """Rows of a quantised table. `dtype`: type of the rows it gives."""
+    """Rows of a quantized table. `dtype`: type of the rows it gives."""
 
     dtype = torch.float32
 
@@ -124,7 +124,7 @@ class StoredEmbedding(nn.Module):
 
 
 def quantize_model(model: nn.Module, bits: int, group: int) -> nn.Module:
-    """Replace every linear layer and the word embedding by quantised ones, in place. Position tables and norms stay as
+    """Replace every linear layer and the word embedding by quantized ones, in place. Position tables and norms stay as
     they are."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

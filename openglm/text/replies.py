@@ -69,7 +69,7 @@ def parse_chatglm(segments: Sequence[str], called: bool) -> dict[str, Any]:
 
 
 def parse_chatglm6b(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    """As ChatGLM2; punctuation beside Chinese characters becomes full width, for the vocabulary's normalisation has
+    """As ChatGLM2; punctuation beside Chinese characters becomes full width, for the vocabulary's normalization has
     lost that."""
     text = parse_chatglm(segments, called)["content"]
     return _message(_NARROW_BESIDE_HAN.sub(lambda mark: _WIDE[mark[0]], text))

@@ -2,8 +2,8 @@
 `cog-pretrain.model`.
 
 What does not come back from ids is the originals' doing, and no more than this. In all, "▁" (U+2581) stands for a
-space. With `ice_text.model` text is normalised (NFKC; most control characters vanish), a single space at either end is dropped, and "<n>", "<|tab|>" and "<|blank_2|>" to
-"<|blank_80|>" in a text mean the white space that they stand for. `cog-pretrain.model` normalises as the file says, line ends included.
+space. With `ice_text.model` text is normalized (NFKC; most control characters vanish), a single space at either end is dropped, and "<n>", "<|tab|>" and "<|blank_2|>" to
+"<|blank_80|>" in a text mean the white space that they stand for. `cog-pretrain.model` normalizes as the file says, line ends included.
 """
 
 from __future__ import annotations

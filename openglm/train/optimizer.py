@@ -36,12 +36,12 @@ def learning_rate(step: float, steps: float, config: OptimizerConfig) -> float:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step is orthogonalised (arXiv 2502.16982), in the form that shares AdamW's learning rate and
+    """Momentum whose step is orthogonalized (arXiv 2502.16982), in the form that shares AdamW's learning rate and
     weight decay.
 
     The same numbers as `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, which computes in bfloat16 only: a hundred
     times slower on a processor that emulates it. Here `dtype` says, and matrices of one shape go through the products
-    together. Of a matrix that processes share, each orthogonalises the whole and keeps its part.
+    together. Of a matrix that processes share, each orthogonalizes the whole and keeps its part.
     """
 
     def __init__(self, groups: list[dict], lr: float, weight_decay: float, dtype: torch.dtype) -> None:

@@ -12,7 +12,7 @@ SOURCES = Path(__file__).with_name("sources.toml")
 
 
 def main(out: str, text: str = "", cache: str = "", tokenizer: str = "", workers: int = 1) -> None:
-    """Fetch, clean, remove duplicates and evaluation items, hold out a part, tokenise.
+    """Fetch, clean, remove duplicates and evaluation items, hold out a part, tokenize.
 
     Args:
         out: folder of the corpus; must not exist yet

@@ -16,7 +16,7 @@ from pathlib import Path
 from chat_text import HAN, metre
 from corpus_readers import READERS
 
-from openglm.data.clean import drop_junk_lines, is_held_out, normalise
+from openglm.data.clean import drop_junk_lines, is_held_out, normalize
 from openglm.data.sources import fetch, part_files, read_recipe
 
 HELD_OUT = 0.01  # the share that `build_corpus.py` holds out
@@ -60,7 +60,7 @@ def documents(cache: Path, package: str, reader: str, *patterns: str) -> Iterato
 
 
 def training(text: str) -> bool:
-    return not is_held_out(drop_junk_lines(normalise(text)), HELD_OUT)
+    return not is_held_out(drop_junk_lines(normalize(text)), HELD_OUT)
 
 
 # Poems.

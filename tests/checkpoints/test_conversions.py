@@ -1,4 +1,4 @@
-"""Types, quantisation while reading, round trips between layouts, and what is said about a checkpoint."""
+"""Types, quantization while reading, round trips between layouts, and what is said about a checkpoint."""
 
 import base64
 import json
@@ -125,7 +125,7 @@ def huggingface(ours) -> str:
     )
 
 
-def test_a_quantised_model_is_saved_and_opened_as_it_is(tmp_path):
+def test_a_quantized_model_is_saved_and_opened_as_it_is(tmp_path):
     model = load_model(GOLDEN / "glm4_9b/checkpoint", device="cpu", quantize="int4")
     kinds = {type(module) for module in model.modules()}
     assert {QuantizedLinear, StoredEmbedding} <= kinds and torch.nn.Linear not in kinds
@@ -180,7 +180,7 @@ def test_codes_of_a_table_stay_in_their_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["chatglm_6b", "glm_10b", "glm4_9b"])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_weights_quantised_while_they_are_read_are_near_the_originals(name, bits):
+def test_weights_quantized_while_they_are_read_are_near_the_originals(name, bits):
     plain, coded = (load_model(GOLDEN / name / "checkpoint", device="cpu", quantize=q) for q in (None, f"int{bits}"))
     for path, module in coded.named_modules():
         if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
@@ -231,7 +231,7 @@ def test_the_report_needs_no_weights_and_counts_as_the_network_does(name, monkey
 @pytest.mark.parametrize(
     ("bits", "preset"), [(8, "glm-4-9b-chat"), (4, "glm-4-9b-chat"), (4, "chatglm-6b"), (8, "glm-10b")]
 )
-def test_memory_of_codes_is_that_of_the_quantised_network(bits, preset, tmp_path):
+def test_memory_of_codes_is_that_of_the_quantized_network(bits, preset, tmp_path):
     kv_heads = 2 if "kv_heads" in PRESETS[preset] else 4
     config = model_preset(
         preset,

@@ -306,7 +306,7 @@ FRAGMENTS = ["你好", "，我们", " the", " lan", "guage", "ing", "'ll", "1234
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=("Cs",))) | st.lists(st.sampled_from(FRAGMENTS)).map("".join))
-def test_glm4s_merges_tokenise_as_tiktoken(two_bpes, text):
+def test_glm4s_merges_tokenize_as_tiktoken(two_bpes, text):
     theirs, bpe = two_bpes
     pieces = [text[a:b] for _, (a, b) in pre_tokenizers.Split(Regex(GLM4_PIECES), "isolated").pre_tokenize_str(text)]
     assert [token.id for piece in pieces for token in bpe.tokenize(spell(piece.encode()))] == theirs.encode(text)

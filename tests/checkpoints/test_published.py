@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openglm.checkpoints.published import recognise
+from openglm.checkpoints.published import recognize
 from openglm.presets import model_preset
 
 _CHAT = dict(model_type="chatglm", hidden_size=4096, num_attention_heads=32)
@@ -45,13 +45,13 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_configuration_gives_the_preset(name):
-    _, config = recognise(PUBLISHED[name], sharded=True)
+    _, config = recognize(PUBLISHED[name], sharded=True)
     assert config == model_preset(name)
 
 
 def test_later_chatglm_configurations_are_told_apart():
     names = [
-        recognise({**PUBLISHED["chatglm2-6b"], **change})[0]
+        recognize({**PUBLISHED["chatglm2-6b"], **change})[0]
         for change in ({}, {"seq_length": 8192}, {"_name_or_path": "THUDM/chatglm3-6b-32k"})
     ]
     assert names == ["chatglm2-6b", "chatglm3-6b", "chatglm3-6b"]
@@ -78,7 +78,7 @@ def test_later_chatglm_configurations_are_told_apart():
 )
 def test_another_network_is_refused_by_the_option_that_asks_for_it(base, change, named):
     with pytest.raises(ValueError, match=named) as error:
-        recognise({**PUBLISHED[base], **change})
+        recognize({**PUBLISHED[base], **change})
     assert "\n" not in str(error.value)
 
 
@@ -95,6 +95,6 @@ def test_any_value_in_a_configuration_is_taken_or_refused_in_one_line(base, data
     ):
         values[name] = data.draw(JUNK)
     try:
-        recognise(values)
+        recognize(values)
     except ValueError as error:
         assert "\n" not in str(error)

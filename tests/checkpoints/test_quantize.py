@@ -1,4 +1,4 @@
-"""Quantised folders: what is read back is what the definition says, calibrated or not; hostile and unfit input."""
+"""Quantized folders: what is read back is what the definition says, calibrated or not; hostile and unfit input."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def text(tmp_path):
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 0)])
-def test_a_quantised_folder_is_the_model_with_rounded_weights(tmp_path, bits, group):
+def test_a_quantized_folder_is_the_model_with_rounded_weights(tmp_path, bits, group):
     folder = quantize_checkpoint("nano", tmp_path / "small", bits, group)
     model, whole = openglm.load_model(folder, device="cpu"), openglm.load_model("nano", device="cpu")
     for name, parameter in whole.named_parameters():
@@ -77,7 +77,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, arguments, me
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_a_tokenizer_is_quantised_and_cannot_be_calibrated(tmp_path, text):
+def test_a_folder_without_a_tokenizer_is_quantized_and_cannot_be_calibrated(tmp_path, text):
     source = Path(__file__).parent.parent / "golden/glm4_9b/checkpoint"
     folder, whole = (
         quantize_checkpoint(source, tmp_path / "small", 8, 16),
@@ -106,7 +106,7 @@ def test_calibrated_codes_are_of_the_same_kinds_as_plain_ones(tmp_path, text):
     assert shapes[0] == shapes[1]
 
 
-def test_codes_are_not_quantised_twice(tmp_path):
+def test_codes_are_not_quantized_twice(tmp_path):
     folder = quantize_checkpoint("nano", tmp_path / "once", 8, 64)
     with pytest.raises(ValueError, match="holds int8 codes already"):
         quantize_checkpoint(folder, tmp_path / "twice", 4, 64)

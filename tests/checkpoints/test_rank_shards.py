@@ -1,4 +1,4 @@
-"""Shares of a tensor-parallel run: any number of ranks gives the same network, quantised rank by rank or not."""
+"""Shares of a tensor-parallel run: any number of ranks gives the same network, quantized rank by rank or not."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_a_configuration_beside_the_shards_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_ranks_that_were_quantised_one_by_one_keep_their_codes_and_scales(bits, tmp_path):
+def test_ranks_that_were_quantized_one_by_one_keep_their_codes_and_scales(bits, tmp_path):
     codes, plain = [], []
     for rank in range(4):
         state, held = shard(sat_state(), 4, rank), {}

@@ -12,14 +12,14 @@ any_text = st.text(st.characters(codec=None), max_size=80)
 
 @given(any_text)
 def test_normal_form_is_stable_and_is_utf8(text):
-    once = clean.normalise(text)
+    once = clean.normalize(text)
     once.encode()
-    assert clean.normalise(once) == once
+    assert clean.normalize(once) == once
     assert not any(c in once for c in "\r\t\x00\x1b\ufeff\u3000\u200b") and "\n\n\n" not in once
 
 
 def test_normal_form_keeps_indentation_and_paragraphs():
-    assert clean.normalise("\ufeffif a:\r\n\treturn  b \r\n\r\n\r\n\r\nend\u3000x") == "if a:\n    return b\n\nend x"
+    assert clean.normalize("\ufeffif a:\r\n\treturn  b \r\n\r\n\r\n\r\nend\u3000x") == "if a:\n    return b\n\nend x"
 
 
 def test_junk_lines_go_and_text_stays():
@@ -28,15 +28,15 @@ def test_junk_lines_go_and_text_stays():
 
 @given(any_text)
 def test_the_form_of_programs_is_stable_and_is_visible(text):
-    once = clean.normalise_code(text)
+    once = clean.normalize_code(text)
     once.encode()
-    assert clean.normalise_code(once) == once
+    assert clean.normalize_code(once) == once
     assert not any(c in once for c in "\r\t\x00\x1b\ufeff\u3000\u200b")
 
 
 def test_code_is_not_prose():
     code = "def f():\r\n\treturn {  # two\n        1:  2,\n    }\n\n\n\n)\n"
-    assert clean.normalise_code(code) == "def f():\n    return {  # two\n        1:  2,\n    }\n\n\n\n)"
+    assert clean.normalize_code(code) == "def f():\n    return {  # two\n        1:  2,\n    }\n\n\n\n)"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def random_lora(model, seed: int, leaves: tuple[str, ...] = ("q_proj", "v_proj",
     draw, pairs = torch.Generator().manual_seed(seed), {}
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear | QuantizedWeight) and name.endswith(leaves):
-            rows, columns = layer.weight.shape  # a quantised layer widens its codes for this
+            rows, columns = layer.weight.shape  # a quantized layer widens its codes for this
             pairs[name] = 0.5 * torch.randn(2, columns, generator=draw), 0.5 * torch.randn(rows, 2, generator=draw)
     return Lora(pairs)
 
@@ -116,7 +116,7 @@ def test_the_kernels_serve_adapters_as_torch_does(kind, kv_dtype, bits):
     spread = answers["torch"].std(0).min()
     tolerance = {"float32": 2e-4, "float16": 5e-3, "int8": 5e-2}[kv_dtype] + (
         0.1 if bits else 0
-    )  # the kernels round activations to 8 bits beside quantised weights
+    )  # the kernels round activations to 8 bits beside quantized weights
     assert spread > 2 * tolerance, "the adapters differ by more than the runners may"
     torch.testing.assert_close(answers["native"], answers["torch"], rtol=0, atol=tolerance)
 

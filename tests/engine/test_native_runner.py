@@ -99,7 +99,7 @@ def test_every_family(path, kind):
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("kind", ["chatglm-6b", "glm-4-9b-chat"])
-def test_quantised_weights(path, kind, bits):
+def test_quantized_weights(path, kind, bits):
     """Against the same weights in torch with activations rounded as the kernels round them: they are the only difference."""
     model = quantize_model(network(wide(kind, hidden=64, ffn_hidden=96)), bits, 32)
     ids, positions, visible, steps = steps_of(model.config, [7, 40, 3, 11, 5], 64, 20)

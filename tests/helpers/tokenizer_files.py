@@ -19,7 +19,7 @@ KINDS = (*ROLES[:-1], *ROUNDS, *BASE)
 
 
 def sentencepiece_model(**options) -> bytes:
-    """A unigram model of this room's sample texts, with icetk's normalisation and line end."""
+    """A unigram model of this room's sample texts, with icetk's normalization and line end."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([line.replace("\n", "<n>") for line in TEXTS]),

@@ -1,4 +1,4 @@
-"""`ModelConfig.matrices`, from which weights are counted, cut and quantised, is the list of the real network's matrices."""
+"""`ModelConfig.matrices`, from which weights are counted, cut and quantized, is the list of the real network's matrices."""
 
 import pytest
 import torch

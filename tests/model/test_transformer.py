@@ -238,7 +238,7 @@ def test_stop_ids_end_a_row_and_fill_the_rest():
 
 
 def test_sampling_follows_the_distribution():
-    """Draws at temperature T and top-p match the renormalised softmax within 5 standard errors."""
+    """Draws at temperature T and top-p match the renormalized softmax within 5 standard errors."""
     from openglm.model.generate import sample
 
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -3.0]])

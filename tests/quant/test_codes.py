@@ -13,7 +13,7 @@ from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, quantize_m
 
 
 def absmax(weight, bits, group):
-    """Nearest code at the scale that cuts nothing off: the published quantiser, group by group."""
+    """Nearest code at the scale that cuts nothing off: the published quantizer, group by group."""
     parts = weight.unflatten(1, (-1, group or weight.shape[1]))
     scale = (parts.abs().amax(2) / (127 if bits == 8 else 7)).half().float()[..., None]
     return ((parts / scale).round() * scale).flatten(1)
@@ -27,7 +27,7 @@ def test_every_pair_of_codes_survives_packing_with_the_even_column_on_top():
 
 
 @pytest.mark.parametrize(("bits", "group"), [(8, 0), (8, 64), (4, 0), (4, 32), (4, 128)])
-def test_error_is_no_larger_than_the_published_quantiser_makes(bits, group):
+def test_error_is_no_larger_than_the_published_quantizer_makes(bits, group):
     weight = torch.randn(24, 256, generator=torch.Generator().manual_seed(1)) * 0.02
     found = dequantize(*quantize(weight, bits, group))
     ours, plain = (found - weight).square().sum(), (absmax(weight, bits, group) - weight).square().sum()
@@ -68,7 +68,7 @@ def test_zero_groups_and_single_outliers():
 def test_a_weight_that_no_scale_can_hold_is_refused(bad):
     weight = torch.randn(4, 64)
     weight[2, 3] = bad
-    with pytest.raises(ValueError, match="cannot be quantised"):
+    with pytest.raises(ValueError, match="cannot be quantized"):
         quantize(weight, 4, 32)
 
 
@@ -91,7 +91,7 @@ def test_layers_multiply_by_the_weights_they_stand_for():
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_quantised_network_is_the_network_of_its_rounded_weights(tied):
+def test_a_quantized_network_is_the_network_of_its_rounded_weights(tied):
     torch.manual_seed(0)
     config = model_preset("nano", vocab_size=64, layers=2, hidden=64, ffn_hidden=96, head_dim=16, tied=tied)
     model = Transformer(config)

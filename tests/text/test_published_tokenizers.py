@@ -369,7 +369,7 @@ tidy = st.lists(
 
 
 @given(pieces=tidy)
-def test_normalised_texts_come_back_from_chatglm6b(family, pieces):
+def test_normalized_texts_come_back_from_chatglm6b(family, pieces):
     text = "".join(pieces).replace("，", ",")
     text = re.sub(" {81,}", " " * 80, text)
     for kind in ("chatglm-6b", "chatglm-6b-first"):
@@ -377,7 +377,7 @@ def test_normalised_texts_come_back_from_chatglm6b(family, pieces):
 
 
 @given(text=mixed)
-def test_chatglm6b_loses_what_its_normalisation_loses_and_no_more(family, text):
+def test_chatglm6b_loses_what_its_normalization_loses_and_no_more(family, text):
     for kind in ("chatglm-6b", "chatglm-6b-first"):
         once = family[kind].decode(family[kind].encode(text))
         blanks = len(once) - len(once.rstrip(" "))

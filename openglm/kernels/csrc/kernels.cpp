@@ -49,4 +49,4 @@ void norm(const GlmOp& op, const float* in, int64_t in_width, const float* resid
 #define TEXT(x) #x
 #define NAME(path) TEXT(path)
 extern const Kernels TABLE(PATH);
-const Kernels TABLE(PATH) = {NAME(PATH), CHUNK_BYTES, embed, norm, quantise, linear, rotary, attend};
+const Kernels TABLE(PATH) = {NAME(PATH), CHUNK_BYTES, embed, norm, quantize, linear, rotary, attend};

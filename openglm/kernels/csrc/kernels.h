@@ -21,7 +21,7 @@ struct Kernels {
   int chunk_bytes;  // of the activations that `linear` goes through at once
   void (*embed)(const GlmOp&, const GlmBuffer& out, const GlmStep&, int first, int last);                                             // unit: token
   void (*norm)(const GlmOp&, const float* in, int64_t in_width, const float* residual, int64_t residual_width, const GlmBuffer& out, int first, int last);  // token
-  void (*quantise)(const Linear&, int first, int last);                                                                               // token and block
+  void (*quantize)(const Linear&, int first, int last);                                                                               // token and block
   void (*linear)(const Linear&, int first, int last);                                                                                 // chunk of tokens and panel
   void (*rotary)(const GlmOp&, const GlmProgram&, const GlmStep&, int first, int last);                                               // token and kv head
   void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, const uint8_t* next, int first, int last);                                  // tokens and heads

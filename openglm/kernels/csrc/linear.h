@@ -144,7 +144,7 @@ void linear(const Linear& l, int first, int last) {
 }
 
 // A block of one token's activations: 127 steps from zero to the largest, to the nearest step. A block that holds NaN or infinity becomes NaN.
-void quantise(const Linear& l, int first, int last) {
+void quantize(const Linear& l, int first, int last) {
   const GlmMatrix& m = *l.matrix;
   const int blocks = blocks_of(m);
   for (int unit = first; unit < last; unit++) {

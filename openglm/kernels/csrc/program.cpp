@@ -78,7 +78,7 @@ struct Walk {
     const GlmBuffer &in = buffer(op.in), &out = buffer(op.out), &other = buffer(op.other < 0 ? op.in : op.other);
     const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale,
                       op.adapter, step->adapters, op.added < 0 ? nullptr : buffer(op.added).data, op.added < 0 ? 0 : buffer(op.added).width};
-    if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantise(l, first, last); });
+    if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantize(l, first, last); });
     phases.share(linear_units(*op.matrix, tokens, kernels->chunk_bytes), [&](int first, int last) { kernels->linear(l, first, last); });
   }
 
