@@ -98,10 +98,11 @@ def test_the_tokenizer_of_a_converted_model_is_the_same(name, settings, toy, tmp
 
 def test_transformers_reads_the_tokenizer_of_glm4s_original_layout(toy, tmp_path):
     folder, ours = shutil.copytree(GOLDEN / "glm4_9b/checkpoint", tmp_path / "source"), load_tokenizer(toy)
+    first = len(ours.special)  # what text can hold comes behind the special tokens
     (folder / "tokenizer.model").write_bytes(
         b"".join(
-            base64.b64encode(ours.decode_bytes([number])) + b" %d\n" % (number - 10)
-            for number in range(10, ours.vocab_size)
+            base64.b64encode(ours.decode_bytes([number])) + b" %d\n" % (number - first)
+            for number in range(first, ours.vocab_size)
         )
     )
     glm4, text = load_tokenizer(folder), "你好 the [MASK]\n<|user|> don't  123"
