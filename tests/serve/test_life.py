@@ -104,14 +104,14 @@ def test_every_slot_and_the_prefix_cache_give_the_same_answer():
 def test_the_event_loop_stays_free_while_a_large_text_is_read(live, monkeypatch):
     """The reading waits for the answers to others: in the event loop itself it would wait for ever."""
     assistant, body = live.service.assistant, {"prompt": "好 word " * 100_000}
-    read, began, answered = assistant.completion_prompt, threading.Event(), threading.Event()
+    read, began, answered = assistant.prompt, threading.Event(), threading.Event()
 
-    def slow(prompt):
+    def slow(*texts):
         began.set()
         assert answered.wait(60)
-        return read(prompt)
+        return read(*texts)
 
-    monkeypatch.setattr(assistant, "completion_prompt", slow)
+    monkeypatch.setattr(assistant, "prompt", slow)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         work = pool.submit(live.client.post, "/v1/completions", json=body)
         assert began.wait(60)
