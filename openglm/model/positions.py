@@ -13,11 +13,14 @@ from torch import Tensor
 from openglm.config import SPAN_GAP, ModelConfig
 
 
-def training_mask(segment_BT: Tensor, block_position_BT: Tensor) -> Tensor:
-    """Mask of a packed row: inside one sample (segment), part A is seen by all and part B by its own future (GLM, arXiv 2103.10360, figure 2)."""
+def training_mask(segment_BT: Tensor, block_position_BT: Tensor, mask: str = "prefix") -> Tensor:
+    """Mask of a packed row: inside one sample (segment), part A is seen by all and part B by its own future (GLM,
+    arXiv 2103.10360, figure 2). mask: `ModelConfig.mask`; a causal model sees the past alone, in part A too."""
     index = torch.arange(segment_BT.shape[1], device=segment_BT.device)
     same = segment_BT[:, :, None] == segment_BT[:, None, :]
-    seen = (block_position_BT == 0)[:, None, :] | (index[:, None] >= index[None, :])
+    seen = (index[:, None] >= index[None, :])[None]
+    if mask == "prefix":
+        seen = seen | (block_position_BT == 0)[:, None, :]
     return (same & seen)[:, None]
 
 

@@ -105,8 +105,9 @@ class Pipeline:
         return (piece.embedding.weight, mine) if ends else None
 
 
-def _with_mask(_: Transformer, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def _with_mask(piece: Transformer, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Each stage makes the mask of a micro-batch itself: it is larger than all else that would be sent."""
     kwargs = dict(kwargs)
     segment_BT = kwargs.pop("segment_BT")
-    return args, {**kwargs, "mask": training_mask(segment_BT, kwargs["positions_B2T"][:, 1])}
+    block_position_BT = kwargs["positions_B2T"][:, 1]
+    return args, {**kwargs, "mask": training_mask(segment_BT, block_position_BT, piece.config.mask)}

@@ -94,8 +94,10 @@ class WholeForwardBackward:
         device = self.group.device
         tokens, positions_B2T, segment = to_device(batch, device)
         # A row that is one text read forward needs no mask, and the kernel then skips the half that nobody sees.
-        causal = not batch["segment"].any() and bool(batch["block_position"][:, 1:].all())
-        mask = None if causal else training_mask(segment, positions_B2T[:, 1])
+        kind = self.model.config.mask
+        forward = kind == "causal" or bool(batch["block_position"][:, 1:].all())
+        alone = not batch["segment"].any()
+        mask = None if forward and alone else training_mask(segment, positions_B2T[:, 1], kind)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden = self.model(tokens, positions_B2T, mask)
         chosen = batch[self.objective.where].reshape(-1).nonzero()[0]  # found on the host: no wait for the device

@@ -102,6 +102,15 @@ def test_training_mask_equals_the_family_rule():
     assert torch.equal(mask, training_mask(torch.zeros_like(ids), positions[:, 1]))
 
 
+@pytest.mark.parametrize("kind", ["glm-4-9b-chat", "nano, gapped"])
+def test_a_causal_model_is_trained_with_the_mask_it_has_at_inference(kind):
+    """A conversation: what stands before <sop> is laid out as part A, which such a model reads forward all the same."""
+    ids = torch.tensor([[11, 12, 13, TOKENS["gmask"], TOKENS["sop"], 14, 15]])
+    config, block = small(kind), torch.tensor([[0, 0, 0, 0, 1, 2, 3]])
+    assert torch.equal(describe(ids, None, config)[1], training_mask(torch.zeros_like(ids), block, config.mask))
+    assert not torch.equal(describe(ids, None, config)[1], training_mask(torch.zeros_like(ids), block))
+
+
 def test_the_kth_span_stands_at_the_kth_blank():
     ids = torch.tensor([[TOKENS["mask"], 11, TOKENS["smask"], 12, TOKENS["sop"], 13, TOKENS["sop"], 15]])
     assert describe(ids, None, small("nano"))[0][0, 0].tolist() == [0, 1, 2, 3, 0, 0, 2, 2]

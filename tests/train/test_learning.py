@@ -43,7 +43,7 @@ def plain_loss(model, batch):
     """The definition: logits of every position, cross entropy, weighted mean."""
     tokens, segment, block = (torch.from_numpy(batch[name]) for name in ("tokens", "segment", "block_position"))
     positions = torch.stack([torch.from_numpy(batch["position"]), block], 1)
-    logits = model.project(model(tokens, positions, training_mask(segment, block)))
+    logits = model.project(model(tokens, positions, training_mask(segment, block, model.config.mask)))
     losses = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch["targets"]).flatten(), reduction="none")
     weights = torch.from_numpy(batch["loss_mask"]).flatten()
     return (losses * weights).sum(), weights.sum()
@@ -70,6 +70,19 @@ def test_loss_and_gradient_are_those_of_the_definition(model, batch, monkeypatch
     assert forward_backward(model).evaluate(batch).loss == pytest.approx(total, rel=1e-6)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_a_causal_model_never_sees_ahead_while_it_trains(model, batch):
+    """The same rows and weights: the loss is that of the causal definition, and not of a part A read both ways."""
+    causal = Transformer(dataclasses.replace(MODEL, mask="causal"))
+    with torch.no_grad():
+        for weight in model.parameters():  # larger than at the start, where attention hardly matters
+            weight.mul_(10 if weight.dim() > 1 else 1)
+    causal.load_state_dict(model.state_dict())
+    total, weight = plain_loss(causal, batch)
+    both_ways = float(plain_loss(model, batch)[0].detach())
+    found = forward_backward(causal).gradient(batch, float(weight)).loss
+    assert found == pytest.approx(float(total.detach()), rel=1e-6) and abs(found - both_ways) > 1e-4 * both_ways
 
 
 def test_targets_without_loss_do_not_matter(model, batch):
