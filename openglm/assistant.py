@@ -175,14 +175,6 @@ class Assistant:
             self.filler.completion_prompt(before) if after is None else self.filler.infill_prompt(before, after, room)
         )
 
-    def completion_prompt(self, prompt: str) -> list[int]:
-        """The prompt ids alone, for text that the model is to go on with."""
-        return self.prompt(prompt)[0]
-
-    def infill_prompt(self, before: str, after: str, room: int | None = None) -> list[int]:
-        """The same for text that it is to write between two others."""
-        return self.prompt(before, after, room)[0]
-
     @cached_property
     def most_characters(self) -> int:
         """A longer text is not worth the time of cutting it into tokens: it cannot fit the context, even where it is normalized to a quarter."""

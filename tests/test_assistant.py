@@ -95,7 +95,7 @@ def test_the_special_tokens_are_those_of_the_generation():
     a, b = assistant.tokenizer.encode("a"), assistant.tokenizer.encode(" b")
     assert assistant.prompt("a ", " b") == ([*frame[0], *a, mask, *b, *frame[1]], b" ")
     assert assistant.prompt("a", "") == (assistant.tokenizer.prompt(["a", mask]), b"")
-    assert assistant.completion_prompt("a") == assistant.tokenizer.prompt("a") and assistant.blank_ends == (end,)
+    assert assistant.prompt("a")[0] == assistant.tokenizer.prompt("a") and assistant.blank_ends == (end,)
     ids = [*frame[0], *a, mask, *b, mask, *frame[1]]
     spaced = [i for i in range(assistant.tokenizer.vocab_size) if assistant.tokenizer.decode_bytes([i])[:1] == b" "]
     first_filling, second_filling = assistant.fill("a ___ b ___", candidates=1, max_tokens=3)

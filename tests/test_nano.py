@@ -40,7 +40,7 @@ def test_both_sides_of_a_blank_matter(nano):
     for before, filling in zip(("天黑了，请把", "外面下", "我肚子饿了，想"), fillings, strict=True):
         token = nano.tokenizer.encode(filling)[0]
         chances = [
-            model.logits(torch.tensor([nano.infill_prompt(before, after)]))[0, -1].log_softmax(-1)[token]
+            model.logits(torch.tensor([nano.prompt(before, after)[0]]))[0, -1].log_softmax(-1)[token]
             for after in behind
         ]
         assert max(chances) - min(chances) > 0.1, filling

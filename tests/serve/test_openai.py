@@ -260,7 +260,7 @@ def test_a_suffix_is_a_blank(live, assistant):
     answer = live.client.post(
         "/v1/completions", json={"prompt": "床前", "suffix": "光，疑是", "temperature": 0, "max_tokens": 4}
     ).json()
-    ids = assistant.infill_prompt("床前", "光，疑是")
+    ids = assistant.prompt("床前", "光，疑是")[0]
     assert ids == assistant.tokenizer.encode_parts(["床前", 1, "光，疑是", 4])
     infill = live.client.post(
         "/infill",
@@ -307,8 +307,8 @@ def test_a_completion_goes_on_where_the_prompt_ends(live):
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 60))
 def test_a_blank_keeps_what_lies_nearest(assistant, before, after, room):
     special = assistant.tokenizer.special
-    ids = assistant.infill_prompt("ab" * before, "cd" * after, room)
-    whole = assistant.infill_prompt("ab" * before, "cd" * after)
+    ids = assistant.prompt("ab" * before, "cd" * after, room)[0]
+    whole = assistant.prompt("ab" * before, "cd" * after)[0]
     blank, whole_blank = ids.index(special["[MASK]"]), whole.index(special["[MASK]"])
     assert len(ids) == min(room, len(whole)) and ids[-1] == special["<sop>"]
     assert (
