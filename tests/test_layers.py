@@ -45,7 +45,7 @@ ROOMS = {
     "parallel": Room(4, 4_000, "model", wide_lines=15),
     "engine": Room(4, 17_000, "model quant", wide_lines=19),
     "train": Room(5, 14_900, "model data parallel checkpoints", wide_lines=9),
-    "assistant": Room(5, 3_000, "model engine checkpoints tools web", wide_lines=10),
+    "assistant": Room(5, 2_500, "model engine checkpoints tools web", wide_lines=10),
     "align": Room(6, 7_500, "train engine data model checkpoints evaluation"),
     "evaluation": Room(6, 6_000, "assistant engine tools model checkpoints data"),
     "plan": Room(6, 7_500, "parallel", wide_lines=17),
