@@ -46,7 +46,7 @@ ROOMS = {
     "engine": Room(4, 17_000, "model quant", wide_lines=19),
     "train": Room(5, 14_900, "model data parallel checkpoints", wide_lines=9),
     "assistant": Room(5, 2_500, "model engine checkpoints tools web", wide_lines=10),
-    "align": Room(6, 7_500, "train engine data model checkpoints evaluation"),
+    "align": Room(6, 7_500, "train engine data model parallel checkpoints evaluation"),
     "evaluation": Room(6, 6_000, "assistant engine tools model checkpoints data"),
     "plan": Room(6, 7_500, "parallel", wide_lines=17),
     "deepspeed": Room(6, 10_000, "parallel", wide_lines=8),

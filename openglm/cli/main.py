@@ -18,6 +18,8 @@ VERBS = {
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",
     "sft": "tune a model on conversations",
+    "reward": "teach a model to score answers, from pairs of a better and a worse one",
+    "dpo": "tune a model to prefer the better answer of each pair",
     "plan": "estimate memory, time, cost and the best layout of a large run",
 }
 _EXTRAS = {

@@ -5,6 +5,7 @@ is a `ValueError` that names the option, the value and what would be right. Noth
 library.
 """
 
+from openglm.config.align import DPOConfig, PairsConfig, PairsRunConfig, RewardConfig
 from openglm.config.checks import check_choices, from_dict, require
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.engine import EngineConfig
@@ -17,14 +18,18 @@ from openglm.config.train import OptimizerConfig, StabilityConfig, TrainConfig
 __all__ = [
     "LOGITS_BITS",
     "SPAN_GAP",
+    "DPOConfig",
     "DataConfig",
     "EngineConfig",
     "InfillingConfig",
     "Matrix",
     "ModelConfig",
     "OptimizerConfig",
+    "PairsConfig",
+    "PairsRunConfig",
     "ParallelConfig",
     "PretrainConfig",
+    "RewardConfig",
     "RunConfig",
     "SFTConfig",
     "SpecialTokens",

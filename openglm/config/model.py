@@ -81,6 +81,8 @@ class ModelConfig:
     """which linear layers carry a bias (the output layer never does)"""
     tied: bool = True
     """the output layer is the embedding table"""
+    score: bool = False
+    """a linear layer turns a token's last hidden state into a number: reward models, and the values of PPO"""
     qk_norm: bool = False
     """RMSNorm on queries and keys, head by head (GLM-4.5)"""
     qk_layer_scaling: bool = False
@@ -179,4 +181,4 @@ class ModelConfig:
         matrices = sum(matrix.size + matrix.rows * matrix.bias for matrix in self.matrices().values())
         norm = self.hidden * (2 if self.norm == "layernorm" else 1)
         norms = norm * (4 if self.residual == "sandwich" else 2) + 2 * self.head_dim * self.qk_norm
-        return matrices + self.layers * norms + norm
+        return matrices + self.layers * norms + norm + (self.hidden + 1) * self.score

@@ -150,9 +150,14 @@ _SHAPES: dict[tuple[str, ...], Callable[[Message], Conversation]] = {
 
 
 def read_conversations(path: str | Path, check: Callable[[Conversation], Any] = lambda read: read) -> Iterator[Any]:
-    """`check(conversation)` for each line of a .jsonl file; empty lines are skipped. Raises ValueError naming file, line and field, of `check` too."""
+    """`check(conversation)` for each record of a .jsonl file; see `read_records`."""
+    return read_records(path, lambda record: check(conversation(record)), "data.dialogues")
+
+
+def read_records(path: str | Path, read: Callable[[object], Any], option: str) -> Iterator[Any]:
+    """`read(record)` for each line of a .jsonl file; empty lines are skipped. Raises ValueError naming file, line and field, of `read` too."""
     path = Path(path)
-    require(path.is_file(), "data.dialogues", str(path), "no such file")
+    require(path.is_file(), option, str(path), "no such file")
     with (
         path.open("rb") as file,
         progress(f"reading {path.name}", path.stat().st_size, "bytes", shown=path.stat().st_size > 1 << 20) as advance,
@@ -162,7 +167,7 @@ def read_conversations(path: str | Path, check: Callable[[Conversation], Any] = 
             if not line.strip():
                 continue
             try:
-                yield check(conversation(_parse(line)))
+                yield read(_parse(line))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from None
 
@@ -258,22 +263,17 @@ class DialogueSource:
         return (ids, mask) if fits else None
 
     def _sample(self, i: int) -> Sample:
-        """One conversation: what stands before <sop> is part A and ends with [gMASK]; its "long span" is all the rest."""
         here = slice(self._ends[i] - self._lengths[i], self._ends[i])
-        ids, trained = self._ids[here].astype(np.int64), self._trained[here]
-        gmask = int(np.argmax(ids == self._special.sop)) - 1
-        assert gmask >= 0 and ids[gmask] == self._special.gmask, (ids[:8], self._special)
-        text, weights = _without(ids, gmask), _without(trained, gmask)
-        return build_sample(
-            text,
-            np.array([[gmask, len(text)]]),
-            [0],
-            self._special.gmask,
-            self._special,
-            suffix=True,
-            pin=self._pin,
-            loss_mask=weights,
-        )
+        return conversation_sample(self._ids[here].astype(np.int64), self._trained[here], self._special, self._pin)
+
+
+def conversation_sample(ids: Ints, trained: NDArray, special: SpecialTokens, pin: bool) -> Sample:
+    """One rendered conversation: what stands before <sop> is part A and ends with [gMASK]; its "long span" is all the rest."""
+    gmask = int(np.argmax(ids == special.sop)) - 1
+    assert gmask >= 0 and ids[gmask] == special.gmask, (ids[:8], special)
+    text, weights = _without(ids, gmask), _without(trained, gmask)
+    span = np.array([[gmask, len(text)]])
+    return build_sample(text, span, [0], special.gmask, special, suffix=True, pin=pin, loss_mask=weights)
 
 
 def _without(values: NDArray, at: int) -> NDArray:

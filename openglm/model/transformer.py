@@ -99,6 +99,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = make_norm(config)
         self.head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
+        self.score = nn.Linear(config.hidden, 1) if config.score else None
         self.prefix: Prefix | None = None
         self.activation_checkpointing = False
         self.embedding_gradient_shrink = config.embedding_gradient_shrink  # training may let it rise
@@ -174,7 +175,9 @@ def initialize_weight(config: ModelConfig, name: str, weight: Tensor, generator:
     gain (2 layers)^-1/2 for the value, output and feed-forward matrices and 1 for query and key (arXiv 2203.00555, as
     GLM-130B). Norms start at 1, biases at 0."""
     depth, leaf = math.sqrt(2 * config.layers), name.split(".")[-2]
-    if weight.dim() < 2:
+    if name == "score.weight":  # rewards begin with variance 1 at most (arXiv 2403.17031)
+        nn.init.normal_(weight, 0.0, 1 / math.sqrt(config.hidden + 1), generator)
+    elif weight.dim() < 2:
         nn.init.constant_(weight, float(name.endswith("weight")))
     elif config.residual == "deepnorm" and leaf.endswith("_proj"):
         nn.init.xavier_normal_(weight, 1.0 if leaf in ("q_proj", "k_proj") else 1 / depth, generator)

@@ -106,10 +106,10 @@ def initial_weights(config: ModelConfig, seed: int) -> Weights:
     return make
 
 
-def given_weights(model: Transformer) -> Weights:
-    """Those of a model that is whole."""
+def given_weights(model: Transformer, missing: Weights) -> Weights:
+    """Those of a model that is whole; a new layer for scores gets the weights of `missing`."""
     weights = dict(model.named_parameters())
-    return lambda name, _: weights[name]
+    return lambda name, shape: weights[name] if name in weights else missing(name, shape)
 
 
 def named_parameters(pieces: Iterable[Transformer]) -> Iterator[tuple[str, nn.Parameter]]:

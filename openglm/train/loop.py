@@ -89,7 +89,7 @@ def _shape(run: Run, start: Transformer | None) -> ModelConfig:
     if model is None:
         raise ValueError("model = None: give a shape, or a model to start from (init_from)")
     require(
-        start is None or start.config == model,
+        start is None or dataclasses.replace(start.config, score=model.score) == model,
         "init_from",
         run.init_from,
         "has another shape than model.*; leave those options out",
@@ -141,7 +141,9 @@ def _fresh_state(
             f"must be a multiple of {unit}, the rows that pass through at once",
         )
     torch.manual_seed(train.seed)
-    weights = given_weights(start) if start else initial_weights(model, train.seed)
+    weights = initial_weights(model, train.seed)
+    if start:
+        weights = given_weights(start, weights)
     pieces = parallelize(model, parallel, group, dtype, weights)
     for piece in pieces:
         piece.train().activation_checkpointing = train.activation_checkpointing

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import local_part
+from openglm.train.loss import positions_at_once
 
 Batch = dict[str, np.ndarray]
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -43,6 +45,19 @@ class Head:
     def cross_entropy(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
         """-log p of each target, in nats [N]; the softmax is in fp32."""
         return local_part(F.cross_entropy(self.logits(hidden_NH), targets_N, reduction="none"))
+
+    def log_probability(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+        """log p of each target [N], for objectives that need whole answers: logits are made piece by piece, again in
+        the backward pass, so that those of all positions never exist at once."""
+        size = positions_at_once(self.model, hidden_NH.device)
+        pieces = zip(hidden_NH.split(size), targets_N.split(size), strict=True)
+        return -torch.cat([checkpoint(self.cross_entropy, *piece, use_reentrant=False) for piece in pieces])
+
+    def scores(self, hidden_NH: Tensor) -> Tensor:
+        """What the layer for scores makes of hidden states [N], in fp32."""
+        assert self.model.score is not None, "the network has no layer for scores"
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            return self.model.score(hidden_NH.float()).squeeze(-1)
 
 
 class Objective(Protocol):

@@ -1,0 +1,88 @@
+"""What steps optimize in alignment, for the training loop: the losses of losses.py over the rows of preferences.
+
+Shapes: N positions of the rows, P pairs (some of them empty: rows hold different numbers), H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openglm.align.losses import PreferenceLoss, preference_loss, reward_pair_loss
+from openglm.data.preferences import CHOSEN, REJECTED
+from openglm.train.objective import ROW, Batch, Head
+
+Found = tuple[Tensor, Mapping[str, Tensor]]
+
+
+def _pair_sums(values_N: Tensor, fields: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """[2, P] sums of values by side and pair, and how many there were. Pairs are numbered in their two rows."""
+    count = int(fields["pair"].max()) + 1 if len(values_N) else 0
+    pair_N = fields[ROW] // 2 * count + fields["pair"]
+    pairs = int(pair_N.max()) + 1 if len(values_N) else 0
+    key_N = fields["side"] * pairs + pair_N
+    sums = values_N.new_zeros(2 * pairs).index_add(0, key_N, values_N)
+    counts = values_N.new_zeros(2 * pairs).index_add(0, key_N, torch.ones_like(values_N))
+    return sums.view(2, pairs), counts.view(2, pairs)
+
+
+@dataclass(frozen=True)
+class PreferencePairs:
+    """DPO and its kin: the policy prefers the chosen answer of each pair, kept near the reference."""
+
+    kind: PreferenceLoss = "dpo"
+    beta: float = 0.1
+    gamma: float = 0.0
+    """simpo: the margin aimed at"""
+    fields: tuple[str, ...] = ("targets", "pair", "side", "reference", ROW)
+    where: str = "loss_mask"
+    by_position: bool = False
+    metrics: tuple[str, ...] = ("accuracy", "margin", "chosen_log_ratio", "rejected_log_ratio")
+
+    def count(self, batch: Batch) -> float:
+        return float(batch["pairs"].sum())
+
+    def loss(self, head: Head, hidden_NH: Tensor, fields: Mapping[str, Tensor]) -> Found:
+        logp_N = head.log_probability(hidden_NH, fields["targets"])
+        ratio_2P, length_2P = _pair_sums(logp_N - fields["reference"], fields)
+        there_P = length_2P[CHOSEN] > 0
+        score_2P = ratio_2P if self.kind == "dpo" else ratio_2P / length_2P.clamp(min=1)
+        loss_P, margin_P = preference_loss(score_2P[CHOSEN], score_2P[REJECTED], self.kind, self.beta, self.gamma)
+        measured = {
+            "accuracy": (margin_P > 0).to(margin_P.dtype),
+            "margin": margin_P,
+            "chosen_log_ratio": ratio_2P[CHOSEN],
+            "rejected_log_ratio": ratio_2P[REJECTED],
+        }
+        return loss_P[there_P].sum(), {name: values_P[there_P].sum() for name, values_P in measured.items()}
+
+
+@dataclass(frozen=True)
+class RewardPairs:
+    """A reward model: the score at an answer's end says which of a pair is better."""
+
+    shrink: float = 0.0
+    """weight of the squares of both rewards: keeps them near 0 (ChatGLM-RLHF, arXiv 2404.00934)"""
+    fields: tuple[str, ...] = ("side", "margin", "tie")
+    where: str = "end"
+    by_position: bool = False
+    metrics: tuple[str, ...] = ("accuracy", "difference", "chosen", "rejected")
+
+    def count(self, batch: Batch) -> float:
+        return float(batch["pairs"].sum())
+
+    def loss(self, head: Head, hidden_NH: Tensor, fields: Mapping[str, Tensor]) -> Found:
+        reward_N = head.scores(hidden_NH)
+        # An answer has one end, and twin rows hold the same pairs in the same order.
+        chosen, rejected = fields["side"] == CHOSEN, fields["side"] == REJECTED
+        chosen_P, rejected_P = reward_N[chosen], reward_N[rejected]
+        tie_P = fields["tie"][chosen]
+        loss_P = reward_pair_loss(chosen_P, rejected_P, fields["margin"][chosen], tie_P)
+        loss_P = loss_P + self.shrink * (chosen_P.square() + rejected_P.square())
+        difference_P = chosen_P - rejected_P
+        right_P = torch.where(tie_P, 0.5, (difference_P > 0).to(reward_N.dtype))
+        measured = {"accuracy": right_P, "difference": difference_P, "chosen": chosen_P, "rejected": rejected_P}
+        return loss_P.sum(), {name: values_P.sum() for name, values_P in measured.items()}

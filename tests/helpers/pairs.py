@@ -1,0 +1,36 @@
+"""A tiny model with nano's tokenizer, and pairs that it can learn from."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from openglm.checkpoints.native import save_model
+from openglm.config import ModelConfig
+from openglm.model.transformer import Transformer
+from openglm.text.load import load_tokenizer
+
+SHAPE = ModelConfig(
+    vocab_size=1, layers=2, hidden=32, heads=2, kv_heads=1, ffn_hidden=48, max_positions=64, qk_norm=True
+)
+WORDS = ("bread", "water", "stone", "river", "cloud", "paper", "glass", "green")
+
+
+def tiny_model(folder: Path, shape: ModelConfig) -> Path:
+    tokenizer = load_tokenizer("nano")
+    model = Transformer(dataclasses.replace(shape, vocab_size=tokenizer.vocab_size, tokens=tokenizer.tokens))
+    model.initialize(torch.Generator().manual_seed(0))
+    return save_model(folder, model, tokenizer)
+
+
+def write_pairs(path: Path, count: int, start: int = 0) -> Path:
+    """The polite answer is the better one; both repeat a word of the question."""
+    records = []
+    for i in range(start, start + count):
+        word = WORDS[i % len(WORDS)]
+        prompt = [{"role": "user", "content": f"{i}: what about {word}?"}]
+        answers = [[{"role": "assistant", "content": f"{tone} {word}"}] for tone in ("please,", "no,")]
+        records.append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
