@@ -16,6 +16,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from openglm.text.checks import require_text
 from openglm.text.formats import Format
+from openglm.text.thinking import MARKS
 from openglm.text.tokenizer import Tokenizer
 
 GLM4_SPECIAL = (
@@ -78,10 +79,9 @@ class BpeTokenizer(Tokenizer):
             "lstrip": self._strips,
             "rstrip": self._strips,
             "normalized": False,
-            "special": True,
         }
         added = [
-            {"id": number, "content": name, **options}
+            {"id": number, "content": name, "special": name not in self._shown, **options}
             for name, number in sorted(self.special.items(), key=lambda item: item[1])
         ]
         return json.dumps({**json.loads(self._bpe.to_str()), "added_tokens": added}, ensure_ascii=False)
@@ -160,7 +160,7 @@ def without_special(layout: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     special = {
         token["content"]: token["id"]
         for token in layout["added_tokens"]
-        if token["special"] or token["content"] in GLM4_SPECIAL
+        if token["special"] or token["content"] in (*GLM4_SPECIAL, *MARKS)
     }
     vocab = {name: number for name, number in layout["model"]["vocab"].items() if name not in special}
     added = [token for token in layout["added_tokens"] if token["content"] not in special]

@@ -3,8 +3,8 @@ sampling defaults, as data.
 
 A form turns checked messages into parts, each a text or the name of a special token, with a flag that says whether it
 is trained.
-Two forms cover the family: turns opened by role tokens (ChatGLM3, GLM-4, ours) and numbered rounds of plain text
-(ChatGLM-6B, ChatGLM2).
+Three forms cover the family: turns opened by role tokens (ChatGLM3, GLM-4, ours), numbered rounds of plain text
+(ChatGLM-6B, ChatGLM2), and turns with marks around thoughts and calls (since GLM-4.5, thinking.py).
 The words of the prompts are the published templates'. Parts become ids in render.py; replies are read back in
 replies.py.
 """
@@ -18,6 +18,8 @@ from typing import Any
 from openglm.config import require
 from openglm.text.replies import (
     Message,
+    Part,
+    Tool,
     arguments_of,
     json_text,
     parse_chatglm,
@@ -29,9 +31,7 @@ from openglm.text.replies import (
     write_json_call,
     write_python_call,
 )
-
-Part = tuple[str, bool, bool]  # text or name of a special token; whether a special token; trained or not
-Tool = Mapping[str, Any]
+from openglm.text.thinking import AS_USUAL, Thinking, ThinkingTurns
 
 ROLE_TOKENS = {
     "system": "<|system|>",
@@ -100,8 +100,12 @@ class RoleTurns:
     last: str = "<|user|>"
     """closes a last answer, as who speaks next would"""
     tools: bool = True
+    parallel: bool = False
+    """an answer may hold several calls"""
 
-    def __call__(self, messages: Sequence[Message], tools: Sequence[Tool], generation_prompt: bool) -> Iterator[Part]:
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool], generation_prompt: bool, thinking: Thinking = AS_USUAL
+    ) -> Iterator[Part]:
         yield from ((name, True, False) for name in self.head)
         trained = False
         for role, header, content, is_trained in self._turns(messages, tools):
@@ -113,7 +117,17 @@ class RoleTurns:
             yield ROLE_TOKENS["tool"] if called else self.last, True, trained
         if generation_prompt:
             yield ROLE_TOKENS["assistant"], True, False
-            yield self.opening, False, False
+            require(
+                not (self.thinks and thinking.enable_thinking is False),
+                "enable_thinking",
+                False,
+                "this model always thinks; leave it out",
+            )
+            yield f"{self.opening}\n</think>\n" if self.thinks and thinking.closed else self.opening, False, False
+
+    def opens(self, thinking: Thinking) -> bool:
+        """Whether an answer to this request begins inside thoughts."""
+        return self.thinks and not thinking.closed
 
     def _turns(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[tuple[str, str, str, bool]]:
         """Role, header line, content and whether trained, of each turn; an answer that calls a tool may be two."""
@@ -169,8 +183,15 @@ class Rounds:
     """a first question stands alone"""
     end: str
     tools: bool = False
+    parallel: bool = False
 
-    def __call__(self, messages: Sequence[Message], tools: Sequence[Tool], generation_prompt: bool) -> Iterator[Part]:
+    def opens(self, thinking: Thinking) -> bool:
+        """Its answers have no thoughts."""
+        return False
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool], generation_prompt: bool, thinking: Thinking = AS_USUAL
+    ) -> Iterator[Part]:
         """A question always ends in the opening of its answer. The system message stands before the last question, as
         in the published server."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
@@ -211,7 +232,7 @@ class Format:
     frame: Frame
     stop: tuple[str, ...]
     sampling: Sampling
-    turns: RoleTurns | Rounds | None = None
+    turns: RoleTurns | Rounds | ThinkingTurns | None = None
     parse: Callable[[Sequence[str], bool], dict[str, Any]] = parse_own
 
 
@@ -251,12 +272,24 @@ _Z1_TURNS = RoleTurns(_HEAD, _list_tools, write_json_call, opening="\n<think>", 
 _CHATGLM6B_TURNS = Rounds((), _HEAD, first=0, gap="\n", bare=True, end="<eop>")
 _CHATGLM2_TURNS = Rounds(("[gMASK]", "sop"), (), first=1, gap="\n\n", bare=False, end="</s>")
 
+_THINKING_TURNS = {
+    # GLM-4.5, 4.5-Air, 4.6
+    "glm-4.5": ThinkingTurns("", gap="\n", switch="/nothink", wrapped=True, stripped=True),
+    # GLM-4.7, 4.7-Flash, 5
+    "glm-4.7": ThinkingTurns(closed="</think>", wrapped=True, stripped=True),
+    "glm-5.1": ThinkingTurns(closed="</think>"),
+    "glm-5.2": ThinkingTurns(efforts=("max", "high")),
+    # GLM-5.3, 5.3-Flash
+    "glm-5.3": ThinkingTurns(efforts=("max", "high", "low"), always=True, clears=False, sorts=True),
+}
+
 _GLM_FRAME = Frame(("[CLS]",), "missing", tail=("<|endoftext|>", "<|startofpiece|>"))
 _ICE_FRAME = Frame(mask="missing", end="</s>", tail=("<sop>",))
 _GLM4_STOP = ("<|endoftext|>", "<|user|>", "<|observation|>")
 _CHATGLM6B_SAMPLING = Sampling(temperature=0.95, top_p=0.7, max_length=2048)
 _CHATGLM2_SAMPLING = Sampling(temperature=0.8, top_p=0.8, max_length=8192)
 _GLM4_SAMPLING = Sampling(temperature=0.8, top_p=0.8, max_length=128000)
+_THINKING_SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_length=131072)
 _BASE_SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_length=1024)
 
 _FORMATS = (
@@ -304,6 +337,21 @@ _FORMATS = (
         _Z1_TURNS,
         parse_z1,
     ),
+    *(Format(name, Frame(_HEAD), _GLM4_STOP, _THINKING_SAMPLING, turns) for name, turns in _THINKING_TURNS.items()),
 )
 FORMATS = {format.name: format for format in _FORMATS}
 """By the name under which a tokenizer of ours remembers its generation."""
+
+
+def format_of_template(template: str) -> str | None:
+    """The format that a published chat template with thoughts writes; None for one without. Each mark below came with
+    its generation and stayed."""
+    if "</think>" not in template and "<think>" not in template:
+        return None
+    if "<arg_key>" not in template:
+        return "glm-z1"
+    if "Reasoning Effort" in template:
+        return "glm-5.3" if "clear_thinking is defined else false" in template else "glm-5.2"
+    if "defer_loading" in template:
+        return "glm-5.1"
+    return "glm-4.5" if "/nothink" in template else "glm-4.7"

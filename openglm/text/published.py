@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openglm.config import require
-from openglm.text.formats import FORMATS, Format, Sampling
+from openglm.text.formats import FORMATS, Format, Sampling, format_of_template
 from openglm.text.tokenizer import Tokenizer
 
 _SETTINGS = "tokenizer_config.json"
@@ -170,8 +170,9 @@ def _glm4_format(path: Path) -> str:
         if jinja.is_file()
         else str(_json(path, _SETTINGS).get("chat_template"))
     )
-    if "<think>" in template:
-        return "glm-z1"
+    known = format_of_template(template)
+    if known:
+        return known
     return "glm-4-0414" if _json(path, "config.json").get("model_type") == "glm4" else "glm-4"
 
 

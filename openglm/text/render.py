@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from openglm.config import require
 from openglm.text.checks import require_text
 from openglm.text.formats import ROLE_TOKENS, Format
-from openglm.text.replies import Message, arguments_of, is_name, json_text
+from openglm.text.reading import ReplyReader, read_reply
+from openglm.text.replies import Message, Tool, arguments_of, is_name, json_text
+from openglm.text.thinking import AS_USUAL, MARKS, Thinking, ThinkingTurns, by_call
 
 _ENDS = ("<eop>", "</s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|observation|>")
 
@@ -37,16 +39,18 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     *,
     generation_prompt: bool = False,
+    thinking: Thinking = AS_USUAL,
 ) -> tuple[list[int], list[int]]:
     """Ids of a conversation, and a loss mask of the same length: 1 where the token itself is predicted and trained (not
     shifted).
 
-    messages: in OpenAI's form: {"role": system | user | assistant | tool (or observation), "content": str}. An assistant message may hold one
-    call, "tool_calls": [{"function": {"name", "arguments": object or JSON text}}], or, as ChatGLM3 and GLM-4 write it,
-    "metadata": a header line whose content is passed on as it is; "loss": false leaves it out of training.
+    messages: in OpenAI's form: {"role": system | user | assistant | tool (or observation), "content": str}. An
+    assistant message may hold calls, "tool_calls": [{"function": {"name", "arguments": object or JSON text}}], and a
+    result follows for each; "reasoning_content": its thoughts; or, as ChatGLM3 and GLM-4 write it, "metadata": a
+    header line whose content is passed on as it is. "loss": false leaves it out of training.
     tools: in OpenAI's form: [{"type": "function", "function": {"name", "description", "parameters"}}]; a first system
     message may hold them instead.
-    generation_prompt: end with the opening of an answer, for a model to go on.
+    generation_prompt: end with the opening of an answer, for a model to go on. thinking: what its thoughts are to be.
     Trained are the assistants' contents and the tokens that close them, and nothing else. Raises ValueError naming
     message and field.
     """
@@ -70,18 +74,32 @@ def render(
         )
     ids: list[int] = []
     loss_mask: list[int] = []
-    for text, is_special, trained in turns(messages, tools, generation_prompt):
-        piece = [tokenizer.special[text]] if is_special else tokenizer.encode(text)
+    messages = messages if turns.parallel else _one_call_each(messages)
+    for text, is_special, trained in turns(messages, tools, generation_prompt, thinking):
+        spelled = not is_special or (text in MARKS and text not in tokenizer.special)
+        piece = tokenizer.encode(text) if spelled else [tokenizer.special[text]]
         ids += piece
         loss_mask += [int(trained)] * len(piece)
     return ids, loss_mask
 
 
-def parse_reply(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[str, Any]:
-    """What a model generated after a generation prompt, as a message {"role", "content", "tool_calls"} that `render`
-    takes back.
+def reader_of(format: Format, tools: Sequence[Tool] | None = None, thinking: Thinking = AS_USUAL) -> ReplyReader | None:
+    """Reads answers while they come, of formats with thoughts; of GLM-Z1's, whose calls are lines, the thoughts alone."""
+    turns = format.turns
+    if isinstance(turns, ThinkingTurns):
+        return ReplyReader(turns.opens(thinking), tools)
+    return ReplyReader(True, ()) if turns is not None and turns.opens(thinking) else None
 
-    The reply ends at the first end token or role token, but <|assistant|> parts its texts; it holds a tool call only where <|observation|> closed it.
+
+def parse_reply(
+    tokenizer: Tokenizer, ids: Iterable[int], tools: Sequence[Tool] | None = None, thinking: Thinking = AS_USUAL
+) -> dict[str, Any]:
+    """What a model generated after a generation prompt, as a message {"role", "content", "tool_calls"} that `render`
+    takes back, with "reasoning_content" where it thought.
+
+    The reply ends at the first end token or role token, but <|assistant|> parts its texts. Until GLM-Z1 it holds a call
+    only where <|observation|> closed it; since GLM-4.5 the call's own end counts. tools: those that may be called, with
+    their arguments' types; None: any. thinking: what the prompt was rendered with.
     """
     ends = {tokenizer.special[name] for name in _ENDS if name in tokenizer.special}
     assistant, segments, closing = tokenizer.special.get("<|assistant|>"), [[]], None
@@ -93,8 +111,39 @@ def parse_reply(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[str, Any]:
             segments.append([])
         else:
             segments[-1].append(number)
+    texts = [tokenizer.decode(segment) for segment in segments]
+    turns = tokenizer.format.turns
+    if isinstance(turns, ThinkingTurns):
+        return read_reply(ReplyReader(turns.opens(thinking), tools), "\n".join(texts))
     called = closing is not None and closing == tokenizer.special.get("<|observation|>")
-    return tokenizer.format.parse([tokenizer.decode(segment) for segment in segments], called)
+    if thinking.closed and turns is not None and turns.opens(AS_USUAL):
+        texts[0] = f"</think>{texts[0]}"  # the prompt has ended the thoughts
+    return tokenizer.format.parse(texts, called)
+
+
+def _one_call_each(messages: Sequence[Message]) -> list[Message]:
+    """Several calls of one answer one after another, each followed by its result."""
+    flat: list[Message] = []
+    done = 0
+    for number, message in enumerate(messages):
+        calls = message.get("tool_calls") or ()
+        if number < done:
+            continue
+        done = number + 1
+        if len(calls) < 2:
+            flat.append(message)
+            continue
+        done += len(calls)
+        results = messages[number + 1 : done]
+        require(
+            len(results) == len(calls),
+            f"messages[{number}].tool_calls",
+            f"{len(calls)} calls",
+            "this model writes one call at a time, so the result of each must follow",
+        )
+        for index, (call, result) in enumerate(zip(calls, by_call(calls, results), strict=True)):
+            flat += [{**message, "content": "" if index else message.get("content"), "tool_calls": [call]}, result]
+    return flat
 
 
 def _check_messages(messages: Sequence[Message]) -> None:
@@ -105,6 +154,7 @@ def _check_messages(messages: Sequence[Message]) -> None:
         "must be a list of at least one message",
     )
     before: Message = {"role": "start"}
+    waiting = 0  # calls without a result
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         require(isinstance(message, Mapping), where, type(message).__name__, "must be an object with role and content")
@@ -122,15 +172,22 @@ def _check_messages(messages: Sequence[Message]) -> None:
             "...",
             "tools stand beside the messages, or in a first system message",
         )
-        _check_order(before, message, where)
+        _check_order(before, message, where, waiting)
         before = message
+        waiting = max(waiting - 1, len(message.get("tool_calls") or ()), int(bool(message.get("metadata"))))
+    require(
+        not waiting or _calls(before),
+        f"messages[{len(messages) - 1}].role",
+        before["role"],
+        f"results (role tool) of {waiting} more calls must follow",
+    )
 
 
 def _check_fields(message: Message, where: str) -> None:
     calls, metadata = message.get("tool_calls"), message.get("metadata")
     if calls:
         require(message["role"] == "assistant", f"{where}.tool_calls", message["role"], "only an assistant calls tools")
-        _check_call(calls, f"{where}.tool_calls")
+        _check_calls(calls, f"{where}.tool_calls")
     if not (calls and message.get("content") is None):
         require_text(message.get("content"), f"{where}.content")
     if metadata:
@@ -141,44 +198,39 @@ def _check_fields(message: Message, where: str) -> None:
             "belongs to an assistant's message without tool_calls",
         )
         require_text(metadata, f"{where}.metadata")
+    if message.get("reasoning_content") is not None:
+        require(
+            message["role"] == "assistant", f"{where}.reasoning_content", message["role"], "only an assistant thinks"
+        )
+        require_text(message["reasoning_content"], f"{where}.reasoning_content")
     require(isinstance(message.get("loss", True), bool), f"{where}.loss", message.get("loss"), "must be true or false")
 
 
-def _check_call(calls: object, where: str) -> None:
-    require(
-        isinstance(calls, Sequence) and len(calls) == 1,
-        where,
-        type(calls).__name__,
-        "must be a list of one call; the next call follows the result of the first",
-    )
-    function = calls[0].get("function") if isinstance(calls[0], Mapping) else None
-    require(
-        isinstance(function, Mapping),
-        f"{where}[0].function",
-        type(function).__name__,
-        "must be an object with name and arguments",
-    )
-    require(
-        is_name(function.get("name")),
-        f"{where}[0].function.name",
-        function.get("name"),
-        "must be a name without spaces",
-    )
-    arguments = function.get("arguments")
-    require(
-        arguments_of(arguments) is not None,
-        f"{where}[0].function.arguments",
-        arguments,
-        "must be a JSON object, or the text of one",
-    )
-
-
-def _check_order(before: Message, message: Message, where: str) -> None:
-    """The token that closes an answer is the one that generation stops at, so only its role may follow."""
-    called, role = _calls(before), message["role"]
-    if called or ROLE_TOKENS[role] == "<|observation|>":
+def _check_calls(calls: object, where: str) -> None:
+    require(isinstance(calls, Sequence), where, type(calls).__name__, "must be a list of calls")
+    for number, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, Mapping) else None
+        here = f"{where}[{number}].function"
         require(
-            called and ROLE_TOKENS[role] == "<|observation|>",
+            isinstance(function, Mapping), here, type(function).__name__, "must be an object with name and arguments"
+        )
+        require(is_name(function.get("name")), f"{here}.name", function.get("name"), "must be a name without spaces")
+        arguments = function.get("arguments")
+        require(
+            arguments_of(arguments) is not None,
+            f"{here}.arguments",
+            arguments,
+            "must be a JSON object, or the text of one",
+        )
+
+
+def _check_order(before: Message, message: Message, where: str, waiting: int) -> None:
+    """The token that closes an answer is the one that generation stops at, so only its role may follow."""
+    role = message["role"]
+    result = ROLE_TOKENS[role] == "<|observation|>"
+    if waiting or result:
+        require(
+            bool(waiting) and result,
             f"{where}.role",
             role,
             "a tool call and its result (role tool) must follow one another",

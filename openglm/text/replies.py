@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Message = Mapping[str, Any]
+Part = tuple[str, bool, bool]  # text or name of a special token; whether a special token; trained or not
+Tool = Mapping[str, Any]
 Arguments = Mapping[str, Any]
 
 _LONGEST_CALL = 1 << 16  # characters that are given to Python's parser, which recurses
@@ -85,15 +87,13 @@ def parse_glm4(segments: Sequence[str], called: bool) -> dict[str, Any]:
 
 
 def parse_z1(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    """As GLM-4, behind thoughts that end in </think>: they become `reasoning`."""
-    for number, segment in enumerate(segments):
-        thoughts, closed, said = segment.partition("</think>")
-        if closed:
-            return {
-                **parse_glm4([said, *segments[number + 1 :]], called),
-                "reasoning": "\n".join([*segments[:number], thoughts]).strip(),
-            }
-    return parse_glm4(segments, called)
+    """As GLM-4, behind thoughts that end in </think>. Thoughts that never end are all there is of an answer."""
+    ends = [number for number, segment in enumerate(segments) if "</think>" in segment]
+    last = ends[0] if ends else len(segments) - 1
+    thoughts, _, said = segments[last].partition("</think>")
+    reply = parse_glm4([said, *segments[last + 1 :]], called and bool(ends))
+    thoughts = "\n".join([*segments[:last], thoughts]).strip().removeprefix("<think>").strip()
+    return {**reply, "reasoning_content": thoughts} if thoughts else reply
 
 
 def _parse_headers(

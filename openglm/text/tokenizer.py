@@ -19,6 +19,7 @@ from openglm.text.checks import require_text
 from openglm.text.formats import Format
 from openglm.text.openings import Openings
 from openglm.text.render import render
+from openglm.text.thinking import AS_USUAL, MARKS, Thinking, ThinkingTurns
 
 _SENTENCE_ENDS = frozenset(".?!;:。？！；：…\n")
 
@@ -45,6 +46,9 @@ class Tokenizer:
         self._files, self._tokens, self._strips = dict(files), tuple(tokens), strips
         self.special, self.format, self.vocab_size = dict(special), format, len(tokens)
         self._special_ids = frozenset(self.special.values())
+        # Marks of thoughts and calls are read back from text, so decoding writes them.
+        self._shown = frozenset(MARKS) if isinstance(format.turns, ThinkingTurns) else frozenset[str]()
+        self._skipped_ids = self._special_ids - {number for name, number in self.special.items() if name in self._shown}
         self.fingerprint = hashlib.sha256(b"".join(self._files.values())).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -123,7 +127,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
         """Bytes of tokens, joined, each as it is inside a text; `decoder` is for the tokens of one text as they come."""
-        skipped = self._special_ids if skip_special else ()
+        skipped = self._skipped_ids if skip_special else ()
         return b"".join(self._tokens[number] for number in map(self._checked_id, ids) if number not in skipped)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
@@ -162,10 +166,15 @@ class Tokenizer:
         return frozenset(number for number, text in texts if _SENTENCE_ENDS & set(text)) - self._special_ids
 
     def render(
-        self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None, *, generation_prompt: bool = False
+        self,
+        messages: Sequence[Mapping],
+        tools: Sequence[Mapping] | None = None,
+        *,
+        generation_prompt: bool = False,
+        thinking: Thinking = AS_USUAL,
     ) -> tuple[list[int], list[int]]:
         """Ids and loss mask of a conversation: see `openglm.text.render.render`."""
-        return render(self, messages, tools, generation_prompt=generation_prompt)
+        return render(self, messages, tools, generation_prompt=generation_prompt, thinking=thinking)
 
 
 class _Decoder:

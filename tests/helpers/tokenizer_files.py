@@ -10,12 +10,28 @@ import sentencepiece
 from helpers.text_samples import TEXTS
 from openglm.text.bpe import GLM4_SPECIAL, BpeTokenizer, bpe_of_ranks, byte_of_character
 from openglm.text.formats import FORMATS
+from openglm.text.thinking import MARKS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ROLES = ("chatglm3-6b", "glm-4", "glm-4-0414", "glm-z1", "openglm")
 ROUNDS = ("chatglm-6b", "chatglm-6b-first", "chatglm2-6b")
+THINKING = ("glm-4.5", "glm-4.7", "glm-5.1", "glm-5.2", "glm-5.3")
+"""Each with what tells its chat template from the others'."""
+TEMPLATES = dict(
+    zip(
+        THINKING,
+        (
+            "<arg_key> </think> /nothink",
+            "<arg_key> </think>",
+            "<arg_key> </think> defer_loading",
+            "<arg_key> </think> defer_loading Reasoning Effort",
+            "<arg_key> </think> defer_loading Reasoning Effort {% set x = clear_thinking is defined else false %}",
+        ),
+        strict=True,
+    )
+)
 BASE = ("glm-10b", "glm-130b", "glm-10b-chinese")
-KINDS = (*ROLES[:-1], *ROUNDS, *BASE)
+KINDS = (*ROLES[:-1], *THINKING, *ROUNDS, *BASE)
 
 
 def sentencepiece_model(**options) -> bytes:
@@ -46,10 +62,11 @@ def tiktoken_file(ranks) -> bytes:
     return b"".join(base64.b64encode(token) + f" {number}\n".encode() for token, number in ranks.items())
 
 
-def huggingface_file(ranks) -> bytes:
+def huggingface_file(ranks, format="glm-4", marks=()) -> bytes:
+    """marks: tokens of their own that are no special ones, as GLM-4.5's tokenizer has them."""
     bpe, vocabulary = bpe_of_ranks(ranks)
-    special = {name: len(vocabulary) + i for i, name in enumerate(GLM4_SPECIAL)}
-    return BpeTokenizer({}, bpe, vocabulary, special, FORMATS["glm-4"]).library_json().encode()
+    special = {name: len(vocabulary) + i for i, name in enumerate([*GLM4_SPECIAL, *marks])}
+    return BpeTokenizer({}, bpe, vocabulary, special, FORMATS[format]).library_json().encode()
 
 
 def gpt2_files(tokenizer) -> dict[str, bytes]:
@@ -91,6 +108,10 @@ def make_folders(folder: Path, tokenizer) -> dict[str, Path]:
             "tokenizer.json": huggingface_file(ranks),
             "config.json": {"model_type": "glm4"},
             "chat_template.jinja": "{{ '<think>' }}",
+        },
+        **{
+            kind: {"tokenizer.json": huggingface_file(ranks, kind, MARKS), "chat_template.jinja": TEMPLATES[kind]}
+            for kind in THINKING
         },
         "glm-10b": gpt2_files(tokenizer),
         "glm-10b-chinese": {"cog-pretrain.model": sentencepiece_model(byte_fallback=True)},

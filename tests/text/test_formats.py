@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from openglm.text.formats import FORMATS
 from openglm.text.render import parse_reply
 from openglm.text.replies import parse_chatglm6b, read_python_call, write_python_call
+from openglm.text.thinking import Thinking
 
 Q, A = {"role": "user", "content": "问 one"}, {"role": "assistant", "content": "答 two"}
 Q2, A2 = {"role": "user", "content": "three?"}, {"role": "assistant", "content": "four."}
@@ -168,8 +169,18 @@ def test_z1_thinks_before_it_speaks_and_forgets_it(family):
         family["glm-z1"], [Q, thoughtful, Q2], *head, "\nthree?", "<|assistant|>", "\n<think>", generation_prompt=True
     )
     reply = parse_reply(family["glm-z1"], ids_of(family["glm-z1"], "\nhm f\n{}</think>\nget\n{}", "<|user|>"))
-    assert (reply["reasoning"], reply["content"], reply["tool_calls"]) == ("hm f\n{}", "get\n{}", [])
-    assert parse_reply(family["glm-z1"], ids_of(family["glm-z1"], "\ncut o"))["content"] == "cut o"
+    assert (reply["reasoning_content"], reply["content"], reply["tool_calls"]) == ("hm f\n{}", "get\n{}", [])
+    assert parse_reply(family["glm-z1"], ids_of(family["glm-z1"], "\ncut o")) == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [],
+        "reasoning_content": "cut o",
+    }
+    demanded = Thinking(closed=True)
+    ids, _ = family["glm-z1"].render([Q], generation_prompt=True, thinking=demanded)
+    assert family["glm-z1"].decode(ids).endswith("\n<think>\n</think>\n")
+    reply = parse_reply(family["glm-z1"], ids_of(family["glm-z1"], "get\n{}", "<|observation|>"), thinking=demanded)
+    assert reply["tool_calls"][0]["function"] == {"name": "get", "arguments": {}}
 
 
 @pytest.mark.parametrize("kind", ROLES)

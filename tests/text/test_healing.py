@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 from helpers.families import small
-from helpers.tokenizer_files import KINDS
+from helpers.tokenizer_files import KINDS, THINKING
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ PRESETS = {
     "openglm": "nano", "glm-10b-chinese": "glm-10b", "chatglm3-6b": "chatglm2-6b", "glm-4": "glm-4-9b-chat", "glm-4-0414": "glm-4-0414-9b",
     "glm-z1": "glm-4-0414-9b",
 }  # fmt: skip
-ALL = ("openglm", *KINDS)
+ALL = ("openglm", *(kind for kind in KINDS if kind not in THINKING))  # their networks are yet to come
 WORDS = [
     "The",
     "weather",
