@@ -5,7 +5,6 @@ Shapes: T tokens of a row, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openglm.align.measure import Read, log_probabilities, measure
 from openglm.align.objectives import PreferencePairs, RewardPairs
 from openglm.checkpoints.load import load_model, network_config
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import DPOConfig, ModelConfig, PairsRunConfig, RewardConfig
 from openglm.data.dialogue import read_records
+from openglm.data.mixture import Row
 from openglm.data.preferences import CHOSEN, PreferenceRow, PreferenceRows, preference
-from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import shape
 from openglm.runtime import choose_dtype, launched, progress, say
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
-from openglm.train.forward_backward import to_device
 from openglm.train.loop import train
 from openglm.train.objective import Head, Objective
 from openglm.train.run import OnStep, Result, Run
@@ -48,7 +47,7 @@ def dpo(config: DPOConfig, on_step: OnStep | None = None) -> Result:
         reference = load_model(folder, device=config.train.device, dtype="float32")
         dtype = choose_dtype(config.train.dtype, reference.device)
         for each in (rows, *heldout.values()):
-            each.reference = log_probabilities(reference, each, dtype)
+            each.reference = measure_pairs(reference, each, dtype, log_probabilities(), "measuring the reference")
         del reference
     objective = PreferencePairs(config.loss, config.beta, config.gamma)
     return train(_run(config, model, tokenizer, rows, heldout, objective, on_step))
@@ -68,7 +67,7 @@ def reward(config: RewardConfig, on_step: OnStep | None = None) -> Result:
     if result.model is not None and launched()[1] == 0:
         trained = load_model(result.model, device=config.train.device, dtype="float32")
         dtype = choose_dtype(config.train.dtype, trained.device)
-        mean = float(np.mean([pair[CHOSEN] for pair in rewards(trained, rows, dtype)]))
+        mean = float(rewards(trained, rows, dtype)[:, CHOSEN].mean())
         with torch.no_grad():
             trained.score.bias -= mean
         save_model(result.model, trained, tokenizer)
@@ -118,49 +117,26 @@ def _run(
     )
 
 
-def log_probabilities(model: Transformer, rows: PreferenceRows, dtype: torch.dtype) -> Measured:
-    """Of the targets of every sample [its tokens]; 0 where nothing is trained."""
-
-    def measure(head: Head, hidden_TH: Tensor, row: PreferenceRow) -> Tensor:
-        trained = torch.from_numpy(row.loss_mask).nonzero()[:, 0].to(hidden_TH.device)
-        targets = torch.from_numpy(row.targets).to(hidden_TH.device)[trained]
-        found_T = hidden_TH.new_zeros(len(hidden_TH), dtype=torch.float32)
-        return found_T.index_copy(0, trained, head.log_probability(hidden_TH[trained], targets))
-
-    return _measure(model, rows, dtype, measure, "measuring the reference")
-
-
-def rewards(model: Transformer, rows: PreferenceRows, dtype: torch.dtype) -> Measured:
-    """The reward of every answer [1]."""
-
-    def measure(head: Head, hidden_TH: Tensor, row: PreferenceRow) -> Tensor:
-        return head.scores(hidden_TH) * torch.from_numpy(row.end).to(hidden_TH.device)
-
-    found = _measure(model, rows, dtype, measure, "scoring answers")
-    return [[answer.sum(keepdims=True) for answer in pair] for pair in found]
-
-
-@torch.no_grad()
-def _measure(
-    model: Transformer,
-    rows: PreferenceRows,
-    dtype: torch.dtype,
-    measure: Callable[[Head, Tensor, PreferenceRow], Tensor],
-    what: str,
-) -> Measured:
-    """measure(head, hidden states [T, H], row) -> [T] of every row, cut into its samples."""
+def measure_pairs(model: Transformer, rows: PreferenceRows, dtype: torch.dtype, read: Read, what: str) -> Measured:
+    """What `read` finds in every answer."""
     empty: NDArray[np.float32] = np.zeros(0, np.float32)
     found: Measured = [[empty, empty] for _ in range(len(rows))]
-    with progress(what, rows.rows, "rows") as advance:
-        for pairs, side, row in rows.each():
-            arrays = {name: getattr(row, name)[None] for name in ("tokens", "position", "block_position", "segment")}
-            tokens, positions, segment = to_device(arrays, model.device)
-            mask = training_mask(segment, positions[:, 1], model.config.mask)
-            with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-                hidden_TH = model(tokens, positions, mask)[0]
-            values = measure(Head(model, dtype), hidden_TH, row).cpu().numpy()
+    each = list(rows.each())
+    with progress(what, len(each), "rows") as advance:
+        for (pairs, side, _), values in zip(each, measure(model, (row for *_, row in each), dtype, read), strict=True):
             ends = np.cumsum([len(rows.samples[pair][side]) for pair in pairs])
             for pair, piece in zip(pairs, np.split(values, ends), strict=False):
                 found[pair][side] = piece
             advance()
     return found
+
+
+def rewards(model: Transformer, rows: PreferenceRows, dtype: torch.dtype) -> NDArray[np.float32]:
+    """[pairs, 2] the reward of every answer."""
+
+    def read(head: Head, hidden_TH: Tensor, row: Row) -> Tensor:
+        assert isinstance(row, PreferenceRow)
+        return head.scores(hidden_TH) * torch.from_numpy(row.end).to(hidden_TH.device)
+
+    found = measure_pairs(model, rows, dtype, read, "scoring answers")
+    return np.array([[answer.sum() for answer in pair] for pair in found], np.float32)

@@ -13,8 +13,9 @@ from helpers.pairs import SHAPE, write_pairs
 from helpers.tiny_runs import options
 
 import openglm
+from openglm.align.measure import log_probabilities
 from openglm.align.objectives import PreferencePairs
-from openglm.align.pairs import dpo, log_probabilities, read_pairs, reward, rewards
+from openglm.align.pairs import dpo, measure_pairs, read_pairs, reward, rewards
 from openglm.checkpoints.load import network_config
 from openglm.cli.main import main
 from openglm.config import DPOConfig, OptimizerConfig, PairsConfig, RewardConfig
@@ -123,7 +124,7 @@ def test_measured_log_probabilities_are_those_of_the_model(base, files, tmp_path
     config = dpo_config(tmp_path, base, files)
     model, tokenizer = openglm.load_model(base), load_tokenizer(base)
     rows, _ = read_pairs(config, model.config, tokenizer)
-    found = log_probabilities(model, rows, torch.float32)
+    found = measure_pairs(model, rows, torch.float32, log_probabilities(), "test")
     for number in (0, 7, 31):
         for side in (CHOSEN, REJECTED):
             sample = rows.samples[number][side]
@@ -142,7 +143,7 @@ def test_an_answers_log_probability_does_not_depend_on_its_neighbours(base, file
     }
     passes = WholeForwardBackward(model, Processes(model.device), torch.float32, 4, objective=PreferencePairs(beta=0.3))
     sums = passes.evaluate(batch)
-    logp = log_probabilities(model, rows, torch.float32)
+    logp = measure_pairs(model, rows, torch.float32, log_probabilities(), "test")
     pairs = rows._pairs_of(0, 0) + rows._pairs_of(0, 1)
     margins = [0.3 * (logp[pair][CHOSEN].sum() - logp[pair][REJECTED].sum()) for pair in pairs]
     assert sums.metrics["margin"] == pytest.approx(sum(margins), rel=1e-4)
@@ -155,9 +156,9 @@ def test_a_reward_model_scores_held_out_answers_and_its_demonstrations_have_mean
     assert result.heldout["heldout/accuracy"] == 1.0
     model = openglm.load_model(result.model)
     rows, heldout = read_pairs(config, model.config, load_tokenizer(base))
-    scores = np.array(rewards(model, rows, torch.float32))[..., 0]
+    scores = rewards(model, rows, torch.float32)
     assert abs(scores[:, CHOSEN].mean()) < 1e-4 and scores[:, REJECTED].mean() < -0.5
-    kept = np.array(rewards(model, heldout["heldout"], torch.float32))[..., 0]
+    kept = rewards(model, heldout["heldout"], torch.float32)
     assert (kept[:, CHOSEN] > kept[:, REJECTED]).all()
     again = reward(config)  # finished already: nothing is trained, and the mean is not taken off twice
     assert torch.equal(openglm.load_model(again.model).score.bias, model.score.bias)
