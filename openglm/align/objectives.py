@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openglm.align.losses import PreferenceLoss, preference_loss, reward_pair_loss
+from openglm.align.losses import (
+    PreferenceLoss,
+    kl_estimate,
+    policy_loss,
+    preference_loss,
+    reward_pair_loss,
+    sampler_weight,
+)
 from openglm.data.preferences import CHOSEN, REJECTED
 from openglm.train.objective import ROW, Batch, Head
 
@@ -86,3 +93,45 @@ class RewardPairs:
         right_P = torch.where(tie_P, 0.5, (difference_P > 0).to(reward_N.dtype))
         measured = {"accuracy": right_P, "difference": difference_P, "chosen": chosen_P, "rejected": rejected_P}
         return loss_P.sum(), {name: values_P.sum() for name, values_P in measured.items()}
+
+
+@dataclass(frozen=True)
+class PolicyTokens:
+    """GRPO: tokens of answers better than their group's mean grow likelier, those of worse ones less likely.
+
+    Every token of the step counts alike (DAPO, arXiv 2503.14476): no answer is favoured for its length.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float = 3.0
+    beta: float = 0.0
+    temperature: float = 1.0
+    corrected: bool = False
+    """weigh tokens by p_trainer / p_sampler: the answers were drawn by other weights, int4 ones say"""
+    fields: tuple[str, ...] = ("targets", "old_logp", "sampler_logp", "reference", "advantage")
+    where: str = "loss_mask"
+    by_position: bool = True
+    metrics: tuple[str, ...] = ("kl", "clipped", "ratio", "entropy", "sampler_gap")
+
+    def count(self, batch: Batch) -> float:
+        return float(batch["loss_mask"].sum())
+
+    def loss(self, head: Head, hidden_NH: Tensor, fields: Mapping[str, Tensor]) -> Found:
+        logp_N = -head.cross_entropy(hidden_NH / self.temperature, fields["targets"])
+        old_N, reference_N = fields["old_logp"], fields["reference"]
+        loss_N, clipped_N = policy_loss(
+            logp_N, old_N, fields["advantage"], self.clip_low, self.clip_high, self.dual_clip
+        )
+        if self.corrected:
+            loss_N = loss_N * sampler_weight(old_N, fields["sampler_logp"])
+        if self.beta:
+            loss_N = loss_N + self.beta * kl_estimate(logp_N, reference_N, "k2")  # the one with the KL's gradient
+        measured = {
+            "kl": kl_estimate(logp_N, reference_N if self.beta else old_N, "k3"),
+            "clipped": clipped_N.to(logp_N.dtype),
+            "ratio": (logp_N - old_N).exp(),
+            "entropy": -old_N,
+            "sampler_gap": (old_N - fields["sampler_logp"]).abs(),
+        }
+        return loss_N.sum(), {name: values_N.sum() for name, values_N in measured.items()}

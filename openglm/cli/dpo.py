@@ -11,7 +11,10 @@ from openglm.config import DPOConfig, PairsConfig
 
 def run(argv: list[str]) -> int:
     default = DPOConfig(init_from=tyro.MISSING, train=open_train(), data=PairsConfig(pairs=tyro.MISSING))
-    about = "Tune a model to prefer the better of two answers (--data.pairs FILE.jsonl with prompt, chosen, rejected). The same command resumes a run."
+    about = (
+        "Tune a model to prefer the better of two answers (--data.pairs FILE.jsonl with prompt, chosen, rejected). "
+        "The same command resumes a run."
+    )
     config = parse(DPOConfig, argv, "glm dpo", about, default)
     from openglm.align.pairs import dpo
 

@@ -11,7 +11,10 @@ from openglm.config import PairsConfig, RewardConfig
 
 def run(argv: list[str]) -> int:
     default = RewardConfig(init_from=tyro.MISSING, train=open_train(), data=PairsConfig(pairs=tyro.MISSING))
-    about = "Teach a model to score answers from pairs of a better and a worse one (--data.pairs FILE.jsonl). The same command resumes a run."
+    about = (
+        "Teach a model to score answers from pairs of a better and a worse one (--data.pairs FILE.jsonl). "
+        "The same command resumes a run."
+    )
     config = parse(RewardConfig, argv, "glm reward", about, default)
     from openglm.align.pairs import reward
 

@@ -5,7 +5,15 @@ is a `ValueError` that names the option, the value and what would be right. Noth
 library.
 """
 
-from openglm.config.align import DPOConfig, PairsConfig, PairsRunConfig, RewardConfig
+from openglm.config.align import (
+    DPOConfig,
+    GRPOConfig,
+    PairsConfig,
+    PairsRunConfig,
+    PromptsConfig,
+    RewardConfig,
+    RolloutConfig,
+)
 from openglm.config.checks import check_choices, from_dict, require
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.engine import EngineConfig
@@ -21,6 +29,7 @@ __all__ = [
     "DPOConfig",
     "DataConfig",
     "EngineConfig",
+    "GRPOConfig",
     "InfillingConfig",
     "Matrix",
     "ModelConfig",
@@ -29,7 +38,9 @@ __all__ = [
     "PairsRunConfig",
     "ParallelConfig",
     "PretrainConfig",
+    "PromptsConfig",
     "RewardConfig",
+    "RolloutConfig",
     "RunConfig",
     "SFTConfig",
     "SpecialTokens",

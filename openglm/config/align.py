@@ -74,3 +74,104 @@ class DPOConfig(PairsRunConfig):
         check_choices(self, "")
         require(self.beta > 0, "beta", self.beta, "must be positive")
         require(self.gamma == 0 or self.loss == "simpo", "gamma", self.gamma, "belongs to loss = simpo")
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Questions that the model answers while it learns."""
+
+    prompts: str
+    """file of prompts to train on: prompt, and what the check needs, such as answer"""
+    heldout: str = ""
+    """file of prompts that are only measured"""
+    seed: int = 1
+    """seed for the order of prompts and for the answers"""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How answers are drawn and rewarded."""
+
+    check: str = ""
+    """what gives rewards: arithmetic or exact"""
+    reward_model: str = ""
+    """or a model that gives them: a folder made by `glm reward`"""
+    questions: int = 16
+    """questions in a round"""
+    group: int = 8
+    """answers to each question, which are compared with each other"""
+    epochs: int = 1
+    """how often a round's answers are trained on"""
+    max_tokens: int = 128
+    """longest answer"""
+    temperature: float = 1.0
+    """of the draw, and of the probabilities that training changes"""
+    unfinished: float = 0.0
+    """reward of an answer that was cut off at max_tokens"""
+    eval_rounds: int = 10
+    """rounds between measurements on held-out prompts"""
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "group", "epochs", "max_tokens", "eval_rounds"):
+            require(getattr(self, name) > 0, f"rollout.{name}", getattr(self, name), "must be a positive whole number")
+        require(self.temperature > 0, "rollout.temperature", self.temperature, "must be positive")
+
+    @property
+    def answers(self) -> int:
+        """Answers in a round."""
+        return self.questions * self.group
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig(RunConfig):
+    """A model tuned by the rewards of its own answers, compared in groups."""
+
+    init_from: str
+    """folder of the model to start from, or the name of a bundled model"""
+    data: PromptsConfig
+    """the questions"""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """answers and rewards"""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-6, schedule="constant"))
+    """optimizer and learning rate"""
+    clip_low: float = 0.2
+    """a token's probability may fall by this share before it stops counting"""
+    clip_high: float = 0.28
+    """a token's probability may rise by this share (DAPO, arXiv 2503.14476)"""
+    dual_clip: float = 3.0
+    """bound of the loss of a token that is to become unlikelier and has become much likelier; 0: none"""
+    beta: float = 0.0
+    """weight of the KL to the model that training began with; above 0 that model stays in memory"""
+    by_deviation: bool = True
+    """divide by the deviation of a group's rewards (arXiv 2402.03300); False: arXiv 2503.20783"""
+
+    def __post_init__(self) -> None:
+        rows, answers = self.train.batch_rows, self.rollout.answers
+        require(answers % rows == 0, "train.batch_rows", rows, f"must divide the {answers} answers of a round")
+        steps = answers // rows * self.rollout.epochs
+        require(
+            self.train.save_every % steps == 0,
+            "train.save_every",
+            self.train.save_every,
+            f"must be a multiple of {steps}, the steps of a round",
+        )
+        require(self.beta >= 0, "beta", self.beta, "must not be negative")
+        require(0 < self.clip_low < 1, "clip_low", self.clip_low, "must lie between 0 and 1")
+        require(self.clip_high > 0, "clip_high", self.clip_high, "must be positive")
+        require(
+            self.dual_clip == 0 or self.dual_clip > 1, "dual_clip", self.dual_clip, "must be above 1, or 0 for none"
+        )
+        parallel = self.parallel
+        for name in ("tensor", "pipeline"):
+            require(
+                getattr(parallel, name) == 1,
+                f"parallel.{name}",
+                getattr(parallel, name),
+                "answers need the whole model: use 1",
+            )
+        require(
+            self.stability.policy != "rollback",
+            "stability.policy",
+            "rollback",
+            "answers cannot be jumped over: use skip",
+        )

@@ -1,4 +1,4 @@
-"""Pairs of a better and a worse answer to the same prompt: the reader of users' files, and rows for reward models and DPO.
+"""Pairs of a better and a worse answer to a prompt: the reader of users' files, and rows for reward models and DPO.
 
 One pair per record, in any of the shapes that circulate; an answer is text, a message or a list of messages:
 

@@ -69,6 +69,8 @@ def train(run: Run) -> Result:
         log = Log(out, state.step, state.lines) if group.first else None
         saver = Saver(out, options.keep, group)
         session = Session(run=run, model=model, group=group, settings=settings, stop=stop, log=log, saver=saver)
+        if run.attach:
+            run.attach(session, state)
         try:
             return _drive(session, state)
         except RuntimeError as error:  # torch raises this wherever the main process happens to be when a worker dies, and not only while it waits for rows

@@ -15,7 +15,7 @@ from openglm.text.tokenizer import Tokenizer
 from openglm.train.interrupt import StopRequest
 from openglm.train.log import Log
 from openglm.train.objective import NextToken, Objective
-from openglm.train.state import Saver
+from openglm.train.state import Saver, State
 
 OnStep = Callable[[int, dict[str, Any]], None]
 
@@ -40,6 +40,8 @@ class Run:
     """goes into the model's folder, and makes samples readable"""
     workers: int = 0
     """processes that prepare rows ahead; 0: none"""
+    attach: Callable[[Session, State], None] | None = None
+    """gets the network before the first step, for rows that it makes itself"""
     on_step: OnStep | None = None
     """on_step(step, record) sees every step; record["act"] says what the guard did about it"""
 

@@ -34,3 +34,24 @@ def write_pairs(path: Path, count: int, start: int = 0) -> Path:
         records.append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def write_chats(path: Path, count: int) -> Path:
+    """Half of the answers are polite; all end."""
+    records = []
+    for i in range(count):
+        word = WORDS[i % len(WORDS)]
+        tone = "please," if (i // len(WORDS)) % 2 else "no,"
+        user, answer = (
+            {"role": "user", "content": f"what about {word}?"},
+            {"role": "assistant", "content": f"{tone} {word}"},
+        )
+        records.append({"messages": [user, answer]})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def write_prompts(path: Path, **known: str) -> Path:
+    records = [{"prompt": f"what about {word}?", **known} for word in WORDS]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path

@@ -1,0 +1,51 @@
+"""Rewards that can be checked: functions from a prompt and the text of an answer to a number from 0 to 1.
+
+Nothing that a model wrote is run or evaluated here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from openglm.config import require
+from openglm.data.prompts import Prompt
+
+Check = Callable[[Prompt, str], float]
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_LONGEST = 64  # digits; a longer number is no answer
+
+
+def known_answer(prompt: Prompt) -> str:
+    """The record's field `answer`, as text."""
+    answer = prompt.known.get("answer")
+    kind = isinstance(answer, str | int | float) and not isinstance(answer, bool)
+    require(kind, "answer", answer, "this check needs the right answer beside the prompt, a text or a number")
+    return str(answer)
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number of a text, exact: 1,234.5 or 3/4; None where there is none."""
+    found = _NUMBER.findall(text)
+    if not found or len(found[-1]) > _LONGEST:
+        return None
+    try:
+        return Fraction(found[-1].replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def arithmetic(prompt: Prompt, answer: str) -> float:
+    """1 where the last number of the answer is the right one, compared as exact fractions."""
+    right = last_number(known_answer(prompt))
+    require(right is not None, "answer", known_answer(prompt), "must be a number for the check arithmetic")
+    return float(last_number(answer) == right)
+
+
+def exact(prompt: Prompt, answer: str) -> float:
+    """1 where the answer is the right text, white space at its ends aside."""
+    return float(answer.strip() == known_answer(prompt).strip())
+
+
+CHECKS: dict[str, Check] = {"arithmetic": arithmetic, "exact": exact}

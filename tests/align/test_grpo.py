@@ -1,0 +1,183 @@
+"""GRPO from prompts to a better model: rounds, rows, ratios, resumes."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from helpers.pairs import SHAPE, write_prompts
+from helpers.tiny_runs import options
+
+import openglm
+from openglm.align import grpo as module
+from openglm.align.checks import CHECKS, last_number
+from openglm.align.grpo import grpo
+from openglm.cli.main import main
+from openglm.config import GRPOConfig, OptimizerConfig, PromptsConfig, RolloutConfig
+from openglm.data.prompts import Prompt, prompt
+
+
+@pytest.fixture
+def polite(monkeypatch):
+    """A reward for polite answers in place of the named check."""
+    monkeypatch.setitem(CHECKS, "exact", lambda _, answer: float(answer.startswith("please")))
+
+
+def config_of(out, model, tmp_path, lr=1e-3, rollout=None, **changes):
+    file = write_prompts(tmp_path / "prompts.jsonl", answer="x")
+    given = {"check": "exact", "questions": 4, "group": 8, "max_tokens": 8, "eval_rounds": 100, **(rollout or {})}
+    train = options(
+        out, seq_len=SHAPE.max_positions, **{"batch_rows": 16, "accumulation": 2, "log_every": 1, **changes}
+    )
+    return GRPOConfig(
+        init_from=str(model),
+        data=PromptsConfig(prompts=str(file), heldout=str(file)),
+        train=train,
+        rollout=RolloutConfig(**given),
+        optimizer=OptimizerConfig(lr=lr, schedule="constant", warmup_ratio=0),
+    )
+
+
+def recorded(config):
+    records = []
+    return grpo(config, on_step=lambda _, record: records.append(record)), records
+
+
+def lines(out, key):
+    found = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in found if key in line]
+
+
+def test_answers_that_are_rewarded_become_the_rule(talker, tmp_path, polite):
+    out = tmp_path / "run"
+    result, _ = recorded(config_of(out, talker, tmp_path, steps=24, save_every=4))
+    first = lines(out, "heldout")[0]["reward"]
+    assert 0.1 < first < 0.9 < result.heldout["reward"], (first, result.heldout)
+    rounds = lines(out, "round")
+    assert len(rounds) == 12 and rounds[-1]["reward"] > rounds[0]["reward"]
+    assert all(one["finished"] > 0.9 for one in rounds)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_before_an_update_the_ratio_is_one_and_nothing_has_moved(talker, tmp_path, polite, temperature):
+    """Answers of different lengths, in padded rows, at a temperature; the first pass over each round."""
+    rollout = {"temperature": temperature, "epochs": 1}
+    _, records = recorded(config_of(tmp_path / "run", talker, tmp_path, lr=1e-12, steps=4, rollout=rollout))
+    for record in records:
+        assert record["metrics"]["ratio"] == pytest.approx(1, abs=1e-5)
+        assert record["metrics"]["kl"] == pytest.approx(0, abs=1e-6)
+        assert record["metrics"]["clipped"] == 0
+
+
+def test_the_engine_and_the_training_code_agree_on_what_was_drawn(talker, tmp_path, polite):
+    """The engine's log-probability of every drawn token against the trainer's, on the same weights."""
+    recorded(config_of(tmp_path / "run", talker, tmp_path, steps=4))
+    assert all(one["largest_sampler_gap"] < 1e-3 for one in lines(tmp_path / "run", "round"))
+
+
+def test_a_step_does_not_depend_on_how_it_is_divided(talker, tmp_path, polite):
+    runs = [
+        recorded(config_of(tmp_path / str(parts), talker, tmp_path, steps=4, accumulation=parts))[1] for parts in (1, 8)
+    ]
+    for one, other in zip(*runs, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("at", [4, 5, 6])
+def test_a_run_stopped_anywhere_in_a_round_ends_where_an_uninterrupted_one_does(talker, tmp_path, polite, at):
+    """Rounds of four steps: at the end of one, and inside of the next, whose answers were drawn by older weights."""
+    rollout = {"epochs": 2}
+    whole, records = recorded(config_of(tmp_path / "whole", talker, tmp_path, steps=8, rollout=rollout))
+    config = config_of(tmp_path / "cut", talker, tmp_path, steps=8, rollout=rollout)
+    (tmp_path / "cut").mkdir()
+
+    def stop(step, _):
+        if step == at:
+            (tmp_path / "cut" / "stop").touch()
+
+    assert not grpo(config, on_step=stop).finished
+    (tmp_path / "cut" / "stop").unlink(missing_ok=True)
+    resumed, rest = recorded(config)
+    assert [r["loss"] for r in rest] == [r["loss"] for r in records[at:]]
+    first, second = (openglm.load_model(result.model).state_dict() for result in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [lines(tmp_path / out, "round") for out in ("whole", "cut")].count(lines(tmp_path / "cut", "round")) == 2
+
+
+def test_groups_that_agree_move_no_weight(talker, tmp_path, monkeypatch):
+    monkeypatch.setitem(CHECKS, "exact", lambda *_: 1.0)
+    rollout = {"unfinished": 1.0}
+    _, records = recorded(config_of(tmp_path / "run", talker, tmp_path, steps=2, rollout=rollout))
+    assert all(record["loss"] == 0 == record["grad_norm"] for record in records)
+
+
+def test_an_answer_that_was_cut_off_gets_the_reward_of_unfinished_ones(talker, tmp_path, polite):
+    rollout = {"max_tokens": 1, "unfinished": -0.5}
+    recorded(config_of(tmp_path / "run", talker, tmp_path, steps=2, rollout=rollout))
+    (one,) = lines(tmp_path / "run", "round")
+    assert one["finished"] == 0 and one["reward"] == -0.5
+
+
+def test_every_question_comes_once_before_any_comes_again(talker, tmp_path, polite, monkeypatch):
+    asked = []
+    make = module.Rollouts.answers
+
+    def watched(self, model, prompts, number):
+        asked.append([one.messages[0]["content"] for one in prompts[:: self.config.rollout.group]])
+        return make(self, model, prompts, number)
+
+    monkeypatch.setattr(module.Rollouts, "answers", watched)
+    config = config_of(tmp_path / "run", talker, tmp_path, steps=8, save_every=2)
+    grpo(dataclasses.replace(config, data=dataclasses.replace(config.data, heldout="")))
+    assert len(set(asked[0] + asked[1])) == 8 == len(set(asked[2] + asked[3]))
+    assert asked[0] + asked[1] != asked[2] + asked[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("42", 42), ("it is 1,234.", 1234), ("3 + 4 = 7", 7), ("-2.50", -2.5), ("3/4", 0.75), ("1/0", None), ("none", None), ("9" * 100, None)],
+)  # fmt: skip
+def test_the_last_number_of_an_answer(text, value):
+    found = last_number(text)
+    assert (found is None) == (value is None) and (value is None or float(found) == value)
+
+
+def test_arithmetic_is_exact():
+    asked = Prompt([], known={"answer": "0.1"})
+    assert CHECKS["arithmetic"](asked, "the result is 1/10") == 1.0
+    assert CHECKS["arithmetic"](asked, "0.10000000000000001") == 0.0
+    with pytest.raises(ValueError, match="answer = None"):
+        CHECKS["arithmetic"](Prompt([]), "1")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [([], "record = list"), ({}, "prompt = None"), ({"prompt": [{"role": "assistant", "content": "a"}]}, "prompt")],
+)
+def test_a_wrong_prompt_is_named(record, words):
+    with pytest.raises(ValueError, match="^" + words):
+        prompt(record)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rollout.check", "beauty"], "rollout.check = 'beauty': choose one of arithmetic, exact"),
+        ([], "rollout.check = '': give a check or rollout.reward_model"),
+        (
+            ["--rollout.check", "exact", "--train.batch-rows", "48"],
+            "train.batch_rows = 48: must divide the 128 answers",
+        ),
+        (["--rollout.check", "exact", "--train.save-every", "3"], "train.save_every = 3: must be a multiple of 4"),
+        (["--rollout.check", "exact", "--rollout.max-tokens", "64"], "none leaves room for 64 tokens"),
+        (["--rollout.reward-model", "."], "config.json"),
+    ],
+)
+def test_a_wrong_option_is_one_line(talker, tmp_path, capsys, arguments, words):
+    file = write_prompts(tmp_path / "prompts.jsonl", answer="x")
+    command = ["grpo", "--init-from", str(talker), "--data.prompts", str(file), "--train.out", str(tmp_path / "x")]
+    usual = ["--train.steps", "1", "--train.seq-len", "64", "--train.save-every", "4", "--rollout.max-tokens", "8"]
+    assert main([*command, *usual, *arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in error, error
