@@ -72,7 +72,7 @@ def scorer(config: GRPOConfig) -> Score:
 
 
 def fitting(config: GRPOConfig, tokenizer: Tokenizer, prompts: list[Prompt], option: str) -> list[Prompt]:
-    """Prompts that leave room for an answer; long ones lose their oldest turns. Says how many were changed or left out."""
+    """Prompts that leave room for an answer; long ones lose their oldest turns. Counts both."""
     room = config.train.seq_len + 1 - config.rollout.max_tokens
     found, shortened = [], 0
     for one in prompts:
