@@ -17,7 +17,9 @@ from openglm.engine.engine import Engine
 from openglm.engine.filling import Choice, Filler, Filling, Found, Prompt, Rounds, together
 from openglm.engine.params import EngineRequest, Event, Result, SamplingParams
 from openglm.text.load import load_tokenizer
-from openglm.text.render import parse_reply
+from openglm.text.reading import ReplyReader
+from openglm.text.render import parse_reply, reader_of
+from openglm.text.thinking import AS_USUAL, Thinking, ThinkingTurns
 
 __all__ = [
     "Assistant",
@@ -30,6 +32,7 @@ __all__ = [
     "Result",
     "Rounds",
     "SamplingParams",
+    "Thinking",
 ]
 CANDIDATES = 16
 """fillings of a blank that are tried where nothing else is said"""
@@ -38,13 +41,15 @@ _CALL = "<|observation|>"  # closes an answer that calls a tool
 
 @dataclass
 class Reply:
-    """A whole answer. `usage` counts prompt_tokens and completion_tokens; `dropped` counts old messages that no longer fitted."""
+    """A whole answer. `reasoning` holds its thoughts; `usage` counts prompt_tokens and completion_tokens; `dropped`
+    counts old messages that no longer fitted."""
 
     text: str
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     usage: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     dropped: int = 0
+    reasoning: str = ""
 
 
 class Assistant:
@@ -85,9 +90,10 @@ class Assistant:
 
     def stream(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None, max_tokens: int = 256, temperature: float = 0.5, top_p: float = 0.8,
-        seed: int | None = None, answer: Reply | None = None,
+        seed: int | None = None, thinking: Thinking = AS_USUAL, answer: Reply | None = None,
     ) -> Iterator[str]:  # fmt: skip
-        """Pieces of text as they are generated; whole characters only. `answer`, where given, is filled in by the end.
+        """Pieces of text as they are generated; whole characters only, and thoughts left out. `answer`, where given, is
+        filled in by the end.
 
         Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays) and counted in
         `answer.dropped`. Raises ValueError where the last message alone is too long, or an option is wrong.
@@ -95,19 +101,24 @@ class Assistant:
         require(max_tokens > 0, "max_tokens", max_tokens, "must be a positive whole number")
         answer = answer if answer is not None else Reply("")
         start, config = time.perf_counter(), self.model.config
-        prompt, answer.dropped = self._fitting(list(messages), config.max_positions, tools)
+        prompt, answer.dropped = self._fitting(list(messages), config.max_positions, tools, thinking)
         params = SamplingParams(
             max_tokens=min(max_tokens, config.max_positions - len(prompt)),
             temperature=temperature,
             top_p=top_p,
             seed=seed,
         )
+        reader = self.reader(tools or (), thinking)
         for event in self.engine.stream(prompt, params):
-            if event.text:
-                yield event.text
+            pieces = reader.feed(self.spelled(event)) if reader else [("content", event.text)]
+            if text := "".join(what for kind, what in pieces if kind == "content"):
+                yield text
+        if text := "".join(what for kind, what in (reader.end() if reader else ()) if kind == "content"):
+            yield text
         ids = self._ids(event)
-        message = parse_reply(self.tokenizer, ids)
+        message = parse_reply(self.tokenizer, ids, tools or (), thinking)
         answer.text, answer.tool_calls = message["content"], message.get("tool_calls", [])
+        answer.reasoning = message.get("reasoning_content", "")
         answer.usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
         answer.seconds = time.perf_counter() - start
 
@@ -118,8 +129,23 @@ class Assistant:
             raise ValueError(last.result.error)
         return last.result.ids
 
+    def reader(
+        self, tools: Sequence[Mapping[str, Any]] | None = None, thinking: Thinking = AS_USUAL
+    ) -> ReplyReader | None:
+        """Parts the thoughts of an answer from the rest, where this model thinks."""
+        return reader_of(self.tokenizer.format, tools, thinking)
+
+    def spelled(self, event: Event) -> str:
+        """An event's text; the token that parts the texts of one answer is a line end."""
+        between = event.token is not None and event.token == self.tokenizer.special.get("<|assistant|>")
+        return "\n" if between else event.text
+
     def _fitting(
-        self, messages: list[Mapping[str, Any]], room: int, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: list[Mapping[str, Any]],
+        room: int,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: Thinking = AS_USUAL,
     ) -> tuple[list[int], int]:
         """Prompt ids that leave an eighth of the context for the answer, and how many old messages that cost."""
         system = messages[:1] if messages and messages[0].get("role") == "system" else []
@@ -130,7 +156,8 @@ class Assistant:
         fitting = None
         while low < high:
             middle = (low + high) // 2 if fitting or low else 0  # the whole conversation first: it nearly always fits
-            ids, _ = self.tokenizer.render(system + turns[starts[middle] :], tools, generation_prompt=True)
+            kept = system + turns[starts[middle] :]
+            ids, _ = self.tokenizer.render(kept, tools, generation_prompt=True, thinking=thinking)
             if len(ids) <= limit:
                 fitting, high = (ids, starts[middle]), middle
             else:
@@ -149,12 +176,13 @@ class Assistant:
         tools: Sequence[Mapping[str, Any]] | None = None,
         *,
         cut: bool = False,
+        thinking: Thinking = AS_USUAL,
     ) -> tuple[list[int], int]:
         """Prompt ids of a conversation, and how many of its oldest messages were left out for it to fit: with `cut` as many as need be, else none."""
         if cut:
-            return self._fitting(list(messages), self.model.config.max_positions, tools)
+            return self._fitting(list(messages), self.model.config.max_positions, tools, thinking)
         self.require_short("messages", _characters(messages) + len(str(tools)))
-        ids, _ = self.tokenizer.render(messages, tools, generation_prompt=True)
+        ids, _ = self.tokenizer.render(messages, tools, generation_prompt=True, thinking=thinking)
         return ids, 0
 
     @cached_property
@@ -201,9 +229,17 @@ class Assistant:
         message = parse_reply(self.tokenizer, ids)
         return message if message.get("tool_calls") else None
 
-    def call_opening(self, name: str) -> list[int]:
-        """Ids with which an answer begins that calls this tool; its arguments as JSON follow."""
-        return self.tokenizer.encode(f"{name}\n{self.tokenizer.format.turns.call_opening}")
+    def call_opening(self, name: str = "") -> tuple[list[int], str]:
+        """What an answer that calls this tool begins with, as ids and as text; its arguments follow: in marks where
+        the text is not empty, else as JSON. No name: up to where the name follows."""
+        turns = self.tokenizer.format.turns
+        if isinstance(turns, ThinkingTurns):
+            text = f"<tool_call>{name}{turns.gap if name else ''}"
+            mark = self.tokenizer.special.get("<tool_call>")
+            before, behind = self.tokenizer.encode(turns.gap), text.removeprefix("<tool_call>")
+            ids = self.tokenizer.encode(text) if mark is None else [mark, *self.tokenizer.encode(behind)]
+            return before + ids, text
+        return (self.tokenizer.encode(f"{name}\n{turns.call_opening}") if name else []), ""
 
     def fill(self, text: str, blank: str = "___", **options: Any) -> list[str]:
         """What belongs into each `blank` of the text, in their order; options as for `fillings`."""

@@ -70,14 +70,12 @@ def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> in
         for _ in pieces:
             pass
         fields = dataclasses.asdict(reply)
-        print(
-            json.dumps(
-                {"text": fields["text"], "tool_calls": fields["tool_calls"], "citations": [], "usage": fields["usage"]},
-                ensure_ascii=False,
-            )
-        )
+        shown = {"text": fields["text"], "tool_calls": fields["tool_calls"], "citations": [], "usage": fields["usage"]}
+        print(json.dumps(shown | ({"reasoning": reply.reasoning} if reply.reasoning else {}), ensure_ascii=False))
     else:
         Screen().show(pieces)
+    if reply.reasoning and not (reply.text or reply.tool_calls):
+        print("(the answer ended within its thoughts; raise --max-tokens)", file=sys.stderr)
     if reply.dropped:
         print(f"({reply.dropped} old messages no longer fit the context and were left out)", file=sys.stderr)
     return 0

@@ -139,11 +139,16 @@ class Conversation:
         )
         if reply.dropped:
             self.note(f"({reply.dropped} old messages no longer fit the context and were left out)")
+        thought = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
         if reply.tool_calls:
-            self.messages = [*messages, {"role": "assistant", "content": reply.text, "tool_calls": reply.tool_calls}]
-            self.answer([*self.messages, {"role": "tool", "content": input("result> ")}])
+            called = {"role": "assistant", "content": reply.text, "tool_calls": reply.tool_calls, **thought}
+            self.messages = [*messages, called]
+            results = [{"role": "tool", "content": input("result> ")} for _ in reply.tool_calls]
+            self.answer([*self.messages, *results])
         elif said:
-            self.messages = [*messages, {"role": "assistant", "content": reply.text or said}]
+            self.messages = [*messages, {"role": "assistant", "content": reply.text or said, **thought}]
+        elif thought:
+            self.note("(the answer ended within its thoughts; raise --max-tokens)")
 
     def clear(self, _: str) -> None:
         self.messages = []

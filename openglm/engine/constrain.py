@@ -37,8 +37,9 @@ class Vocabulary:
         )
         self.eos_token_id, self.bos_token_id, self.encode = stop_ids[0], None, tokenizer.encode
         self.tokens = [tokenizer.decode_bytes([number]) for number in range(tokenizer.vocab_size)]
-        # Tokens without text are special: a byte that no UTF-8 text has keeps them out of every grammar.
-        self.special_token_ids = [number for number, text in enumerate(self.tokens) if not text]
+        # Special tokens, and those without text: a byte that no UTF-8 text has keeps them out of every grammar.
+        special = set(tokenizer.special.values())
+        self.special_token_ids = [number for number, text in enumerate(self.tokens) if not text or number in special]
         for number in self.special_token_ids:
             self.tokens[number] = b"\xff<%d>" % number
         self.prepared = LLTokenizer(TokenizerWrapper(self), eos_token=list(stop_ids))

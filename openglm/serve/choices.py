@@ -11,6 +11,7 @@ from typing import Any
 from openglm.assistant import Assistant, EngineRequest, Event, Result
 from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Batch
+from openglm.text.reading import ReplyReader
 
 _REASONS = {
     "stop": "stop",
@@ -60,32 +61,33 @@ class Choice:
 
 
 class ChatChoice(Choice):
-    def __init__(self, assistant: Assistant, names: list[str]) -> None:
+    def __init__(self, assistant: Assistant, names: Sequence[str] = (), reader: ReplyReader | None = None) -> None:
         super().__init__(assistant)
-        self.reply, self.calls = ReplyStream(assistant, names), []
+        self.reply, self.calls = ReplyStream(assistant, names, reader), []
+        self._thoughts: list[str] = []
 
     def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
-        text, calls = "".join([self.reply.feed(one.token, one.text) for one in events]), []
+        text = "".join([self.reply.feed(one.token, one.text) for one in events])
         if result is not None:
-            rest, calls = self.reply.end(result.ids)
-            text += rest
-        if text:
-            self._pieces.append(text)
-        if calls:
-            self.calls, self.reason = (
-                [
-                    _call(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False))
-                    for call in calls
-                ],
-                "tool_calls",
-            )
-        return ([{"content": text}] if text else []) + [
-            {"tool_calls": [{"index": number, **call}]} for number, call in enumerate(self.calls if calls else ())
-        ]
+            text += self.reply.end(result.ids)[0]
+        thoughts, self.reply.thoughts = "".join(self.reply.thoughts), []
+        deltas: list[dict[str, Any]] = [{"reasoning_content": thoughts}] if thoughts else []
+        deltas += [{"content": text}] if text else []
+        self._thoughts.append(thoughts)
+        self._pieces.append(text)
+        for call in self.reply.calls[len(self.calls) :]:
+            function = call["function"]
+            written = json.dumps(function["arguments"], ensure_ascii=False)
+            deltas.append({"tool_calls": [{"index": len(self.calls), **(made := _call(function["name"], written))}]})
+            self.calls.append(made)
+        if self.calls and self.reason == "stop":
+            self.reason = "tool_calls"
+        return deltas
 
     def message(self) -> dict[str, Any]:
-        text = "".join(self._pieces)
+        text, thoughts = "".join(self._pieces), "".join(self._thoughts)
         message = {"role": "assistant", "content": text if text or not self.calls else None, "refusal": None}
+        message |= {"reasoning_content": thoughts} if thoughts else {}
         return {**message, "tool_calls": self.calls} if self.calls else message
 
     def opening(self) -> list[dict[str, Any]]:
@@ -125,7 +127,7 @@ class CallChoice(ChatChoice):
     """A call that the request demanded: the answer is its arguments and nothing else."""
 
     def __init__(self, assistant: Assistant, name: str) -> None:
-        super().__init__(assistant, [])
+        super().__init__(assistant)
         self.call = _call(name, "")
 
     def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:

@@ -28,7 +28,9 @@ async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     engine_request = await prepare(request, _chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
-    answering = Answering([engine_request], [ChatChoice(service.assistant, [])], len(engine_request[0]))
+    answering = Answering(
+        [engine_request], [ChatChoice(service.assistant, (), service.assistant.reader(()))], len(engine_request[0])
+    )
     await unless_gone(request.receive, collect(service, answering))
     response = answering.choices[0].message()["content"]
     return {

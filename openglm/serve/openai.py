@@ -11,11 +11,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from openglm.assistant import EngineRequest, SamplingParams
+from openglm.assistant import EngineRequest, SamplingParams, Thinking
 from openglm.config import require
-from openglm.serve.choices import Answering, CallChoice, ChatChoice, Choice, TextChoice
+from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice
 from openglm.serve.errors import ApiError
-from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling
+from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling, TemplateOptions
 from openglm.serve.service import Service
 from openglm.serve.sse import DONE, EventStream, event, prepare, unless_gone
 
@@ -77,12 +77,15 @@ def _check_model(request: Request, name: str | None) -> None:
 async def _chat(request: Request, service: Service, body: ChatRequest) -> Answering:
     """The requests and choices of a chat."""
     tools, forced = await _tools(request, service, body)
-    ids = await prepare(request, _prompt, service, body, tools)
-    schema = _schema(body)
+    schema, assistant = _schema(body), service.assistant
+    thinking = _thinking(body, closed=bool(forced) or schema is not None)
+    ids = await prepare(request, _prompt, service, body, tools, thinking)
+    opening = ""
     if forced:
         function = next(tool.function for tool in body.tools or () if tool.function.name == forced)
-        ids += service.assistant.call_opening(forced)
-        schema = {"type": "object"} if function.parameters is None else function.parameters
+        begun, opening = assistant.call_opening(forced)
+        ids += begun
+        schema = None if opening else {"type": "object"} if function.parameters is None else function.parameters
     requests = _requests(
         service,
         body,
@@ -91,11 +94,22 @@ async def _chat(request: Request, service: Service, body: ChatRequest) -> Answer
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         schema=schema,
     )
+    if forced and not opening:
+        return Answering(requests, [CallChoice(assistant, forced) for _ in requests], len(ids))
     names = [tool["function"]["name"] for tool in tools]
-    choices: list[Choice] = [
-        CallChoice(service.assistant, forced) if forced else ChatChoice(service.assistant, names) for _ in requests
-    ]
-    return Answering(requests, choices, len(ids))
+    readers = [assistant.reader(tools, thinking) for _ in requests]
+    if opening:
+        for reader in filter(None, readers):
+            reader.feed(opening)
+    return Answering(requests, [ChatChoice(assistant, names, reader) for reader in readers], len(ids))
+
+
+def _thinking(body: ChatRequest, closed: bool) -> Thinking:
+    """closed: the answer's shape is given, so there is no room for thoughts."""
+    options = body.chat_template_kwargs or TemplateOptions()
+    effort = options.reasoning_effort or body.reasoning_effort
+    enabled = False if options.enable_thinking is None and effort == "none" else options.enable_thinking
+    return Thinking(enabled, options.clear_thinking, effort, closed)
 
 
 async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple[list[dict[str, Any]], str | None]:
@@ -126,15 +140,16 @@ async def _choose(
     """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which finds this prompt in the cache."""
     if len(names) == 1:
         return names[0]
-    ids = await prepare(request, _prompt, service, body, tools)
+    ids = await prepare(request, _prompt, service, body, tools, _thinking(body, closed=True))
+    ids += service.assistant.call_opening()[0]
     params = SamplingParams(max_tokens=128, regex="|".join(name.replace(".", r"\.") for name in names))
     async for batch in service.answer([(ids, params)]):
         last = batch[-1][1]
     return last.result.text
 
 
-def _prompt(service: Service, body: ChatRequest, tools: Sequence[dict[str, Any]]) -> list[int]:
-    return service.assistant.chat_prompt(flatten(body.messages), tools or None)[0]
+def _prompt(service: Service, body: ChatRequest, tools: Sequence[dict[str, Any]], thinking: Thinking) -> list[int]:
+    return service.assistant.chat_prompt(plain(body.messages), tools or None, thinking=thinking)[0]
 
 
 def _schema(body: ChatRequest) -> dict[str, Any] | None:
@@ -148,30 +163,20 @@ def _schema(body: ChatRequest) -> dict[str, Any] | None:
     return wanted.json_schema.json_schema
 
 
-def flatten(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as the renderer takes them: plain text, and parallel calls one after another, each followed by its result."""
-    results = {message.tool_call_id: _text(message) for message in messages if message.role == "tool"}
-    flat: list[dict[str, Any]] = []
-    parallel = False
+def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the renderer takes them."""
     for index, message in enumerate(messages):
-        calls = message.tool_calls or []
-        require(message.content is not None or bool(calls), f"messages[{index}].content", None, "must be text")
-        if message.role == "tool" and parallel:
-            continue
-        parallel = len(calls) > 1
-        for number, call in enumerate(calls):
-            flat.append(
-                {
-                    "role": "assistant",
-                    "content": "" if number else _text(message),
-                    "tool_calls": [call.model_dump(include={"type", "function"})],
-                }
-            )
-            if parallel:
-                flat.append({"role": "tool", "content": results.get(call.id, "")})
-        if not calls:
-            flat.append({"role": "system" if message.role == "developer" else message.role, "content": _text(message)})
-    return flat
+        has_text = message.content is not None or bool(message.tool_calls)
+        require(has_text, f"messages[{index}].content", None, "must be text")
+    roles = {"developer": "system"}
+    return [
+        {
+            **message.model_dump(exclude_none=True),
+            "role": roles.get(message.role, message.role),
+            "content": _text(message),
+        }
+        for message in messages
+    ]
 
 
 def _text(message: Message) -> str:

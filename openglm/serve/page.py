@@ -190,7 +190,8 @@ class Page:
                 "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids))),
             }
             names = [tool.get("function", tool)["name"] for tool in tools]
-            async for message in self._grow(ids, SamplingParams(**sampling), names, run.stop):
+            reply = ReplyStream(self.service.assistant, names, self.service.assistant.reader(tools))
+            async for message in self._grow(ids, SamplingParams(**sampling), reply, run.stop):
                 done = [*asked, chats.answer(message, sampling)]
                 yield [gr.skip(), talk(done), gr.skip(), gr.skip(), note]
         except (ValueError, Busy, Broken) as error:
@@ -204,10 +205,11 @@ class Page:
         yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
 
     async def _grow(
-        self, ids: list[int], params: SamplingParams, names: list[str], stop: asyncio.Event
+        self, ids: list[int], params: SamplingParams, reply: ReplyStream, stop: asyncio.Event
     ) -> AsyncIterator[dict[str, Any]]:
-        """The answer's message so far, again and again, until it ends or is stopped."""
-        reply, text, stopped = ReplyStream(self.service.assistant, names), "", asyncio.ensure_future(stop.wait())
+        """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
+        is nothing else."""
+        text, stopped = "", asyncio.ensure_future(stop.wait())
         async with aclosing(self.service.answer([(ids, params)])) as batches:
             try:
                 while True:
@@ -223,7 +225,9 @@ class Page:
                     result = events[-1][1].result
                     rest, calls = reply.end(result.ids) if result else ("", [])
                     text += rest
-                    yield {"content": text, "tool_calls": calls}
+                    thoughts = "".join(reply.thoughts).replace("\n", "\n> ")
+                    quoted = f"> {thoughts}" if thoughts and not calls else ""
+                    yield {"content": text or quoted, "tool_calls": calls}
             finally:
                 stopped.cancel()
 

@@ -1,8 +1,9 @@
-"""An answer as it comes: its content as soon as it is certain, its tool call once it is whole. One reader for all
-formats of the family.
+"""An answer as it comes: thoughts and content as soon as they are certain, a tool call once it is whole. One reader
+for all formats of the family.
 
-In every format a call is a line with the tool's name and then its arguments, and counts only where <|observation|> closes the answer. So a
-line that may become the name of a tool is held back, and all behind it; at the end it is either a call or plain text.
+Since GLM-4.5 marks tell thoughts and calls: text/reading.py. Before, a call is a line with the tool's name and then its
+arguments, and counts only where <|observation|> closes the answer. So a line that may become the name of a tool is held
+back, and all behind it; at the end it is either a call or plain text.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from openglm.assistant import Assistant
+from openglm.text.reading import Piece, ReplyReader
+from openglm.text.thinking import ThinkingTurns
 
 
 class ReplyStream:
     """Feed it the engine's events in order. White space around the content is dropped; a call of a tool that is not
-    among `names` stays text."""
+    among `names` stays text. `thoughts` and `calls` hold what was read of them so far."""
 
-    def __init__(self, assistant: Assistant, names: Sequence[str] = ()) -> None:
-        self._assistant, self._names = assistant, frozenset(names)
+    def __init__(self, assistant: Assistant, names: Sequence[str] = (), reader: ReplyReader | None = None) -> None:
+        """reader: of a model that thinks, see Assistant.reader."""
+        self._assistant, self._names, self._reader = assistant, frozenset(names), reader
+        self._marked = isinstance(assistant.tokenizer.format.turns, ThinkingTurns)
+        self.thoughts: list[str] = []
+        self.calls: list[dict[str, Any]] = []
         self._next_text = assistant.tokenizer.special.get("<|assistant|>")  # parts the texts of one answer
         self._sent: list[str] = []
         self._held = ""  # empty, or not white space alone
@@ -30,6 +37,15 @@ class ReplyStream:
     def feed(self, token: int | None, text: str) -> str:
         """Content that is certain now. All pieces together take time in proportion to their length."""
         piece = "\n" if token is not None and token == self._next_text else text
+        return self._sorted(self._reader.feed(piece)) if self._reader else self._lines(piece)
+
+    def _sorted(self, pieces: Sequence[Piece]) -> str:
+        self.thoughts += [what for kind, what in pieces if kind == "reasoning_content"]
+        self.calls += [what for kind, what in pieces if kind == "tool_calls"]
+        content = "".join([what for kind, what in pieces if kind == "content"])
+        return content if self._marked else self._lines(content)
+
+    def _lines(self, piece: str) -> str:
         if self._in_call or not (self._held or piece.strip()):
             self._later.append(piece)
             return ""
@@ -41,6 +57,13 @@ class ReplyStream:
 
     def end(self, ids: Sequence[int]) -> tuple[str, list[dict[str, Any]]]:
         """The rest of the content, and the calls."""
+        rest = self._sorted(self._reader.end()) if self._reader else ""
+        if self._marked:
+            return rest, self.calls
+        last, self.calls = self._last(ids)
+        return rest + last, self.calls
+
+    def _last(self, ids: Sequence[int]) -> tuple[str, list[dict[str, Any]]]:
         self._take("")
         message = self._assistant.parse_tool_call(ids) if self._names else None
         if message is None or message["tool_calls"][0]["function"]["name"] not in self._names:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 Embedded = Annotated[str, Field(min_length=1, max_length=1 << 15)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+Effort = Annotated[str, Field(max_length=32)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 _DEEPEST = 32
 
@@ -61,6 +62,7 @@ class ToolCall(Body):
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=64)] | None = None
+    reasoning_content: Text | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=32)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
@@ -93,6 +95,23 @@ class JsonSchema(Body):
 class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+
+
+class TemplateOptions(Body):
+    """What vLLM passes on to the published templates."""
+
+    enable_thinking: bool | None = None
+    clear_thinking: bool | None = None
+    reasoning_effort: Effort | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        """An option that no template has is an error, for it would be left out without a word."""
+        unknown = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
+        if unknown:
+            raise ValueError(f"{unknown[0][:64]} is not an option; known: {', '.join(cls.model_fields)}")
+        return values
 
 
 class StreamOptions(Body):
@@ -133,6 +152,8 @@ class Sampling(Body):
 class ChatRequest(Sampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
     max_completion_tokens: _Count | None = None
+    chat_template_kwargs: TemplateOptions | None = None  # type: ignore[assignment]
+    reasoning_effort: Effort | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None

