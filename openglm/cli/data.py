@@ -16,13 +16,13 @@ class BuildOptions:
     """Build a corpus: fetch or read texts, clean them, remove duplicates and evaluation items, hold some out, tokenize."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """folder of .txt, .jsonl and .parquet files, or a .toml file that lists sources"""
+    """folder of .txt, .jsonl and .parquet files, one such file, or a .toml file that lists sources"""
     out: str
     """folder to write the corpus to; it must not exist yet"""
     tokenizer: str = ""
-    """folder or name of the tokenizer; empty: train a new one"""
+    """folder or name of a tokenizer to use (nano, or a model's folder); empty: train a new one"""
     vocab_size: int = 8192
-    """vocabulary size of a new tokenizer"""
+    """vocabulary size of a new tokenizer; smaller if the texts yield fewer tokens"""
     heldout: float = 0.01
     """share of documents to keep out of training"""
     evaluation: str = ""

@@ -12,10 +12,10 @@ from openglm.cli.options import parse
 
 @dataclass
 class TokenizerOptions:
-    """Train a tokenizer on the .txt, .jsonl and .parquet files of a folder."""
+    """Train a tokenizer on a .txt, .jsonl or .parquet file, or on those of a folder."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """folder of text files"""
+    """folder of text files, or one file"""
     out: str
     """folder to write tokenizer.json to"""
     vocab_size: int = 8192
@@ -26,12 +26,14 @@ def run(argv: list[str]) -> int:
     options = parse(TokenizerOptions, argv, "glm tokenizer", TokenizerOptions.__doc__ or "")
     from openglm.data.readers import OWN_READERS, own_files
     from openglm.runtime import say
-    from openglm.text.bpe_training import train_tokenizer
+    from openglm.text.bpe_training import too_few_texts, train_tokenizer
 
     tokenizer = train_tokenizer(
         (text for path in own_files(options.source) for text in OWN_READERS[path.suffix](path)),
         options.vocab_size,
         options.out,
     )
+    if few := too_few_texts(tokenizer.vocab_size, options.vocab_size):
+        say(few)
     say(f"{tokenizer.vocab_size} tokens in {options.out}")
     return 0

@@ -35,6 +35,7 @@ from openglm import runtime
 from openglm.config import require
 from openglm.data.readers import READERS, Reader, own_files
 from openglm.data.sources import part_files, read_recipe
+from openglm.text.bpe_training import require_vocab_size, too_few_texts
 from openglm.text.load import load_tokenizer
 
 # Signatures of 14 x 8 hashes over runs of 5 words find pairs that share 80 % of these with a probability of 0.92:
@@ -150,11 +151,13 @@ def run_locally(stage: Stage, log: str, workers: int) -> None:
 
 
 def _own_plan(folder: str | Path) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...]]:
-    """A user's folder: a source for each folder in it, and one, of its own name, for the files beside them."""
+    """A user's folder: a source for each folder in it, and one, of its own name, for the files beside them. Or one
+    file, a source of its name without the ending."""
     root, by_source = Path(folder), {}
     for path in own_files(folder):
         inner = path.relative_to(root).parts
-        by_source.setdefault(inner[0] if len(inner) > 1 else root.resolve().name, []).append(str(path.resolve()))
+        own_name = root.stem if root.is_file() else root.resolve().name
+        by_source.setdefault(inner[0] if len(inner) > 1 else own_name, []).append(str(path.resolve()))
     units = []
     for name, files in sorted(by_source.items()):
         count = min(_OWN_UNITS, len(files))
@@ -200,10 +203,11 @@ def build(
 ) -> dict[str, Any]:
     """Build a corpus and return its manifest.
 
-    data: a sources file (.toml), or a folder of .txt, .jsonl ("text" field) and .parquet ("text" column) files.
+    data: a sources file (.toml), a folder of .txt, .jsonl ("text" field) and .parquet ("text" column) files, or one
+    such file.
     out: folder of the corpus; must not exist. The work lies beside it in a folder that is removed at the end, and that
     an interrupted build goes on from.
-    tokenizer: folder or name of one to use; "": train one with `vocab_size` tokens.
+    tokenizer: folder or name of one to use; "": train one with `vocab_size` tokens, or as many as the texts yield.
     heldout: share of documents kept out of training. evaluation: a folder of .txt, .json or .jsonl items (besides those
     of the sources file) whose text must not be in the corpus.
     cache: where packages are kept.
@@ -213,7 +217,7 @@ def build(
     """
     out = Path(out)
     require(not out.exists(), "out", str(out), "exists already; name another folder or remove it")
-    require(vocab_size >= 512, "vocab_size", vocab_size, "must be at least 512")
+    require_vocab_size(vocab_size)
     require(0 <= heldout < 1, "heldout", heldout, "must lie in [0, 1)")
     require(workers >= 1, "workers", workers, "must be at least 1")
     given = load_tokenizer(tokenizer) if tokenizer else None
@@ -242,17 +246,22 @@ def build(
         shutil.copytree(work / "split", text, dirs_exist_ok=True)
     os.replace(work / "corpus", out)
     shutil.rmtree(work)
+    if not given and (few := too_few_texts(manifest["vocab_size"], vocab_size)):
+        runtime.say(few)
     return manifest
 
 
 def table(manifest: dict[str, Any]) -> str:
     """The sizes of a corpus for a terminal: a line a source."""
-    head = f"{'source':<16} {'language':<8} {'documents':>9} {'MB':>7} {'tokens':>11} {'bytes/token':>11}"
-    rows = [
-        f"{s['name']:<16} {s['language']:<8} {s['documents']:>9,} {s['bytes'] / 1e6:>7.2f} {s['tokens']:>11,} {s['bytes'] / s['tokens']:>11.2f}"
-        for s in manifest["sources"]
-    ]
-    documents, size, tokens = (sum(s[key] for s in manifest["sources"]) for key in ("documents", "bytes", "tokens"))
-    return "\n".join(
-        [head, *rows, f"{'total':<16} {'':<8} {documents:>9,} {size / 1e6:>7.2f} {tokens:>11,} {size / tokens:>11.2f}"]
+
+    def row(name: str, language: str, entries: list[dict[str, Any]]) -> str:
+        documents, size, tokens = (sum(entry[key] for entry in entries) for key in ("documents", "bytes", "tokens"))
+        held = sum(entry["heldout"]["documents"] for entry in entries)
+        ratio = size / tokens if tokens else 0.0
+        return f"{name:<16} {language:<8} {documents:>9,} {held:>8,} {size / 1e6:>7.2f} {tokens:>11,} {ratio:>11.2f}"
+
+    head = (
+        f"{'source':<16} {'language':<8} {'documents':>9} {'held out':>8} {'MB':>7} {'tokens':>11} {'bytes/token':>11}"
     )
+    sources = manifest["sources"]
+    return "\n".join([head, *(row(s["name"], s["language"], [s]) for s in sources), row("total", "", sources)])

@@ -141,11 +141,13 @@ OWN_READERS: dict[str, Reader] = {".txt": plain, ".jsonl": own_jsonl, ".parquet"
 
 
 def own_files(folder: str | Path) -> list[Path]:
-    """The files of a user's folder that we read, sorted. Raises ValueError if the folder is missing or holds none."""
+    """The files of a user's folder that we read, sorted, or the one file that is given. Raises ValueError if there is
+    none."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"data {folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in OWN_READERS and path.is_file())
+    if not folder.exists():
+        raise ValueError(f"data {folder}: no such folder or file")
+    paths = [folder] if folder.is_file() else folder.rglob("*")
+    files = sorted(path for path in paths if path.suffix in OWN_READERS and path.is_file())
     if not files:
-        raise ValueError(f"data {folder}: no .txt, .jsonl or .parquet file in it")
+        raise ValueError(f"data {folder}: no .txt, .jsonl or .parquet file{'' if folder.is_file() else ' in it'}")
     return files

@@ -228,12 +228,12 @@ class WriteTokens(PipelineStep):
 
     def _split(self, name: str) -> tuple[list[str], list[str]]:
         """The texts of a source: training, held out. A source too small for its share gives the one document of the
-        smallest hash."""
+        smallest hash, unless that would be more than a tenth of it."""
         train: list[str] = []
         held: list[str] = []
         for text in _texts_of(self.work / "text" / name):
             (held if clean.is_held_out(text, self.heldout) else train).append(text)
-        if not held and len(train) > 1 and self.heldout > 0:
+        if not held and len(train) >= 10 and self.heldout > 0:
             held.append(train.pop(min(range(len(train)), key=lambda i: clean.stable_hash(train[i], "heldout"))))
         return train, held
 

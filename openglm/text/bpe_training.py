@@ -38,17 +38,13 @@ _LONGEST_TOKEN = (
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike[str]) -> Tokenizer:
     """Learn a vocabulary from `texts` and write `folder/tokenizer.json`. The same texts give the same file.
 
+    Texts too few for `vocab_size` tokens give a smaller vocabulary.
+
     Memory grows with the number of different Chinese clauses, about 1 kB each: some 50 MB of text are enough and fit a
     laptop.
-    Raises ValueError where `vocab_size` is too small for the bytes or larger than the texts can fill.
+    Raises ValueError where `vocab_size` is too small for the bytes.
     """
-    smallest = len(SPECIAL_TOKENS) + 256
-    require(
-        vocab_size >= smallest,
-        "vocab_size",
-        vocab_size,
-        f"must be at least {smallest}: 256 bytes and the special tokens",
-    )
+    require_vocab_size(vocab_size)
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -65,15 +61,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
         show_progress=False,
     )  # its progress bar writes to standard output
     bpe.train_from_iterator(_checked_texts(texts), trainer)
-    require(
-        bpe.get_vocab_size() == vocab_size,
-        "vocab_size",
-        vocab_size,
-        f"these texts yield {bpe.get_vocab_size()} tokens; give more text or ask for fewer",
-    )
     tokenizer = native_tokenizer(bpe.to_str().encode())
     tokenizer.save(folder)
     return tokenizer
+
+
+def require_vocab_size(vocab_size: int) -> None:
+    """Raises ValueError for a size that cannot hold the bytes and the special tokens."""
+    smallest = len(SPECIAL_TOKENS) + 256
+    remedy = f"must be at least {smallest}: 256 bytes and the special tokens"
+    require(vocab_size >= smallest, "vocab_size", vocab_size, remedy)
+
+
+def too_few_texts(found: int, asked: int) -> str:
+    """A line for the user whose texts yield a smaller vocabulary than asked for, else nothing."""
+    return f"vocab_size: {found:,} tokens instead of {asked:,}; these texts yield no more" if found < asked else ""
 
 
 def _checked_texts(texts: Iterable[str]) -> Iterator[str]:

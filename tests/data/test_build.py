@@ -353,3 +353,35 @@ def test_a_cap_keeps_whole_documents_in_order_and_is_stable():
     assert kept == [text for text in documents if text in set(kept)] == list(clean.sample_to_size(documents, 2000, "x"))
     assert 2000 <= sum(map(len, kept)) < 2000 + max(map(len, documents))
     assert set(kept) <= set(clean.sample_to_size(documents, 4000, "x"))  # a larger cap adds documents
+
+
+def test_few_texts_give_the_vocabulary_they_yield(tmp_path, capsys):
+    """40 notes have too few different pairs of bytes for 8192 tokens: all that there are, and a line that says so."""
+    folder, rng = tmp_path / "notes", random.Random(2)
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number}.txt").write_text("\n".join(sentences(rng, 3)), encoding="utf-8")
+    manifest = build(folder, tmp_path / "corpus", shown=False)
+    found = load_tokenizer(tmp_path / "corpus").vocab_size
+    assert 290 < found < 8192 and manifest["vocab_size"] == found
+    assert f"{found:,} tokens instead of 8,192" in capsys.readouterr().err
+    documents = texts(tmp_path / "corpus")["notes"] + texts(tmp_path / "corpus", "heldout")["notes"]
+    assert len(documents) == 40
+
+
+def test_one_file_is_a_corpus_and_a_tokenizer_can_be_reused(tmp_path):
+    poem = "静夜思\n床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"
+    (tmp_path / "poem.txt").write_text(poem, encoding="utf-8")
+    manifest = build(tmp_path / "poem.txt", tmp_path / "corpus", tokenizer="nano", shown=False)
+    assert texts(tmp_path / "corpus") == {"poem": [poem]}
+    assert manifest["tokenizer"] == load_tokenizer("nano").fingerprint
+
+
+def test_few_documents_are_all_trained_on(tmp_path):
+    """One of two held out would be half of a user's texts, where a hundredth was asked for."""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.txt").write_text("\n".join(sentences(random.Random(number), 4)), encoding="utf-8")
+    manifest = build(folder, tmp_path / "corpus", tokenizer="nano", shown=False)
+    assert manifest["sources"][0]["documents"] == 2
