@@ -90,10 +90,10 @@ class Assistant:
 
     def stream(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None, max_tokens: int = 256, temperature: float = 0.5, top_p: float = 0.8,
-        seed: int | None = None, thinking: Thinking = AS_USUAL, answer: Reply | None = None,
+        seed: int | None = None, thinking: Thinking = AS_USUAL, quoted: bool = False, answer: Reply | None = None,
     ) -> Iterator[str]:  # fmt: skip
-        """Pieces of text as they are generated; whole characters only, and thoughts left out. `answer`, where given, is
-        filled in by the end.
+        """Pieces of text as they are generated; whole characters only. Thoughts are left out, or with `quoted` come
+        first, as a quotation in Markdown. `answer`, where given, is filled in by the end.
 
         Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays) and counted in
         `answer.dropped`. Raises ValueError where the last message alone is too long, or an option is wrong.
@@ -108,13 +108,17 @@ class Assistant:
             top_p=top_p,
             seed=seed,
         )
-        reader = self.reader(tools or (), thinking)
+        reader, opening = self.reader(tools or (), thinking), "> "
         for event in self.engine.stream(prompt, params):
             pieces = reader.feed(self.spelled(event)) if reader else [("content", event.text)]
-            if text := "".join(what for kind, what in pieces if kind == "content"):
-                yield text
-        if text := "".join(what for kind, what in (reader.end() if reader else ()) if kind == "content"):
-            yield text
+            pieces += reader.end() if reader and event.result is not None else []
+            for kind, what in pieces:
+                if kind == "content" and what:
+                    yield what if opening else f"\n\n{what}"
+                    opening = "> "
+                elif kind == "reasoning_content" and quoted:
+                    yield opening + what.replace("\n", "\n> ")
+                    opening = ""
         ids = self._ids(event)
         message = parse_reply(self.tokenizer, ids, tools or (), thinking)
         answer.text, answer.tool_calls = message["content"], message.get("tool_calls", [])

@@ -64,8 +64,9 @@ def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> in
     from openglm.assistant import Reply
     from openglm.cli.terminal import Screen
 
-    reply = Reply("")
-    pieces = assistant.stream(messages, answer=reply, **sampling)
+    reply, screen = Reply(""), Screen()
+    quoted = screen.console.is_terminal and not as_json
+    pieces = assistant.stream(messages, answer=reply, quoted=quoted, **sampling)
     if as_json:
         for _ in pieces:
             pass
@@ -73,7 +74,7 @@ def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> in
         shown = {"text": fields["text"], "tool_calls": fields["tool_calls"], "citations": [], "usage": fields["usage"]}
         print(json.dumps(shown | ({"reasoning": reply.reasoning} if reply.reasoning else {}), ensure_ascii=False))
     else:
-        Screen().show(pieces)
+        screen.show(pieces)
     if reply.reasoning and not (reply.text or reply.tool_calls):
         print("(the answer ended within its thoughts; raise --max-tokens)", file=sys.stderr)
     if reply.dropped:

@@ -134,9 +134,14 @@ class Conversation:
         """Answer, and take question and answer into the conversation unless nothing came. A call is answered by the user, who plays the tool."""
         reply = Reply("")
         system = [{"role": "system", "content": self.system}] if self.system else []
-        said = self.screen.show(
-            self.assistant.stream([*system, *messages], tools=self.tools, answer=reply, **self.sampling)
+        pieces = self.assistant.stream(
+            [*system, *messages],
+            tools=self.tools,
+            quoted=self.screen.console.is_terminal,
+            answer=reply,
+            **self.sampling,
         )
+        said = self.screen.show(pieces)
         if reply.dropped:
             self.note(f"({reply.dropped} old messages no longer fit the context and were left out)")
         thought = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
@@ -145,10 +150,10 @@ class Conversation:
             self.messages = [*messages, called]
             results = [{"role": "tool", "content": input("result> ")} for _ in reply.tool_calls]
             self.answer([*self.messages, *results])
+        elif thought and not reply.text:
+            self.note("(the answer ended within its thoughts; raise --max-tokens)")
         elif said:
             self.messages = [*messages, {"role": "assistant", "content": reply.text or said, **thought}]
-        elif thought:
-            self.note("(the answer ended within its thoughts; raise --max-tokens)")
 
     def clear(self, _: str) -> None:
         self.messages = []

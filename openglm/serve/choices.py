@@ -61,9 +61,16 @@ class Choice:
 
 
 class ChatChoice(Choice):
-    def __init__(self, assistant: Assistant, names: Sequence[str] = (), reader: ReplyReader | None = None) -> None:
+    def __init__(
+        self,
+        assistant: Assistant,
+        names: Sequence[str] = (),
+        reader: ReplyReader | None = None,
+        most: int | None = None,
+    ) -> None:
+        """most: so many calls are passed on, and those behind them left out, where the request wants it so."""
         super().__init__(assistant)
-        self.reply, self.calls = ReplyStream(assistant, names, reader), []
+        self.reply, self.calls, self.most = ReplyStream(assistant, names, reader), [], most
         self._thoughts: list[str] = []
 
     def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
@@ -75,7 +82,7 @@ class ChatChoice(Choice):
         deltas += [{"content": text}] if text else []
         self._thoughts.append(thoughts)
         self._pieces.append(text)
-        for call in self.reply.calls[len(self.calls) :]:
+        for call in self.reply.calls[len(self.calls) : self.most]:
             function = call["function"]
             written = json.dumps(function["arguments"], ensure_ascii=False)
             deltas.append({"tool_calls": [{"index": len(self.calls), **(made := _call(function["name"], written))}]})

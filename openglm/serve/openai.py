@@ -101,7 +101,8 @@ async def _chat(request: Request, service: Service, body: ChatRequest) -> Answer
     if opening:
         for reader in filter(None, readers):
             reader.feed(opening)
-    return Answering(requests, [ChatChoice(assistant, names, reader) for reader in readers], len(ids))
+    most = 1 if body.parallel_tool_calls is False else None
+    return Answering(requests, [ChatChoice(assistant, names, reader, most) for reader in readers], len(ids))
 
 
 def _thinking(body: ChatRequest, closed: bool) -> Thinking:

@@ -81,7 +81,7 @@ def server(toy, tmp_path_factory):
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
             ranks = ranks_of(load_tokenizer(toy))
-            (folder / "tokenizer.json").write_bytes(huggingface_file(ranks, kind, MARKS))
+            (folder / "tokenizer.json").write_bytes(huggingface_file(ranks, kind, () if kind == "glm-z1" else MARKS))
             (folder / "tokenizer_config.json").write_text(json.dumps({"openglm_format": kind}))
             tokenizer = load_tokenizer(folder)
             shape = {"layers": 1, "hidden": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "ffn_hidden": 48}
@@ -126,6 +126,28 @@ def test_thoughts_content_and_calls_come_apart(server, kind, says):
     assert [call["index"] for call in calls] == [0, 1]
     assert [call["function"] for call in calls] == [call["function"] for call in message["tool_calls"]]
     assert len({call["id"] for call in calls}) == 2
+
+
+def test_one_call_alone_where_the_request_wants_it_so(server):
+    says = "</think><tool_call>g</tool_call><tool_call>f</tool_call><|observation|>"
+    choice, deltas = server("glm-4.7").say(says, tools=TOOLS, parallel_tool_calls=False)
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["g"]
+    assert [call["function"]["name"] for delta in deltas for call in delta.get("tool_calls", ())] == ["g"]
+
+
+def test_the_thoughts_of_z1_come_apart_too(server):
+    """A line of its thoughts is no call; one behind them is, where <|observation|> closes it."""
+    choice, deltas = server("glm-z1").say(
+        'hm\ng\n{}\n</think>\nsee<|assistant|>f\n{"s": "1"}<|observation|>', tools=TOOLS
+    )
+    message = choice["message"]
+    assert message["reasoning_content"] == joined(deltas, "reasoning_content") == "hm\ng\n{}"
+    assert message["content"] == joined(deltas, "content") == "see" and choice["finish_reason"] == "tool_calls"
+    assert [call["function"] for call in message["tool_calls"]] == [{"name": "f", "arguments": '{"s": "1"}'}]
+    choice, _ = server("glm-z1").say("hm\n</think>\n\nA\n<|user|>", tools=TOOLS)
+    assert (choice["message"]["reasoning_content"], choice["message"]["content"]) == ("hm", "A")
+    choice, _ = server("glm-z1").say('{"a": 1}<|user|>', response_format={"type": "json_object"})
+    assert choice["message"]["content"] == '{"a": 1}' and server("glm-z1").asked[-1][0].endswith("<think>\n</think>\n")
 
 
 def test_without_tools_a_call_is_text_and_thoughts_without_end_stay_thoughts(server):
@@ -198,3 +220,6 @@ def test_the_assistant_keeps_thoughts_out_of_its_text(server):
     reply = one.service.assistant.reply([USER], max_tokens=90)
     assert (reply.reasoning, reply.text, reply.tool_calls) == ("hm", "A", [])
     assert "".join(one.service.assistant.stream([USER], max_tokens=90)) == "A"
+    assert "".join(one.service.assistant.stream([USER], max_tokens=90, quoted=True)) == "> hm\n\nA"
+    one.says = "hm\nhm</think>\nA\n<|user|>"
+    assert "".join(one.service.assistant.stream([USER], max_tokens=90, quoted=True)) == "> hm\n> hm\n\nA"
