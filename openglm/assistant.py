@@ -19,6 +19,7 @@ from openglm.engine.params import EngineRequest, Event, Result, SamplingParams
 from openglm.text.load import load_tokenizer
 from openglm.text.reading import ReplyReader
 from openglm.text.render import parse_reply, reader_of
+from openglm.text.replies import Tidied
 from openglm.text.thinking import AS_USUAL, Thinking, ThinkingTurns
 
 __all__ = [
@@ -108,9 +109,11 @@ class Assistant:
             top_p=top_p,
             seed=seed,
         )
-        reader, opening = self.reader(tools or (), thinking), "> "
+        reader, opening, tidy = self.reader(tools or (), thinking), "> ", self.tokenizer.format.tidy
+        tidied = Tidied(tidy) if tidy else None
         for event in self.engine.stream(prompt, params):
-            pieces = reader.feed(self.spelled(event)) if reader else [("content", event.text)]
+            text = tidied.feed(event.text, last=event.result is not None) if tidied else event.text
+            pieces = reader.feed(self.spelled(event)) if reader else [("content", text)]
             pieces += reader.end() if reader and event.result is not None else []
             for kind, what in pieces:
                 if kind == "content" and what:

@@ -148,7 +148,12 @@ class Conversation:
         if reply.tool_calls:
             called = {"role": "assistant", "content": reply.text, "tool_calls": reply.tool_calls, **thought}
             self.messages = [*messages, called]
-            results = [{"role": "tool", "content": input("result> ")} for _ in reply.tool_calls]
+            results = []
+            for call in reply.tool_calls:
+                name, arguments = call["function"]["name"], call["function"]["arguments"]
+                if name not in said:  # marks around a call are not shown
+                    self.note(f"{name} {json.dumps(arguments, ensure_ascii=False)}")
+                results.append({"role": "tool", "content": input("result> ")})
             self.answer([*self.messages, *results])
         elif thought and not reply.text:
             self.note("(the answer ended within its thoughts; raise --max-tokens)")

@@ -13,6 +13,7 @@ from typing import Any
 
 from openglm.assistant import Assistant
 from openglm.text.reading import Piece, ReplyReader
+from openglm.text.replies import Tidied
 from openglm.text.thinking import ThinkingTurns
 
 
@@ -23,7 +24,9 @@ class ReplyStream:
     def __init__(self, assistant: Assistant, names: Sequence[str] = (), reader: ReplyReader | None = None) -> None:
         """reader: of a model that thinks, see Assistant.reader."""
         self._assistant, self._names, self._reader = assistant, frozenset(names), reader
-        self._marked = isinstance(assistant.tokenizer.format.turns, ThinkingTurns)
+        form = assistant.tokenizer.format
+        self._marked = isinstance(form.turns, ThinkingTurns)
+        self._tidied = Tidied(form.tidy) if form.tidy else None
         self.thoughts: list[str] = []
         self.calls: list[dict[str, Any]] = []
         self._next_text = assistant.tokenizer.special.get("<|assistant|>")  # parts the texts of one answer
@@ -37,7 +40,9 @@ class ReplyStream:
     def feed(self, token: int | None, text: str) -> str:
         """Content that is certain now. All pieces together take time in proportion to their length."""
         piece = "\n" if token is not None and token == self._next_text else text
-        return self._sorted(self._reader.feed(piece)) if self._reader else self._lines(piece)
+        if self._reader:
+            return self._sorted(self._reader.feed(piece))
+        return self._lines(self._tidied.feed(piece) if self._tidied else piece)
 
     def _sorted(self, pieces: Sequence[Piece]) -> str:
         self.thoughts += [what for kind, what in pieces if kind == "reasoning_content"]
@@ -60,6 +65,7 @@ class ReplyStream:
         rest = self._sorted(self._reader.end()) if self._reader else ""
         if self._marked:
             return rest, self.calls
+        rest += self._lines(self._tidied.feed("", last=True)) if self._tidied else ""
         last, self.calls = self._last(ids)
         return rest + last, self.calls
 
@@ -82,8 +88,9 @@ class ReplyStream:
         while self._names and start < end:
             stop = self._held.find("\n", start)
             ended, line = stop >= 0, self._held[start : stop if stop >= 0 else None]
-            self._in_call = ended and line in self._names
-            if self._in_call or (not ended and any(name.startswith(line) for name in self._names)):
+            name = line.strip()
+            self._in_call = ended and name in self._names
+            if self._in_call or (not ended and any(known.startswith(name) for known in self._names)):
                 return len(self._held[:start].rstrip())
             start += len(line) + 1
         return end

@@ -21,6 +21,7 @@ from openglm.text.replies import (
     Part,
     Tool,
     arguments_of,
+    dated,
     json_text,
     parse_chatglm,
     parse_chatglm3,
@@ -28,6 +29,7 @@ from openglm.text.replies import (
     parse_glm4,
     parse_own,
     parse_z1,
+    widened,
     write_json_call,
     write_python_call,
 )
@@ -234,6 +236,8 @@ class Format:
     sampling: Sampling
     turns: RoleTurns | Rounds | ThinkingTurns | None = None
     parse: Callable[[Sequence[str], bool], dict[str, Any]] = parse_own
+    tidy: Callable[[str], str] | None = None
+    """what `parse` does to a text's characters"""
 
 
 def _list_tools(tools: Sequence[Tool], system: str) -> str:
@@ -302,7 +306,7 @@ _FORMATS = (
     ),
     Format("glm-10b", _GLM_FRAME, ("<|endofpiece|>", "<|endoftext|>"), _BASE_SAMPLING),
     Format("glm-130b", _ICE_FRAME, ("<eop>", "</s>"), _BASE_SAMPLING),
-    Format("chatglm-6b-first", _ICE_FRAME, ("<eop>",), _CHATGLM6B_SAMPLING, _CHATGLM6B_TURNS, parse_chatglm6b),
+    Format("chatglm-6b-first", _ICE_FRAME, ("<eop>",), _CHATGLM6B_SAMPLING, _CHATGLM6B_TURNS, parse_chatglm6b, widened),
     Format(
         "chatglm-6b",
         Frame(mask="always", tail=("<sop>",)),
@@ -310,8 +314,11 @@ _FORMATS = (
         _CHATGLM6B_SAMPLING,
         _CHATGLM6B_TURNS,
         parse_chatglm6b,
+        widened,
     ),
-    Format("chatglm2-6b", Frame(("[gMASK]", "sop")), ("</s>",), _CHATGLM2_SAMPLING, _CHATGLM2_TURNS, parse_chatglm),
+    Format(
+        "chatglm2-6b", Frame(("[gMASK]", "sop")), ("</s>",), _CHATGLM2_SAMPLING, _CHATGLM2_TURNS, parse_chatglm, dated
+    ),
     Format(
         "chatglm3-6b",
         Frame(("[gMASK]", "sop")),
@@ -319,6 +326,7 @@ _FORMATS = (
         _CHATGLM2_SAMPLING,
         _CHATGLM3_TURNS,
         parse_chatglm3,
+        dated,
     ),
     Format("glm-4", Frame(_HEAD), _GLM4_STOP, _GLM4_SAMPLING, _GLM4_TURNS, parse_glm4),
     Format(

@@ -20,6 +20,7 @@ Arguments = Mapping[str, Any]
 
 _LONGEST_CALL = 1 << 16  # characters that are given to Python's parser, which recurses
 _FENCE = ("```python\n", "\n```")
+_PLACEHOLDER = "[[训练时间]]"
 _WIDE = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
 _NARROW_BESIDE_HAN = re.compile("(?<=[\u4e00-\u9fff])[,!:;?]|[,!:;?](?=[\u4e00-\u9fff])")
 
@@ -65,21 +66,45 @@ def parse_own(segments: Sequence[str], called: bool) -> dict[str, Any]:
     return parse_text(segments[0], called and len(segments) == 1)
 
 
+def dated(text: str) -> str:
+    """The makers' placeholder stands for a date."""
+    return text.replace(_PLACEHOLDER, "2023年")
+
+
+def widened(text: str) -> str:
+    """Punctuation beside Chinese characters becomes full width, for ChatGLM-6B's normalization has lost that."""
+    return _NARROW_BESIDE_HAN.sub(lambda mark: _WIDE[mark[0]], dated(text))
+
+
+class Tidied:
+    """`dated` or `widened` of a text that comes in pieces."""
+
+    def __init__(self, tidy: Callable[[str], str]) -> None:
+        self._tidy, self._before, self._held = tidy, "", ""
+
+    def feed(self, text: str, last: bool = False) -> str:
+        """The text that nothing behind it can change."""
+        text = self._held + text
+        sizes = range(min(len(_PLACEHOLDER) - 1, len(text)), 0, -1)
+        held = next((size for size in sizes if _PLACEHOLDER.startswith(text[-size:])), int(text[-1:] in _WIDE))
+        cut = len(text) if last else len(text) - held
+        said = self._tidy(self._before + text[:cut])[len(self._before) :]
+        self._held, self._before = text[cut:], said[-1:] or self._before
+        return said
+
+
 def parse_chatglm(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    """ChatGLM2: text, in which the makers' placeholder stands for a date."""
-    return _message("\n".join(segments).strip().replace("[[训练时间]]", "2023年"))
+    """ChatGLM2: text."""
+    return _message(dated("\n".join(segments).strip()))
 
 
 def parse_chatglm6b(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    """As ChatGLM2; punctuation beside Chinese characters becomes full width, for the vocabulary's normalization has
-    lost that."""
-    text = parse_chatglm(segments, called)["content"]
-    return _message(_NARROW_BESIDE_HAN.sub(lambda mark: _WIDE[mark[0]], text))
+    return _message(widened("\n".join(segments).strip()))
 
 
 def parse_chatglm3(segments: Sequence[str], called: bool) -> dict[str, Any]:
     reply = _parse_headers(segments, called, read_python_call)
-    return {**reply, "content": reply["content"].replace("[[训练时间]]", "2023年")}
+    return {**reply, "content": dated(reply["content"])}
 
 
 def parse_glm4(segments: Sequence[str], called: bool) -> dict[str, Any]:

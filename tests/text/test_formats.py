@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from openglm.text.formats import FORMATS
 from openglm.text.render import parse_reply
-from openglm.text.replies import parse_chatglm6b, read_python_call, write_python_call
+from openglm.text.replies import Tidied, parse_chatglm6b, read_python_call, widened, write_python_call
 from openglm.text.thinking import Thinking
 
 Q, A = {"role": "user", "content": "问 one"}, {"role": "assistant", "content": "答 two"}
@@ -306,10 +306,15 @@ def test_replies_part_at_assistant_tokens(family):
         ("a:b 好:b a;好 1,2 吗?", "a:b 好：b a；好 1,2 吗？"),
         ("好,,好", "好，，好"),
         ("我生于[[训练时间]],", "我生于2023年，"),
+        ("a,[[训练 好,[[训练时间]],b", "a,[[训练 好，2023年，b"),
         ("", ""),
     ],
 )
 def test_chatglm6b_tidies_its_replies(family, text, tidied):
+    for size in (1, 2, 5):
+        stream = Tidied(widened)
+        pieces = [stream.feed(text[start : start + size]) for start in range(0, len(text), size)]
+        assert "".join([*pieces, stream.feed("", last=True)]).strip() == tidied
     assert parse_chatglm6b([text], False)["content"] == tidied
     assert (
         parse_reply(family["chatglm2-6b"], ids_of(family["chatglm2-6b"], "\n[[训练时间]],好", "</s>", "x"))["content"]
