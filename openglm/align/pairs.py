@@ -17,9 +17,9 @@ from openglm.align.objectives import PreferencePairs, RewardPairs
 from openglm.checkpoints.load import load_model, network_config
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import DPOConfig, ModelConfig, PairsRunConfig, RewardConfig
-from openglm.data.dialogue import read_records
 from openglm.data.mixture import Row
 from openglm.data.preferences import CHOSEN, PreferenceRow, PreferenceRows, preference
+from openglm.data.records import read_records
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import shape
 from openglm.runtime import choose_dtype, launched, progress, say

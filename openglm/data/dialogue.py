@@ -1,23 +1,13 @@
-"""Conversations as training samples: the reader of users' .jsonl files, and a source of whole conversations for `mixture.py`.
+"""A source of whole conversations for `mixture.py`: users' files as training samples, and an account of what is not taught.
 
-One conversation per line, in any of the shapes that circulate:
-
-    {"messages": [{"role", "content", "tool_calls"?, "loss"?} ..], "tools"?}            OpenAI; GLM-4, with the tools in the system message
-    {"conversations": [{"role", "content", "loss"?} ..], "tools"?}                      ChatGLM3, whose role "tool" is a call and its result in one
-    {"conversations": [{"from": "human" | "gpt" | "system", "value"} ..], "system"?}    ShareGPT
-    {"prompt", "response", "history"?: [[question, answer] ..], "system"?}              ChatGLM-6B's P-Tuning
-    {"instruction", "input"?, "output", "history"?, "system"?}                          Alpaca
-    {"content", "summary"}                                                              ADGEN
-
-All become messages in OpenAI's form, and the tokenizer's renderer does the rest. Conversations are never cut in the middle of a turn.
+The tokenizer's renderer says which tokens are trained. Conversations are never cut in the middle of a turn.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,176 +15,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openglm.config import SpecialTokens, require
+from openglm.data.conversations import Message, conversation, unused
 from openglm.data.infilling import build_sample
+from openglm.data.records import read_records
 from openglm.data.samples import Ints, Sample
-from openglm.runtime import progress
-from openglm.text.replies import parse_text
 
-Message = dict[str, Any]
-Conversation = tuple[list[Message], "list[Any] | None"]  # messages in OpenAI's form, tools
+Rendered = tuple[list[int], list[int]]  # ids, loss mask
+_LOST = 0.05  # share of conversations or of trained tokens, above which their loss gets a line of its own
 
 
 class Renderer(Protocol):
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> tuple[list[int], list[int]]: ...
+    ) -> Rendered: ...
 
 
-def conversation(record: object) -> Conversation:
-    """Messages in OpenAI's form, and tools, from one line's JSON in any known shape. Raises ValueError naming the field."""
-    require(isinstance(record, dict), "line", type(record).__name__, "must hold one JSON object")
-    for fields, shape in _SHAPES.items():
-        if all(field in record for field in fields):
-            return shape(record)
-    known = " | ".join(", ".join(fields) for fields in _SHAPES)
-    raise ValueError(
-        f"fields = {', '.join(map(str, record)) or 'none'}: not a conversation; a line needs the fields {known}"
-    )
-
-
-def _text(holder: Mapping[str, Any], field: str, where: str = "") -> str:
-    require(isinstance(holder.get(field), str), where + field, holder.get(field), "must be text")
-    return holder[field]
-
-
-def _list(holder: Mapping[str, Any], field: str, kind: type) -> list[Any]:
-    """A list whose items are all of one kind."""
-    items = holder[field]
-    require(isinstance(items, list), field, items, "must be a list")
-    for i, item in enumerate(items):
-        require(isinstance(item, kind), f"{field}[{i}]", item, f"must be {'an object' if kind is dict else 'a list'}")
-    return items
-
-
-def _tools(holder: Mapping[str, Any]) -> list[Any] | None:
-    return _list(holder, "tools", dict) if holder.get("tools") else None
-
-
-def _from_messages(record: Message) -> Conversation:
-    messages, tools = [dict(message) for message in _list(record, "messages", dict)], _tools(record)
-    if messages and messages[0].get("role") == "system":
-        tools = _tools(messages[0]) or tools
-        messages[0].pop("tools", None)
-        if tools and not messages[0].get("content"):
-            messages = messages[1:]
-    for message, after in itertools.pairwise(messages):
-        if message.get("role") == "assistant" and after.get("role") == "observation" and not message.get("tool_calls"):
-            message.update(
-                parse_text(_text(message, "content"), called=True)
-            )  # GLM-4 writes a call as name, line end, JSON
-    return messages, tools
-
-
-def _from_conversations(record: Message) -> Conversation:
-    turns = _list(record, "conversations", dict)
-    if turns and "from" in turns[0]:
-        return _system(record) + [_sharegpt(turn, f"conversations[{i}].") for i, turn in enumerate(turns)], _tools(
-            record
-        )
-    messages: list[Message] = []
-    for i, turn in enumerate(turns):
-        messages = (
-            _with_call(messages, turn, f"conversations[{i}].") if turn.get("role") == "tool" else [*messages, turn]
-        )
-    return messages, _tools(record)
-
-
-def _sharegpt(turn: Message, where: str) -> Message:
-    roles = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-    require(turn.get("from") in roles, f"{where}from", turn.get("from"), f"choose one of {', '.join(roles)}")
-    return {"role": roles[turn["from"]], "content": _text(turn, "value", where)}
-
-
-def _with_call(messages: list[Message], turn: Message, where: str) -> list[Message]:
-    """ChatGLM3 puts call and result in one turn; what the assistant said just before belongs to the call."""
-    call = {"function": {"name": _text(turn, "name", where), "arguments": turn.get("parameters")}}
-    if messages and messages[-1].get("role") == "assistant":
-        messages, said = messages[:-1], messages[-1]
-    else:
-        said = {"role": "assistant", "content": ""}
-    result = turn.get("observation")
-    content = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-    return [*messages, {**said, "tool_calls": [call]}, {"role": "tool", "content": content}]
-
-
-def _system(record: Message) -> list[Message]:
-    return [{"role": "system", "content": _text(record, "system")}] if record.get("system") else []
-
-
-def _exchange(record: Message, question: str, answer: str) -> Conversation:
-    """The system text and the earlier exchanges a record may hold, then its own."""
-    messages = _system(record)
-    for i, pair in enumerate(_list(record, "history", list) if record.get("history") else ()):
-        require(
-            len(pair) == 2 and all(isinstance(side, str) for side in pair),
-            f"history[{i}]",
-            pair,
-            "must be [question, answer]",
-        )
-        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": answer}], None
-
-
-def _from_alpaca(record: Message) -> Conversation:
-    given = _text(record, "input") if record.get("input") else ""
-    return _exchange(record, _text(record, "instruction") + ("\n" + given if given else ""), _text(record, "output"))
-
-
-_SHAPES: dict[tuple[str, ...], Callable[[Message], Conversation]] = {
-    ("messages",): _from_messages,
-    ("conversations",): _from_conversations,
-    ("prompt", "response"): lambda record: _exchange(record, _text(record, "prompt"), _text(record, "response")),
-    ("instruction", "output"): _from_alpaca,
-    ("content", "summary"): lambda record: _exchange(record, _text(record, "content"), _text(record, "summary")),
-}
-
-
-def read_conversations(path: str | Path, check: Callable[[Conversation], Any] = lambda read: read) -> Iterator[Any]:
-    """`check(conversation)` for each record of a .jsonl file; see `read_records`."""
-    return read_records(path, lambda record: check(conversation(record)), "data.dialogues")
-
-
-def read_records(path: str | Path, read: Callable[[object], Any], option: str) -> Iterator[Any]:
-    """`read(record)` for each line of a .jsonl file; empty lines are skipped. Raises ValueError naming file, line and field, of `read` too."""
-    path = Path(path)
-    require(path.is_file(), option, str(path), "no such file")
-    with (
-        path.open("rb") as file,
-        progress(f"reading {path.name}", path.stat().st_size, "bytes", shown=path.stat().st_size > 1 << 20) as advance,
-    ):
-        for number, line in enumerate(file, 1):
-            advance(len(line))
-            if not line.strip():
-                continue
-            try:
-                yield read(_parse(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
-
-
-def _parse(line: bytes) -> object:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, character {error.pos + 1}); each line must hold one object") from None
-    except RecursionError:
-        raise ValueError("not a conversation: nested too deeply") from None
-
-
-def shorten(messages: list[Message]) -> list[Message]:
-    """Without the oldest turn (a user's message and all that follows up to the next); the system's stays. Empty when only one turn is left."""
+def shorten(messages: list[Message], turns: int = 1) -> list[Message]:
+    """Without the oldest turns (a user's message and all that follows up to the next); the system's stays. Empty when
+    none is left."""
     head = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
     starts = [i for i, message in enumerate(messages) if message["role"] == "user" and i > head]
-    return messages[:head] + messages[starts[0] :] if starts else []
+    return messages[:head] + messages[starts[turns - 1] :] if len(starts) >= turns else []
+
+
+def fit(
+    render: Callable[[list[Message]], Rendered | None], messages: list[Message], few: int = 0
+) -> tuple[Rendered | None, int]:
+    """The conversation with as many of its last turns as `render` gives something for, None where there is no such; and
+    how many turns it lost, `few` at least.
+
+    Fewer turns are never longer, so halving finds them: a long conversation is rendered some times, not once a turn.
+    """
+    best, lost = render(shorten(messages, few) if few else messages), few
+    if best is not None:
+        return best, few
+    few, many = few + 1, 1 + sum(message["role"] == "user" for message in messages)
+    while few < many:
+        middle = (few + many) // 2
+        kept = shorten(messages, middle)
+        found = render(kept) if kept else None
+        if found is None and kept:
+            few = middle + 1
+        else:
+            best, many = found or best, middle
+    return best, many if best else lost
 
 
 class DialogueSource:
-    """All conversations of a .jsonl file as a stream of the mixture: whole ones, packed so that a row holds as many as fit.
+    """All conversations of a file or folder as a stream of the mixture: whole ones, packed so that a row holds as many as fit.
 
-    Everything up to <sop> is part A, the rest part B with loss on the answers alone. One that is longer than `seq_len` loses its oldest turns
-    (`shortened` counts these); one whose last turn alone is too long, or teaches nothing, is left out (`dropped`). The file is held in memory as ids.
+    Everything up to <sop> is part A, the rest part B with loss on the answers alone. One that is longer than `seq_len`
+    loses its oldest turns; one whose last turn alone is too long, or teaches nothing, is left out. `counts` says how
+    many of each. The file is held in memory as ids.
+    fields: see `conversation`. skip_bad: leave out records that cannot be read. Raises ValueError of one line for these
+    otherwise, and where nothing is left.
     """
 
     def __init__(
@@ -205,16 +79,18 @@ class DialogueSource:
         seq_len: int,
         span_positions: str,
         seed: int,
+        *,
+        fields: Mapping[str, str] | None = None,
+        skip_bad: bool = False,
     ):
-        self.path, self.seq_len, self.shortened, self.dropped = str(path), seq_len, 0, 0
+        self.path, self.seq_len, self.counts = str(path), seq_len, Counter[str]()
         self._tokenizer, self._special, self._pin = tokenizer, special, span_positions == "pinned"
-        rendered = [pair for pair in read_conversations(path, self._fit) if pair]
-        require(
-            bool(rendered),
-            "data.dialogues",
-            self.path,
-            f"no conversation in it fits into {seq_len} tokens ({self.dropped} were left out)",
-        )
+        self._fields, self._longest = fields or {}, 0
+        self._turns = getattr(getattr(tokenizer, "format", None), "turns", None)
+        records = read_records(path, self._read, "data.dialogues", skip_bad)
+        rendered = [pair for pairs in records for pair in pairs]
+        lost = f"nothing in it to learn from in rows of {seq_len} tokens: {self._account() or 'it is empty'}"
+        require(bool(rendered), "data.dialogues", self.path, lost)
         self._ids = np.concatenate([np.array(ids, np.int32) for ids, _ in rendered])
         self._trained = np.concatenate([np.array(mask, np.uint8) for _, mask in rendered])
         self._ends = np.cumsum([len(ids) for ids, _ in rendered])
@@ -233,11 +109,40 @@ class DialogueSource:
 
     @property
     def summary(self) -> str:
-        """What was read, in one line."""
-        return (
-            f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {int(self._trained.sum())} of them trained, {self.rows} rows; "
-            f"{self.shortened} lost their oldest turns and {self.dropped} were left out to fit {self.seq_len} tokens"
+        """What was read, and what of it is not taught, in one line."""
+        read = (
+            f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {int(self._trained.sum())} of them trained,"
+            f" {self.rows} rows"
         )
+        return "; ".join(filter(None, [read, self._account()]))
+
+    @property
+    def warning(self) -> str:
+        """A line about data that rows are too short for; empty where it is little."""
+        lost = self.counts["too long"] + self.counts["shortened"]
+        if lost <= _LOST * (self.counts["too long"] + len(self)):
+            return ""
+        return (
+            f"warning: {self.path}: {lost} conversations are longer than train.seq_len = {self.seq_len} and lost turns"
+            f" or were left out; some have {self._longest} tokens"
+        )
+
+    def _account(self) -> str:
+        """What is not taught, by reason, with counts."""
+        words = {
+            "shortened": f"lost their oldest turns to fit {self.seq_len} tokens",
+            "too long": f"were left out, their last turn being longer than {self.seq_len} tokens",
+            "nothing": "were left out, having no answer to learn from",
+            "empty": "answers are empty and not taught",
+            "split": "stand for a conversation's earlier answers, which this format shows otherwise than it asks for them",
+            "thoughts": "answers have thoughts that are not taught: this model's format has none",
+            "without": "answers without thoughts are taught with empty ones",
+        }
+        parts = [f"{self.counts[name]} {text}" for name, text in words.items() if self.counts[name]]
+        names = {name: count for name, count in self.counts.items() if name not in words}
+        if names:
+            parts.append("fields not used: " + ", ".join(f"{name} ({count})" for name, count in names.items()))
+        return "; ".join(parts)
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         """Conversations of row `number` of this source: every epoch holds each conversation once, in a new order."""
@@ -249,18 +154,62 @@ class DialogueSource:
         _, order, rows = self._epoch
         return [self._sample(i) for i in rng.permutation(order[self._slots[rows[row]]]).tolist()]
 
-    def _fit(self, read: Conversation) -> tuple[list[int], list[int]] | None:
-        """Ids and loss mask of a conversation after cutting it to size."""
-        messages, tools = read
-        ids, mask = self._tokenizer.render(messages, tools=tools)
-        require(any(mask), "messages", f"{len(messages)} of them", "no assistant's answer to learn from")
-        whole = len(ids)
-        while len(ids) - 1 > self.seq_len and (messages := shorten(messages)):
-            ids, mask = self._tokenizer.render(messages, tools=tools)
-        fits = len(ids) - 1 <= self.seq_len and any(mask)
-        self.dropped += not fits
-        self.shortened += fits and len(ids) < whole
-        return (ids, mask) if fits else None
+    def _read(self, record: object) -> list[Rendered]:
+        """The samples of one record: one, or one for each answer where the format shows earlier answers otherwise."""
+        messages, tools = conversation(record, self._fields)
+        counts = Counter(unused(record, self._fields, messages))
+        alone = self._turns is not None and self._turns.alone(messages)
+        answers = self._check_answers(messages, counts)
+        found: list[Rendered] = []
+        lost = 0
+        for end in answers if alone else answers[-1:]:
+            part = [{**message, "loss": False} for message in messages[:end]] if alone else messages
+            rendered, lost = self._fit([*part, messages[end]] if alone else part, tools, counts, lost)
+            found += [rendered] if rendered else []
+        if not answers:
+            self._render(messages, tools)  # a fault in it matters more
+        counts["split"] += max(len(found) - 1, 0)
+        self.counts += counts
+        return found
+
+    def _check_answers(self, messages: list[Message], counts: Counter[str]) -> list[int]:
+        """Numbers of the messages that are taught. An empty one is not: it would teach to say nothing."""
+        answers = []
+        for number, message in enumerate(messages):
+            if message.get("role") != "assistant":
+                continue
+            content, thoughts = message.get("content"), message.get("reasoning_content")
+            if content is not None and not message.get("tool_calls") and not (str(content).strip() or thoughts):
+                messages[number] = {**message, "loss": False}
+                counts["empty"] += 1
+            elif message.get("loss", True):
+                answers.append(number)
+                thinks = self._turns is not None and self._turns.thinks
+                counts["thoughts"] += bool(thoughts) and not thinks
+                counts["without"] += thinks and not (thoughts or "</think>" in str(content))
+        said = any(message.get("role") == "assistant" for message in messages)
+        require(said, "messages", f"{len(messages)} of them", "no assistant's answer to learn from")
+        counts["nothing"] += not answers
+        return answers
+
+    def _render(self, messages: list[Message], tools: list[Any] | None) -> Rendered:
+        return self._tokenizer.render(messages, tools=tools)
+
+    def _fit(
+        self, messages: list[Message], tools: list[Any] | None, counts: Counter[str], lost: int
+    ) -> tuple[Rendered | None, int]:
+        """Ids and loss mask of a conversation with as many of its last turns as fit, and how many it lost."""
+
+        def render(kept: list[Message]) -> Rendered | None:
+            ids, mask = self._render(kept, tools)
+            self._longest = max(self._longest, len(ids))
+            return (ids, mask) if len(ids) - 1 <= self.seq_len else None
+
+        best, lost = fit(render, messages, lost)
+        trained = best is not None and any(best[1])
+        counts["shortened"] += trained and lost > 0
+        counts["too long" if best is None else "nothing"] += not trained
+        return (best if trained else None), lost
 
     def _sample(self, i: int) -> Sample:
         here = slice(self._ends[i] - self._lengths[i], self._ends[i])

@@ -26,15 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openglm.config import SpecialTokens, require
-from openglm.data.dialogue import (
-    Conversation,
-    Message,
-    Renderer,
-    conversation,
-    conversation_sample,
-    fill_rows,
-    shorten,
-)
+from openglm.data.conversations import Conversation, Message, conversation
+from openglm.data.dialogue import Renderer, conversation_sample, fill_rows, shorten
 from openglm.data.mixture import Row, pack
 from openglm.data.samples import Ints, Sample
 

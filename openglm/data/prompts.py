@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from openglm.config import require
-from openglm.data.dialogue import Message, conversation, read_records
+from openglm.data.conversations import Message, conversation
+from openglm.data.records import read_records
 
 
 @dataclass(frozen=True)

@@ -98,22 +98,30 @@ class RoleTurns:
     opening: str = ""
     """what follows <|assistant|> in a prompt, so that the model need not write it"""
     thinks: bool = False
-    """answers are kept without their thoughts"""
+    """answers have thoughts, and are kept without them"""
     last: str = "<|user|>"
     """closes a last answer, as who speaks next would"""
     tools: bool = True
     parallel: bool = False
     """an answer may hold several calls"""
 
+    def alone(self, messages: Sequence[Message]) -> bool:
+        """Earlier answers are shown otherwise than they were asked for, so the last one alone can be learnt from."""
+        return self.thinks
+
     def __call__(
         self, messages: Sequence[Message], tools: Sequence[Tool], generation_prompt: bool, thinking: Thinking = AS_USUAL
     ) -> Iterator[Part]:
         yield from ((name, True, False) for name in self.head)
         trained = False
-        for role, header, content, is_trained in self._turns(messages, tools):
+        for role, header, content, is_trained, opened in self._turns(messages, tools):
             yield ROLE_TOKENS[role], True, trained  # it also closes the answer before it
             trained = is_trained
-            yield from self._text(role, header, content, trained)
+            if opened:
+                yield self.opening, False, False
+                yield content, False, trained
+            else:
+                yield from self._text(header, content, trained)
         if messages[-1]["role"] == "assistant":
             called = messages[-1].get("tool_calls") or messages[-1].get("metadata")
             yield ROLE_TOKENS["tool"] if called else self.last, True, trained
@@ -131,25 +139,31 @@ class RoleTurns:
         """Whether an answer to this request begins inside thoughts."""
         return self.thinks and not thinking.closed
 
-    def _turns(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[tuple[str, str, str, bool]]:
-        """Role, header line, content and whether trained, of each turn; an answer that calls a tool may be two."""
+    def _turns(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[tuple[str, str, str, bool, bool]]:
+        """Role, header line, content, whether trained, and whether the prompt has opened it, of each turn; an answer
+        that calls a tool may be two."""
         if tools:
             yield (
                 "system",
                 "",
                 self.list_tools(tools, messages[0]["content"] if messages[0]["role"] == "system" else ""),
                 False,
+                False,
             )
         for number, message in enumerate(messages):
             role, content = message["role"], message.get("content") or ""
             if tools and role == "system" and ((number == 0 and self.merged) or (not content and not self.inline)):
                 continue  # the list of tools has said it
+            answered = role == "assistant"
+            thoughtful = self.thinks and answered
+            asked = thoughtful and number == len(messages) - 1
+            if thoughtful:
+                content = _with_thoughts(message) if asked else content.rpartition("</think>")[2].strip()
+            opened = answered and (asked if self.thinks else bool(self.opening))
             for header, text in self._texts(message, content):
-                yield role, header, text, role == "assistant" and message.get("loss", True)
+                yield role, header, text, answered and message.get("loss", True), opened and not header
 
     def _texts(self, message: Message, content: str) -> Iterator[tuple[str, str]]:
-        if self.thinks and message["role"] == "assistant":
-            content = content.rpartition("</think>")[2].strip()
         if not message.get("tool_calls"):
             header = message.get("metadata", "")
             yield ("", f"{header}\n{content}") if header and self.inline else (header, content)
@@ -163,13 +177,21 @@ class RoleTurns:
             yield "", content
         yield name, call
 
-    def _text(self, role: str, header: str, content: str, trained: bool) -> Iterator[Part]:
-        prompted = role == "assistant" and not header and self.opening == "\n"
-        if prompted or not self.joined:
-            yield f"{header}\n", False, trained and not prompted
-            yield content, False, trained
-        else:
+    def _text(self, header: str, content: str, trained: bool) -> Iterator[Part]:
+        if self.joined:
             yield f"{header}\n{content}", False, trained
+        else:
+            yield f"{header}\n", False, trained
+            yield content, False, trained
+
+
+def _with_thoughts(message: Message) -> str:
+    """An answer behind the <think> that its prompt ends with."""
+    content = message.get("content") or ""
+    if "</think>" in content:
+        return content.strip().removeprefix("<think>")
+    thoughts = (message.get("reasoning_content") or "").strip()
+    return f"\n{thoughts}\n</think>\n{content}" if thoughts else f"\n</think>\n{content}"
 
 
 @dataclass(frozen=True)
@@ -186,6 +208,11 @@ class Rounds:
     end: str
     tools: bool = False
     parallel: bool = False
+    thinks: bool = False
+
+    def alone(self, messages: Sequence[Message]) -> bool:
+        """Always: earlier answers have no end token."""
+        return True
 
     def opens(self, thinking: Thinking) -> bool:
         """Its answers have no thoughts."""

@@ -79,6 +79,12 @@ class ThinkingTurns:
     head: tuple[str, ...] = ("[gMASK]", "<sop>")
     tools: bool = True
     parallel: bool = True
+    thinks: bool = True
+
+    def alone(self, messages: Sequence[Message]) -> bool:
+        """Where earlier answers lose their thoughts, or what stands for none, only the last can be learnt from."""
+        traced = any(one.get("reasoning_content") or "</think>" in (one.get("content") or "") for one in messages)
+        return (self.clears or bool(self.switch)) and (traced or not self.stripped)
 
     def __call__(
         self, messages: Sequence[Message], tools: Sequence[Tool], generation_prompt: bool, thinking: Thinking = AS_USUAL

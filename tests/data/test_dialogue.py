@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from openglm.config import DataConfig, InfillingConfig, SpecialTokens
-from openglm.data.dialogue import DialogueSource, conversation, fill_rows, read_conversations, shorten
+from openglm.data.conversations import conversation
+from openglm.data.dialogue import DialogueSource, fill_rows, shorten
 from openglm.data.mixture import Mixture
 from openglm.text.formats import FORMATS
 from openglm.text.native import SPECIAL_TOKENS
@@ -204,7 +205,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no conversation in it fits into 10 tokens \(1 were left out\)"):
         source(write(tmp_path, turns(1)), seq_len=10)
     (tmp_path / "bom.jsonl").write_bytes("\ufeff".encode() + json.dumps(turns(1)).encode())
-    assert len(list(read_conversations(tmp_path / "bom.jsonl"))) == 1
+    assert len(source(tmp_path / "bom.jsonl")) == 1
 
 
 def test_a_sample_is_the_rendered_conversation_shifted_by_one(tmp_path):
