@@ -10,8 +10,9 @@ import contextlib
 import dataclasses
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from openglm.config import require
 
@@ -29,7 +30,7 @@ def parse(
     """Read `argv` (and the file after `--config`, without its keys in `ignore`) into `cls`. Raises ValueError of one line for a wrong option."""
     import tyro
 
-    argv, file = take(argv, "--config")
+    argv, file = take(join_repeated(cls, argv), "--config")
     table = read_toml(file) if file else {}
     from_file = toml_flags(cls, {name: value for name, value in table.items() if name not in ignore})
     wants_help = "-h" in argv or "--help" in argv
@@ -47,6 +48,39 @@ def parse(
         if end.code in (0, None):
             raise
         raise ValueError(plain(captured.getvalue()) + (f" (with {file})" if file else "")) from None
+
+
+def join_repeated(cls: type, argv: list[str]) -> list[str]:
+    """A command line in which each option of several values stands once, with all values that it is given: tyro would
+    keep the last ones."""
+    flags = dict(_several(cls))
+    rest: list[str] = []
+    values: dict[str, list[str]] = {}
+    words = rest
+    for word in argv:
+        name, given, value = word.partition("=")
+        flag = name.replace("_", "-")
+        if word.startswith("--"):
+            words = values.setdefault(flag, []) if flag in flags else rest
+            word = value if words is not rest else word
+            if words is not rest and not given:
+                continue
+        words.append(word)
+    for flag, several in values.items():
+        names = several[::2] if flags[flag] is dict else []
+        twice = next((name for name in names if names.count(name) > 1), None)
+        require(twice is None, flag, twice, "this name is given twice; choose another")
+        rest += [flag, *several]
+    return rest
+
+
+def _several(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Flags that take any number of values, and the type that holds these."""
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _several(hint, f"{prefix}{name}.")
+        elif get_origin(hint) in (dict, list, tuple):
+            yield f"--{prefix}{name}".replace("_", "-"), get_origin(hint)
 
 
 def take(argv: list[str], flag: str) -> tuple[list[str], str | None]:

@@ -73,9 +73,13 @@ class DataConfig:
     path: str = ""
     """corpus folder written by `glm data build`"""
     dialogues: dict[str, str] = field(default_factory=dict)
-    """conversations to train on: pairs of a name and a .jsonl file"""
+    """conversations to train on: pairs of a name and a file (JSON, CSV, parquet, also packed) or a folder"""
     heldout_dialogues: dict[str, str] = field(default_factory=dict)
-    """conversations kept out of training to measure the loss on: pairs of a name and a .jsonl file"""
+    """conversations kept out of training to measure the loss on: pairs of a name and a file or a folder"""
+    fields: tuple[str, ...] = ()
+    """names of your own for the fields of conversations, such as prompt=question response=reply system=persona"""
+    skip_bad: bool = False
+    """leave out conversations that cannot be read, and say how many"""
     weights: dict[str, float] = field(default_factory=dict)
     """how often to draw from each source, by name; a source without a weight is not used.
     Empty: in proportion to each source's tokens"""
@@ -87,3 +91,5 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.seed >= 0, "data.seed", self.seed, "must not be negative")
         require(self.workers >= 0, "data.workers", self.workers, "must not be negative")
+        for pair in self.fields:
+            require(all(pair.partition("=")), "data.fields", pair, "write FIELD=NAME, such as prompt=question")

@@ -6,8 +6,9 @@ The tokenizer's renderer says which tokens are trained. Conversations are never 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from openglm.data.records import read_records
 from openglm.data.samples import Ints, Sample
 
 Rendered = tuple[list[int], list[int]]  # ids, loss mask
-_LOST = 0.05  # share of conversations or of trained tokens, above which their loss gets a line of its own
+_LOST = 0.05  # share of conversations above which their loss gets a line of its own
 
 
 class Renderer(Protocol):
@@ -118,13 +119,15 @@ class DialogueSource:
 
     @property
     def warning(self) -> str:
-        """A line about data that rows are too short for; empty where it is little."""
-        lost = self.counts["too long"] + self.counts["shortened"]
-        if lost <= _LOST * (self.counts["too long"] + len(self)):
+        """A line where more than a few conversations are taught in part or not at all; else empty."""
+        gone = self.counts["too long"] + self.counts["nothing"]
+        lost, total = gone + self.counts["shortened"], gone + len(self)
+        if lost <= _LOST * total:
             return ""
+        longest = f"; the longest has {self._longest} tokens, train.seq_len is {self.seq_len}"
         return (
-            f"warning: {self.path}: {lost} conversations are longer than train.seq_len = {self.seq_len} and lost turns"
-            f" or were left out; some have {self._longest} tokens"
+            f"warning: {self.path}: {lost} of {total} conversations lost turns or were left out"
+            f"{longest if self._longest > self.seq_len else ''}"
         )
 
     def _account(self) -> str:
@@ -143,6 +146,11 @@ class DialogueSource:
         if names:
             parts.append("fields not used: " + ", ".join(f"{name} ({count})" for name, count in names.items()))
         return "; ".join(parts)
+
+    def rendered(self) -> Iterator[Rendered]:
+        """Ids and loss mask of each conversation, in the file's order."""
+        for start, end in itertools.pairwise([0, *self._ends.tolist()]):
+            yield self._ids[start:end].tolist(), self._trained[start:end].tolist()
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         """Conversations of row `number` of this source: every epoch holds each conversation once, in a new order."""
@@ -168,6 +176,9 @@ class DialogueSource:
             found += [rendered] if rendered else []
         if not answers:
             self._render(messages, tools)  # a fault in it matters more
+            said = any(message["role"] == "assistant" for message in messages)
+            require(said, "messages", f"{len(messages)} of them", "no assistant's answer to learn from")
+            counts["nothing"] += 1
         counts["split"] += max(len(found) - 1, 0)
         self.counts += counts
         return found
@@ -187,9 +198,6 @@ class DialogueSource:
                 thinks = self._turns is not None and self._turns.thinks
                 counts["thoughts"] += bool(thoughts) and not thinks
                 counts["without"] += thinks and not (thoughts or "</think>" in str(content))
-        said = any(message.get("role") == "assistant" for message in messages)
-        require(said, "messages", f"{len(messages)} of them", "no assistant's answer to learn from")
-        counts["nothing"] += not answers
         return answers
 
     def _render(self, messages: list[Message], tools: list[Any] | None) -> Rendered:

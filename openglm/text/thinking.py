@@ -83,7 +83,7 @@ class ThinkingTurns:
 
     def alone(self, messages: Sequence[Message]) -> bool:
         """Where earlier answers lose their thoughts, or what stands for none, only the last can be learnt from."""
-        traced = any(one.get("reasoning_content") or "</think>" in (one.get("content") or "") for one in messages)
+        traced = any(one.get("reasoning_content") or "</think>" in str(one.get("content")) for one in messages)
         return (self.clears or bool(self.switch)) and (traced or not self.stripped)
 
     def __call__(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, require
 from openglm.data.dialogue import DialogueSource
 from openglm.data.mixture import Mixture
 from openglm.data.shards import Corpus
 from openglm.parallel.processes import shape
-from openglm.runtime import launched
+from openglm.runtime import launched, say
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
@@ -53,12 +54,6 @@ def make_rows(
             corpus, chosen, infilling, model.tokens, seq_len, model.span_positions, tokenizer.sentence_ends, dialogues
         )
 
-    def read(files: dict[str, str]) -> dict[str, DialogueSource]:
-        return {
-            name: DialogueSource(path, tokenizer, model.tokens, seq_len, model.span_positions, data.seed)
-            for name, path in files.items()
-        }
-
     corpus = Corpus(data.path) if data.path else None
     if corpus is not None:
         expected = corpus.manifest["tokenizer"]
@@ -68,11 +63,39 @@ def make_rows(
             data.path,
             "its tokens were made with another tokenizer than the model's; build it again with that one",
         )
-    rows = mixture(corpus, read(data.dialogues), data.weights)
-    heldout = {
-        name: mixture(None, {name: source}, {name: 1.0}) for name, source in read(data.heldout_dialogues).items()
-    }
+    rows = mixture(corpus, read_dialogues(data, data.dialogues, model, tokenizer, seq_len), data.weights)
+    kept_out = read_dialogues(data, data.heldout_dialogues, model, tokenizer, seq_len)
+    heldout = {name: mixture(None, {name: source}, {name: 1.0}) for name, source in kept_out.items()}
     if corpus is not None and any(entry["heldout"]["documents"] for entry in corpus.manifest["sources"]):
         kept = Corpus(data.path, "heldout")
         heldout |= {name: mixture(kept, {}, {name: 1.0}) for name in kept.sources if name in rows.names}
     return rows, heldout
+
+
+def read_dialogues(
+    data: DataConfig, files: Mapping[str, str], model: ModelConfig, tokenizer: Tokenizer, seq_len: int
+) -> dict[str, DialogueSource]:
+    """Sources of conversations by name; says what was read. Raises ValueError that holds the faults of all files."""
+    fields = dict(pair.split("=", 1) for pair in data.fields)
+    sources: dict[str, DialogueSource] = {}
+    faults = []
+    for name, path in files.items():
+        try:
+            sources[name] = DialogueSource(
+                path,
+                tokenizer,
+                model.tokens,
+                seq_len,
+                model.span_positions,
+                data.seed,
+                fields=fields,
+                skip_bad=data.skip_bad,
+            )
+        except ValueError as error:
+            faults.append(str(error))
+        else:
+            for line in filter(None, (sources[name].summary, sources[name].warning)):
+                say(line)
+    if faults:
+        raise ValueError("; ".join(faults))
+    return sources

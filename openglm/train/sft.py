@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from openglm.checkpoints.load import network_config
 from openglm.checkpoints.native import resolve
 from openglm.config import SFTConfig, require
@@ -9,19 +11,14 @@ from openglm.parallel.processes import shape
 from openglm.runtime import launched
 from openglm.text.load import load_tokenizer
 from openglm.train.loop import train
-from openglm.train.pretrain import make_rows
+from openglm.train.pretrain import make_rows, read_dialogues
 from openglm.train.run import OnStep, Result, Run
 
 
 def sft(config: SFTConfig, on_step: OnStep | None = None) -> Result:
     """Tune the model `config.init_from` in `config.train.out`; the same call resumes. Raises ValueError in one line."""
     shape(config.parallel, launched()[0])  # before texts are read, which takes a while
-    require(
-        bool(config.data.dialogues),
-        "data.dialogues",
-        dict(config.data.dialogues),
-        "give a name and a .jsonl file of conversations",
-    )
+    _require_dialogues(config)
     folder = resolve(config.init_from)
     model, tokenizer = network_config(folder), load_tokenizer(folder)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
@@ -36,3 +33,33 @@ def sft(config: SFTConfig, on_step: OnStep | None = None) -> Result:
         on_step=on_step,
     )
     return train(run)
+
+
+def examples(config: SFTConfig, count: int) -> list[list[tuple[str, bool]]]:
+    """The first conversations as they would be trained: texts, and whether they are trained. All data is read and
+    checked."""
+    _require_dialogues(config)
+    folder = resolve(config.init_from)
+    model, tokenizer = network_config(folder), load_tokenizer(folder)
+    data = config.data
+    sources, _ = (
+        read_dialogues(data, files, model, tokenizer, config.train.seq_len)
+        for files in (data.dialogues, data.heldout_dialogues)
+    )
+    rendered = itertools.islice((each for source in sources.values() for each in source.rendered()), count)
+    return [
+        [
+            (tokenizer.decode([number for number, _ in part], skip_special=False), bool(trained))
+            for trained, part in itertools.groupby(zip(ids, mask, strict=True), key=lambda pair: pair[1])
+        ]
+        for ids, mask in rendered
+    ]
+
+
+def _require_dialogues(config: SFTConfig) -> None:
+    require(
+        bool(config.data.dialogues),
+        "data.dialogues",
+        dict(config.data.dialogues),
+        "give a name and a file of conversations",
+    )

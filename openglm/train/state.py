@@ -52,6 +52,8 @@ _FREE = (
     "data.workers",
     "data.dialogues",
     "data.heldout_dialogues",
+    "data.fields",
+    "data.skip_bad",
     "init_from",
     "parallel.",
     # ... and what gets a run past the anomaly that stopped it

@@ -21,13 +21,13 @@ FIRST = 16  # ids from here on are bytes
 class Bytes(Tokenizer):
     """A tokenizer of one id per byte."""
 
-    def __init__(self):
+    def __init__(self, form="openglm"):
         names = [name.encode() for name in SPECIAL_TOKENS] + [b""] * (FIRST - len(SPECIAL_TOKENS))
         super().__init__(
             {},
             names + [bytes([byte]) for byte in range(256)],
             {name: i for i, name in enumerate(SPECIAL_TOKENS)},
-            FORMATS["openglm"],
+            FORMATS[form],
         )
 
     def _encode(self, text):
@@ -59,6 +59,10 @@ def user(text):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
+
+
+def system(text):
+    return {"role": "system", "content": text}
 
 
 def turns(number, size=5):
@@ -144,6 +148,185 @@ def test_every_shape_becomes_openai_messages(record, messages, tools):
     Bytes().render(messages, tools=tools)  # and the renderer takes them
 
 
+def call(name, **arguments):
+    return {"function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    "record, messages",
+    [
+        ({"prompt": "q", "completion": "a"}, [user("q"), assistant("a")]),
+        ({"prompt": [user("q")], "completion": [assistant("a")]}, [user("q"), assistant("a")]),
+        ({"question": "q", "answer": "a", "system_prompt": "s"}, [system("s"), user("q"), assistant("a")]),
+        (
+            {"query": "q", "response": "a", "history": [["o", "p"]]},
+            [user("o"), assistant("p"), user("q"), assistant("a")],
+        ),
+        ({"input": "q", "output": "a"}, [user("q"), assistant("a")]),
+        (
+            {"instruction": "do", "context": "this", "response": "a", "category": "x"},
+            [user("do\nthis"), assistant("a")],
+        ),
+        ({"kind": "x", "input": "q", "target": "a"}, [user("q"), assistant("a")]),
+        (
+            {"question": "q", "answer": "a", "reasoning_content": "t"},
+            [user("q"), {**assistant("a"), "reasoning_content": "t"}],
+        ),
+        ([user("q"), assistant("a")], [user("q"), assistant("a")]),
+        (
+            {"conversation": [{"system": "s", "input": "q", "output": "a"}, {"input": "r", "output": "b"}]},
+            [system("s"), user("q"), assistant("a"), user("r"), assistant("b")],
+        ),
+        (
+            {"messages": [user([{"type": "text", "text": "q"}, {"type": "text", "text": "?"}]), assistant("a")]},
+            [user("q?"), assistant("a")],
+        ),
+        (
+            {"messages": [user("q"), {**assistant(None), "function_call": {"name": "f", "arguments": "{}"}}]},
+            [user("q"), {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}],
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "q"},
+                    {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+                    {"from": "function_call", "value": '{"name": "g", "arguments": {}}'},
+                    {"from": "observation", "value": "1"},
+                    {"from": "observation", "value": "2"},
+                    {"from": "gpt", "value": "a"},
+                ],
+                "tools": '[{"name": "f"}]',
+            },
+            [
+                user("q"),
+                {**assistant(""), "tool_calls": [call("f", x=1), call("g")]},
+                {"role": "observation", "content": "1"},
+                {"role": "observation", "content": "2"},
+                assistant("a"),
+            ],
+        ),
+        (
+            {"conversations": [user("q"), {"role": "tool", "name": "f", "parameters": {"x": 1}}]},
+            [user("q"), {**assistant(""), "tool_calls": [call("f", x=1)]}],
+        ),
+    ],
+)
+def test_shapes_of_other_trainers(record, messages):
+    read, tools = conversation(record)
+    assert read == messages
+    assert tools == ([{"name": "f"}] if isinstance(record, dict) and "tools" in record else None)
+    Bytes().render(read, tools=tools)
+
+
+def test_fields_may_have_other_names():
+    record = {"q": "one", "a": "two", "prompt": "x", "response": "y", "system": "s"}
+    assert conversation(record, {"prompt": "q", "response": "a"})[0] == [system("s"), user("one"), assistant("two")]
+    with pytest.raises(ValueError, match=r"data.fields prompt = 'lost': no such field"):
+        conversation(record, {"prompt": "lost"})
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"loss": False}, {"loss": 0}])
+def test_turns_that_are_marked_are_not_taught(tmp_path, mark):
+    records = [
+        {"messages": [user("q"), {**assistant("no"), **mark}, user("r"), assistant("yes")]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "no", **mark}]},
+    ]
+    read = source(write(tmp_path, *records))
+    assert [taught(*pair) for pair in read.rendered()] == [f"yes<{USER}>"]
+    assert read.counts == {"nothing": 1}
+
+
+def test_answers_are_not_weighted():
+    with pytest.raises(ValueError, match=r"messages\[1\].weight = 0.5: must be true or false"):
+        conversation({"messages": [user("q"), {**assistant("a"), "weight": 0.5}]})
+
+
+def taught(ids, mask):
+    return text_of([number for number, trained in zip(ids, mask, strict=True) if trained])
+
+
+def test_an_empty_answer_is_not_taught(tmp_path):
+    """Its end token alone would teach a model to say nothing."""
+    records = [{"prompt": "q", "response": " "}, {"messages": [user("q"), assistant(""), user("r"), assistant("yes")]}]
+    read = source(write(tmp_path, *records))
+    assert [taught(*pair) for pair in read.rendered()] == [f"yes<{USER}>"]
+    assert read.counts == {"empty": 2, "nothing": 1} and "2 answers are empty" in read.summary
+    with pytest.raises(ValueError, match=r"nothing in it to learn from .* 1 answers are empty"):
+        source(write(tmp_path, records[0]))
+
+
+def test_a_call_as_text_in_the_last_turn_is_a_call(tmp_path):
+    text = assistant('weather\n{"city": "x"}')
+    assert conversation({"messages": [user("q"), text]})[0][1] == text, "without tools it is text"
+    (pair,) = source(write(tmp_path, {"messages": [user("q"), text], "tools": [TOOL]}), 512).rendered()
+    observation = SPECIAL_TOKENS.index("<|observation|>")
+    assert taught(*pair) == f'weather\n{{"city": "x"}}<{observation}>'
+
+
+def test_what_is_not_used_is_counted_by_name(tmp_path):
+    records = [{"prompt": "q", "response": "a", "id": 1}, {"messages": [{**user("q"), "image": "x"}, assistant("a")]}]
+    assert "fields not used: id (1), messages[].image (1)" in source(write(tmp_path, *records)).summary
+
+
+def test_all_bad_records_are_listed_at_once_and_may_be_skipped(tmp_path, capsys):
+    bad = {"prompt": "q", "response": None}
+    path = write(tmp_path, turns(1), bad, bad, "{", turns(1), bad)
+    with pytest.raises(ValueError) as error:
+        source(path)
+    assert "lines 2-3, 6: response = None: must be text (3 times)" in str(error.value)
+    assert "line 4: not JSON" in str(error.value) and "4 of 6 records" in str(error.value)
+    assert "--data.skip-bad" in str(error.value)
+    read = DialogueSource(path, Bytes(), OURS, 128, "pinned_mask", 1, skip_bad=True)
+    assert len(read) == 2 and "4 of 6 records" in capsys.readouterr().err
+
+
+def test_a_long_conversation_is_rendered_a_few_times(tmp_path):
+    class Counted(Bytes):
+        calls = 0
+
+        def render(self, *args, **options):
+            self.calls += 1
+            return super().render(*args, **options)
+
+    tokenizer = Counted()
+    read = DialogueSource(write(tmp_path, turns(300)), tokenizer, OURS, 128, "pinned_mask", 1)
+    assert tokenizer.calls < 14 and read.counts == {"shortened": 1}
+    (pair,) = read.rendered()
+    assert text_of(pair[0]).startswith(f"<2><4><{USER}>\nq295"), "as many turns as fit"
+
+
+def test_each_answer_is_a_sample_where_a_format_forgets_thoughts(tmp_path):
+    """GLM-Z1's prompt opens <think>, so an answer is taught with its thoughts; in what precedes others it has none."""
+    tokenizer = Bytes("glm-z1")
+    first = assistant("<think>\nhm</think>\none")
+    second = {**assistant("two"), "reasoning_content": "so"}
+    record = {"messages": [user("q"), first, user("r"), second, user("s"), assistant("three")]}
+    read = DialogueSource(write(tmp_path, record), tokenizer, OURS, 512, "pinned_mask", 1)
+    pairs = list(read.rendered())
+    assert [taught(*pair) for pair in pairs] == [
+        f"\nhm</think>\none<{USER}>",
+        f"\nso\n</think>\ntwo<{USER}>",
+        f"\n</think>\nthree<{USER}>",
+    ]
+    for number, (ids, mask) in enumerate(pairs):
+        asked = tokenizer.render(record["messages"][: 2 * number + 1], generation_prompt=True)[0]
+        assert ids[: mask.index(1)] == asked, "what precedes the answer is what the model will be asked with"
+    assert read.counts == {"split": 2, "without": 1}
+
+
+def test_each_answer_of_numbered_rounds_is_taught(tmp_path):
+    """ChatGLM2 shows earlier answers without end tokens; each is taught by a sample of its own."""
+
+    class ChatGLM2(Bytes):
+        def __init__(self):
+            super().__init__("chatglm2-6b")
+            self.special |= {"sop": OURS.sop, "</s>": OURS.eop}
+
+    read = DialogueSource(write(tmp_path, turns(40)), ChatGLM2(), OURS, 256, "pinned_mask", 1)
+    assert [taught(*pair) for pair in read.rendered()] == [f"a{i}.....<5>" for i in range(40)]
+    assert read.counts["split"] == 39 and read.counts["shortened"] > 30
+
+
 def test_glm4_calls_written_as_text_are_calls():
     record = {
         "messages": [
@@ -202,7 +385,7 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"content": "\xe9", "summary": "a"}\n')
     with pytest.raises(ValueError, match=r"line 1: not UTF-8 \(byte 14\)"):
         source(tmp_path / "latin.jsonl")
-    with pytest.raises(ValueError, match=r"no conversation in it fits into 10 tokens \(1 were left out\)"):
+    with pytest.raises(ValueError, match=r"nothing in it .* in rows of 10 tokens: 1 were left out"):
         source(write(tmp_path, turns(1)), seq_len=10)
     (tmp_path / "bom.jsonl").write_bytes("\ufeff".encode() + json.dumps(turns(1)).encode())
     assert len(source(tmp_path / "bom.jsonl")) == 1
@@ -248,11 +431,9 @@ def test_long_conversations_lose_their_oldest_turns_and_keep_the_system(tmp_path
     long = {"messages": [{"role": "system", "content": "sys"}, *turns(30)["messages"]]}
     huge = {"messages": [user("x" * 500), assistant("y")]}
     read = source(write(tmp_path, turns(2), long, huge))
-    assert (len(read), read.shortened, read.dropped) == (
-        2,
-        1,
-        1,
-    ) and "1 lost their oldest turns and 1 were left out" in read.summary
+    assert (len(read), read.counts) == (2, {"shortened": 1, "too long": 1})
+    assert "1 lost their oldest turns" in read.summary and "1 were left out" in read.summary
+    assert "2 of 3 conversations lost turns or were left out" in read.warning and "seq_len is 128" in read.warning
     samples = [s for k in range(2) for s in read.samples(k, np.random.default_rng(0))]
     text = next(t for t in (text_of(s.tokens) for s in samples) if "sys" in t)
     assert (
