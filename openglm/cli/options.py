@@ -77,7 +77,7 @@ def join_repeated(cls: type, argv: list[str]) -> list[str]:
 def _several(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Flags that take any number of values, and the type that holds these."""
     for name, hint in get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _several(hint, f"{prefix}{name}.")
         elif get_origin(hint) in (dict, list, tuple):
             yield f"--{prefix}{name}".replace("_", "-"), get_origin(hint)

@@ -47,7 +47,8 @@ def conversation(record: object, fields: Mapping[str, str] | None = None) -> Con
     """
     if isinstance(record, list) and record and all(isinstance(item, dict) for item in record):
         record = {"messages": record}
-    require(isinstance(record, dict), "line", type(record).__name__, "must hold one JSON object")
+    if not isinstance(record, dict):
+        raise ValueError(f"line = {type(record).__name__!r}: must hold one JSON object")
     record = renamed(record, fields or {})
     shape = _shape(record)
     if shape is None:
@@ -184,7 +185,7 @@ def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _call(call: object, where: str) -> Message:
+def _call(call: Any, where: str) -> Message:
     """OpenAI's form of a call; {"name", "arguments"} alone is one too."""
     if isinstance(call, dict) and "function" not in call and "name" in call:
         call = {"function": {"name": call["name"], "arguments": call.get("arguments", call.get("parameters", {}))}}
@@ -205,7 +206,7 @@ def _add(messages: list[Message], message: Message) -> None:
     calls = message.get("tool_calls")
     joins = calls and not message.get("content") and before.get("role") == "assistant" == message.get("role")
     if joins and before.get("loss", True) == message.get("loss", True):
-        messages[-1] = {**before, "tool_calls": [*before.get("tool_calls", ()), *calls]}
+        messages[-1] = {**before, "tool_calls": [*before.get("tool_calls", ()), *(calls or ())]}
     else:
         messages.append(message)
 
@@ -228,7 +229,8 @@ def _with_call(messages: list[Message], turn: Message, where: str, last: bool) -
 def _find_calls(messages: list[Message], tools: list[Any]) -> None:
     """GLM-4 writes a call as text: name, line end, JSON. A last one has no result behind it, but the name of a tool."""
     names = [tool.get("function", tool).get("name") for tool in tools if isinstance(tool.get("function", tool), dict)]
-    for message, after in itertools.zip_longest(messages, messages[1:], fillvalue={}):
+    behind: list[Message] = [*messages[1:], {}]
+    for message, after in zip(messages, behind, strict=False):
         if message.get("role") != "assistant" or message.get("tool_calls") or message.get("metadata"):
             continue
         if after.get("role") == "observation" or (not after and names):

@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from openglm.data.infilling import build_sample
 from openglm.data.records import read_records
 from openglm.data.samples import Ints, Sample
 
+Fitted = TypeVar("Fitted")
 Rendered = tuple[list[int], list[int]]  # ids, loss mask
 _LOST = 0.05  # share of conversations above which their loss gets a line of its own
 
@@ -40,8 +41,8 @@ def shorten(messages: list[Message], turns: int = 1) -> list[Message]:
 
 
 def fit(
-    render: Callable[[list[Message]], Rendered | None], messages: list[Message], few: int = 0
-) -> tuple[Rendered | None, int]:
+    render: Callable[[list[Message]], Fitted | None], messages: list[Message], few: int = 0
+) -> tuple[Fitted | None, int]:
     """The conversation with as many of its last turns as `render` gives something for, None where there is no such; and
     how many turns it lost, `few` at least.
 

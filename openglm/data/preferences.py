@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from openglm.config import SpecialTokens, require
 from openglm.data.conversations import Conversation, Message, conversation
-from openglm.data.dialogue import Renderer, conversation_sample, fill_rows, shorten
+from openglm.data.dialogue import Rendered, Renderer, conversation_sample, fill_rows, fit
 from openglm.data.mixture import Row, pack
 from openglm.data.samples import Ints, Sample
 
@@ -226,19 +226,17 @@ class PreferenceRows:
         )
 
     def _fit(self, given: Preference, tokenizer: Renderer) -> tuple[Sample, Sample] | None:
-        prompt = [{**message, "loss": False} for message in given.prompt]
-        whole = len(prompt)
-        while prompt:
+        def render(prompt: list[Message]) -> tuple[Rendered, Rendered] | None:
             chosen, rejected = (
                 tokenizer.render([*prompt, *answer], tools=given.tools) for answer in (given.chosen, given.rejected)
             )
             require(any(chosen[1]) and any(rejected[1]), "chosen", "...", "an answer without a token to learn from")
-            if max(len(chosen[0]), len(rejected[0])) - 1 <= self.seq_len:
-                self.shortened += len(prompt) < whole
-                return self._sample(*chosen), self._sample(*rejected)
-            prompt = shorten(prompt)
-        self.dropped += 1
-        return None
+            return (chosen, rejected) if max(len(chosen[0]), len(rejected[0])) - 1 <= self.seq_len else None
+
+        best, lost = fit(render, [{**message, "loss": False} for message in given.prompt])
+        self.shortened += best is not None and lost > 0
+        self.dropped += best is None
+        return None if best is None else (self._sample(*best[0]), self._sample(*best[1]))
 
     def _sample(self, ids: Sequence[int], trained: Sequence[int]) -> Sample:
         return conversation_sample(np.array(ids), np.array(trained), self._special, self._pin)

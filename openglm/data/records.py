@@ -208,7 +208,7 @@ class _JsonRecords:
 
     def _values(self, text: str) -> Iterator[Placed]:
         """What stands in the open lines, which are complete."""
-        at = _BETWEEN.match(text).end()
+        at = _skip(text, 0)
         several = False
         while at < len(text):
             try:
@@ -216,11 +216,17 @@ class _JsonRecords:
             except json.JSONDecodeError as error:
                 yield from self._give_up(f"not JSON ({error.msg}, character {error.colno})")
                 return
-            at = _BETWEEN.match(text, at).end()
+            at = _skip(text, at)
             for item in value if _is_array_of_records(value) else [value]:
                 several = several or at < len(text) or item is not value
                 yield self._placed(f"record {self.count + 1}" if several else f"line {self.start}", item)
         self.lines, self.depth = [], 0
+
+
+def _skip(text: str, at: int) -> int:
+    """Where the next value begins."""
+    match = _BETWEEN.match(text, at)
+    return match.end() if match else at
 
 
 def _is_array_of_records(value: object) -> bool:
