@@ -16,7 +16,8 @@ class BuildOptions:
     """Build a corpus: fetch or read texts, clean them, remove duplicates and evaluation items, hold some out, tokenize."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """folder of .txt, .jsonl and .parquet files, one such file, or a .toml file that lists sources"""
+    """folder of .txt, .md, .json(l), .csv and .parquet files, packed (.gz, .zst ..) or not, one such file, or a .toml
+    file that lists sources"""
     out: str
     """folder to write the corpus to; it must not exist yet"""
     tokenizer: str = ""
@@ -26,7 +27,7 @@ class BuildOptions:
     heldout: float = 0.01
     """share of documents to keep out of training"""
     evaluation: str = ""
-    """folder of evaluation items; lines that share text with them are removed from the corpus"""
+    """folder or file of evaluation items; lines that share text with them are removed from the corpus"""
     cache: str = ""
     """folder for downloaded packages; empty: your cache folder"""
     text: str = ""

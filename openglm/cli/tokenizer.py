@@ -12,7 +12,7 @@ from openglm.cli.options import parse
 
 @dataclass
 class TokenizerOptions:
-    """Train a tokenizer on a .txt, .jsonl or .parquet file, or on those of a folder."""
+    """Train a tokenizer on a file of text or records (.txt, .md, .jsonl, .parquet ..), or on those of a folder."""
 
     source: Annotated[str, tyro.conf.Positional]
     """folder of text files, or one file"""
@@ -24,12 +24,12 @@ class TokenizerOptions:
 
 def run(argv: list[str]) -> int:
     options = parse(TokenizerOptions, argv, "glm tokenizer", TokenizerOptions.__doc__ or "")
-    from openglm.data.readers import OWN_READERS, own_files
+    from openglm.data.readers import own_files, own_texts
     from openglm.runtime import say
     from openglm.text.bpe_training import too_few_texts, train_tokenizer
 
     tokenizer = train_tokenizer(
-        (text for path in own_files(options.source) for text in OWN_READERS[path.suffix](path)),
+        (text for path in own_files(options.source) for text in own_texts(path)),
         options.vocab_size,
         options.out,
     )

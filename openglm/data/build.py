@@ -157,7 +157,7 @@ def _own_plan(folder: str | Path) -> tuple[tuple[SourceInfo, ...], tuple[Unit, .
     for path in own_files(folder):
         inner = path.relative_to(root).parts
         own_name = root.stem if root.is_file() else root.resolve().name
-        by_source.setdefault(inner[0] if len(inner) > 1 else own_name, []).append(str(path.resolve()))
+        by_source.setdefault(inner[0] if len(inner) > 1 else own_name, []).append(str(path.absolute()))
     units = []
     for name, files in sorted(by_source.items()):
         count = min(_OWN_UNITS, len(files))
@@ -203,13 +203,12 @@ def build(
 ) -> dict[str, Any]:
     """Build a corpus and return its manifest.
 
-    data: a sources file (.toml), a folder of .txt, .jsonl ("text" field) and .parquet ("text" column) files, or one
-    such file.
+    data: a sources file (.toml), a folder of texts (see `OWN_READERS`; records have a field "text"), or one such file.
     out: folder of the corpus; must not exist. The work lies beside it in a folder that is removed at the end, and that
     an interrupted build goes on from.
     tokenizer: folder or name of one to use; "": train one with `vocab_size` tokens, or as many as the texts yield.
-    heldout: share of documents kept out of training. evaluation: a folder of .txt, .json or .jsonl items (besides those
-    of the sources file) whose text must not be in the corpus.
+    heldout: share of documents kept out of training. evaluation: a folder or file of items (besides those of the
+    sources file) whose text must not be in the corpus. The manifest returned says what was left out, and why.
     cache: where packages are kept.
     readers: what a sources file may name, see `openglm.data.readers`. text: a folder for the cleaned texts too,
     SOURCE.jsonl and SOURCE-heldout.jsonl. workers: processes.
@@ -227,10 +226,7 @@ def build(
     else:
         (sources, units), items_files = _own_plan(data), []
     if evaluation:
-        require(Path(evaluation).is_dir(), "evaluation", str(evaluation), "no such folder")
-        items_files += [
-            str(path) for path in sorted(Path(evaluation).rglob("*")) if path.suffix in (".txt", ".json", ".jsonl")
-        ]
+        items_files += map(str, own_files(evaluation, "evaluation"))
     plan = Plan(sources, units, tuple(items_files), vocab_size, heldout, given.fingerprint if given else "")
     work = out.with_name(f"{out.name}.work-{plan.key()}").absolute()
     todo = stages(plan, str(work), readers)
@@ -242,6 +238,7 @@ def build(
             run_locally(stage, str(work / "log" / f"{number:02d}"), workers)
             advance(stage.tasks, stage.name)
     manifest = json.loads((work / "corpus" / "manifest.json").read_text(encoding="utf-8"))
+    manifest["read"], manifest["left_out"] = steps.left_out(work / "log")
     if text:
         shutil.copytree(work / "split", text, dirs_exist_ok=True)
     os.replace(work / "corpus", out)
@@ -264,4 +261,8 @@ def table(manifest: dict[str, Any]) -> str:
         f"{'source':<16} {'language':<8} {'documents':>9} {'held out':>8} {'MB':>7} {'tokens':>11} {'bytes/token':>11}"
     )
     sources = manifest["sources"]
-    return "\n".join([head, *(row(s["name"], s["language"], [s]) for s in sources), row("total", "", sources)])
+    lines = [head, *(row(s["name"], s["language"], [s]) for s in sources), row("total", "", sources)]
+    if manifest.get("left_out"):
+        gone = ", ".join(f"{count:,} {reason}" for reason, count in manifest["left_out"].items())
+        lines.append(f"{manifest['read']:,} documents read; left out: {gone}")
+    return "\n".join(lines)

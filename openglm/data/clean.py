@@ -20,6 +20,7 @@ _INVISIBLE = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]"
 )
 _INNER_SPACES = re.compile(r"(?<=\S) {2,}")
+_RULER = re.compile(r"[\s|+:=_*#\u2500-\u257f-]*([=_*#\u2500-\u257f-])\1\1[\s|+:=_*#\u2500-\u257f-]*")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+")
 
@@ -44,8 +45,8 @@ def _visible(text: str) -> str:
 
 
 def is_junk(line: str) -> bool:
-    """Rulers, borders of tables, and lines whose bytes were lost before we saw them."""
-    return bool(line) and ("\ufffd" in line or not any(c.isalnum() for c in line))
+    """Rulers, borders of tables, and lines whose bytes were lost before we saw them. Not a lone brace, or dots."""
+    return "\ufffd" in line or bool(_RULER.fullmatch(line))
 
 
 def drop_junk_lines(text: str) -> str:

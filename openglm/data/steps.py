@@ -30,7 +30,7 @@ from loguru import logger
 
 from openglm.config import require
 from openglm.data import clean
-from openglm.data.readers import OWN_READERS, READERS, Reader, items, plain
+from openglm.data.readers import READERS, Reader, own_items, own_texts
 from openglm.data.shards import encode_in_batches, write_manifest, write_source
 from openglm.text.bpe_training import train_tokenizer
 from openglm.text.load import load_tokenizer
@@ -77,8 +77,7 @@ class ReadUnit(BaseReader):
 
     def _texts(self, unit: Unit) -> Iterator[str]:
         for name in unit.files:
-            path = Path(name)
-            yield from (self.readers[unit.reader] if unit.reader else OWN_READERS[path.suffix])(path)
+            yield from (self.readers[unit.reader] if unit.reader else own_texts)(Path(name))
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         unit = self.units[rank]
@@ -91,7 +90,7 @@ class ReadUnit(BaseReader):
 
 
 class CleanText(PipelineStep):
-    """Programs keep every line: a lone brace is junk in prose, and needed here."""
+    """Programs keep every line: a row of dashes is junk in prose, and needed here."""
 
     type, name = "CLEAN", "normal form, junk lines"
 
@@ -100,7 +99,10 @@ class CleanText(PipelineStep):
             if document.metadata.pop("code"):
                 document.text = clean.normalize_code(document.text)
             else:
-                document.text = clean.drop_junk_lines(clean.normalize(document.text))
+                text = clean.normalize(document.text)
+                document.text = clean.drop_junk_lines(text)
+                if dropped := sum(map(clean.is_junk, text.split("\n"))):
+                    self.stat_update("junk_lines", value=dropped)
             yield document
 
 
@@ -139,8 +141,7 @@ class IndexEvaluation(PipelineStep):
         self.files, self.index_file = files, index_file
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        paths = map(Path, self.files)
-        texts = (text for path in paths for text in (plain if path.suffix == ".txt" else items)(path))
+        texts = (text for name in self.files for text in own_items(Path(name)))
         np.save(self.index_file, clean.contamination_index(texts))
 
 
@@ -178,6 +179,27 @@ def _texts_of(folder: Path) -> Iterator[str]:
         with open(path, encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)["text"]
+
+
+_LEFT_OUT = {
+    "FILTER: readable": "too short or unreadable documents",
+    "exact-deduplication stage 3": "exact copies",
+    "MinHash stage 4": "near copies",
+    "junk_lines": "lines of rulers or lost bytes",
+    "contaminated_lines": "lines of evaluation items",
+}
+
+
+def left_out(log: Path) -> tuple[int, dict[str, int]]:
+    """Documents that were read, and what of them is not in the corpus, by reason, as the stages have counted."""
+    read, found = 0, dict.fromkeys(_LEFT_OUT.values(), 0)
+    for path in log.glob("*/stats.json"):
+        for step in json.loads(path.read_text(encoding="utf-8")):
+            counts = {key: value["total"] if isinstance(value, dict) else value for key, value in step["stats"].items()}
+            read += counts.get("total", 0) if "FILTER: readable" in step["name"] else 0
+            for mark, reason in _LEFT_OUT.items():
+                found[reason] += counts.get("dropped" if mark in step["name"] else mark, 0)
+    return read, {reason: int(count) for reason, count in found.items() if count}
 
 
 class QuietExecutor(LocalPipelineExecutor):

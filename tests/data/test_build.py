@@ -1,5 +1,6 @@
 """Building a corpus from a user's own folder, with every step that the nano recipe takes; no downloads."""
 
+import gzip
 import io
 import json
 import random
@@ -15,6 +16,7 @@ from openglm.data.shards import Corpus
 from openglm.text.load import load_tokenizer
 
 build = pytest.importorskip("openglm.data.build").build
+table = pytest.importorskip("openglm.data.build").table
 
 SMALL = {"vocab_size": 600, "shown": False, "heldout": 0.1}
 WORDS = [
@@ -99,7 +101,9 @@ def test_a_folder_becomes_a_corpus(built):
     train, held = texts(root / "corpus"), texts(root / "corpus", "heldout")
     kept = train["own"] + held["own"]
     assert set(documents) - {documents[3], documents[5]} <= set(kept) and set(train) == {"own", "letters"}
-    assert manifest == json.loads((root / "corpus" / "manifest.json").read_text()) and manifest["vocab_size"] == 600
+    saved = json.loads((root / "corpus" / "manifest.json").read_text())
+    left_out = {"exact copies": 1, "near copies": 2, "lines of evaluation items": 1}
+    assert manifest == {**saved, "read": 124, "left_out": left_out} and manifest["vocab_size"] == 600
     for entry in manifest["sources"]:
         assert entry["tokens"] == Corpus(root / "corpus").sources[entry["name"]].tokens
         assert entry["bytes"] == sum(len(text.encode()) for text in train[entry["name"]])
@@ -172,7 +176,9 @@ def test_an_interrupted_build_goes_on(built, monkeypatch):
 def test_wrong_folders_and_files_are_named(tmp_path):
     one_line_error(lambda: build(tmp_path / "none", tmp_path / "out", **SMALL), "none", "no such folder")
     (tmp_path / "empty").mkdir()
-    one_line_error(lambda: build(tmp_path / "empty", tmp_path / "out", **SMALL), "empty", "no .txt, .jsonl or .parquet")
+    one_line_error(
+        lambda: build(tmp_path / "empty", tmp_path / "out", **SMALL), "empty", "no .txt, ", ".jsonl", ".parquet"
+    )
     one_line_error(lambda: build(tmp_path / "empty", tmp_path, **SMALL), "out", "exists already")
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -190,7 +196,7 @@ def test_wrong_folders_and_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b'{"text": "fine"}\n\xff\n', ("not UTF-8 at byte 17",)),
+        (b'{"text": "fine"}\n\xff\n', ("line 2", "not UTF-8")),
         (b'{"text": "fine"}\n{"body": 1}\n', ("line 2", '"text"')),
         (b'{"text": "fine"}\nfine\n', ("line 2", "JSON")),
         (b'{"text": ["a"]}\n', ("line 1", "string")),
@@ -198,14 +204,72 @@ def test_wrong_folders_and_files_are_named(tmp_path):
 )
 def test_wrong_lines_of_jsonl_are_named(tmp_path, line, words):
     (tmp_path / "a.jsonl").write_bytes(line)
-    one_line_error(lambda: list(readers.own_jsonl(tmp_path / "a.jsonl")), "a.jsonl", *words)
+    one_line_error(lambda: list(readers.own_records(tmp_path / "a.jsonl")), "a.jsonl", *words)
 
 
 def test_wrong_parquet_files_are_named(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"]}), tmp_path / "a.parquet")
     one_line_error(lambda: list(readers.own_parquet(tmp_path / "a.parquet")), "a.parquet", 'no column "text"', "body")
+    for values in ([["a", "b"]], [{"a": 1}], [b"bytes"], [1]):
+        pyarrow.parquet.write_table(pyarrow.table({"text": values}), tmp_path / "a.parquet")
+        one_line_error(
+            lambda: list(readers.own_parquet(tmp_path / "a.parquet")), "a.parquet", '"text" holds', "not text"
+        )
     (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")
     one_line_error(lambda: list(readers.own_parquet(tmp_path / "b.parquet")), "b.parquet", "damaged")
+
+
+PROSE = {
+    name: f"The {name} {first} and the {name} {second} of one house.\n{{\n}}\n\u2026\u2026\n-----\nThey are {name}."
+    for name, first, second in (
+        ("black", "cat", "dog"),
+        ("old", "clock", "table"),
+        ("wooden", "door", "gate"),
+        ("green", "apple", "lawn"),
+        ("little", "sister", "brother"),
+        ("cold", "winter", "water"),
+    )
+}
+
+
+def test_every_kind_of_file_is_read_and_the_rest_is_named(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    (folder / ".ipynb_checkpoints" / "a.txt").write_text("a copy that must not be read")
+    (folder / "a.TXT").write_text(PROSE["black"])
+    (folder / "b.md").write_text(PROSE["old"])
+    (folder / "c.txt.gz").write_bytes(gzip.compress(PROSE["wooden"].encode()))
+    (folder / "d.JSONL").write_text(json.dumps({"text": PROSE["green"]}))
+    (folder / "e.json").write_text(json.dumps([{"text": PROSE["little"]}, {"text": "x"}, {"text": PROSE["old"]}]))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "f.txt").write_text(PROSE["cold"])
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "paper.pdf").write_text("x")
+    manifest = build(folder, tmp_path / "out", text=tmp_path / "text", heldout=0, vocab_size=512, shown=False)
+    assert {source["name"] for source in manifest["sources"]} == {"mine", "linked"}
+    lines = [line for path in (tmp_path / "text").glob("*.jsonl") for line in path.read_text().split("\n") if line]
+    kept = [json.loads(line)["text"] for line in lines]
+    assert sorted(kept) == sorted(text.replace("-----\n", "") for text in PROSE.values()), "lone braces stay"
+    assert "not read: 1 .pdf (paper.pdf); 1 hidden (.ipynb_checkpoints)" in capsys.readouterr().err
+    expected = {"too short or unreadable documents": 1, "exact copies": 1, "lines of rulers or lost bytes": 7}
+    assert (manifest["read"], manifest["left_out"]) == (8, expected)
+    assert "8 documents read; left out: 1 too short" in table(manifest)
+
+
+def test_evaluation_items_of_any_kind_are_kept_out(tmp_path):
+    (tmp_path / "texts").mkdir()
+    question = " ".join(f"question{c}" for c in "abcdefghijklmnop")
+    (tmp_path / "texts" / "a.txt").write_text(f"{PROSE['black']}\n{question}\n{PROSE['cold']}")
+    (tmp_path / "items").mkdir()
+    options = {"vocab_size": 512, "heldout": 0, "shown": False}
+    one_line_error(
+        lambda: build(tmp_path / "texts", tmp_path / "out", evaluation=tmp_path / "items", **options),
+        "evaluation",
+        "no",
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"q": [{"stem": question}]}), tmp_path / "items" / "a.parquet")
+    manifest = build(tmp_path / "texts", tmp_path / "out", evaluation=tmp_path / "items", **options)
+    assert manifest["left_out"]["lines of evaluation items"] == 1
 
 
 # Archives.

@@ -23,6 +23,9 @@ def test_normal_form_keeps_indentation_and_paragraphs():
 
 
 def test_junk_lines_go_and_text_stays():
+    code = 'if (x) {\n  y();\n}\n});\n/* ... */\n……\n```\n...\n"""'
+    assert clean.drop_junk_lines(code) == code
+    assert clean.drop_junk_lines("a\n* * *\n+----+\n| -- |---|\n───\n***\nb") == "a\n* * *\nb"
     assert clean.drop_junk_lines("Title\n=====\n|---|\nlost \ufffd byte\n好\n\n1") == "Title\n好\n\n1"
 
 
