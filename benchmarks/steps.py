@@ -14,7 +14,7 @@ import torch
 from openglm.cli.bench import random_model
 from openglm.config import EngineConfig
 from openglm.engine.native import NativeRunner, unsupported_reason
-from openglm.engine.runner import Step
+from openglm.engine.step import Step
 from openglm.kernels import library as lib
 from openglm.presets import model_preset
 

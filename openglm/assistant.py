@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from openglm.checkpoints.load import load_model
@@ -16,6 +16,7 @@ from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
 from openglm.engine.filling import Choice, Filler, Filling, Found, Prompt, Rounds, together
 from openglm.engine.params import EngineRequest, Event, Result, SamplingParams
+from openglm.text.formats import RoleTurns
 from openglm.text.load import load_tokenizer
 from openglm.text.reading import ReplyReader
 from openglm.text.render import parse_reply, reader_of
@@ -62,7 +63,7 @@ class Assistant:
 
     def __init__(
         self,
-        path_or_name: str | PathLike[str] = "nano",
+        path_or_name: str | Path = "nano",
         *,
         device: str | None = None,
         quantize: str | None = None,
@@ -132,9 +133,11 @@ class Assistant:
     @staticmethod
     def _ids(last: Event) -> list[int]:
         """The tokens of an answer that has ended. Raises ValueError where it failed."""
-        if last.result.error:
-            raise ValueError(last.result.error)
-        return last.result.ids
+        result = last.result
+        assert result is not None, "an answer's last event brings its result"
+        if result.error:
+            raise ValueError(result.error)
+        return result.ids
 
     def reader(
         self, tools: Sequence[Mapping[str, Any]] | None = None, thinking: Thinking = AS_USUAL
@@ -175,6 +178,7 @@ class Assistant:
             f"{len(ids)} tokens",
             f"this model reads at most {limit} (context {room}); shorten the last message",
         )
+        assert fitting is not None
         return fitting
 
     def chat_prompt(
@@ -246,7 +250,10 @@ class Assistant:
             before, behind = self.tokenizer.encode(turns.gap), text.removeprefix("<tool_call>")
             ids = self.tokenizer.encode(text) if mark is None else [mark, *self.tokenizer.encode(behind)]
             return before + ids, text
-        return (self.tokenizer.encode(f"{name}\n{turns.call_opening}") if name else []), ""
+        if not name:
+            return [], ""
+        assert isinstance(turns, RoleTurns), "other formats have no tools to call"
+        return self.tokenizer.encode(f"{name}\n{turns.call_opening}"), ""
 
     def fill(self, text: str, blank: str = "___", **options: Any) -> list[str]:
         """What belongs into each `blank` of the text, in their order; options as for `fillings`."""

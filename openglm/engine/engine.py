@@ -21,10 +21,11 @@ from openglm.engine.constrain import Constraint, Opening, Vocabulary
 from openglm.engine.native import NativeRunner, unsupported_reason
 from openglm.engine.params import Event, Result, SamplingParams, check_request
 from openglm.engine.request import Request
-from openglm.engine.runner import Runner, Step, TorchRunner
+from openglm.engine.runner import Runner, TorchRunner
 from openglm.engine.sampling import Sampler, logprob, peaks
 from openglm.engine.scheduler import Scheduler
 from openglm.engine.speculate import PromptLookup
+from openglm.engine.step import Step
 from openglm.engine.text import TextStream
 from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
@@ -52,9 +53,10 @@ class Engine:
         blocks = -(-(self.config.kv_tokens or room(model, self.config)) // self.config.block_size)
         self.pool = BlockPool(blocks, self.config.block_size)
         self.scheduler = Scheduler(self.pool, self.config)
-        self.adapters = {None: model.prefix, **(adapters or {})}
+        self.adapters: dict[str | None, Prefix | Lora | None] = {None: model.prefix}
         for name, adapter in (adapters or {}).items():
             adapter.check(model, name)
+            self.adapters[name] = adapter
         self.runner: Runner = choose_runner(model, self.config, blocks, list(self.adapters.values()))
         self._requests: dict[int, Request] = {}
         self._next_id = 0
@@ -174,9 +176,13 @@ class Engine:
 
     def _lay_out(self, plan: list[tuple[Request, int]]) -> Step:
         """The plan as arrays. Work is in proportion to the new tokens, not to the length of the sequences."""
-        ids, text, block, wanted, tables = [], [], [], [], []
+        ids: list[int] = []
+        text: list[int] = []
+        block: list[int] = []
+        wanted: list[int] = []
+        tables = []
         for request, count in plan:
-            if request.stored < request.virtual:
+            if request.prefix is not None and request.stored < request.virtual:
                 self.runner.store(request.prefix, request.table, request.stored)
                 request.stored = request.virtual
             start, end = request.cached, request.cached + count

@@ -177,7 +177,7 @@ class Filler:
         most = min(max_tokens, max(shape // 4, 1))
         ids, continues = self._left(before, most)
         basis = SamplingParams(max_tokens=min(most, _LONGEST_LEFT), continues=continues, logprobs=0)
-        requests = [(ids, replace(basis, branch=number)) for number in range(from_left)]
+        requests: list[EngineRequest] = [(ids, replace(basis, branch=number)) for number in range(from_left)]
         if from_mask:
             mask, continues = self._first_of(before, after, shape - most - len(continues or b""))
             own = SamplingParams(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from openglm.config import EngineConfig
-from openglm.engine.runner import Step
+from openglm.engine.step import Step
 from openglm.kernels import library as lib
 from openglm.kernels.program import Arena, PagedStore, Panels, Program, Weight, make_step
 from openglm.model.adapters import Lora, Prefix
@@ -53,8 +53,8 @@ def unsupported_reason(
     if any(_differ(group) for group in products):
         return "matrices of one product are stored in different ways"
     inside = {name for name, _ in model.named_modules() if name.startswith("blocks.")}
-    if strange := {name for adapter in adapters if isinstance(adapter, Lora) for name in adapter.names} - inside:
-        return f"an adapter changes {min(strange)}"
+    if outside := {name for adapter in adapters if isinstance(adapter, Lora) for name in adapter.names} - inside:
+        return f"an adapter changes {min(outside)}"
     return None
 
 
@@ -109,12 +109,14 @@ class NativeRunner:
         self.scale = config.block_size // lib.PANEL  # blocks of the kernels in one of the engine
         plain = isinstance(model.blocks[0].ffn.down_proj, nn.Linear)
         kind = ("float32" if plain else "float16") if config.kv_dtype == "auto" else config.kv_dtype
-        self.arena = Arena(lib.load())
+        library = lib.load()
+        assert library is not None, "unsupported_reason lets no model through where the kernels are not there"
+        self.arena = Arena(library)
         self.paged = PagedStore(
             self.arena, kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim
         )
         frequencies = None if model.rotary is None else model.rotary.frequencies(torch.device("cpu"))
-        self.program = Program(lib.load(), self.paged, shape.positions, frequencies)
+        self.program = Program(library, self.paged, shape.positions, frequencies)
         with torch.no_grad():
             self._lower(model)
         if not keep_weights:

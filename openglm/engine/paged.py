@@ -8,17 +8,14 @@ of each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openglm.config import ModelConfig
+from openglm.engine.step import Step
 from openglm.model.attention import attend
-
-if TYPE_CHECKING:
-    from openglm.engine.runner import Step
 
 
 @dataclass

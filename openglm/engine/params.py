@@ -89,12 +89,12 @@ class SamplingParams:
                 value,
                 f"must be a whole number from {low} to {high}",
             )
-        for name, (low, high) in _REAL.items():
+        for name, (least, most) in _REAL.items():
             require(
-                _real(getattr(self, name)) and low <= getattr(self, name) <= high,
+                _real(getattr(self, name)) and least <= getattr(self, name) <= most,
                 name,
                 getattr(self, name),
-                f"must be a number from {low:g} to {high:g}",
+                f"must be a number from {least:g} to {most:g}",
             )
         require(self.top_p > 0, "top_p", self.top_p, "must lie in (0, 1]")
         require(len(self.stop) <= _MOST_STOPS, "stop", f"{len(self.stop)} texts", f"give at most {_MOST_STOPS}")

@@ -71,7 +71,7 @@ class Request:
             "this model reads its prompt both ways: end it with [gMASK] <sop>",
         )
         # Part A, whose tokens see each other both ways.
-        context = prompt[: prompt.index(self.sop)] if both_ways else []
+        context = prompt[: prompt.index(self.sop)] if both_ways and self.sop is not None else []
         self.visible = self.virtual + len(context) if context else 0
         self.tracker = PositionTracker(prompt, config)
         # What a beginning may be shared for: where tokens see what follows, only for the same whole part A.

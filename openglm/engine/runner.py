@@ -1,4 +1,4 @@
-"""The contract between the scheduler and the network, and the runner that fulfils it with torch on any device.
+"""What the engine needs of a network, and the runner that fulfils it with torch on any device.
 
 A runner owns the keys and values; whoever calls it owns the numbers of the blocks they lie in. It decides nothing: what
 to compute, in which blocks and for whom is all in the `Step`.
@@ -7,7 +7,6 @@ to compute, in which blocks and for whom is all in the `Step`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -18,36 +17,9 @@ from torch import Tensor, nn
 
 from openglm.config import EngineConfig
 from openglm.engine.paged import PagedCache
+from openglm.engine.step import Step
 from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
-
-
-@dataclass
-class Step:
-    """One pass of the network over the new tokens of several sequences, laid one after another.
-
-    All arrays are int32 and contiguous. N new tokens, B sequences, L blocks of the longest one, R rows of logits.
-    Token j of the new ones of sequence b has the index i = cached[b] + j in its sequence. Its key and value go to place
-    i % block_size of block tables[b, i // block_size], and it sees the columns below max(visible[b], i + 1): 0 is
-    causal, and for a model that reads part A both ways it is the length of part A.
-    """
-
-    ids: np.ndarray
-    """[N] token ids"""
-    positions: np.ndarray
-    """[2, N] as in model/positions.py"""
-    new: np.ndarray
-    """[B] new tokens of each sequence, at least 1"""
-    cached: np.ndarray
-    """[B] tokens of each sequence whose keys and values are in its blocks already"""
-    visible: np.ndarray
-    """[B] columns that all tokens of the sequence see"""
-    tables: np.ndarray
-    """[B, L] block numbers in order; what lies beyond a sequence's own is arbitrary but a valid number"""
-    wanted: np.ndarray
-    """[R] places in `ids` whose logits are wanted"""
-    adapters: np.ndarray
-    """[B] number of each sequence's LoRA in the list that the runner was given; 0: none"""
 
 
 class Runner(Protocol):
@@ -103,10 +75,9 @@ class TorchRunner:
 
     def _compiled(self) -> Callable[..., Tensor]:
         """The network fused between its attentions, which stay as they are: their shapes change with every step."""
-        torch._dynamo.config.allow_unspec_int_on_nn_module = (
-            True  # one compilation for all layers, though each knows its number
-        )
-        self.cache.attend = torch.compiler.disable(self.cache.attend)
+        # One compilation for all layers, though each knows its number.
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True
+        self.cache.attend = torch.compiler.disable(self.cache.attend)  # type: ignore[method-assign]  # of this one only
         return torch.compile(self.model, dynamic=True)
 
     def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor], output_1TO: Tensor) -> Tensor:

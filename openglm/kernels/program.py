@@ -103,10 +103,11 @@ class Panels:
         start = 0
         for i, weight in enumerate(weights):
             self._pack(library, weight, rows[i], 0 if gated else start, 1 + gated, i, forget)
-            if self.bias is not None and biases[i] is not None:
+            bias = biases[i] if biases else None
+            if self.bias is not None and bias is not None:
                 row = torch.arange(rows[i])
                 row = row // 8 * 16 + i * 8 + row % 8 if gated else row + start
-                self.bias[row] = biases[i].detach().float()
+                self.bias[row] = bias.detach().float()
             start += rows[i]
         self.struct = lib.Matrix(
             self.data.data_ptr(),
@@ -256,7 +257,7 @@ class Program:
         self._scales = torch.zeros(2, self._capacity * (widest // 32 + 1), dtype=torch.int32)
         self._angles = torch.zeros(self._capacity * 4 * max(1, self._struct.angle_count))
         self._op_array = (lib.Op * len(self._ops))(*self._ops)
-        self._buffers = (lib.Buffer * len(self._rows))(*((r.data_ptr(), r.shape[1]) for r in self._rows))
+        self._buffers = (lib.Buffer * len(self._rows))(*(lib.Buffer(r.data_ptr(), r.shape[1]) for r in self._rows))
         p = self._struct
         p.ops, p.op_count, p.buffers = self._op_array, len(self._ops), self._buffers
         p.codes, p.scales, p.corrections, p.angles = (

@@ -35,6 +35,7 @@ def product(
     """x W^T + b and what a linear operation does with it; for gated modes the first half of the rows is the gate."""
     y = F.linear(x_NI, weight_OI, bias_O)
     if mode == lib.RESIDUAL:
+        assert residual_NO is not None, "nothing to add to"
         return scale * residual_NO + y
     if mode in (lib.GELU, lib.GELU_TANH):
         return F.gelu(y, approximate="tanh" if mode == lib.GELU_TANH else "none")

@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         shrink = self.embedding_gradient_shrink
         if shrink < 1 and torch.is_grad_enabled():
             h = h * shrink + h.detach() * (1 - shrink)
-        if self.rotary is None:
+        if self.position_embedding is not None and self.block_position_embedding is not None:
             h = h + self.position_embedding(positions_B2T[:, 0]) + self.block_position_embedding(positions_B2T[:, 1])
         return h
 
@@ -164,7 +164,8 @@ class Transformer(nn.Module):
         positions, mask = describe(input_ids, padding_mask, self.config)
         cache = None
         if self.prefix is not None:
-            cache = KVCache(self.config, *input_ids.shape, self.device, self.dtype, self.prefix)
+            batch, length = input_ids.shape
+            cache = KVCache(self.config, batch, length, self.device, self.dtype, self.prefix)
             mask = self.prefix.widen(mask)
         return self.project(self(input_ids, positions, mask, cache)).float()
 

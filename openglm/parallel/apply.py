@@ -155,7 +155,7 @@ def _piece(config: ModelConfig, index: int, count: int) -> Transformer:
         model.blocks[layer] = Passthrough()
     first, last = index == 0, index == count - 1
     if not first:
-        model.embed = lambda hidden, _: hidden  # type: ignore[method-assign]
+        model.embed = lambda hidden, _: hidden  # type: ignore[method-assign, assignment]  # this stage embeds nothing
         model.position_embedding = model.block_position_embedding = None
     if not first and not (last and config.tied):
         model.embedding = Passthrough()

@@ -74,6 +74,7 @@ class Pipeline:
         """PyTorch's schedule of so many micro-batches; a batch that grows needs a new one."""
         if count != self.count:
             config, group = self.config, self.group
+            assert group.mesh is not None
             indices = [group.rank("pipeline") + number * config.pipeline for number in range(len(self.pieces))]
             along, stages = group.mesh["pipeline"].get_group(), config.pipeline * config.chunks
             made = [
@@ -94,6 +95,7 @@ class Pipeline:
         if not pieces[0].config.tied:
             return None
         mine = None
+        assert group.mesh is not None
         ranks = group.mesh.mesh  # [pipeline, data, tensor]
         for data in range(ranks.shape[1]):
             for tensor in range(ranks.shape[2]):

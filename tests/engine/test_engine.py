@@ -341,7 +341,8 @@ def test_shapes_hold_on_a_device_without_memory():
     """A whole step on the meta device: every tensor is where the weights are."""
     import numpy as np
 
-    from openglm.engine.runner import Step, TorchRunner
+    from openglm.engine.runner import TorchRunner
+    from openglm.engine.step import Step
     from openglm.model.transformer import Transformer
 
     for kind in KINDS:

@@ -11,7 +11,8 @@ from torch import nn
 from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
 from openglm.engine.native import NativeRunner, unsupported_reason
-from openglm.engine.runner import Step, TorchRunner
+from openglm.engine.runner import TorchRunner
+from openglm.engine.step import Step
 from openglm.kernels import library as lib
 from openglm.kernels import reference
 from openglm.model.adapters import Prefix
