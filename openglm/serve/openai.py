@@ -20,6 +20,7 @@ from openglm.serve.service import Service
 from openglm.serve.sse import DONE, EventStream, event, prepare, unless_gone
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
+_QUIET = 10.0  # seconds without a chunk, after which a comment tells clients and proxies that the answer goes on
 
 
 @router.get("/models")
@@ -306,6 +307,7 @@ async def _chunks(
         if choice.reason:  # known before the engine says anything
             parts = [choice.chunk(index, {"text": choice.text}, False), choice.chunk(index, {}, True)]
             yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)
+    sent = time.monotonic()
     async with aclosing(service.answer(answering.requests)) as batches:
         async for batch in batches:
             parts = []
@@ -316,6 +318,7 @@ async def _chunks(
                 parts += [choice.chunk(index, delta, False) for delta in deltas]
                 if choice.reason:
                     parts.append(choice.chunk(index, {}, True))
-            if parts:
-                yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)
+            if parts or time.monotonic() - sent > _QUIET:
+                yield b"".join(event({**head, "choices": [part], **extra}) for part in parts) or b": a call grows\n\n"
+                sent = time.monotonic()
     yield (event({**head, "choices": [], "usage": answering.usage()}) if with_usage else b"") + DONE

@@ -227,7 +227,8 @@ class Page:
                     text += rest
                     thoughts = "".join(reply.thoughts).replace("\n", "\n> ")
                     quoted = f"> {thoughts}" if thoughts and not calls else ""
-                    yield {"content": text or quoted, "tool_calls": calls}
+                    others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
+                    yield {"content": "\n\n".join([text or quoted, *others]).strip(), "tool_calls": calls}
             finally:
                 stopped.cancel()
 

@@ -180,10 +180,11 @@ def test_a_request_steers_the_thoughts(server):
         assert f"Q<|assistant|>{written}<|user|>Q" in server("glm-4.7").asked[-1][0]
 
 
-def test_several_results_go_back_in_one_turn(server):
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_several_results_go_back_in_one_turn(server, field):
     calls = [{"id": str(n), "type": "function", "function": {"name": "g", "arguments": "{}"}} for n in range(2)]
     results = [{"role": "tool", "tool_call_id": str(n), "content": f"r{n}"} for n in range(2)]
-    talk = [USER, {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": calls}, *results]
+    talk = [USER, {"role": "assistant", "content": None, field: "hm", "tool_calls": calls}, *results]
     server("glm-4.7").say("</think>A<|user|>", messages=talk, tools=TOOLS)
     written = (
         "<think>hm</think><tool_call>g</tool_call><tool_call>g</tool_call>"
@@ -205,6 +206,18 @@ def test_a_demanded_call_is_written_in_marks(server):
         choice, deltas = server(kind).say("nothing of the kind<|user|>", tools=TOOLS, tool_choice=named)
         assert choice["message"]["content"] == f"<tool_call>f{gap}nothing of the kind"
         assert joined(deltas, "content") == choice["message"]["content"] and choice["finish_reason"] == "stop"
+
+
+def test_a_stream_says_that_it_goes_on_while_a_call_grows(server, monkeypatch):
+    """Nothing of a call is sent before it is whole, and that may take minutes."""
+    monkeypatch.setattr("openglm.serve.openai._QUIET", -1.0)
+    one = server("glm-4.7")
+    one.says = f"</think><tool_call>f<arg_key>s</arg_key><arg_value>{'好' * 600}</arg_value></tool_call><|observation|>"
+    stream = one.client.post("/v1/chat/completions", json={"messages": [USER], "tools": TOOLS, "stream": True}).text
+    lines = [line for line in stream.split("\n") if line]
+    comments = [line for line in lines if line.startswith(":")]
+    assert comments and all(line.startswith(("data: ", ":")) for line in lines)
+    assert stream.count("好") == 600 and stream.index(":") < stream.index("好")
 
 
 def test_no_mark_gets_into_an_answer_that_follows_a_schema(server):
