@@ -233,7 +233,9 @@ def test_special_tokens_follow_from_roles_alone(family, kind, messages):
     tokenizer = family[kind]
     if kind in ROUNDS:
         messages = [message for message in messages if message["role"] != "tool" and not message.get("tool_calls")]
-    blank = [{**message, "content": "x" if message["content"] else ""} for message in messages]
+    strips = kind == "glm-z1"  # a content of white space alone is none
+    shown = [message["content"].strip() if strips else message["content"] for message in messages]
+    blank = [{**message, "content": "x" if text else ""} for message, text in zip(messages, shown, strict=True)]
     specials = set(tokenizer.special.values())
     sequences = [[number for number in tokenizer.render(row)[0] if number in specials] for row in (messages, blank)]
     assert sequences[0] == sequences[1]
