@@ -91,11 +91,21 @@ class Assistant:
         return answer
 
     def stream(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None, max_tokens: int = 256, temperature: float = 0.5, top_p: float = 0.8,
-        seed: int | None = None, thinking: Thinking = AS_USUAL, quoted: bool = False, answer: Reply | None = None,
-    ) -> Iterator[str]:  # fmt: skip
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        max_tokens: int = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        thinking: Thinking = AS_USUAL,
+        quoted: bool = False,
+        answer: Reply | None = None,
+    ) -> Iterator[str]:
         """Pieces of text as they are generated; whole characters only. Thoughts are left out, or with `quoted` come
-        first, as a quotation in Markdown. `answer`, where given, is filled in by the end.
+        first, as a quotation in Markdown. `answer`, where given, is filled in by the end. temperature, top_p: None
+        takes the model's own, as its makers or its folder say.
 
         Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays) and counted in
         `answer.dropped`. Raises ValueError where the last message alone is too long, or an option is wrong.
@@ -106,9 +116,8 @@ class Assistant:
         prompt, answer.dropped = self._fitting(list(messages), config.max_positions, tools, thinking)
         params = SamplingParams(
             max_tokens=min(max_tokens, config.max_positions - len(prompt)),
-            temperature=temperature,
-            top_p=top_p,
             seed=seed,
+            **self.sampling(temperature=temperature, top_p=top_p),
         )
         reader, opening, tidy = self.reader(tools or (), thinking), "> ", self.tokenizer.format.tidy
         tidied = Tidied(tidy) if tidy else None
@@ -129,6 +138,10 @@ class Assistant:
         answer.reasoning = message.get("reasoning_content", "")
         answer.usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
         answer.seconds = time.perf_counter() - start
+
+    def sampling(self, **given: Any) -> dict[str, Any]:
+        """temperature, top_p and top_k of an answer: what is given and not None, else the model's own."""
+        return self.tokenizer.format.sampling.params | {k: value for k, value in given.items() if value is not None}
 
     @staticmethod
     def _ids(last: Event) -> list[int]:

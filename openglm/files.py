@@ -19,6 +19,7 @@ from pathlib import Path
 ASSETS = Path(__file__).resolve().parent / "assets"  # a folder for each bundled model
 
 MANIFEST = "manifest.json"
+_EDITED = ("generation_config.json",)  # settings that people change by hand: not held to the manifest
 _TEMPORARY, _REPLACED = ".tmp-", ".old-"
 _LARGEST_MANIFEST = 64 << 20  # bytes; a longer one is not ours
 
@@ -202,6 +203,8 @@ def _seal(folder: Path) -> None:
     manifest = {}
     for path in files:
         _sync_file(path)
+        if path.name in _EDITED:
+            continue
         manifest[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     (folder / MANIFEST).write_bytes(_render(manifest))
     _sync_file(folder / MANIFEST)

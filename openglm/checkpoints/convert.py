@@ -16,12 +16,12 @@ from openglm.checkpoints.layouts import LAYOUTS, Leaves, Weights, to_layout
 from openglm.checkpoints.load import Checkpoint, choose_type, open_checkpoint
 from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, write_tensors
 from openglm.checkpoints.published import hf_config
-from openglm.config import require
+from openglm.config import SpecialTokens, require
 from openglm.files import write_folder
 from openglm.runtime import progress
 from openglm.text.bpe import BpeTokenizer
 from openglm.text.load import load_tokenizer
-from openglm.text.published import find
+from openglm.text.published import GENERATION, find, write_sampling
 
 TARGETS = ("openglm", "hf", "gguf")
 _GGUF_KINDS = ("f16", "q8_0", "q4_0")
@@ -70,19 +70,22 @@ def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = No
             write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in _named(_shown(checkpoint))))
             write_config(target, checkpoint.config, checkpoint.family)
         if find(checkpoint.folder):
-            _write_tokenizer(checkpoint.folder, target, to)
+            _write_tokenizer(checkpoint.folder, target, to, checkpoint.config.tokens)
 
     return write_folder(out.parent, out.name, fill)
 
 
-def _write_tokenizer(folder: Path, target: Path, to: str) -> None:
+def _write_tokenizer(folder: Path, target: Path, to: str, tokens: SpecialTokens) -> None:
     """Ours remembers its generation, which a configuration of ours does not tell. `transformers` gets the files as they
     are, and the one that it needs."""
     tokenizer = load_tokenizer(folder)
     if to == "openglm":
         tokenizer.save(target)
+        write_sampling(target, tokenizer)
         return
-    for name in _TOKENIZER_FILES:
+    if not (folder / GENERATION).is_file():
+        write_sampling(target, tokenizer, eos_token_id=list(tokens.stop), pad_token_id=tokens.pad)
+    for name in (*_TOKENIZER_FILES, GENERATION):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
     if isinstance(tokenizer, BpeTokenizer) and not (target / "tokenizer.json").is_file():

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFWriter, Keys, TokenType
 
 from openglm.config import ModelConfig, require
 from openglm.text.bpe import byte_of_character
@@ -55,6 +55,10 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, config: Mode
     writer.add_add_bos_token(False)
     writer.add_chat_template(_chat_template(tokenizer.format.turns))
     _add_stops(writer, config)
+    sampling = tokenizer.format.sampling
+    writer.add_float32(Keys.General.SAMPLING_TEMP, sampling.temperature)
+    writer.add_float32(Keys.General.SAMPLING_TOP_P, sampling.top_p)
+    writer.add_int32(Keys.General.SAMPLING_TOP_K, sampling.top_k)
 
 
 def _chat_template(turns: object) -> str:

@@ -22,6 +22,7 @@ from openglm.config import ModelConfig, from_dict, require
 from openglm.files import ASSETS, write_folder
 from openglm.model.transformer import Transformer
 from openglm.text.load import load_tokenizer
+from openglm.text.published import write_sampling
 from openglm.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -63,6 +64,7 @@ def write_model(
         write_config(target, config)
         if tokenizer is not None:
             tokenizer.save(target)
+            write_sampling(target, tokenizer)
 
     folder = Path(folder).resolve()
     return write_folder(folder.parent, folder.name, fill)

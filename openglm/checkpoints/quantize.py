@@ -22,7 +22,7 @@ from openglm.quant.codes import check_format, quantize
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import progress
 from openglm.text.load import load_tokenizer
-from openglm.text.published import find
+from openglm.text.published import find, write_sampling
 from openglm.text.tokenizer import Tokenizer
 
 _ROW, _MOST_ROWS = 512, 64  # tokens of a calibration row, and rows
@@ -67,6 +67,7 @@ def quantize_checkpoint(
         write_config(target, checkpoint.config, checkpoint.family)
         if tokenizer:
             tokenizer.save(target)
+            write_sampling(target, tokenizer)
 
     return write_folder(out.parent, out.name, fill)
 

@@ -25,10 +25,10 @@ class ChatOptions:
     """system message at the start of the conversation"""
     max_tokens: int = 256
     """maximum length of an answer, in tokens"""
-    temperature: float = 0.5
-    """0: always take the likeliest token; higher values vary more"""
-    top_p: float = 0.8
-    """draw only from the likeliest tokens that together reach this probability"""
+    temperature: float | None = None
+    """0: always take the likeliest token; higher values vary more. None: the model's own"""
+    top_p: float | None = None
+    """draw only from the likeliest tokens that together reach this probability. None: the model's own"""
     seed: int | None = None
     """seed for drawing tokens; the same seed gives the same answer"""
     device: str = "auto"

@@ -45,8 +45,5 @@ def _chat(service: Service, messages: list[dict[str, Any]], body: ChatGLMRequest
     """max_length counts prompt and answer together, as it did in the first server."""
     ids, _ = service.assistant.chat_prompt(messages, cut=True)
     limit = min(body.max_length or 2048, service.assistant.model.config.max_positions)
-    temperature, top_p = (
-        0.95 if body.temperature is None else body.temperature,
-        0.7 if body.top_p is None else body.top_p,
-    )
-    return ids, SamplingParams(max_tokens=max(limit - len(ids), 1), temperature=temperature, top_p=top_p)
+    sampling = service.assistant.sampling(temperature=body.temperature, top_p=body.top_p)
+    return ids, SamplingParams(max_tokens=max(limit - len(ids), 1), **sampling)

@@ -229,7 +229,7 @@ async def _best(service: Service, body: CompletionRequest) -> Answering:
             raise ApiError(400, f"{option}: {why}", param=option)
     params = SamplingParams(
         max_tokens=body.max_tokens or 16,
-        temperature=0.5 if body.temperature is None else body.temperature,
+        temperature=assistant.sampling(temperature=body.temperature)["temperature"],
         seed=None if body.seed is None else body.seed % (1 << 63),
     )
     fillings = await service.settle(assistant.best_of([[p, suffix] for p in prompts], body.candidates, params))
@@ -246,10 +246,10 @@ def _requests(
         raise ValueError(
             f"{'messages' if isinstance(body, ChatRequest) else 'prompt'}: {len(ids)} tokens do not fit the context of {room + len(ids)}; shorten it"
         )
-    given = {name: value for name in _SAME if (value := getattr(body, name)) is not None}
+    given = service.assistant.sampling(**{name: getattr(body, name) for name in _SAME})
     if body.logit_bias:
         given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
-    params = {"temperature": 0.5, "top_p": 0.8, **given, **more, "max_tokens": min(max_tokens or room, room)}
+    params = {**given, **more, "max_tokens": min(max_tokens or room, room)}
     seeds = [None if body.seed is None else (body.seed + number) % (1 << 63) for number in range(body.n or 1)]
     return [(ids, SamplingParams(**params, seed=seed)) for seed in seeds]
 

@@ -185,8 +185,7 @@ class Page:
             )
             note = STRINGS["cut"].format(dropped) if dropped else ""
             sampling = {
-                "temperature": float(knobs.temperature),
-                "top_p": float(knobs.top_p),
+                **self.service.assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p)),
                 "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids))),
             }
             names = [tool.get("function", tool)["name"] for tool in tools]
@@ -276,8 +275,9 @@ class Page:
                 with gr.Accordion(w("settings"), open=False):
                     system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
                     tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
-                    temperature = gr.Slider(0, 2, 0.5, step=0.05, label=w("temperature"))
-                    top_p = gr.Slider(0.05, 1, 0.8, step=0.05, label=w("top_p"))
+                    usual = self.service.assistant.sampling()
+                    temperature = gr.Slider(0, 2, usual["temperature"], step=0.05, label=w("temperature"))
+                    top_p = gr.Slider(0.05, 1, usual["top_p"], step=0.05, label=w("top_p"))
                     tokens = gr.Slider(
                         1, max(self.context // 2, 2), min(256, self.context // 2), step=1, label=w("tokens")
                     )

@@ -11,6 +11,7 @@ replies.py.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,27 @@ class Sampling:
     """prompt and answer together, in tokens"""
     top_k: int = 0
     """draw from so many likeliest tokens; 0: from all"""
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, "temperature", self.temperature, "must not be negative")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "must lie in (0, 1]")
+        require(self.top_k >= 0, "top_k", self.top_k, "must not be negative")
+
+    def changed(self, given: Mapping[str, Any]) -> Sampling:
+        """With what a generation_config.json says; without `do_sample` the likeliest token is taken, as there."""
+        known = {name: type(value) for name, value in dataclasses.asdict(self).items()}
+        values = {name: given[name] for name, kind in known.items() if type(given.get(name)) in (int, kind)}
+        return dataclasses.replace(self, **(values | ({"temperature": 0.0} if given.get("do_sample") is False else {})))
+
+    def described(self) -> dict[str, Any]:
+        """As a generation_config.json says it."""
+        values = dataclasses.asdict(self)
+        return {"do_sample": self.temperature > 0, **{name: value for name, value in values.items() if value}}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What one answer is drawn with."""
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from openglm.config import require
-from openglm.text.formats import FORMATS, Format, Sampling, format_of_template
+from openglm.files import write_file
+from openglm.text.formats import FORMATS, Format, format_of_template
 from openglm.text.tokenizer import Tokenizer
 
-_SETTINGS = "tokenizer_config.json"
+_SETTINGS, GENERATION = "tokenizer_config.json", "generation_config.json"
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
@@ -31,7 +32,13 @@ def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of this file, with what stands beside it. Raises ValueError for one that is damaged or of another
     kind."""
     require(path.name in FILES, "tokenizer", str(path), f"not a tokenizer's file; known: {', '.join(FILES)}")
-    return FILES[path.name](path, path.read_bytes())
+    tokenizer, given = FILES[path.name](path, path.read_bytes()), _json(path, GENERATION)
+    try:
+        sampling = tokenizer.format.sampling.changed(given)
+    except ValueError as error:
+        raise ValueError(f"{path.with_name(GENERATION)}: {error}") from None
+    tokenizer.format = dataclasses.replace(tokenizer.format, sampling=sampling)
+    return tokenizer
 
 
 def _ice(path: Path, content: bytes) -> Tokenizer:
@@ -177,20 +184,18 @@ def _glm4_format(path: Path) -> str:
 
 
 def _format(path: Path, name: str, **settings: object) -> tuple[Format, dict[str, bytes]]:
-    """The format of this generation, unless the folder's settings name another, with the folder's sampling; and the
-    file that remembers it."""
+    """The format of this generation, unless the folder's settings name another; and the file that remembers it."""
     name = _json(path, _SETTINGS).get("openglm_format", name)
     require(
         name in FORMATS, f"{path.with_name(_SETTINGS)}: openglm_format", name, f"choose one of {', '.join(FORMATS)}"
     )
-    known = {field.name: type(getattr(FORMATS[name].sampling, field.name)) for field in dataclasses.fields(Sampling)}
-    given = {
-        key: value
-        for key, value in _json(path, "generation_config.json").items()
-        if key in known and type(value) in (int, known[key])
-    }
-    format = dataclasses.replace(FORMATS[name], sampling=dataclasses.replace(FORMATS[name].sampling, **given))
-    return format, {_SETTINGS: json.dumps({"openglm_format": name, **settings}).encode()}
+    return FORMATS[name], {_SETTINGS: json.dumps({"openglm_format": name, **settings}).encode()}
+
+
+def write_sampling(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:
+    """Say beside a model how its answers are drawn, in the file that other programs read too."""
+    text = json.dumps(tokenizer.format.sampling.described() | more, indent=1) + "\n"
+    write_file(folder / GENERATION, text)
 
 
 def _build(path: Path, build: Callable[[], Any]) -> Any:
