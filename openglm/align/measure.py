@@ -51,3 +51,8 @@ def log_probabilities(temperature: float = 1.0) -> Read:
         return found_T.index_copy(0, trained, head.log_probability(hidden_TH[trained] / temperature, targets))
 
     return read
+
+
+def scores(head: Head, hidden_TH: Tensor, row: Row) -> Tensor:
+    """What the layer for scores says at every token."""
+    return head.scores(hidden_TH)

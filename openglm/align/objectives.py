@@ -18,6 +18,7 @@ from openglm.align.losses import (
     preference_loss,
     reward_pair_loss,
     sampler_weight,
+    value_loss,
 )
 from openglm.data.preferences import CHOSEN, REJECTED
 from openglm.train.objective import ROW, Batch, Head
@@ -97,7 +98,7 @@ class RewardPairs:
 
 @dataclass(frozen=True)
 class PolicyTokens:
-    """GRPO: tokens of answers better than their group's mean grow likelier, those of worse ones less likely.
+    """Tokens that were better than expected grow likelier, worse ones less likely.
 
     Every token of the step counts alike (DAPO, arXiv 2503.14476): no answer is favoured for its length.
     """
@@ -135,3 +136,31 @@ class PolicyTokens:
             "sampler_gap": (old_N - fields["sampler_logp"]).abs(),
         }
         return loss_N.sum(), {name: values_N.sum() for name, values_N in measured.items()}
+
+
+@dataclass(frozen=True)
+class PolicyAndValue:
+    """PPO: the policy's tokens, and a value head on the same network that learns to expect the rewards to come."""
+
+    policy: PolicyTokens
+    value_weight: float = 0.1
+    value_clip: float = 0.2
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (*self.policy.fields, "value", "returns")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*self.policy.metrics, "value_loss")
+
+    where: str = "loss_mask"
+    by_position: bool = True
+
+    def count(self, batch: Batch) -> float:
+        return self.policy.count(batch)
+
+    def loss(self, head: Head, hidden_NH: Tensor, fields: Mapping[str, Tensor]) -> Found:
+        loss, measured = self.policy.loss(head, hidden_NH, fields)
+        value = value_loss(head.scores(hidden_NH), fields["value"], fields["returns"], self.value_clip).sum()
+        return loss + self.value_weight * value, {**measured, "value_loss": value}

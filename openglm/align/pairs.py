@@ -68,6 +68,7 @@ def reward(config: RewardConfig, on_step: OnStep | None = None) -> Result:
         trained = load_model(result.model, device=config.train.device, dtype="float32")
         dtype = choose_dtype(config.train.dtype, trained.device)
         mean = float(rewards(trained, rows, dtype)[:, CHOSEN].mean())
+        assert trained.score is not None
         with torch.no_grad():
             trained.score.bias -= mean
         save_model(result.model, trained, tokenizer)

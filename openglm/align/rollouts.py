@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openglm.align.losses import group_advantages
-from openglm.align.measure import log_probabilities, measure
-from openglm.config import GRPOConfig, require
+from openglm.align.advantages import Advise
+from openglm.align.measure import log_probabilities, measure, scores
+from openglm.config import RolloutRunConfig, require
 from openglm.data.dialogue import conversation_sample
 from openglm.data.mixture import Row, pack
 from openglm.data.prompts import Prompt, fingerprint
@@ -51,8 +51,15 @@ class RolloutRow(Row):
     """the same as the engine computed it"""
     reference: NDArray[np.float32]
     """under the model that training began with; 0 without a KL penalty"""
+    value: NDArray[np.float32]
+    """what the value head expected of the rewards to come; 0 without one"""
     advantage: NDArray[np.float32]
-    """how much better the answer is than the others to its question"""
+    """how much better than expected"""
+    returns: NDArray[np.float32]
+    """what the value head is to expect"""
+
+
+_PLACED = ("old_logp", "sampler_logp", "reference", "value", "advantage", "returns")
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,17 @@ class Rollouts:
     """Rows of all rounds, one after another; of these, those of one round exist at a time."""
 
     def __init__(
-        self, config: GRPOConfig, prompts: list[Prompt], heldout: list[Prompt], tokenizer: Tokenizer, score: Score
+        self,
+        config: RolloutRunConfig,
+        prompts: list[Prompt],
+        heldout: list[Prompt],
+        tokenizer: Tokenizer,
+        score: Score,
+        advise: Advise,
     ) -> None:
-        self.config, self.prompts, self.heldout, self.tokenizer, self.score = config, prompts, heldout, tokenizer, score
-        plain = json.dumps([dataclasses.asdict(config.rollout), config.data.seed, config.by_deviation])
+        self.config, self.prompts, self.heldout = config, prompts, heldout
+        self.tokenizer, self.score, self.advise = tokenizer, score, advise
+        plain = json.dumps([dataclasses.asdict(config.rollout), config.data.seed])
         self.fingerprint = hashlib.sha256((plain + fingerprint(prompts)).encode()).hexdigest()
         self._round, self._rows = -1, list[RolloutRow]()
         self.reference: Transformer | None = None
@@ -101,46 +115,38 @@ class Rollouts:
     def _make(self, number: int) -> list[RolloutRow]:
         """The rows of a round: drawn now, or found on disk where the run was stopped inside of it."""
         group, first_step = self._session.group, number * self._steps
-        kept = group.broadcast(lambda: json.loads(self._file.read_text()) if self._file.is_file() else {})
+        before = group.broadcast(lambda: json.loads(self._file.read_text()) if self._file.is_file() else {})
         inside = self._state.step > first_step
-        if not inside or kept.get("round") != number:
-            require(
-                not inside, "train.out", str(self._file), f"lacks the answers of round {number + 1}; start a new run"
-            )
-            kept = {"round": number, **self._draw(number)}
-        answers = [Answer(**answer) for answer in kept["answers"]]
-        rows = self._rows_of(answers)
-        if "old_logp" not in kept:
-            kept |= self._measured(rows)
-            if group.first:
-                write_file(self._file, json.dumps(kept))
-            self._report(number, answers, kept["old_logp"])
-        return [
-            dataclasses.replace(
-                row,
-                old_logp=_placed(row, old),
-                reference=_placed(row, reference),
-                sampler_logp=_placed(row, answer.sampler_logp),
-            )
-            for row, answer, old, reference in zip(rows, answers, kept["old_logp"], kept["reference"], strict=True)
-        ]
+        if inside:
+            why = f"lacks the answers of round {number + 1}; start a new run"
+            require(before.get("round") == number, "train.out", str(self._file), why)
+            return self._rows_of(before)
+        if before.get("round") == number:  # stopped after the round was drawn and before its first step
+            before = before["before"]
+        drawn = self._draw(number)
+        kept = {"round": number, "answers": drawn, "sampler_logp": [answer.pop("sampler_logp") for answer in drawn]}
+        kept |= self._measured(self._plain_rows(drawn))
+        kept |= self.advise([answer["reward"] for answer in drawn], kept, before)
+        kept["before"] = {name: value for name, value in before.items() if not isinstance(value, list | dict)}
+        if group.first:
+            write_file(self._file, json.dumps(kept))
+        self._report(kept)
+        return self._rows_of(kept)
 
     @property
     def _steps(self) -> int:
         """Steps of a round."""
         return self.config.rollout.answers // self.config.train.batch_rows * self.config.rollout.epochs
 
-    def _draw(self, number: int) -> dict[str, Any]:
+    def _draw(self, number: int) -> list[dict[str, Any]]:
         """Answers to the round's questions, as something JSON can carry; the first process draws for all."""
         options, whole = self.config.rollout, self._whole()
         if number % options.eval_rounds == 0:
             self._write({"heldout": self.evaluate(whole)})
         asked = [prompt for prompt in self._questions(number) for _ in range(options.group)]
-
-        def draw() -> dict[str, Any]:
-            return {"answers": [dataclasses.asdict(answer) for answer in self.answers(whole, asked, number)]}
-
-        return self._session.group.broadcast(draw)
+        return self._session.group.broadcast(
+            lambda: [dataclasses.asdict(answer) for answer in self.answers(whole, asked, number)]
+        )
 
     def _questions(self, number: int) -> list[Prompt]:
         """The questions of a round: all come once before any comes again."""
@@ -182,37 +188,39 @@ class Rollouts:
             for asked, result, reward in zip(ids, drawn, rewards, strict=True)
         ]
 
-    def _rows_of(self, answers: list[Answer]) -> list[RolloutRow]:
-        """Rows that hold all but the log-probabilities."""
-        model, seq_len = self._session.model, self.config.train.seq_len
-        groups = torch.arange(len(answers)) // self.config.rollout.group
-        rewards = torch.tensor([answer.reward for answer in answers])
-        advantages = group_advantages(rewards, groups, self.config.by_deviation).tolist()
-        nothing: NDArray[np.float32] = np.zeros(seq_len, np.float32)
-        found = []
-        for answer, advantage in zip(answers, advantages, strict=True):
-            ids = np.array(answer.prompt + answer.ids)
-            trained: NDArray[np.int64] = np.repeat(np.arange(2), [len(answer.prompt), len(answer.ids)])
+    def _plain_rows(self, answers: list[dict[str, Any]]) -> list[Row]:
+        model, rows = self._session.model, []
+        for answer in answers:
+            trained: NDArray[np.int64] = np.repeat(np.arange(2), [len(answer["prompt"]), len(answer["ids"])])
+            ids = np.array(answer["prompt"] + answer["ids"])
             sample = conversation_sample(ids, trained, model.tokens, model.span_positions == "pinned")
-            row = pack([sample], seq_len, model.tokens.pad)
-            found.append(
-                RolloutRow(
-                    **{f.name: getattr(row, f.name) for f in dataclasses.fields(Row)},
-                    old_logp=nothing,
-                    sampler_logp=nothing,
-                    reference=nothing,
-                    advantage=np.full(seq_len, advantage, np.float32),
+            rows.append(pack([sample], self.config.train.seq_len, model.tokens.pad))
+        return rows
+
+    def _rows_of(self, kept: dict[str, Any]) -> list[RolloutRow]:
+        """The round's rows, with what was measured at the tokens of the answers."""
+        return [
+            RolloutRow(
+                **(
+                    {f.name: getattr(row, f.name) for f in dataclasses.fields(Row)}
+                    | {name: _placed(row, kept[name][number]) for name in _PLACED}
                 )
             )
-        return found
+            for number, row in enumerate(self._plain_rows(kept["answers"]))
+        ]
 
-    def _measured(self, rows: list[RolloutRow]) -> dict[str, list[list[float]]]:
-        """Log-probabilities of the trained targets under the policy and the reference, and what a round is like."""
-        read, dtype = log_probabilities(self.config.rollout.temperature), self._state.dtype
+    def _measured(self, rows: list[Row]) -> dict[str, list[list[float]]]:
+        """Of the answers' tokens: log-probabilities under the policy and the reference, and values."""
+        policy, dtype = self._state.pieces[0], self._state.dtype
         at_once = max(1, self._session.own_rows // self.config.train.accumulation)
-        models = {"old_logp": self._state.pieces[0], "reference": self.reference}
+        logp = log_probabilities(self.config.rollout.temperature)
+        wanted = {
+            "old_logp": (policy, logp),
+            "reference": (self.reference, logp),
+            "value": (policy if policy.score is not None else None, scores),
+        }
         found = {}
-        for name, model in models.items():
+        for name, (model, read) in wanted.items():
             values = measure(model, rows, dtype, read, at_once) if model else (np.zeros(len(r.tokens)) for r in rows)
             found[name] = [v[row.loss_mask > 0].tolist() for v, row in zip(values, rows, strict=True)]
         return found
@@ -239,21 +247,25 @@ class Rollouts:
 
         return self._session.group.broadcast(measured)
 
-    def _report(self, number: int, answers: list[Answer], old_logp: list[list[float]]) -> None:
+    def _report(self, kept: dict[str, Any]) -> None:
         """What a round is like, for the log and the user."""
-        rewards = np.array([answer.reward for answer in answers]).reshape(-1, self.config.rollout.group)
-        gaps = [np.abs(np.subtract(old, answer.sampler_logp)) for old, answer in zip(old_logp, answers, strict=True)]
+        answers, group = kept["answers"], self.config.rollout.group
+        rewards = np.array([answer["reward"] for answer in answers]).reshape(-1, group)
+        gaps = [np.abs(np.subtract(*pair)) for pair in zip(kept["old_logp"], kept["sampler_logp"], strict=True)]
         figures = {
             "reward": float(rewards.mean()),
-            "groups_alike": float((rewards == rewards[:, :1]).all(1).mean()),
-            "length": float(np.mean([len(answer.ids) for answer in answers])),
-            "finished": float(np.mean([answer.finished for answer in answers])),
-            "distinct": len({answer.text for answer in answers}) / len(answers),
+            "length": float(np.mean([len(answer["ids"]) for answer in answers])),
+            "finished": float(np.mean([answer["finished"] for answer in answers])),
+            "distinct": len({answer["text"] for answer in answers}) / len(answers),
             "largest_sampler_gap": float(np.concatenate(gaps).max()),
         }
+        if group > 1:
+            figures["groups_alike"] = float((rewards == rewards[:, :1]).all(1).mean())
+        figures |= {name: kept[name] for name in ("answer_kl", "kl_coefficient") if name in kept}
         self._write({"round": figures})
         if self._session.group.first:
-            say(f"round {number + 1}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+            say(f"round {kept['round'] + 1}: {shown}")
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._session.log and any(record.values()):

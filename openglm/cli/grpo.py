@@ -16,6 +16,6 @@ def run(argv: list[str]) -> int:
         "The same command resumes a run."
     )
     config = parse(GRPOConfig, argv, "glm grpo", about, default)
-    from openglm.align.grpo import grpo
+    from openglm.align.online import grpo
 
     return report(grpo(config))

@@ -20,7 +20,8 @@ VERBS = {
     "sft": "tune a model on conversations",
     "reward": "teach a model to score answers, from pairs of a better and a worse one",
     "dpo": "tune a model to prefer the better answer of each pair",
-    "grpo": "tune a model by the rewards of its own answers",
+    "ppo": "tune a model by the rewards of its own answers, with a value head",
+    "grpo": "tune a model by the rewards of its own answers, compared in groups",
     "plan": "estimate memory, time, cost and the best layout of a large run",
 }
 _EXTRAS = {

@@ -10,9 +10,11 @@ from openglm.config.align import (
     GRPOConfig,
     PairsConfig,
     PairsRunConfig,
+    PPOConfig,
     PromptsConfig,
     RewardConfig,
     RolloutConfig,
+    RolloutRunConfig,
 )
 from openglm.config.checks import check_choices, from_dict, require
 from openglm.config.data import DataConfig, InfillingConfig
@@ -34,6 +36,7 @@ __all__ = [
     "Matrix",
     "ModelConfig",
     "OptimizerConfig",
+    "PPOConfig",
     "PairsConfig",
     "PairsRunConfig",
     "ParallelConfig",
@@ -41,6 +44,7 @@ __all__ = [
     "PromptsConfig",
     "RewardConfig",
     "RolloutConfig",
+    "RolloutRunConfig",
     "RunConfig",
     "SFTConfig",
     "SpecialTokens",

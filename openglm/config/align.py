@@ -123,8 +123,8 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOConfig(RunConfig):
-    """A model tuned by the rewards of its own answers, compared in groups."""
+class RolloutRunConfig(RunConfig):
+    """A model tuned by the rewards of its own answers."""
 
     init_from: str
     """folder of the model to start from, or the name of a bundled model"""
@@ -140,10 +140,6 @@ class GRPOConfig(RunConfig):
     """a token's probability may rise by this share (DAPO, arXiv 2503.14476)"""
     dual_clip: float = 3.0
     """bound of the loss of a token that is to become unlikelier and has become much likelier; 0: none"""
-    beta: float = 0.0
-    """weight of the KL to the model that training began with; above 0 that model stays in memory"""
-    by_deviation: bool = True
-    """divide by the deviation of a group's rewards (arXiv 2402.03300); False: arXiv 2503.20783"""
 
     def __post_init__(self) -> None:
         rows, answers = self.train.batch_rows, self.rollout.answers
@@ -155,7 +151,6 @@ class GRPOConfig(RunConfig):
             self.train.save_every,
             f"must be a multiple of {steps}, the steps of a round",
         )
-        require(self.beta >= 0, "beta", self.beta, "must not be negative")
         require(0 < self.clip_low < 1, "clip_low", self.clip_low, "must lie between 0 and 1")
         require(self.clip_high > 0, "clip_high", self.clip_high, "must be positive")
         require(
@@ -175,3 +170,49 @@ class GRPOConfig(RunConfig):
             "rollback",
             "answers cannot be jumped over: use skip",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig(RolloutRunConfig):
+    """A model tuned by the rewards of its own answers, compared in groups."""
+
+    beta: float = 0.0
+    """weight of the KL to the model that training began with; above 0 that model stays in memory"""
+    by_deviation: bool = True
+    """divide by the deviation of a group's rewards (arXiv 2402.03300); False: arXiv 2503.20783"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.beta >= 0, "beta", self.beta, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(RolloutRunConfig):
+    """A model tuned by the rewards of its own answers, compared with what its value head expected."""
+
+    rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(questions=64, group=1, epochs=4))
+    """answers and rewards"""
+    clip_high: float = 0.2
+    """a token's probability may rise by this share"""
+    kl: float = 0.05
+    """what a nat of KL to the model that training began with costs of the reward, in the first round"""
+    kl_target: float = 0.0
+    """KL of an answer, in nats, that the cost is adapted to after each round; 0: the cost stays"""
+    kl_horizon: int = 10000
+    """answers over which the cost adapts (arXiv 1909.08593)"""
+    value_weight: float = 0.1
+    """weight of the value head's loss"""
+    value_clip: float = 0.2
+    """how far a value may leave its old one in a round"""
+    discount: float = 1.0
+    """of rewards, a token"""
+    smoothing: float = 0.95
+    """lambda of generalized advantage estimation (arXiv 1506.02438)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("kl", "kl_target", "value_weight", "value_clip"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("discount", "smoothing"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie between 0 and 1")
+        require(self.kl_horizon > 0, "kl_horizon", self.kl_horizon, "must be a positive whole number")

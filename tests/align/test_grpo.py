@@ -9,9 +9,9 @@ from helpers.pairs import SHAPE, write_prompts
 from helpers.tiny_runs import options
 
 import openglm
-from openglm.align import grpo as module
+from openglm.align import online as module
 from openglm.align.checks import CHECKS, last_number
-from openglm.align.grpo import grpo
+from openglm.align.online import grpo
 from openglm.cli.main import main
 from openglm.config import GRPOConfig, OptimizerConfig, PromptsConfig, RolloutConfig
 from openglm.data.prompts import Prompt, prompt

@@ -1,16 +1,17 @@
-"""GRPO: a model learns from the rewards of its own answers, compared in groups (arXiv 2402.03300)."""
+"""GRPO (arXiv 2402.03300) and PPO (arXiv 1707.06347): a model learns from the rewards of its own answers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from openglm.align.advantages import Advise, by_values, in_groups
 from openglm.align.checks import CHECKS
-from openglm.align.objectives import PolicyTokens
+from openglm.align.objectives import PolicyAndValue, PolicyTokens
 from openglm.align.reward_model import RewardModel
 from openglm.align.rollouts import Rollouts, Score
 from openglm.checkpoints.load import load_model, network_config
-from openglm.checkpoints.native import resolve
-from openglm.config import GRPOConfig, require
+from openglm.checkpoints.native import resolve, save_model
+from openglm.config import GRPOConfig, ModelConfig, PPOConfig, RolloutRunConfig, require
 from openglm.data.dialogue import shorten
 from openglm.data.prompts import Prompt, read_prompts
 from openglm.parallel.processes import shape
@@ -18,14 +19,48 @@ from openglm.runtime import launched, say
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
+from openglm.train.objective import Objective
 from openglm.train.run import OnStep, Result, Run
 
 
 def grpo(config: GRPOConfig, on_step: OnStep | None = None) -> Result:
-    """Tune `config.init_from` by its answers' rewards, in `config.train.out`; the same call resumes.
+    """Tune `config.init_from` by its answers' rewards in groups, in `config.train.out`; the same call resumes.
 
     Raises ValueError in one line.
     """
+    model = network_config(resolve(config.init_from))
+    return _run(config, model, in_groups(config), _policy(config, config.beta), config.beta > 0, on_step)
+
+
+def ppo(config: PPOConfig, on_step: OnStep | None = None) -> Result:
+    """Tune `config.init_from` by its answers' rewards and a value head, in `config.train.out`; the same call resumes.
+
+    Actor and critic are one network: the value head reads the policy's last hidden states, and the finished model comes
+    without it. Raises ValueError in one line.
+    """
+    model = replace(network_config(resolve(config.init_from)), score=True)
+    objective = PolicyAndValue(_policy(config), config.value_weight, config.value_clip)
+    result = _run(config, model, by_values(config), objective, True, on_step)
+    if result.model is not None and launched()[1] == 0:
+        trained, tokenizer = load_model(result.model, device="cpu", dtype="float32"), load_tokenizer(result.model)
+        trained.score, trained.config = None, replace(trained.config, score=False)
+        save_model(result.model, trained, tokenizer)
+    return result
+
+
+def _policy(config: RolloutRunConfig, beta: float = 0.0) -> PolicyTokens:
+    return PolicyTokens(config.clip_low, config.clip_high, config.dual_clip, beta, config.rollout.temperature)
+
+
+def _run(
+    config: RolloutRunConfig,
+    model: ModelConfig,
+    advise: Advise,
+    objective: Objective,
+    penalty: bool,
+    on_step: OnStep | None,
+) -> Result:
+    """penalty: the KL to the model that training begins with is needed, so that model stays in memory."""
     shape(config.parallel, launched()[0])
     folder = resolve(config.init_from)
     tokenizer = load_tokenizer(folder)
@@ -33,20 +68,12 @@ def grpo(config: GRPOConfig, on_step: OnStep | None = None) -> Result:
         fitting(config, tokenizer, read_prompts(file, option), option) if file else []
         for option, file in (("data.prompts", config.data.prompts), ("data.heldout", config.data.heldout))
     )
-    score = scorer(config)
-    rollouts = Rollouts(config, prompts, heldout, tokenizer, score)
-    if config.beta:
+    rollouts = Rollouts(config, prompts, heldout, tokenizer, scorer(config), advise)
+    if penalty:
         rollouts.reference = load_model(folder, device=config.train.device, dtype="float32")
-    objective = PolicyTokens(
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        dual_clip=config.dual_clip,
-        beta=config.beta,
-        temperature=config.rollout.temperature,
-    )
     run = Run(
         config=config,
-        model=network_config(folder),
+        model=model,
         rows=rollouts,
         objective=objective,
         tokenizer=tokenizer,
@@ -60,7 +87,7 @@ def grpo(config: GRPOConfig, on_step: OnStep | None = None) -> Result:
     return replace(result, heldout=rollouts.evaluate(load_model(result.model, dtype="float32")))
 
 
-def scorer(config: GRPOConfig) -> Score:
+def scorer(config: RolloutRunConfig) -> Score:
     """What gives rewards: a check, or a reward model."""
     name, folder = config.rollout.check, config.rollout.reward_model
     require(bool(name) != bool(folder), "rollout.check", name, "give a check or rollout.reward_model, one of them")
@@ -71,7 +98,7 @@ def scorer(config: GRPOConfig) -> Score:
     return lambda prompts, answers: [check(one, answer) for one, answer in zip(prompts, answers, strict=True)]
 
 
-def fitting(config: GRPOConfig, tokenizer: Tokenizer, prompts: list[Prompt], option: str) -> list[Prompt]:
+def fitting(config: RolloutRunConfig, tokenizer: Tokenizer, prompts: list[Prompt], option: str) -> list[Prompt]:
     """Prompts that leave room for an answer; long ones lose their oldest turns. Counts both."""
     room = config.train.seq_len + 1 - config.rollout.max_tokens
     found, shortened = [], 0
