@@ -28,7 +28,7 @@ class Room(NamedTuple):
 
 
 ROOMS = {
-    "config": Room(1, 4_500, wide_lines=14),
+    "config": Room(1, 4_800, wide_lines=14),
     "presets": Room(1, 1_200, wide_lines=8),
     "runtime": Room(1, 1_300),
     "files": Room(1, 1_500),
@@ -41,7 +41,7 @@ ROOMS = {
     "quant": Room(3, 3_400, wide_lines=10),
     "tools": Room(3, 2_200),
     "web": Room(3, 2_200),
-    "checkpoints": Room(4, 15_700, "model quant", wide_lines=57),
+    "checkpoints": Room(4, 15_400, "model quant", wide_lines=57),
     "parallel": Room(4, 4_000, "model", wide_lines=15),
     "engine": Room(4, 17_000, "model quant", wide_lines=19),
     "train": Room(5, 14_900, "model data parallel checkpoints", wide_lines=9),
