@@ -190,7 +190,7 @@ class GRPOConfig(RolloutRunConfig):
 class PPOConfig(RolloutRunConfig):
     """A model tuned by the rewards of its own answers, compared with what its value head expected."""
 
-    rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(questions=64, group=1, epochs=4))
+    rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(questions=160, group=1, epochs=4))
     """answers and rewards"""
     clip_high: float = 0.2
     """a token's probability may rise by this share"""
