@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from openglm.checkpoints import published
 from openglm.checkpoints.layouts import PREFIX_ENCODER, Leaves, Source, empty_network, find_layout
 from openglm.checkpoints.native import CONFIG, TYPES, model_config, own_config, resolve
-from openglm.checkpoints.tensors import Tensors, find_weights, read_json
+from openglm.checkpoints.tensors import Tensors, find_weights, has_weights, read_json
 from openglm.config import Matrix, ModelConfig, require
 from openglm.files import verify_folder
 from openglm.model.adapters import Prefix
@@ -103,7 +103,7 @@ def load_model(
 def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify: bool = False) -> Checkpoint:
     """Read the configuration and the headers of a folder; see `load_model` for `config`. verify: hold a folder of ours to its manifest first."""
     folder = resolve(path_or_name)
-    shards = rank_files(folder)
+    shards = [] if has_weights(folder) else rank_files(folder)
     files = [[path] for path in shards]
     if shards and not config and (folder / CONFIG).is_file():
         config = str(folder / CONFIG)

@@ -8,6 +8,7 @@ tensors mean is not known here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import zipfile
@@ -20,9 +21,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from openglm.config import require
+from openglm.runtime import say
 
 INDEX = ".index.json"
-_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+_WHOLE = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+"""what a folder's weights are read from, the first that is there, as `transformers` does"""
+_SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
+"""without an index: all of one kind"""
 _LARGEST_JSON = 64 << 20  # bytes of an index or a configuration; a longer one is not meant to be read
 _RESIDENT = 32 << 20  # bytes read through one mapping before it is renewed
 _SAFETENSORS_TYPES = {
@@ -101,16 +106,34 @@ def _map(path: Path) -> Callable[[str], Tensor]:
     return open_safetensors(path).get_tensor if path.suffix == ".safetensors" else _load_torch(path).__getitem__
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights under the names that models have, apart from shards of a training run."""
+    return any((folder / name).is_file() for name in _WHOLE) or any(any(folder.glob(kind)) for kind in _SHARDS)
+
+
 def find_weights(folder: Path) -> list[Path]:
-    """The weights files of a folder: those that its index lists, or all there are. Raises ValueError that names a
-    missing shard."""
-    for index in (folder / f"{stem}{INDEX}" for stem in ("model.safetensors", "pytorch_model.bin")):
-        if index.is_file():
-            return _indexed(index)
-    for pattern in _WEIGHTS:
-        if files := sorted(folder.glob(pattern)):
-            return files
-    raise ValueError(f"model = {str(folder)!r}: holds no weights; looked for {', '.join(_WEIGHTS)}")
+    """The weights files of a folder, in `transformers`' order; says so where it holds others too, from an older save.
+
+    Raises ValueError that names a missing shard.
+    """
+    there = [folder / name for name in _WHOLE if (folder / name).is_file()]
+    shards = [files for kind in _SHARDS if (files := sorted(folder.glob(kind)))]
+    if there:
+        files = _indexed(there[0]) if there[0].name.endswith(INDEX) else there[:1]
+    else:
+        looked = ", ".join((*_WHOLE, *_SHARDS))
+        require(bool(shards), "model", str(folder), f"holds no weights; looked for {looked}")
+        files = shards[0]
+        parts = int(files[0].stem.rsplit("-", 1)[1]) if files[0].stem.rsplit("-", 1)[1].isdigit() else len(files)
+        missing = f"{parts} shards by its name, and {len(files)} are there; use a complete copy of this checkpoint"
+        require(len(files) == parts, "model", str(files[0]), missing)
+    others = {path for path in [*there, *itertools.chain(*shards)] if path not in (*files, *there[:1])}
+    if others:
+        names = sorted(path.name for path in others)
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        read = there[0].name if there else f"{files[0].name} and {len(files) - 1} more"
+        say(f"{folder}: reads {read}; not read, though there: {shown}")
+    return files
 
 
 def _indexed(index: Path) -> list[Path]:

@@ -54,6 +54,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     text = [
         f"{found['family']}: {found['parameters']:,} parameters in {found['weights']}, {size(found['bytes'])} in {len(found['files'])} files"
     ]
+    names = list(found["files"])
+    text += [f"  read from: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")]
     text += [f"  {name}: {found[name]}" for name in _SHAPE]
     text += [f"  tokens: {tokens or 'unknown'}", "memory to answer, without context:"]
     text += [f"  {kind}: {size(value)}" for kind, value in memory["inference"].items()]
