@@ -4,6 +4,7 @@ matrix, types kept unless others are asked for. Nothing is computed with the net
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -67,7 +68,8 @@ def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = No
             )
             (target / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         else:
-            write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in _named(_shown(checkpoint))))
+            named = itertools.chain(_named(_shown(checkpoint)), checkpoint.source.prefix())
+            write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in named))
             write_config(target, checkpoint.config, checkpoint.family)
         if find(checkpoint.folder):
             _write_tokenizer(checkpoint.folder, target, to, checkpoint.config.tokens)
@@ -104,13 +106,14 @@ def _named(modules: Iterator[tuple[str, Leaves]]) -> Iterator[tuple[str, Tensor]
 
 
 def _require_whole(checkpoint: Checkpoint, to: str) -> None:
-    bits = checkpoint.source.bits
-    require(
-        not bits,
-        "source",
-        str(checkpoint.folder),
-        f"holds int{bits} codes, which {to} has no form for; convert the checkpoint that was not quantized, or to openglm",
-    )
+    """Refuse what the target cannot hold."""
+    bits, prefix = checkpoint.source.bits, any(checkpoint.source.prefix())
+    for there, what, remedy in (
+        (bits, f"int{bits} codes", "convert the checkpoint that was not quantized, or to openglm"),
+        (prefix, "a P-Tuning prefix", "convert to openglm, or a folder without the tensors prefix_encoder.*"),
+        (checkpoint.config.score, "a layer for scores, as reward models have", "convert to openglm"),
+    ):
+        require(not there, "source", str(checkpoint.folder), f"holds {what}, which {to} has no form for; {remedy}")
 
 
 def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:

@@ -223,6 +223,10 @@ class Source:
                 return {"codes": f"{foreign}.{codes}", "scales": f"{foreign}.{scales}", **names}
         return names
 
+    def prefix(self) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of a P-Tuning v2 prefix beside the weights, under their own names."""
+        return ((name, self.ranks[0][name]) for name in self.ranks[0] if PREFIX_ENCODER in name)
+
     def _check_names(self) -> None:
         known = {name for foreign in self.table for name in self._leaf_names(foreign).values()}
         absent = tuple(

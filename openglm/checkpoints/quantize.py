@@ -6,6 +6,7 @@ for which the whole network is held in fp32.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def quantize_checkpoint(
     )
 
     def fill(target: Path) -> None:
-        write_tensors(target, tensors)
+        write_tensors(target, itertools.chain(tensors, checkpoint.source.prefix()))
         write_config(target, checkpoint.config, checkpoint.family)
         if tokenizer:
             tokenizer.save(target)
@@ -94,7 +95,7 @@ def _calibrated(
     network.embedding = QuantizedEmbedding.of(network.embedding, *matrix_format(matrices["embedding"], bits, group))
     if network.head is not None:
         network.head = QuantizedLinear.of(network.head, *matrix_format(matrices["head"], bits, group))
-    yield from network.state_dict().items()
+    yield from ((name, tensor) for name, tensor in network.state_dict().items() if not name.startswith("prefix."))
 
 
 def calibration_rows(tokenizer: Tokenizer, config: ModelConfig, text: Path) -> Tensor:
