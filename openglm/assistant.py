@@ -70,8 +70,8 @@ class Assistant:
         engine: EngineConfig | None = None,
     ) -> None:
         self.folder = resolve(path_or_name)
+        self.tokenizer = load_tokenizer(path_or_name)  # first: it is read at once, and weights may take minutes
         self.model = load_model(path_or_name, device=device, quantize=quantize)
-        self.tokenizer = load_tokenizer(path_or_name)
         self.engine = Engine(self.model, engine or EngineConfig(keep_weights=False), tokenizer=self.tokenizer)
 
     @cached_property

@@ -20,6 +20,7 @@ ASSETS = Path(__file__).resolve().parent / "assets"  # a folder for each bundled
 
 MANIFEST = "manifest.json"
 _EDITED = ("generation_config.json",)  # settings that people change by hand: not held to the manifest
+_POINTER = b"version https://git-lfs"
 _TEMPORARY, _REPLACED = ".tmp-", ".old-"
 _LARGEST_MANIFEST = 64 << 20  # bytes; a longer one is not ours
 
@@ -65,6 +66,17 @@ def filling(parent: Path | str, name: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def refuse_pointer(path: Path, option: str) -> None:
+    """Raises ValueError for what git leaves in place of a large file that it did not fetch."""
+    with path.open("rb") as file:
+        start = file.read(len(_POINTER))
+    if start == _POINTER:
+        raise ValueError(
+            f"{option} = {str(path)!r}: a git-lfs pointer of {path.stat().st_size} bytes in place of the file; "
+            "run git lfs pull in that folder, or download the file itself"
+        )
 
 
 def write_file(path: Path | str, content: str | bytes) -> None:

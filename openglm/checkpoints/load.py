@@ -133,12 +133,10 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
 
 def read_config(folder: Path) -> dict:
     """`config.json` of a model's folder."""
-    require(
-        (folder / CONFIG).is_file(),
-        "model",
-        str(folder),
-        f"holds no {CONFIG}; a model's folder has one, or name a preset with config",
-    )
+    there, remedy = (folder / CONFIG).is_file(), "a model's folder has one, or name a preset with config"
+    if not there and (inside := sorted(folder.glob(f"snapshots/*/{CONFIG}"))):
+        remedy = f"this is a hub's cache, the model lies in {inside[-1].parent}"
+    require(there, "model", str(folder), f"holds no {CONFIG}; {remedy}")
     return read_json(folder / CONFIG)
 
 

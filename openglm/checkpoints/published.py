@@ -47,6 +47,15 @@ def recognize(values: dict[str, Any], sharded: bool = False) -> tuple[str, Model
 
     Raises ValueError for an unknown generation, and for an option that asks for another network.
     """
+    quantized = values.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
+        require(
+            False,
+            "config.quantization_config",
+            method,
+            "codes of this kind are not read; give the model's whole weights, and --quantize int4 or glm quantize",
+        )
     name = _generation(values)
     options = {ours: values[theirs] for theirs, ours in _OPTIONS.items() if values.get(theirs) is not None}
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from openglm.config import require
+from openglm.files import refuse_pointer
 from openglm.runtime import say
 
 INDEX = ".index.json"
@@ -51,6 +52,7 @@ class Tensors(Mapping[str, Tensor]):
 
     def _add(self, path: Path) -> None:
         require(path.is_file(), "model", str(path), "missing; use a complete copy of this checkpoint")
+        refuse_pointer(path, "model")
         held = 0
         for name, (shape, dtype) in (_safetensors_header if path.suffix == ".safetensors" else _torch_header)(
             path

@@ -23,10 +23,8 @@ def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
     if path.name == str(path_or_name):  # a bare name, which cannot lead out of the bundled folder
         candidates.append(ASSETS / path)
     found = next(filter(None, map(find, candidates)), None)
-    require(
-        found is not None,
-        "tokenizer",
-        str(path_or_name),
-        f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`",
-    )
+    reason = f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`"
+    if (path / "config.json").is_file():
+        reason = f"a model without a tokenizer; copy the tokenizer files of its base model there ({', '.join(FILES)})"
+    require(found is not None, "tokenizer", str(path_or_name), reason)
     return open_tokenizer(found)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openglm.config import require
-from openglm.files import write_file
+from openglm.files import refuse_pointer, write_file
 from openglm.text.formats import FORMATS, Format, format_of_template
 from openglm.text.tokenizer import Tokenizer
 
@@ -32,6 +32,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of this file, with what stands beside it. Raises ValueError for one that is damaged or of another
     kind."""
     require(path.name in FILES, "tokenizer", str(path), f"not a tokenizer's file; known: {', '.join(FILES)}")
+    refuse_pointer(path, "tokenizer")
     tokenizer, given = FILES[path.name](path, path.read_bytes()), _json(path, GENERATION)
     try:
         sampling = tokenizer.format.sampling.changed(given)
