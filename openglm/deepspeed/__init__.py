@@ -69,6 +69,7 @@ def _configuration(args: Any, given: str | dict[str, Any] | None) -> dict[str, A
     require(
         chosen is not None, "deepspeed_config", None, "missing; give --deepspeed_config FILE or initialize(config=...)"
     )
+    assert chosen is not None
     return config.load(chosen)
 
 

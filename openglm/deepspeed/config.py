@@ -247,14 +247,15 @@ def _optimizer(top: dict[str, Any]) -> tuple[type[torch.optim.Optimizer], dict[s
     if not (table := section(top, "optimizer.")):
         return None
     kind = table.get("type")
+    name = str(kind).lower()
     require(
-        str(kind).lower() in ("adam", "adamw"),
+        name in ("adam", "adamw"),
         "deepspeed optimizer.type",
         kind,
         "choose Adam or AdamW, or give initialize() an optimizer",
     )
     given = section(table, "optimizer.params.")
-    decoupled = _switch(given, "optimizer.params.adam_w_mode", True) or kind.lower() == "adamw"
+    decoupled = _switch(given, "optimizer.params.adam_w_mode", True) or name == "adamw"
     # DeepSpeed's own Adam decays nothing by default; torch_adam asks for torch's class and so for its defaults.
     decay = 1e-2 if _switch(given, "optimizer.params.torch_adam") and decoupled else 0.0
     betas = given.get("betas", (0.9, 0.999))

@@ -68,7 +68,8 @@ class Engine(nn.Module):
         self._counted = {now[name] for name in counted}
         for group, own in zip(groups, members, strict=True):
             group["params"] = [now[name] for name in own]
-        self.optimizer = self._optimizer(optimizer, groups)
+        # Any: what `_optimizer` adds for scripts to read, torch's class does not know.
+        self.optimizer: Any = self._optimizer(optimizer, groups)
         if self.optimizer and self.settings.dtype and self.settings.stage == 0:
             self._step_on_nothing()
         self.lr_scheduler = self._schedule(lr_scheduler)

@@ -56,7 +56,13 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
     then."""
     require(tag not in ("", ".", "..", "latest") and Path(tag).name == tag, "tag", tag, "must be a plain name")
     temporary, first = parent / f".tmp-{tag}", dist.get_rank() == 0
-    folder, state, client_tensors = temporary / f"mp_rank_{engine.mp_rank:02d}", {}, {}
+    folder = temporary / f"mp_rank_{engine.mp_rank:02d}"
+    state: dict[str, Any] = {}
+    client_tensors: dict[str, Tensor] = {}
+
+    def start() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
 
     def tensors() -> None:
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -69,7 +75,7 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
     try:
         _together(engine, lambda: state.update(pack(_state(engine, client), client_tensors)))
         _together(engine, lambda: recover(parent / tag), first)
-        _together(engine, lambda: shutil.rmtree(temporary, ignore_errors=True) or temporary.mkdir(parents=True), first)
+        _together(engine, start, first)
         _together(engine, tensors)
         _together(engine, lambda: _write_state(folder, state, client_tensors), engine.dp_rank == 0)
         _together(engine, lambda: _publish(temporary, parent / tag, latest), first)

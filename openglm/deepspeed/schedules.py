@@ -51,7 +51,7 @@ class WarmupLR:
         self._apply()
 
     def _each(self, value: float | Sequence[float], name: str) -> list[float]:
-        values = list(value) if isinstance(value, (list, tuple)) else [value] * len(self.groups)
+        values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * len(self.groups)
         good = len(values) == len(self.groups) and all(isinstance(number, (int, float)) for number in values)
         require(
             good,
@@ -229,10 +229,6 @@ class LossScale:
             "last_overflow": self.last_overflow,
         }
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.value, self.patience, self.steps, self.last_overflow = (
-            state["value"],
-            state["patience"],
-            state["steps"],
-            state["last_overflow"],
-        )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self.patience = state["value"], state["patience"]
+        self.steps, self.last_overflow = state["steps"], state["last_overflow"]

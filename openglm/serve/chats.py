@@ -52,14 +52,11 @@ def _messages(value: object) -> Messages:
 
 
 def _call(value: object) -> list[str] | None:
-    sound = (
-        isinstance(value, list)
-        and len(value) == 2
-        and is_name(value[0])
-        and isinstance(value[1], str)
-        and len(value[1]) <= _LONGEST
-    )
-    return value if sound and arguments_of(value[1]) is not None else None
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    name, arguments = value
+    sound = is_name(name) and isinstance(arguments, str) and len(arguments) <= _LONGEST
+    return value if sound and arguments_of(arguments) is not None else None
 
 
 def _sources(value: object) -> list[list[str]]:

@@ -35,7 +35,7 @@ class Choice:
         self._logprobs += [
             one.logprob
             for one in events
-            if one.logprob is not None and self.assistant.tokenizer.decode_bytes([one.token])
+            if one.logprob is not None and one.token is not None and self.assistant.tokenizer.decode_bytes([one.token])
         ]
         result = events[-1].result
         if result is not None:
@@ -70,7 +70,8 @@ class ChatChoice(Choice):
     ) -> None:
         """most: so many calls are passed on, and those behind them left out, where the request wants it so."""
         super().__init__(assistant)
-        self.reply, self.calls, self.most = ReplyStream(assistant, names, reader), [], most
+        self.reply, self.most = ReplyStream(assistant, names, reader), most
+        self.calls: list[Any] = []
         self._thoughts: list[str] = []
 
     def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from openglm.serve.config import ServeConfig
 from openglm.serve.errors import ApiError
+from openglm.serve.service import Service
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key."""
@@ -33,6 +34,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Guard:
+    service: Service
+    """of the app behind it; set by who builds both"""
+
     def __init__(self, app: Any, config: ServeConfig, count: Callable[[str, int], None]) -> None:
         self.app, self.config, self.count = app, config, count
         self.key = hashlib.sha256(config.api_key.encode()).digest() if config.api_key else None
@@ -85,7 +89,7 @@ class Guard:
                 given = b""
         elif scheme.lower() != b"bearer":
             given = b""
-        return hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self.key)
+        return self.key is not None and hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self.key)
 
     async def _read(self, scope: Scope, receive: Receive) -> Receive:
         """Take in the whole body, within its limits of size and time; returns what gives it out again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request
@@ -80,11 +80,11 @@ def _seed(body: InfillRequest) -> int | None:
     return None if body.seed == -1 else body.seed
 
 
-async def _whole(text: str) -> AsyncIterator[bytes]:
+async def _whole(text: str) -> AsyncGenerator[bytes, None]:
     yield event({"content": text, "stop": True})
 
 
-async def _pieces(service: Service, engine_request: EngineRequest) -> AsyncIterator[bytes]:
+async def _pieces(service: Service, engine_request: EngineRequest) -> AsyncGenerator[bytes, None]:
     async with aclosing(service.answer([engine_request])) as batches:
         async for batch in batches:
             done = batch[-1][1].result is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ from openglm.assistant import EngineRequest, SamplingParams, Thinking
 from openglm.config import require
 from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice
 from openglm.serve.errors import ApiError
-from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling, TemplateOptions
+from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling, TemplateOptions, ToolChoice
 from openglm.serve.service import Service
 from openglm.serve.sse import DONE, EventStream, event, prepare, unless_gone
 
@@ -125,9 +125,9 @@ async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple
     if body.tool_choice in (None, "auto"):
         return tools, None
     chosen = (
-        await _choose(request, service, body, tools, names)
-        if body.tool_choice == "required"
-        else body.tool_choice.function.name
+        body.tool_choice.function.name
+        if isinstance(body.tool_choice, ToolChoice)
+        else await _choose(request, service, body, tools, names)
     )
     if chosen not in names:
         raise ApiError(
@@ -146,8 +146,9 @@ async def _choose(
     ids += service.assistant.call_opening()[0]
     params = SamplingParams(max_tokens=128, regex="|".join(name.replace(".", r"\.") for name in names))
     async for batch in service.answer([(ids, params)]):
-        last = batch[-1][1]
-    return last.result.text
+        result = batch[-1][1].result
+    assert result is not None, "an answer's last event brings its result"
+    return result.text
 
 
 def _prompt(service: Service, body: ChatRequest, tools: Sequence[dict[str, Any]], thinking: Thinking) -> list[int]:
@@ -299,7 +300,7 @@ async def collect(service: Service, answering: Answering) -> None:
 
 async def _chunks(
     service: Service, head: dict[str, Any], answering: Answering, with_usage: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """An answer as server-sent events; those that lie ready are sent in one piece."""
     extra = {"usage": None} if with_usage else {}
     opened: set[int] = set()

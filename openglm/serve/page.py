@@ -24,7 +24,7 @@ from openglm.serve import chats
 from openglm.serve.display import original, talk
 from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Broken, Busy, Service
-from openglm.serve.strings import STRINGS
+from openglm.serve.strings import NOTES, STRINGS
 
 _ROUTES = re.compile(
     r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)"
@@ -183,7 +183,7 @@ class Page:
             ids, dropped = await asyncio.to_thread(
                 self.service.assistant.chat_prompt, _with_system(knobs.system, asked), tools, cut=True
             )
-            note = STRINGS["cut"].format(dropped) if dropped else ""
+            note = NOTES["cut"].format(dropped) if dropped else ""
             sampling = {
                 **self.service.assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p)),
                 "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids))),
@@ -194,12 +194,12 @@ class Page:
                 done = [*asked, chats.answer(message, sampling)]
                 yield [gr.skip(), talk(done), gr.skip(), gr.skip(), note]
         except (ValueError, Busy, Broken) as error:
-            note = f"{STRINGS['failed']} {error}"
+            note = f"{NOTES['failed']} {error}"
         last = done[-1]
         done, note = (
             (asked, note)
             if not last["content"] and not last.get("call")
-            else (done, STRINGS["called"] if last.get("call") else note)
+            else (done, NOTES["called"] if last.get("call") else note)
         )
         yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
 
@@ -248,17 +248,16 @@ class Page:
         """A conversation from a file becomes one of the page's."""
         store, (messages, found) = chats.checked(store), chats.imported(text)
         if not messages:
-            return [*self._shown(store)[:-1], STRINGS["no_chat"] if text else "", system]
+            return [*self._shown(store)[:-1], NOTES["no_chat"] if text else "", system]
         return [*self._shown(chats.with_current(chats.started(store), messages)), found]
 
     def search(self, words: str, store: Any) -> Any:
         return gr.update(choices=chats.found(chats.checked(store), words))
 
     def layout(self) -> gr.Blocks:
-        translated = {name: texts for name, texts in STRINGS.items() if isinstance(texts, tuple)}
         w = gr.I18n(
             **{
-                language: {name: texts[index] for name, texts in translated.items()}
+                language: {name: texts[index] for name, texts in STRINGS.items()}
                 for index, language in enumerate(("en", "zh-CN"))
             }
         )
@@ -342,7 +341,7 @@ def _with_system(system: str | None, messages: chats.Messages) -> list[dict[str,
 def _tools(text: str | None) -> list[dict[str, Any]]:
     """Tools as a user typed them. Raises ValueError."""
     try:
-        tools = json.loads(text) if text and text.strip() else []
+        tools: Any = json.loads(text) if text and text.strip() else []
     except (ValueError, RecursionError):
         tools = None
     require(
@@ -396,14 +395,17 @@ def mount(app: FastAPI) -> None:
         enable_monitoring=False,
         pwa=False,
     )
-    app.routes[-1].app = _only_needed(app.routes[-1].app)
+    app.routes[-1].app = _OnlyNeeded(app.routes[-1].app)
 
 
-def _only_needed(gradio: Any) -> Any:
+class _OnlyNeeded:
     """Gradio behind a list of routes, and without events that describe a file: it would copy or fetch what they
     name."""
 
-    async def filtered(scope: Any, receive: Any, send: Any) -> None:
+    def __init__(self, gradio: Any) -> None:
+        self.app = gradio
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not _ROUTES.fullmatch(path) or ".." in path or "//" in path:
             return await PlainTextResponse("no such path", 404)(scope, receive, send)
@@ -412,11 +414,8 @@ def _only_needed(gradio: Any) -> Any:
             if _names_files(message["body"]):
                 return await PlainTextResponse("this page takes no files", 400)(scope, receive, send)
             pending = [message]
-            return await gradio(scope, lambda: _give(pending, receive), send)
-        await gradio(scope, receive, send)
-
-    filtered.app = gradio
-    return filtered
+            return await self.app(scope, lambda: _give(pending, receive), send)
+        await self.app(scope, receive, send)
 
 
 async def _give(pending: list[Any], receive: Any) -> Any:

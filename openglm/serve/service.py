@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -68,7 +68,8 @@ class Ticket:
     index: int
     request: EngineRequest
     inbox: Inbox
-    number: int | None = None
+    number: int = -1
+    """in the engine, once it took the request"""
     began: float = field(default_factory=time.perf_counter)
     last: float = 0.0
     """time of the latest token"""
@@ -107,7 +108,7 @@ class Service:
             self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open))
         )
 
-    async def answer(self, requests: Sequence[EngineRequest]) -> AsyncIterator[Batch]:
+    async def answer(self, requests: Sequence[EngineRequest]) -> AsyncGenerator[Batch, None]:
         """Events of a group of requests, each with its request's index in the group; what is ready comes in one list. Each request's last
         event has its result. Raises ValueError for a wrong request, Busy, Broken. Whoever stops reading, or is cancelled, frees all places."""
         self._admit(len(requests))
@@ -120,8 +121,8 @@ class Service:
         try:
             left = len(tickets)
             while left:
-                batch = await inbox.take()
-                left -= sum(self._ended(event) for _, event in batch)
+                batch = [(index, self._sound(event)) for index, event in await inbox.take()]
+                left -= sum(event.result is not None for _, event in batch)
                 if batch:
                     yield batch
         finally:
@@ -156,17 +157,17 @@ class Service:
                 1 + len(self._open) // 16,
             )
 
-    def _ended(self, event: Event | Exception) -> bool:
-        """Whether this is a request's last event. Raises what went wrong."""
+    @staticmethod
+    def _sound(event: Event | Exception) -> Event:
+        """Raises what went wrong."""
         if isinstance(event, Exception):
             raise event
-        if event.result is None:
-            return False
-        if event.result.error:
-            raise ValueError(event.result.error)
-        if event.result.finish_reason == "cancelled" and not event.result.ids:
+        result = event.result
+        if result is not None and result.error:
+            raise ValueError(result.error)
+        if result is not None and result.finish_reason == "cancelled" and not result.ids:
             raise Busy("no answer began in time", 10, ending=True)
-        return True
+        return event
 
     def _cut_all(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:

@@ -20,6 +20,9 @@ STRINGS = {
     ),
     "reason": ("A reason, before you rate an answer", "先写理由，再点赞或点踩"),
     "look": ("What is stored of this chat?", "本对话保存了什么？"),
+}
+
+NOTES = {
     "cut": "⚠️ 最早的 {0} 条消息放不下，没有读 · the {0} oldest messages did not fit and were not read",
     "called": "↪ 模型在调用工具，请写出工具的结果 · the model calls a tool: write what it returns",
     "no_chat": "⚠️ 文件里没有对话 · there is no chat in this file",
