@@ -9,6 +9,7 @@ This file knows nothing of models.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -150,6 +151,31 @@ def read_manifest(folder: Path) -> dict[str, dict]:
     if not intact:
         raise ValueError(f"{path}: damaged; use another copy of this folder")
     return files
+
+
+@contextlib.contextmanager
+def locked(folder: Path, option: str, doing: str) -> Iterator[None]:
+    """Hold a folder, which is made if it is not there. Raises ValueError when another process holds it. The lock ends
+    with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise ValueError(f"{option} = {str(folder)!r}: {error.strerror}; choose a folder that can be written") from None
+    with file:
+        try:  # lockf, not flock: a forked worker that outlives its parent must not inherit the lock
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise ValueError(
+                f"{option} = {str(folder)!r}: process {holder} is {doing} here; wait for it or choose another folder"
+            ) from None
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's number
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
 
 
 def clear_stale(parent: Path | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,8 @@ from openglm.config import require
 Item = TypeVar("Item")
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # malloc.h
+_QUICK, _OFTEN, _SELDOM = 2.0, 5.0, 300.0  # seconds: no line of progress for less; least and most between two lines
+_SMALLEST_BAR = 6  # columns
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -159,13 +163,18 @@ def data_folder() -> Path:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal; results go to standard output, this does not."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person at the terminal; results go to standard output, this does not. A full disk or a closed
+    terminal swallows it: what is being computed is worth more."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def progress(description: str, total: float | None = None, unit: str = "", shown: bool = True):
-    """A rich progress bar on standard error with time left: `with progress(...) as advance: advance(amount, "extra
-    text")`."""
+    """How far something is, on standard error: `with progress(...) as advance: advance(amount, "extra  text")`.
+
+    On a terminal a bar with time left, of whose extra text (pieces between double spaces) as many are shown as fit;
+    elsewhere a plain line now and then.
+    """
     return _Progress(description, total, unit, shown)
 
 
@@ -181,27 +190,73 @@ class _Progress:
             TimeRemainingColumn,
         )
 
+        console = Console(stderr=True)
+        drawn = shown and console.is_terminal
+        self.description, self.total, self.unit, self.extra, self.done = description, total, unit, "", 0.0
+        self.plain, self.started = shown and not drawn, time.monotonic()
+        self.said = self.started
+        self.line = BarColumn()
         fields = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            self.line,
             MofNCompleteColumn(),
             TextColumn(unit),
             TextColumn("{task.fields[extra]}"),
         )
         columns = (*fields, TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown, refresh_per_second=2)
+        self.bar = Progress(*columns, console=console, disable=not drawn, refresh_per_second=2)
         self.task = self.bar.add_task(description, total=total, extra="")
 
     def __enter__(self) -> _Progress:
-        self.bar.start()
+        with contextlib.suppress(OSError):
+            self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        with contextlib.suppress(OSError):
+            self.bar.stop()
+        if self.plain and time.monotonic() - self.started > _QUICK:
+            self._say()
 
     def __call__(self, amount: float = 1, extra: str = "") -> None:
-        self.bar.update(self.task, advance=amount, extra=extra)
+        self.done += amount
+        self.extra = extra
+        with contextlib.suppress(OSError):
+            self.bar.update(self.task, advance=amount, extra=self._fit(extra))
+        now = time.monotonic()
+        if self.plain and now - self.said > min(max(_OFTEN, (now - self.started) / 10), _SELDOM):
+            self._say()
 
     def print(self, text: str) -> None:
         """A line above the bar."""
-        self.bar.console.print(text, markup=False, highlight=False)
+        if self.plain:
+            return say(text)
+        with contextlib.suppress(OSError):
+            self.bar.console.print(text, markup=False, highlight=False)
+
+    def _fit(self, extra: str) -> str:
+        """The pieces of the text that fit beside the numbers, and a bar in what is left."""
+        taken = len(self.description) + len(self.unit) + 2 * len(f"{self.total or 0:.0f}") + 1
+        free = self.bar.console.width - taken - 2 * len("0:00:00") - 6 - _SMALLEST_BAR
+        pieces = extra.split("  ")
+        while pieces and len("  ".join(pieces)) > free:
+            pieces.pop()
+        shown = "  ".join(pieces)
+        self.line.bar_width = max(min(40, free - len(shown) + _SMALLEST_BAR), 1)
+        return shown
+
+    def _say(self) -> None:
+        self.said = time.monotonic()
+        elapsed = self.said - self.started
+        of = f"/{self.total:,.0f}" if self.total else ""
+        left = f", {_clock(elapsed * (self.total - self.done) / self.done)} left" if self.total and self.done else ""
+        pieces = (
+            f"{self.description}: {self.done:,.0f}{of} {self.unit}".strip(),
+            self.extra,
+            f"{_clock(elapsed)}{left}",
+        )
+        say("  ".join(piece for piece in pieces if piece))
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -36,10 +36,13 @@ class TextRunConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TextRunConfig):
-    """A model trained from random weights by blank infilling."""
+    """A model trained by blank infilling, from random weights or those of another."""
 
     model: ModelConfig
     """shape of the network; vocabulary and special tokens come from the corpus's tokenizer"""
+    init_from: str = ""
+    """folder of a model to start from, or the name of a bundled model, which brings its shape and its tokenizer.
+    Empty: random weights"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,10 @@ class TrainConfig:
 
     out: str
     """folder for the configuration, log and checkpoints, and for the trained model in `model/`"""
-    steps: int
-    """number of optimizer steps"""
+    steps: int = 0
+    """number of optimizer steps; 0: as many as train.epochs takes"""
+    epochs: float = 0.0
+    """passes over the data, in place of train.steps; 0 where both are: one"""
     seq_len: int = 512
     """tokens per row"""
     batch_rows: int = 32
@@ -86,8 +88,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "train.")
+        require(str(self.out).strip() != "", "train.out", self.out, "give a folder for the run")
+        for name in ("steps", "epochs"):
+            require(0 <= getattr(self, name) < math.inf, f"train.{name}", getattr(self, name), "must not be negative")
+        require(not (self.steps and self.epochs), "train.epochs", self.epochs, "set it or train.steps, not both")
         for name in (
-            "steps",
             "seq_len",
             "batch_rows",
             "accumulation",

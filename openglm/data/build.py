@@ -9,11 +9,12 @@ tasks run at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from openglm import runtime
 from openglm.config import require
 from openglm.data.readers import READERS, Reader, own_files
 from openglm.data.sources import part_files, read_recipe
+from openglm.files import locked
 from openglm.text.bpe_training import require_vocab_size, too_few_texts
 from openglm.text.load import load_tokenizer
 
@@ -140,14 +142,17 @@ def stages(plan: Plan, work: str, readers: Mapping[str, Reader] = READERS) -> li
     return out
 
 
-def run_locally(stage: Stage, log: str, workers: int) -> None:
-    """Run one stage, `workers` tasks at a time. Tasks that an earlier, interrupted run has finished are not run
-    again."""
+def run_locally(stage: Stage, log: str, workers: int, done: Callable[[], None]) -> None:
+    """Run one stage, `workers` tasks at a time; `done` is called after each. Tasks that an earlier, interrupted run has
+    finished are not run again."""
     logger.remove()
     multiprocess.set_forkserver_preload(
         [steps.__name__]
     )  # the libraries are imported once, not by every process of every stage
-    steps.QuietExecutor(stage.steps, tasks=stage.tasks, workers=min(workers, stage.tasks), logging_dir=log).run()
+    workers = min(workers, stage.tasks)
+    executor = steps.QuietExecutor(stage.steps, tasks=stage.tasks, workers=workers, logging_dir=log)
+    for _ in executor.finish_tasks():
+        done()
 
 
 def _own_plan(folder: str | Path) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...]]:
@@ -228,21 +233,24 @@ def build(
     if evaluation:
         items_files += map(str, own_files(evaluation, "evaluation"))
     plan = Plan(sources, units, tuple(items_files), vocab_size, heldout, given.fingerprint if given else "")
-    work = out.with_name(f"{out.name}.work-{plan.key()}").absolute()
-    todo = stages(plan, str(work), readers)
-    if given:
-        given.save(work / "corpus")
-    with runtime.progress("building the corpus", sum(stage.tasks for stage in todo), shown=shown) as advance:
-        for number, stage in enumerate(todo):
-            advance(0, stage.name)
-            run_locally(stage, str(work / "log" / f"{number:02d}"), workers)
-            advance(stage.tasks, stage.name)
-    manifest = json.loads((work / "corpus" / "manifest.json").read_text(encoding="utf-8"))
-    manifest["read"], manifest["left_out"] = steps.left_out(work / "log")
-    if text:
-        shutil.copytree(work / "split", text, dirs_exist_ok=True)
-    os.replace(work / "corpus", out)
-    shutil.rmtree(work)
+    beside = out.with_name(f"{out.name}.work").absolute()
+    with locked(beside, "out", "building a corpus"):
+        require(not out.exists(), "out", str(out), "was built by another process meanwhile")
+        work = beside / plan.key()
+        todo = stages(plan, str(work), readers)
+        if given:
+            given.save(work / "corpus")
+        with runtime.progress("building the corpus", sum(stage.tasks for stage in todo), shown=shown) as advance:
+            for number, stage in enumerate(todo):
+                advance(0, stage.name)
+                log = str(work / "log" / f"{number:02d}")
+                run_locally(stage, log, workers, functools.partial(advance, 1, stage.name))
+        manifest = json.loads((work / "corpus" / "manifest.json").read_text(encoding="utf-8"))
+        manifest["read"], manifest["left_out"] = steps.left_out(work / "log")
+        if text:
+            shutil.copytree(work / "split", text, dirs_exist_ok=True)
+        os.replace(work / "corpus", out)
+        shutil.rmtree(beside)
     if not given and (few := too_few_texts(manifest["vocab_size"], vocab_size)):
         runtime.say(few)
     return manifest

@@ -90,6 +90,8 @@ class Stream(Protocol):
     """What a mixture draws from: an endless sequence of rows' worth of samples, each a function of its number alone (and of `rng`, the row's own)."""
 
     tokens: int
+    rows: int
+    """in an epoch"""
     fingerprint: str
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]: ...
@@ -118,6 +120,11 @@ class TextStream:
             sentence_ends,
         )
         self._epochs: dict[int, tuple[Ints, Ints]] = {}
+
+    @property
+    def rows(self) -> int:
+        """In an epoch."""
+        return math.ceil(self.tokens / self.seq_len)
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         samples, room = [], self.seq_len
@@ -232,6 +239,11 @@ class Mixture:
             ends.tolist(),
             [stream.fingerprint for stream in self.streams],
         )
+
+    @property
+    def rows(self) -> int:
+        """In an epoch: as many as the texts and conversations of all sources fill once, whatever their weights."""
+        return sum(stream.rows for stream in self.streams)
 
     def source_of(self, index: int) -> tuple[int, int]:
         """Which source row `index` comes from, and how many rows that source has given before."""

@@ -11,12 +11,16 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jieba
+import multiprocess
+import multiprocess.connection as connection
 import numpy as np
 import opencc
 from datatrove.data import Document
@@ -193,7 +197,7 @@ _LEFT_OUT = {
 def left_out(log: Path) -> tuple[int, dict[str, int]]:
     """Documents that were read, and what of them is not in the corpus, by reason, as the stages have counted."""
     read, found = 0, dict.fromkeys(_LEFT_OUT.values(), 0)
-    for path in log.glob("*/stats.json"):
+    for path in log.glob("*/stats/*.json"):
         for step in json.loads(path.read_text(encoding="utf-8")):
             counts = {key: value["total"] if isinstance(value, dict) else value for key, value in step["stats"].items()}
             read += counts.get("total", 0) if "FILTER: readable" in step["name"] else 0
@@ -203,7 +207,22 @@ def left_out(log: Path) -> tuple[int, dict[str, int]]:
 
 
 class QuietExecutor(LocalPipelineExecutor):
-    """datatrove's local executor, with its log in the work folder rather than on the terminal."""
+    """datatrove's local executor, with its log in the work folder rather than on the terminal, whose processes end with
+    this one and whose death is noticed."""
+
+    def finish_tasks(self) -> Iterator[Any]:
+        """Run the tasks that no earlier run has finished; yields once for each that is done."""
+        ranks = self.get_incomplete_ranks(range(self.tasks))
+        yield from [None] * (self.tasks - len(ranks))
+        if self.workers > 1:
+            context = multiprocess.get_context("forkserver")
+            with context.Pool(self.workers, _end_with_parent) as pool:
+                yield from _watched(pool.imap_unordered(self._run_for_rank, ranks))
+            return
+        pipeline = self.pipeline
+        for rank in ranks:
+            self.pipeline = deepcopy(pipeline)
+            yield self._run_for_rank(rank)
 
     def _run_for_rank(self, *args: Any, **kwargs: Any) -> Any:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
@@ -211,6 +230,33 @@ class QuietExecutor(LocalPipelineExecutor):
                 return super()._run_for_rank(*args, **kwargs)
             finally:
                 logger.remove()
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started the build does, in whatever way."""
+    started_by = multiprocess.parent_process().sentinel
+
+    def watch() -> None:
+        connection.wait([started_by])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _watched(results: Any) -> Iterator[Any]:
+    """What a pool gives, or ValueError where one of its processes was killed: it would wait for ever."""
+    processes = multiprocess.active_children()
+    while True:
+        try:
+            yield results.next(timeout=1)
+        except StopIteration:
+            return
+        except multiprocess.TimeoutError:
+            if not all(process.is_alive() for process in processes):
+                raise ValueError(
+                    "workers: a process of the build died, perhaps for lack of memory; the same command with fewer "
+                    "--workers goes on from there"
+                ) from None
 
 
 class TrainTokenizer(PipelineStep):

@@ -107,9 +107,15 @@ def initial_weights(config: ModelConfig, seed: int) -> Weights:
 
 
 def given_weights(model: Transformer, missing: Weights) -> Weights:
-    """Those of a model that is whole; a new layer for scores gets the weights of `missing`."""
-    weights = dict(model.named_parameters())
-    return lambda name, shape: weights[name] if name in weights else missing(name, shape)
+    """Those of a model that is whole, int8 and int4 codes as the numbers they stand for; a new layer for scores gets
+    the weights of `missing`."""
+    modules = dict(model.named_modules())
+
+    def find(name: str, shape: torch.Size) -> Tensor:
+        path, _, leaf = name.rpartition(".")
+        return getattr(modules[path], leaf) if modules.get(path) is not None else missing(name, shape)
+
+    return find
 
 
 def named_parameters(pieces: Iterable[Transformer]) -> Iterator[tuple[str, nn.Parameter]]:

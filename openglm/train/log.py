@@ -3,8 +3,11 @@ error."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ class Log:
     again from the checkpoint.
 
     What depends on the clock sits under the key `wall`; all else is the same in a run that was broken and in one that
-    was not.
+    was not. A full disk costs lines and curves, not the run: the first loss is said.
     """
 
     def __init__(self, out: Path, step: int, lines: int) -> None:
@@ -30,18 +33,39 @@ class Log:
         self.lines = len(kept)
         self.curves = _tensorboard(out, step)
         self.started = time.perf_counter()
+        self.trouble = ""
 
     def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self.lines += 1
-        for name, value in _scalars(record):
-            if self.curves is not None:
-                self.curves.add_scalar(name, value, record["step"])
+        start = None
+        try:
+            with self.path.open("ab") as file:
+                start = file.tell()
+                file.write(json.dumps(record).encode() + b"\n")
+            self.lines += 1
+        except OSError as error:
+            self._lost(error)
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, start or self.path.stat().st_size)  # no half of a line stays
+        self._draw(lambda curves: [curves.add_scalar(*scalar, record["step"]) for scalar in _scalars(record)])
 
     def text(self, step: int, name: str, text: str) -> None:
-        if self.curves is not None:
-            self.curves.add_text(name, text, step)
+        self._draw(lambda curves: curves.add_text(name, text, step))
+
+    def _draw(self, what: Callable[[Any], object]) -> None:
+        if self.curves is None:
+            return
+        try:
+            what(self.curves)
+        except OSError as error:
+            self.curves = None  # its thread has ended
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        if not self.trouble:
+            self.trouble = error.strerror or str(error)
+            say(
+                f"cannot write the log in {self.path.parent}: {self.trouble}; lines are missing in it. Training goes on"
+            )
 
     def lap(self) -> float:
         """Seconds since the last call."""
@@ -49,8 +73,7 @@ class Log:
         return self.started - before
 
     def close(self) -> None:
-        if self.curves is not None:
-            self.curves.close()
+        self._draw(lambda curves: curves.close())
 
 
 def _tensorboard(out: Path, step: int):
@@ -59,7 +82,11 @@ def _tensorboard(out: Path, step: int):
     except ImportError:
         say("no curves: TensorBoard is not installed (pip install tensorboard); log.jsonl has every figure")
         return None
-    return SummaryWriter(str(out), purge_step=step + 1)
+    try:
+        return SummaryWriter(str(out), purge_step=step + 1)
+    except OSError as error:
+        say(f"no curves: cannot write {out}: {error.strerror}")
+        return None
 
 
 def _scalars(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

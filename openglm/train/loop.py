@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -22,11 +23,11 @@ from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import write_model
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import ModelConfig, RunConfig, require
-from openglm.files import write_file
+from openglm.files import locked, write_file
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, parallelize
 from openglm.parallel.processes import Processes, local_part, processes
-from openglm.runtime import choose_dtype, keep_freed_memory, progress, say
+from openglm.runtime import choose_dtype, keep_freed_memory, launched, progress, say
 from openglm.train.feed import Feed
 from openglm.train.forward_backward import ForwardBackward, PipelinedForwardBackward, WholeForwardBackward
 from openglm.train.heldout import between_steps
@@ -36,7 +37,7 @@ from openglm.train.loss import step_flops
 from openglm.train.optimizer import Optimizers, learning_rate
 from openglm.train.run import Result, Run, Session
 from openglm.train.stability import Action, Guard, unscale
-from openglm.train.state import Saver, State, check_settings, find_checkpoint, go_back, locked, read_record, restore
+from openglm.train.state import Saver, State, check_settings, find_checkpoint, go_back, read_record, restore
 
 
 def train(run: Run) -> Result:
@@ -45,8 +46,9 @@ def train(run: Run) -> Result:
     Called again, it goes on from the last whole checkpoint. Raises ValueError in one line for options that do not fit,
     a folder in use or not writable, and for an anomaly that `stability` says to stop at.
     """
+    run = _with_steps(run)
     config, options = run.config, run.config.train
-    start = load_model(run.init_from, device="cpu", dtype="float32") if run.init_from else None
+    start = _starting_model(run.init_from) if run.init_from else None
     model = _shape(run, start)
     settings = run.settings(model)
     out = Path(options.out)
@@ -85,6 +87,33 @@ def train(run: Run) -> Result:
                 log.close()
 
 
+def _with_steps(run: Run) -> Run:
+    """The same run, its length counted in steps."""
+    train = run.config.train
+    if train.steps:
+        return run
+    rows = getattr(run.rows, "rows", 0)
+    countable = rows and not run.config.stability.ramp_from
+    require(countable, "train.steps", train.steps, "say how many; an epoch of rows or batches like these is not known")
+    epochs = train.epochs or 1.0
+    steps = math.ceil(epochs * rows / train.batch_rows)
+    if not launched()[1]:
+        say(f"train.epochs = {epochs:g}: {steps} steps; an epoch has {rows} rows, a step {train.batch_rows}")
+    config = dataclasses.replace(run.config, train=dataclasses.replace(train, steps=steps, epochs=0.0))
+    return dataclasses.replace(run, config=config)
+
+
+def _starting_model(folder: str) -> Transformer:
+    """A model to train. What training would lose is refused or said."""
+    start = load_model(folder, device="cpu", dtype="float32")
+    lost = "has a P-Tuning prefix, which training would drop; give the base model without it"
+    require(start.prefix is None, "init_from", folder, lost)
+    bits = next((module.bits for module in start.modules() if hasattr(module, "bits")), 0)
+    if bits and not launched()[1]:
+        say(f"init_from: int{bits} weights of {folder} are widened to float32, in which they are trained and written")
+    return start
+
+
 def _shape(run: Run, start: Transformer | None) -> ModelConfig:
     """The network's shape, as the run says or as the model has it that it starts from."""
     model = run.model or (start.config if start else None)
@@ -108,7 +137,7 @@ def _shape(run: Run, start: Transformer | None) -> ModelConfig:
 
 def _take_folder(held: ExitStack, out: Path, settings: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
     """Lock the run's folder and write its configuration; the newest whole checkpoint and its record, if any."""
-    held.enter_context(locked(out))
+    held.enter_context(locked(out, "train.out", "training"))
     found = find_checkpoint(out)
     record = read_record(found) if found else None
     if record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from openglm.checkpoints.native import resolve
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, require
 from openglm.data.dialogue import DialogueSource
 from openglm.data.mixture import Mixture
@@ -18,13 +19,17 @@ from openglm.train.run import OnStep, Result, Run
 
 
 def pretrain(config: PretrainConfig, on_step: OnStep | None = None) -> Result:
-    """Train from random weights in `config.train.out`; the same call resumes. Raises ValueError in one line."""
+    """Train from random weights, or from those of `config.init_from`, in `config.train.out`; the same call resumes.
+
+    Raises ValueError in one line.
+    """
     shape(config.parallel, launched()[0])  # before texts are read, which takes a while
     require(
         bool(config.data.path), "data.path", config.data.path, "give the folder of a corpus; `glm data build` makes one"
     )
-    tokenizer = load_tokenizer(config.data.path)
-    model = fit_to_tokenizer(config.model, tokenizer)
+    start = resolve(config.init_from) if config.init_from else None
+    tokenizer = load_tokenizer(start or config.data.path)
+    model = config.model if start else fit_to_tokenizer(config.model, tokenizer)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     run = Run(
         config=config,
@@ -32,6 +37,7 @@ def pretrain(config: PretrainConfig, on_step: OnStep | None = None) -> Result:
         rows=rows,
         heldout=heldout,
         tokenizer=tokenizer,
+        init_from=str(start) if start else None,
         workers=config.data.workers,
         on_step=on_step,
     )

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import fcntl
 import json
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,29 +94,6 @@ class State:
             | {f"optimizer|{name}": t for name, t in self.optimizers.state().items()}
             | {f"average|{name}": t for name, t in (self.ema or {}).items()}
         )
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the run's folder. Raises ValueError when another process does. The lock ends with the process, however it
-    ends."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / "lock").open("a+")
-    except OSError as error:
-        raise ValueError(f"train.out = {str(out)!r}: {error.strerror}; choose a folder that can be written") from None
-    with file:
-        try:  # lockf, not flock: a forked data worker that outlives its parent must not inherit the lock
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"train.out = {str(out)!r}: process {file.read().strip() or 'unknown'} is training here; wait for it or choose another folder"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 class Saver:
@@ -283,6 +258,7 @@ def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
     remedy = "set it back, or choose another train.out (init_from carries the weights over)"
     before = _defaults(settings) | record["settings"]  # an option that is newer than the run had its default's effect
     now = json.loads(json.dumps(flatten(settings)))
+    _check_length(record["step"], before.pop("train.steps"), now.pop("train.steps"))
     for name in sorted(before.keys() | now.keys()):
         if not name.startswith((*_FREE, "rows")):
             require(
@@ -297,6 +273,13 @@ def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
         now.get("data.path"),
         f"its texts or conversations are not those that the checkpoints in train.out were trained on; {remedy}",
     )
+
+
+def _check_length(step: int, before: int, now: int) -> None:
+    """A run may be given another length, as long as it has not passed its new end."""
+    require(now >= step, "train.steps", now, f"this run has done {step} already; choose more, or another train.out")
+    if now != before:
+        say(f"train.steps: {now} instead of {before}; the learning rate follows the new length from step {step} on")
 
 
 def _defaults(settings: dict[str, Any]) -> dict[str, Any]:

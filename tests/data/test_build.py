@@ -1,11 +1,18 @@
 """Building a corpus from a user's own folder, with every step that the nano recipe takes; no downloads."""
 
+import contextlib
 import gzip
 import io
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 import zipfile
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -141,7 +148,7 @@ def test_the_same_files_give_the_same_corpus_on_any_number_of_processes(built):
     root, folder, _, _, manifest = built
     again = build(folder, root / "again", evaluation=root / "items", workers=2, **SMALL)
     assert again["sha256"] == manifest["sha256"]
-    assert not list(root.glob("*.work-*"))
+    assert not list(root.glob("*.work*"))
 
 
 def test_a_given_tokenizer_is_used(built):
@@ -155,11 +162,11 @@ def test_an_interrupted_build_goes_on(built, monkeypatch):
     module = pytest.importorskip("openglm.data.build")
     run, names = module.run_locally, []
 
-    def break_off(stage, log, workers):
+    def break_off(stage, log, workers, done):
         names.append(stage.name)
         if stage.name == "comparing hashes" and names.count(stage.name) == 1:
             raise KeyboardInterrupt
-        run(stage, log, workers)
+        run(stage, log, workers, done)
 
     monkeypatch.setattr(module, "run_locally", break_off)
     reads = []
@@ -449,3 +456,68 @@ def test_few_documents_are_all_trained_on(tmp_path):
         (folder / f"{number}.txt").write_text("\n".join(sentences(random.Random(number), 4)), encoding="utf-8")
     manifest = build(folder, tmp_path / "corpus", tokenizer="nano", shown=False)
     assert manifest["sources"][0]["documents"] == 2
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from openglm.data import build
+def slow(path):
+    import os, time
+    os.write(1, f"{path.name}\\n".encode())
+    time.sleep(600)
+    yield "never"
+units = tuple(build.Unit("a", (name,), "slow") for name in sys.argv[2:])
+plan = build.Plan((build.SourceInfo("a", "", ""),), units, (), 300, 0.0, "")
+stages = build.stages(plan, sys.argv[1], {"slow": slow})
+for stage in stages[:2]:
+    build.run_locally(stage, f"{sys.argv[1]}/log-{stage.name}", 2, lambda: None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_killed_build_leaves_no_process_behind(tmp_path):
+    files = []
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text("text")
+        files.append(str(tmp_path / f"{name}.txt"))
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "work"), *files]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert {process.stdout.readline().strip() for _ in range(2)} == {"a.txt", "b.txt"}
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        end = time.monotonic() + 10
+        while (left := members(process.pid)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not left
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def members(group: int) -> list[str]:
+    """Processes of a group that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
+            if int(number) == group and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
+def test_a_second_build_into_the_same_folder_waits_its_turn(tmp_path):
+    """Whatever its texts: two of them would take each other's files away."""
+    (tmp_path / "a.txt").write_text("Some words that are long enough to be kept.", encoding="utf-8")
+    holder = "import sys, pathlib; from openglm.files import locked\nwith locked(pathlib.Path(sys.argv[1]), 'out', 'building'): print(1, flush=True); input()"
+    command = [sys.executable, "-c", holder, str(tmp_path / "corpus.work")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        options = {"tokenizer": "nano", "shown": False}
+        one_line_error(
+            lambda: build(tmp_path / "a.txt", tmp_path / "corpus", **options), f"process {process.pid}", "out = "
+        )
+        process.communicate("\n")
+    assert build(tmp_path / "a.txt", tmp_path / "corpus", **options)["sources"][0]["documents"] == 1
+    assert not (tmp_path / "corpus.work").exists()

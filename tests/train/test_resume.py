@@ -16,10 +16,10 @@ from helpers.tiny_runs import MODEL, Rows, log_lines, run
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import OptimizerConfig
-from openglm.files import verify_folder
+from openglm.files import locked, verify_folder
 from openglm.train import state
 from openglm.train.interrupt import stop_requests
-from openglm.train.state import find_checkpoint, locked, read_record
+from openglm.train.state import find_checkpoint, read_record
 
 WEIGHTS, MOMENTS = (
     f"shard-00001-model-{number:05}-of-00003.safetensors" for number in (1, 2)
@@ -133,7 +133,7 @@ def test_old_checkpoints_go_and_latest_names_the_newest(tmp_path):
 
 
 @pytest.mark.parametrize("named, changes", [
-    ("optimizer.lr", {"optimizer": OptimizerConfig(lr=2e-2)}), ("train.batch_rows", {"batch_rows": 16}), ("train.seed", {"seed": 2}), ("train.steps", {"steps": 13}),
+    ("optimizer.lr", {"optimizer": OptimizerConfig(lr=2e-2)}), ("train.batch_rows", {"batch_rows": 16}), ("train.seed", {"seed": 2}),
     ("model.layers", {"model": type(MODEL)(**{**MODEL.__dict__, "layers": 3})}),
 ])  # fmt: skip
 def test_a_resume_with_other_options_is_refused_by_name(tmp_path, named, changes):
@@ -237,7 +237,7 @@ def test_a_second_process_is_kept_out_and_sigterm_to_the_group_ends_the_first(tm
     finally:
         process.kill()
         process.wait()
-    with locked(tmp_path):  # the lock went with the process
+    with locked(tmp_path, "train.out", "training"):  # the lock went with the process
         pass
 
 

@@ -372,7 +372,7 @@ def test_a_run_in_float16_finds_its_scale_and_learns(tmp_path):
 def test_the_recipe_of_glm_130b_has_the_published_numbers():
     """Facts: arXiv 2210.02414, appendix; the published training script for what the paper leaves out."""
     default = PretrainConfig(
-        model=model_preset(read_toml(RECIPE)["preset"]), data=DataConfig(), train=TrainConfig(out="", steps=1)
+        model=model_preset(read_toml(RECIPE)["preset"]), data=DataConfig(), train=TrainConfig(out="run", steps=1)
     )
     config = parse(PretrainConfig, ["--config", str(RECIPE)], "glm pretrain", "", default, ignore=("preset",))
     model, train_, data, optimizer, infilling, stability = (
