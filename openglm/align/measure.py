@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openglm.data.mixture import Row
-from openglm.model.positions import training_mask
 from openglm.model.transformer import Transformer
-from openglm.train.forward_backward import to_device
+from openglm.train.forward_backward import hidden_states
 from openglm.train.objective import Head
 
 Read = Callable[[Head, Tensor, Row], Tensor]
@@ -33,10 +32,7 @@ def measure(
     waiting = iter(rows)
     while batch := list(itertools.islice(waiting, at_once)):
         arrays = {name: np.stack([getattr(row, name) for row in batch]) for name in _NETWORK}
-        tokens, positions, segment = to_device(arrays, model.device)
-        mask = training_mask(segment, positions[:, 1], model.config.mask)
-        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            hidden_BTH = model(tokens, positions, mask)
+        hidden_BTH = hidden_states(model, arrays, model.device, dtype)
         for hidden_TH, row in zip(hidden_BTH, batch, strict=True):
             yield read(head, hidden_TH, row).float().cpu().numpy()
 

@@ -17,7 +17,6 @@ from openglm.align.losses import (
     policy_loss,
     preference_loss,
     reward_pair_loss,
-    sampler_weight,
     value_loss,
 )
 from openglm.data.preferences import CHOSEN, REJECTED
@@ -108,8 +107,6 @@ class PolicyTokens:
     dual_clip: float = 3.0
     beta: float = 0.0
     temperature: float = 1.0
-    corrected: bool = False
-    """weigh tokens by p_trainer / p_sampler: the answers were drawn by other weights, int4 ones say"""
     fields: tuple[str, ...] = ("targets", "old_logp", "sampler_logp", "reference", "advantage")
     where: str = "loss_mask"
     by_position: bool = True
@@ -124,8 +121,6 @@ class PolicyTokens:
         loss_N, clipped_N = policy_loss(
             logp_N, old_N, fields["advantage"], self.clip_low, self.clip_high, self.dual_clip
         )
-        if self.corrected:
-            loss_N = loss_N * sampler_weight(old_N, fields["sampler_logp"])
         if self.beta:
             loss_N = loss_N + self.beta * kl_estimate(logp_N, reference_N, "k2")  # the one with the KL's gradient
         measured = {

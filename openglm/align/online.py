@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from openglm.align.advantages import Advise, by_values, in_groups
 from openglm.align.checks import CHECKS
@@ -12,7 +13,8 @@ from openglm.align.rollouts import Rollouts, Score
 from openglm.checkpoints.load import load_model, network_config
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import GRPOConfig, ModelConfig, PPOConfig, RolloutRunConfig, require
-from openglm.data.dialogue import shorten
+from openglm.data.conversations import Message
+from openglm.data.dialogue import fit
 from openglm.data.prompts import Prompt, read_prompts
 from openglm.parallel.processes import shape
 from openglm.runtime import launched, say
@@ -99,16 +101,19 @@ def scorer(config: RolloutRunConfig) -> Score:
 
 
 def fitting(config: RolloutRunConfig, tokenizer: Tokenizer, prompts: list[Prompt], option: str) -> list[Prompt]:
-    """Prompts that leave room for an answer; long ones lose their oldest turns. Counts both."""
+    """Prompts that leave room for an answer; long ones lose their oldest turns. Says how many did, or were left out."""
     room = config.train.seq_len + 1 - config.rollout.max_tokens
     found, shortened = [], 0
     for one in prompts:
-        messages = one.messages
-        while messages and len(tokenizer.render(messages, tools=one.tools, generation_prompt=True)[0]) > room:
-            messages = shorten(messages)
+
+        def fitted(kept: list[Message], tools: list[Any] | None = one.tools) -> list[Message] | None:
+            ids, _ = tokenizer.render(kept, tools=tools, generation_prompt=True)
+            return kept if len(ids) <= room else None
+
+        messages, lost = fit(fitted, one.messages)
         if messages:
             found.append(replace(one, messages=messages))
-            shortened += messages != one.messages
+            shortened += lost > 0
     left_out = len(prompts) - len(found)
     require(
         bool(found),

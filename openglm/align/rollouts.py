@@ -1,8 +1,8 @@
 """Answers that the network in training gives, as rows for its next steps.
 
-A round: the engine draws answers to some questions from the weights of the moment, they are rewarded and compared
-within each question's group, and trained on for some epochs. A round is made when the loop asks for its first row, and
-kept on disk until the next, so a run that is stopped in between goes on with the very same answers.
+A round: the engine draws answers to some questions from the weights of the moment; they are rewarded, compared with
+what was expected, and trained on for some epochs. A round is made when the loop asks for its first row, and kept on
+disk until the next, so a run that is stopped in between goes on with the very same answers.
 
 Shapes: T tokens of a row.
 """
@@ -151,13 +151,10 @@ class Rollouts:
     def _questions(self, number: int) -> list[Prompt]:
         """The questions of a round: all come once before any comes again."""
         count, total = self.config.rollout.questions, len(self.prompts)
-        found = []
-        for place in range(number * count, (number + 1) * count):
-            epoch, index = divmod(place, total)
-            found.append(
-                self.prompts[np.random.default_rng((self.config.data.seed, 5, epoch)).permutation(total)[index]]
-            )
-        return found
+        places = range(number * count, (number + 1) * count)
+        seed, epochs = self.config.data.seed, {place // total for place in places}
+        order = {epoch: np.random.default_rng((seed, 5, epoch)).permutation(total) for epoch in epochs}
+        return [self.prompts[order[place // total][place % total]] for place in places]
 
     def answers(self, model: Transformer, prompts: Sequence[Prompt], number: int) -> list[Answer]:
         """One answer to each prompt, from the model alone: no token is kept from it, none made likelier."""

@@ -65,6 +65,13 @@ def conversation(record: object, fields: Mapping[str, str] | None = None) -> Con
     return _turns(record, items, f"{shape[0]}[{{}}].")
 
 
+def asked(record: Message, turns: str | list[Any]) -> Conversation:
+    """A prompt, text or messages, behind the system text and with the tools that its record may hold."""
+    beside = {name: record[name] for name in ("system", "tools") if record.get(name)}
+    messages = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
+    return conversation({"messages": messages, **beside})
+
+
 def renamed(record: Message, fields: Mapping[str, str]) -> Message:
     for field, name in fields.items():
         require(name in record, f"data.fields {field}", name, f"no such field here; there are {', '.join(record)}")

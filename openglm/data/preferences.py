@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openglm.config import SpecialTokens, require
-from openglm.data.conversations import Conversation, Message, conversation
+from openglm.data.conversations import Conversation, Message, asked, conversation
 from openglm.data.dialogue import Rendered, Renderer, conversation_sample, fill_rows, fit
 from openglm.data.mixture import Row, pack
 from openglm.data.samples import Ints, Sample
@@ -69,17 +69,12 @@ def preference(record: object) -> Preference:
 
 def _prompt(record: Message) -> Conversation:
     """What both answers have before them; empty where the answers hold it."""
-    system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
+    turns = record.get("prompt") or record.get("messages") or record.get("conversations")
     if "instruction" in record:
-        given = record.get("input")
-        return [*system, {"role": "user", "content": record["instruction"] + (f"\n{given}" if given else "")}], None
-    if isinstance(record.get("prompt"), str):
-        tools = record.get("tools") or None
-        return [*system, {"role": "user", "content": record["prompt"]}], tools
-    if record.get("conversations"):
-        return conversation({key: record[key] for key in ("conversations", "system", "tools") if key in record})
-    turns = record.get("prompt") or record.get("messages")
-    return conversation({"messages": [*system, *turns], "tools": record.get("tools")}) if turns else ([], None)
+        parts = [record[name] for name in ("instruction", "input") if record.get(name)]
+        require(all(isinstance(part, str) for part in parts), "instruction", parts, "must be text, and input too")
+        turns = "\n".join(parts)
+    return asked(record, turns) if turns else ([], None)
 
 
 def _answer(value: object, field: str) -> list[Message]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from openglm.config import require
-from openglm.data.conversations import Message, conversation
+from openglm.data.conversations import Message, asked
 from openglm.data.records import read_records
 
 
@@ -32,11 +32,9 @@ def prompt(record: object) -> Prompt:
     """One record. Raises ValueError naming the field."""
     if not isinstance(record, dict):
         raise ValueError(f"record = {type(record).__name__}: must be one JSON object")
-    asked = record.get("prompt", record.get("messages"))
-    require(bool(asked), "prompt", asked, "missing; give text or a list of messages")
-    turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
-    messages, tools = conversation({"messages": [*system, *turns] if system else turns, "tools": record.get("tools")})
+    turns: Any = record.get("prompt", record.get("messages"))
+    require(bool(turns), "prompt", turns, "missing; give text or a list of messages")
+    messages, tools = asked(record, turns)
     require(messages[-1].get("role") != "assistant", "prompt", "...", "must end with a message that is answered")
     return Prompt(
         messages, tools, {name: value for name, value in record.items() if name not in ("prompt", "messages")}

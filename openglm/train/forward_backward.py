@@ -92,18 +92,11 @@ class WholeForwardBackward:
     def _selected(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Hidden states [N, H] and the objective's fields [N, ...] at the positions it asks for."""
         device = self.group.device
-        tokens, positions_B2T, segment = to_device(batch, device)
-        # A row that is one text read forward needs no mask, and the kernel then skips the half that nobody sees.
-        kind = self.model.config.mask
-        forward = kind == "causal" or bool(batch["block_position"][:, 1:].all())
-        alone = not batch["segment"].any()
-        mask = None if forward and alone else training_mask(segment, positions_B2T[:, 1], kind)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            hidden = self.model(tokens, positions_B2T, mask)
+        hidden = hidden_states(self.model, batch, device, self.dtype)
         chosen = batch[self.objective.where].reshape(-1).nonzero()[0]  # found on the host: no wait for the device
         selected_NH = hidden.flatten(0, 1).index_select(0, torch.from_numpy(chosen).to(device))
         arrays = {name: batch[name] for name in carried(self.objective)}
-        found = at_positions(arrays, chosen, tokens.shape[1])
+        found = at_positions(arrays, chosen, hidden.shape[1])
         return selected_NH, {name: torch.from_numpy(found[name]).to(device) for name in self.objective.fields}
 
     def _pieces(self, selected_NH: Tensor, fields: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -184,6 +177,18 @@ class PipelinedForwardBackward:
         loss_share = loss / self.total
         self.measured[id(loss_share)] = loss_share, _stacked(self.objective, loss, metrics)[1:]
         return loss_share
+
+
+def hidden_states(model: Transformer, batch: Batch, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[B, T, H] of packed rows. dtype: compute type of products."""
+    tokens, positions_B2T, segment = to_device(batch, device)
+    # A row that is one text read forward needs no mask, and the kernel then skips the half that nobody sees.
+    kind = model.config.mask
+    forward = kind == "causal" or bool(batch["block_position"][:, 1:].all())
+    alone = not batch["segment"].any()
+    mask = None if forward and alone else training_mask(segment, positions_B2T[:, 1], kind)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return model(tokens, positions_B2T, mask)
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

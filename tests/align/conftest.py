@@ -1,19 +1,10 @@
 import pytest
-import torch
 from helpers.pairs import SHAPE, tiny_model, write_chats
+from helpers.threads import one_thread as one_thread
 from helpers.tiny_runs import options
 
 from openglm.config import DataConfig, OptimizerConfig, SFTConfig
 from openglm.train.sft import sft
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny networks: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.threads import one_thread as one_thread
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,15 +23,6 @@ import everyday
 import left_to_right
 
 SPECIAL = list(range(10))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads only slow down models this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(mask="prefix"):
