@@ -57,7 +57,8 @@ class Reply:
 class Assistant:
     """`Assistant("nano").reply([{"role": "user", "content": "你好"}]).text`
 
-    The CPU kernels take the weights over, so that they are in memory once: `model` then serves for its configuration alone, unless an
+    The CPU kernels take the weights over, so that they are in memory once: `model` then serves for its configuration
+    alone, unless an
     `engine` configuration with `keep_weights` is given.
     """
 
@@ -76,7 +77,9 @@ class Assistant:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the weights in what is kept of answers: a hash of the manifest, or of the configuration and the files' sizes where there is none."""
+        """Names the weights in what is kept of answers: a hash of the manifest, or of the configuration and the files'
+        sizes where there is none.
+        """
         digest = hashlib.sha256()
         for path in sorted(self.folder.iterdir()):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -107,7 +110,8 @@ class Assistant:
         first, as a quotation in Markdown. `answer`, where given, is filled in by the end. temperature, top_p: None
         takes the model's own, as its makers or its folder say.
 
-        Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays) and counted in
+        Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays)
+        and counted in
         `answer.dropped`. Raises ValueError where the last message alone is too long, or an option is wrong.
         """
         require(max_tokens > 0, "max_tokens", max_tokens, "must be a positive whole number")
@@ -202,7 +206,9 @@ class Assistant:
         cut: bool = False,
         thinking: Thinking = AS_USUAL,
     ) -> tuple[list[int], int]:
-        """Prompt ids of a conversation, and how many of its oldest messages were left out for it to fit: with `cut` as many as need be, else none."""
+        """Prompt ids of a conversation, and how many of its oldest messages were left out for it to fit: with `cut` as
+        many as need be, else none.
+        """
         if cut:
             return self._fitting(list(messages), self.model.config.max_positions, tools, thinking)
         self.require_short("messages", _characters(messages) + len(str(tools)))
@@ -229,7 +235,9 @@ class Assistant:
 
     @cached_property
     def most_characters(self) -> int:
-        """A longer text is not worth the time of cutting it into tokens: it cannot fit the context, even where it is normalized to a quarter."""
+        """A longer text is not worth the time of cutting it into tokens: it cannot fit the context, even where it is
+        normalized to a quarter.
+        """
         longest = max(len(self.tokenizer.decode_bytes([token])) for token in range(self.tokenizer.vocab_size))
         return 4 * longest * self.model.config.max_positions
 

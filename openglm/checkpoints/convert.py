@@ -29,9 +29,17 @@ _GGUF_KINDS = ("f16", "q8_0", "q4_0")
 _SHOWN = 1 << 30  # bytes; a larger checkpoint takes long enough for a progress bar
 # Files of a tokenizer, which go along as they are. Code never does.
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "ice_text.model", "cog-pretrain.model",
-    "vocab.json", "merges.txt",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "ice_text.model",
+    "cog-pretrain.model",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = None, config: str | None = None) -> Path:

@@ -36,9 +36,15 @@ Shape = tuple[int, ...]
 _KINDS = ("f16", "q8_0", "q4_0")
 _ARCHITECTURES = {"pre": "chatglm", "sandwich": "glm4"}  # by the residual form
 _RUNS = {
-    "residual": tuple(_ARCHITECTURES), "norm": ("rmsnorm",), "activation": ("swiglu",), "positions": ("rope_half",), "mask": ("causal",), "bias": ("qkv", "none"),
-    "qk_norm": (False,), "rope_fp16_frequencies": (False,),
-}  # fmt: skip
+    "residual": tuple(_ARCHITECTURES),
+    "norm": ("rmsnorm",),
+    "activation": ("swiglu",),
+    "positions": ("rope_half",),
+    "mask": ("causal",),
+    "bias": ("qkv", "none"),
+    "qk_norm": (False,),
+    "rope_fp16_frequencies": (False,),
+}
 
 # llama.cpp's names and ours, without `.weight` and `.bias`; several of ours are laid one under another.
 _TABLES = {"token_embd": ("embedding",), "output_norm": ("final_norm",), "output": ("head",)}
@@ -51,7 +57,7 @@ _BLOCK = {
     "ffn_up": ("ffn.gate_proj", "ffn.up_proj"),
     "ffn_down": ("ffn.down_proj",),
     "post_ffw_norm": ("ffn_post_norm",),
-}  # fmt: skip
+}
 _STRANGERS = "the weights and the configuration do not belong together"
 _CHUNK = 1 << 20  # numbers turned into their stored form at a time
 

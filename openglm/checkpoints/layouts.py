@@ -24,9 +24,13 @@ Table = dict[str, tuple[str, ...]]  # foreign module: ours, whose rows it holds 
 
 _QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
 _BLOCK = {
-    "input_layernorm": ("attention_norm",), "attention.query_key_value": _QKV, "attention.dense": ("attention.o_proj",), "post_attention_layernorm": ("ffn_norm",),
-    "mlp.dense_h_to_4h": ("ffn.up_proj", "ffn.gate_proj"), "mlp.dense_4h_to_h": ("ffn.down_proj",),
-}  # fmt: skip
+    "input_layernorm": ("attention_norm",),
+    "attention.query_key_value": _QKV,
+    "attention.dense": ("attention.o_proj",),
+    "post_attention_layernorm": ("ffn_norm",),
+    "mlp.dense_h_to_4h": ("ffn.up_proj", "ffn.gate_proj"),
+    "mlp.dense_4h_to_h": ("ffn.down_proj",),
+}
 
 
 @dataclass(frozen=True)
@@ -54,30 +58,55 @@ class Layout:
 LAYOUTS = {
     "glm-10b": Layout(
         {
-            "word_embeddings": ("embedding",), "transformer.position_embeddings": ("position_embedding",),
-            "transformer.block_position_embeddings": ("block_position_embedding",), "transformer.final_layernorm": ("final_norm",),
+            "word_embeddings": ("embedding",),
+            "transformer.position_embeddings": ("position_embedding",),
+            "transformer.block_position_embeddings": ("block_position_embedding",),
+            "transformer.final_layernorm": ("final_norm",),
         },
         _BLOCK,
     ),
-    "glm-130b": Layout({"transformer.word_embeddings": ("embedding",), "transformer.final_layernorm": ("final_norm",), "lm_head": ("head",)}, _BLOCK, per_head=True),
-    "chatglm2": Layout(
-        {"transformer.embedding.word_embeddings": ("embedding",), "transformer.encoder.final_layernorm": ("final_norm",), "transformer.output_layer": ("head",)},
+    "glm-130b": Layout(
         {
-            "input_layernorm": ("attention_norm",), "self_attention.query_key_value": _QKV, "self_attention.dense": ("attention.o_proj",),
-            "post_attention_layernorm": ("ffn_norm",), "mlp.dense_h_to_4h": ("ffn.gate_proj", "ffn.up_proj"), "mlp.dense_4h_to_h": ("ffn.down_proj",),
+            "transformer.word_embeddings": ("embedding",),
+            "transformer.final_layernorm": ("final_norm",),
+            "lm_head": ("head",),
+        },
+        _BLOCK,
+        per_head=True,
+    ),
+    "chatglm2": Layout(
+        {
+            "transformer.embedding.word_embeddings": ("embedding",),
+            "transformer.encoder.final_layernorm": ("final_norm",),
+            "transformer.output_layer": ("head",),
+        },
+        {
+            "input_layernorm": ("attention_norm",),
+            "self_attention.query_key_value": _QKV,
+            "self_attention.dense": ("attention.o_proj",),
+            "post_attention_layernorm": ("ffn_norm",),
+            "mlp.dense_h_to_4h": ("ffn.gate_proj", "ffn.up_proj"),
+            "mlp.dense_4h_to_h": ("ffn.down_proj",),
         },
         "transformer.encoder.layers.{}.",
     ),
     "hf": Layout(
         {"model.embed_tokens": ("embedding",), "model.norm": ("final_norm",), "lm_head": ("head",)},
         {
-            "input_layernorm": ("attention_norm",), "self_attn.q_proj": _QKV[:1], "self_attn.k_proj": _QKV[1:2], "self_attn.v_proj": _QKV[2:],
-            "self_attn.o_proj": ("attention.o_proj",), "post_self_attn_layernorm": ("attention_post_norm",), "post_attention_layernorm": ("ffn_norm",),
-            "mlp.gate_up_proj": ("ffn.gate_proj", "ffn.up_proj"), "mlp.down_proj": ("ffn.down_proj",), "post_mlp_layernorm": ("ffn_post_norm",),
+            "input_layernorm": ("attention_norm",),
+            "self_attn.q_proj": _QKV[:1],
+            "self_attn.k_proj": _QKV[1:2],
+            "self_attn.v_proj": _QKV[2:],
+            "self_attn.o_proj": ("attention.o_proj",),
+            "post_self_attn_layernorm": ("attention_post_norm",),
+            "post_attention_layernorm": ("ffn_norm",),
+            "mlp.gate_up_proj": ("ffn.gate_proj", "ffn.up_proj"),
+            "mlp.down_proj": ("ffn.down_proj",),
+            "post_mlp_layernorm": ("ffn_post_norm",),
         },
         "model.layers.{}.",
     ),
-}  # fmt: skip
+}
 _STEMS = ("", "glm.")  # classes of GLM-10B that hold the network hold it under this name
 PREFIX_ENCODER = "prefix_encoder."
 _DERIVED = ("inv_freq",)  # tables that the network makes itself

@@ -1,6 +1,7 @@
 """`load_model`: any checkpoint of the family, ours or published, as a network ready for inference.
 
-The network is made without memory; then one matrix after another is read, cut, converted or quantized, and put in its place. So the peak is
+The network is made without memory; then one matrix after another is read, cut, converted or quantized, and put in its
+place. So the peak is
 the model and one matrix. Nothing of a checkpoint is run, and every error is one line.
 """
 
@@ -64,10 +65,14 @@ def load_model(
 ) -> Transformer:
     """A model ready for inference, from a folder or by the name of a bundled one.
 
-    config: a preset's name or a JSON file, for folders that carry no configuration (shards of a training run) or in place of theirs.
-    adapter: folder of a P-Tuning v2 prefix. device: None takes what `auto` finds. dtype: None takes the checkpoint's own type on an
-    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. On a CPU the word embedding of a quantized
-    model that does not make the logits too stays in its file, from which rows are read as they are looked up. Raises ValueError naming what is missing,
+    config: a preset's name or a JSON file, for folders that carry no configuration (shards of a training run) or in
+    place of theirs.
+    adapter: folder of a P-Tuning v2 prefix. device: None takes what `auto` finds. dtype: None takes the checkpoint's
+    own type on an
+    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. On a CPU the word
+    embedding of a quantized
+    model that does not make the logits too stays in its file, from which rows are read as they are looked up. Raises
+    ValueError naming what is missing,
     damaged, of another shape or not served.
     """
     require(quantize in (None, *_BITS), "quantize", quantize, f"choose {' or '.join(_BITS)}")
@@ -101,7 +106,9 @@ def load_model(
 
 
 def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify: bool = False) -> Checkpoint:
-    """Read the configuration and the headers of a folder; see `load_model` for `config`. verify: hold a folder of ours to its manifest first."""
+    """Read the configuration and the headers of a folder; see `load_model` for `config`. verify: hold a folder of ours
+    to its manifest first.
+    """
     folder = resolve(path_or_name)
     shards = [] if has_weights(folder) else rank_files(folder)
     files = [[path] for path in shards]
@@ -126,7 +133,8 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
     )
     family, shape = named_config(config, bool(shards)) if config else published.recognize(values)
     ranks = [Tensors(paths) for paths in files or [find_weights(folder)]]
-    # GLM-10B-Chinese was trained with one id for [gMASK] and the end of an answer; its published form has a second row with the same weights.
+    # GLM-10B-Chinese was trained with one id for [gMASK] and the end of an answer; its published form has a second row
+    # with the same weights.
     repeat = (shape.tokens.eop, shape.tokens.gmask) if family == "glm-10b-chinese" and shards else None
     return Checkpoint(folder, family, shape, Source(folder, shape, ranks, find_layout(ranks[0]), repeat))
 
@@ -148,7 +156,9 @@ def network_config(path_or_name: Path | str) -> ModelConfig:
 
 
 def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
-    """Generation and network of a preset, of a JSON file with our options, or of one with those of a published model or training run."""
+    """Generation and network of a preset, of a JSON file with our options, or of one with those of a published model or
+    training run.
+    """
     if config in PRESETS:
         return config, model_preset(config)
     path = Path(config)
@@ -160,7 +170,9 @@ def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
 
 
 def rank_files(folder: Path) -> list[Path]:
-    """Files of the ranks of a tensor-parallel run, in order: in the folder, or in the one that it names as its latest. Empty: there are none."""
+    """Files of the ranks of a tensor-parallel run, in order: in the folder, or in the one that it names as its latest.
+    Empty: there are none.
+    """
     for latest in (folder / "latest", folder / "latest_checkpointed_iteration.txt"):
         if latest.is_file() and latest.stat().st_size < 256:
             name = latest.read_text(encoding="utf-8", errors="replace").strip()
@@ -245,7 +257,9 @@ def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.P
 
 
 def read_prefix(folder: Path, config: ModelConfig) -> Prefix:
-    """A prefix as the published P-Tuning v2 code saves it: its table, or a table and the two layers that make the values from it."""
+    """A prefix as the published P-Tuning v2 code saves it: its table, or a table and the two layers that make the
+    values from it.
+    """
     require(folder.is_dir(), "adapter", str(folder), "no such folder; give one with the weights of a prefix encoder")
     tensors = Tensors(find_weights(folder))
     names = {name.partition(PREFIX_ENCODER)[2]: name for name in tensors if PREFIX_ENCODER in name}

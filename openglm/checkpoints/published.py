@@ -16,27 +16,57 @@ from openglm.presets import PRESETS
 
 # Names of the same thing in the configurations of all generations; where two stand together the later one counts.
 _OPTIONS = {
-    "num_layers": "layers", "num_hidden_layers": "layers", "hidden_size": "hidden", "num_attention_heads": "heads", "inner_hidden_size": "ffn_hidden",
-    "ffn_hidden_size": "ffn_hidden", "intermediate_size": "ffn_hidden", "multi_query_group_num": "kv_heads", "num_key_value_heads": "kv_heads", "kv_channels": "head_dim",
-    "head_dim": "head_dim", "max_sequence_length": "max_positions", "seq_length": "max_positions", "max_position_embeddings": "max_positions", "vocab_size": "vocab_size",
-    "padded_vocab_size": "vocab_size", "layernorm_epsilon": "norm_eps", "rms_norm_eps": "norm_eps", "rope_theta": "rope_theta",
-}  # fmt: skip
+    "num_layers": "layers",
+    "num_hidden_layers": "layers",
+    "hidden_size": "hidden",
+    "num_attention_heads": "heads",
+    "inner_hidden_size": "ffn_hidden",
+    "ffn_hidden_size": "ffn_hidden",
+    "intermediate_size": "ffn_hidden",
+    "multi_query_group_num": "kv_heads",
+    "num_key_value_heads": "kv_heads",
+    "kv_channels": "head_dim",
+    "head_dim": "head_dim",
+    "max_sequence_length": "max_positions",
+    "seq_length": "max_positions",
+    "max_position_embeddings": "max_positions",
+    "vocab_size": "vocab_size",
+    "padded_vocab_size": "vocab_size",
+    "layernorm_epsilon": "norm_eps",
+    "rms_norm_eps": "norm_eps",
+    "rope_theta": "rope_theta",
+}
 # What every network of these generations has in common with its siblings; another value asks for another network.
 _FIXED = {
-    "add_bias_linear": False, "rmsnorm": True, "post_layer_norm": True, "apply_residual_connection_post_layernorm": False, "block_position_encoding": True,
-    "relative_encoding": False, "attention_scale": 1.0, "hidden_act": "silu", "partial_rotary_factor": 0.5, "layernorm_order": "post", "rope_type": "default",
+    "add_bias_linear": False,
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "apply_residual_connection_post_layernorm": False,
+    "block_position_encoding": True,
+    "relative_encoding": False,
+    "attention_scale": 1.0,
+    "hidden_act": "silu",
+    "partial_rotary_factor": 0.5,
+    "layernorm_order": "post",
+    "rope_type": "default",
     "type": "default",
-}  # fmt: skip
+}
 _KNOWN = "ChatGLM-6B (both releases), ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B (chatglm or glm), GLM-4-0414 (glm4), GLM-10B (glm), GLM-130B"
 # GLM-10B's special tokens follow <|endoftext|>, which is also its padding, at these offsets.
 _GLM10B_OFFSETS = {
-    "glm-10b": {"pad": 0, "sop": 1, "eop": 2, "mask": 4, "gmask": 7, "smask": 8}, "glm-10b-chinese": {"pad": 0, "mask": 3, "sop": 6, "eop": 7, "smask": 8, "gmask": 9},
-}  # fmt: skip
+    "glm-10b": {"pad": 0, "sop": 1, "eop": 2, "mask": 4, "gmask": 7, "smask": 8},
+    "glm-10b-chinese": {"pad": 0, "mask": 3, "sop": 6, "eop": 7, "smask": 8, "gmask": 9},
+}
 # What transformers' classes glm and glm4 run, by our options.
 _HF = {
-    "norm": ("rmsnorm",), "activation": ("swiglu",), "positions": ("rope_half",), "mask": ("causal",), "bias": ("qkv", "none"), "residual": ("pre", "sandwich"),
+    "norm": ("rmsnorm",),
+    "activation": ("swiglu",),
+    "positions": ("rope_half",),
+    "mask": ("causal",),
+    "bias": ("qkv", "none"),
+    "residual": ("pre", "sandwich"),
     "qk_norm": (False,),
-}  # fmt: skip
+}
 _HF_KNOWS = "transformers runs ChatGLM2, ChatGLM3, GLM-4-9B (glm) and GLM-4-0414 (glm4) without their own code, no others; convert to openglm instead"
 _SAT_TOKENS = {"MASK": "mask", "gMASK": "gmask", "sMASK": "smask", "sop": "sop", "eop": "eop"}
 
@@ -199,8 +229,24 @@ def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "pad_token_id": config.tokens.pad if config.tokens.pad >= 0 else None,
     }
     return {
-        "architectures": [f"{kind.title()}ForCausalLM"], "model_type": kind, "vocab_size": config.vocab_size, "hidden_size": config.hidden, "intermediate_size": config.ffn_hidden,
-        "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim, "hidden_act": "silu",
-        "max_position_embeddings": config.max_positions, "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta, "partial_rotary_factor": 0.5,
-        "attention_bias": config.bias == "qkv", "attention_dropout": 0.0, "tie_word_embeddings": config.tied, "torch_dtype": dtype, "use_cache": True, **tokens,
-    }  # fmt: skip
+        "architectures": [f"{kind.title()}ForCausalLM"],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.ffn_hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "partial_rotary_factor": 0.5,
+        "attention_bias": config.bias == "qkv",
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": config.tied,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        **tokens,
+    }

@@ -1,6 +1,7 @@
 """Rewrite a checkpoint, ours or published, with int8 or int4 weights in our own format.
 
-Without a text, matrix after matrix: the memory is one matrix. With one, the codes of the blocks are calibrated on it (openglm/quant/calibrate.py),
+Without a text, matrix after matrix: the memory is one matrix. With one, the codes of the blocks are calibrated on it
+(openglm/quant/calibrate.py),
 for which the whole network is held in fp32.
 """
 
@@ -39,8 +40,10 @@ def quantize_checkpoint(
 ) -> Path:
     """Write the folder `out` in one go; returns its path.
 
-    group: columns that share a scale, 0: whole rows; rows that no group divides get one scale. calibrate: a UTF-8 text file, some ten thousand
-    tokens of what the model will read. config: as for `load_model`. Raises ValueError for weights that are codes already, too little text, a full disk.
+    group: columns that share a scale, 0: whole rows; rows that no group divides get one scale. calibrate: a UTF-8 text
+    file, some ten thousand
+    tokens of what the model will read. config: as for `load_model`. Raises ValueError for weights that are codes
+    already, too little text, a full disk.
     """
     check_format(bits, group, max(group, 2))
     checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
@@ -99,7 +102,9 @@ def _calibrated(
 
 
 def calibration_rows(tokenizer: Tokenizer, config: ModelConfig, text: Path) -> Tensor:
-    """[rows, tokens] of a text, each row `[gMASK] <sop>` and a piece of it: what every generation of the family reads before it writes."""
+    """[rows, tokens] of a text, each row `[gMASK] <sop>` and a piece of it: what every generation of the family reads
+    before it writes.
+    """
     require(text.is_file(), "calibrate", str(text), "no such file; give a text file")
     try:
         ids = tokenizer.encode(text.read_text(encoding="utf-8"))

@@ -45,14 +45,22 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
         for path in rank.files
     }
     return {
-        "family": checkpoint.family, "weights": f"int{source.bits}" if source.bits else str(source.dtype).removeprefix("torch."), "shards": len(source.ranks),
-        **{name: getattr(config, name) for name in _SHAPE}, "tokens": dataclasses.asdict(config.tokens), "files": files, "bytes": sum(files.values()),
-        "memory": memory(config), "formulas": FORMULAS,
-    }  # fmt: skip
+        "family": checkpoint.family,
+        "weights": f"int{source.bits}" if source.bits else str(source.dtype).removeprefix("torch."),
+        "shards": len(source.ranks),
+        **{name: getattr(config, name) for name in _SHAPE},
+        "tokens": dataclasses.asdict(config.tokens),
+        "files": files,
+        "bytes": sum(files.values()),
+        "memory": memory(config),
+        "formulas": FORMULAS,
+    }
 
 
 def memory(config: ModelConfig) -> dict[str, Any]:
-    """Bytes for inference by weight type, for a token of context, and for each way of tuning with one row at a time (FORMULAS)."""
+    """Bytes for inference by weight type, for a token of context, and for each way of tuning with one row at a time
+    (FORMULAS).
+    """
     total, pairs = config.parameters, 2 * config.layers * config.kv_heads * config.head_dim
     matrices = config.matrices().values()
     tuned = [matrix for matrix in config.layer_matrices() if matrix.reads == "attention"]  # queries, keys and values

@@ -32,9 +32,17 @@ _SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 _LARGEST_JSON = 64 << 20  # bytes of an index or a configuration; a longer one is not meant to be read
 _RESIDENT = 32 << 20  # bytes read through one mapping before it is renewed
 _SAFETENSORS_TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class Tensors(Mapping[str, Tensor]):

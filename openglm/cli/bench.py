@@ -1,6 +1,8 @@
-"""`glm bench`: how fast this machine reads prompts and writes answers with a model, and how much of the machine that uses.
+"""`glm bench`: how fast this machine reads prompts and writes answers with a model, and how much of the machine that
+uses.
 
-Random weights cost as much as trained ones, so a shape, or some of its layers, can be tried before anything is downloaded.
+Random weights cost as much as trained ones, so a shape, or some of its layers, can be tried before anything is
+downloaded.
 """
 
 from __future__ import annotations
@@ -116,14 +118,23 @@ def measure(options: BenchOptions) -> dict[str, float | str]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     achieved, machine = read * decode / options.requests, read_bandwidth()
     return {
-        "prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode, "time_to_first_token_s": first, "weight_bytes": weights, "peak_rss_bytes": peak,
-        "read_bandwidth_bytes_per_s": achieved, "machine_bandwidth_bytes_per_s": machine, "read_bandwidth_share": achieved / machine,
-        "runner": type(engine.runner).__name__, "requests": options.requests,
-    }  # fmt: skip
+        "prefill_tokens_per_s": prefill,
+        "decode_tokens_per_s": decode,
+        "time_to_first_token_s": first,
+        "weight_bytes": weights,
+        "peak_rss_bytes": peak,
+        "read_bandwidth_bytes_per_s": achieved,
+        "machine_bandwidth_bytes_per_s": machine,
+        "read_bandwidth_share": achieved / machine,
+        "runner": type(engine.runner).__name__,
+        "requests": options.requests,
+    }
 
 
 def one_round(engine: Engine, count: int, prompt_tokens: int, new_tokens: int, seed: int) -> tuple[float, float, float]:
-    """Seconds to the first token of all, prompt tokens a second until every request has one, and new tokens a second from then on."""
+    """Seconds to the first token of all, prompt tokens a second until every request has one, and new tokens a second
+    from then on.
+    """
     from openglm.engine.params import SamplingParams
 
     params, waiting, late = SamplingParams(max_tokens=new_tokens, ignore_eos=True), set(), 0
@@ -161,7 +172,9 @@ def random_prompt(shape: ModelConfig, length: int, seed: int) -> list[int]:
 
 
 def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
-    """A network with random weights, made in the format it runs in: it never exists in full precision if it is quantized."""
+    """A network with random weights, made in the format it runs in: it never exists in full precision if it is
+    quantized.
+    """
     import numpy as np
     import torch
     from torch import nn
@@ -204,7 +217,9 @@ def random_model(shape: ModelConfig, quantize: str | None) -> Transformer:
 
 
 def weight_bytes(model: Transformer) -> tuple[int, int]:
-    """Of all weights in memory, and of those that every step reads whole: a table that is only looked up is not, and may stay in its file."""
+    """Of all weights in memory, and of those that every step reads whole: a table that is only looked up is not, and
+    may stay in its file.
+    """
     from openglm.quant.layers import StoredEmbedding
 
     held = (module for module in model.modules() if not isinstance(module, StoredEmbedding))
@@ -227,7 +242,8 @@ def read_bandwidth() -> float:
     from openglm.kernels.program import Arena
 
     library, times = load(), []
-    # In huge pages, like the weights: small ones would make the machine look slower than it is. Written once, for pages that never were are all the same one.
+    # In huge pages, like the weights: small ones would make the machine look slower than it is. Written once, for pages
+    # that never were are all the same one.
     memory = (Arena(library).take(_PROBE_BYTES) if library else torch.empty(_PROBE_BYTES, dtype=torch.uint8)).fill_(1)
     words = memory.view(torch.int64)
     for _ in range(7):

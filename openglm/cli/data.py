@@ -1,4 +1,6 @@
-"""`glm data build` makes a corpus from packages or a folder of text. `glm data feedback` writes users' preferences as pairs."""
+"""`glm data build` makes a corpus from packages or a folder of text. `glm data feedback` writes users' preferences as
+pairs.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +65,16 @@ def run(argv: list[str]) -> int:
     from openglm.data.build import build, table
 
     manifest = build(
-        options.source, options.out, tokenizer=options.tokenizer, vocab_size=options.vocab_size, heldout=options.heldout,
-        evaluation=options.evaluation, cache=options.cache, text=options.text, workers=options.workers,
-    )  # fmt: skip
+        options.source,
+        options.out,
+        tokenizer=options.tokenizer,
+        vocab_size=options.vocab_size,
+        heldout=options.heldout,
+        evaluation=options.evaluation,
+        cache=options.cache,
+        text=options.text,
+        workers=options.workers,
+    )
     print(json.dumps(manifest, ensure_ascii=False) if options.json else table(manifest))
     return 0
 

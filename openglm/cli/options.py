@@ -27,7 +27,9 @@ def parse(
     default: Options | None = None,
     ignore: tuple[str, ...] = (),
 ) -> Options:
-    """Read `argv` (and the file after `--config`, without its keys in `ignore`) into `cls`. Raises ValueError of one line for a wrong option."""
+    """Read `argv` (and the file after `--config`, without its keys in `ignore`) into `cls`. Raises ValueError of one
+    line for a wrong option.
+    """
     import tyro
 
     argv, file = take(join_repeated(cls, argv), "--config")

@@ -12,7 +12,8 @@ from openglm.config import ModelConfig, require
 from openglm.presets import model_preset
 
 SEARCHED = ("data", "tensor", "pipeline", "micro_batch", "zero", "recompute", "schedule", "chunks")
-# What a layout given in full means where it says no more: the large runs of 2021 and 2022 (GLM-130B, Megatron-LM, BLOOM, OPT).
+# What a layout given in full means where it says no more: the large runs of 2021 and 2022 (GLM-130B, Megatron-LM,
+# BLOOM, OPT).
 CLASSIC = {"recompute": "full", "schedule": "1f1b"}
 CLASSIC_PIPELINE = {"zero": 1, "micro_batch": 1}
 
@@ -132,9 +133,17 @@ def model_of(options: PlanOptions) -> ModelConfig:
     for name in ("layers", "hidden", "heads", "vocab"):
         require(shape[name] > 0, name, shape[name], "must be a positive whole number where no --model is given")
     return ModelConfig(
-        vocab_size=options.vocab, layers=options.layers, hidden=options.hidden, heads=options.heads, kv_heads=options.kv_heads, max_positions=options.seq,
-        ffn_hidden=options.ffn or 4 * options.hidden, activation="swiglu" if options.ffn else "gelu", norm="layernorm", bias="all",
-    )  # fmt: skip
+        vocab_size=options.vocab,
+        layers=options.layers,
+        hidden=options.hidden,
+        heads=options.heads,
+        kv_heads=options.kv_heads,
+        max_positions=options.seq,
+        ffn_hidden=options.ffn or 4 * options.hidden,
+        activation="swiglu" if options.ffn else "gelu",
+        norm="layernorm",
+        bias="all",
+    )
 
 
 def fixed_options(options: PlanOptions) -> dict[str, Any]:

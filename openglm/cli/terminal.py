@@ -69,7 +69,9 @@ class Screen:
 
 
 def finished(text: str) -> int:
-    """How many characters of a growing Markdown text form blocks that nothing can change: up to the last blank line outside code and lists."""
+    """How many characters of a growing Markdown text form blocks that nothing can change: up to the last blank line
+    outside code and lists.
+    """
     end, position, fenced = 0, 0, False
     for line in text.splitlines(keepends=True):
         position += len(line)
@@ -131,7 +133,9 @@ class Conversation:
             self.answer([*self.messages, {"role": "user", "content": text}])
 
     def answer(self, messages: list[dict[str, Any]]) -> None:
-        """Answer, and take question and answer into the conversation unless nothing came. A call is answered by the user, who plays the tool."""
+        """Answer, and take question and answer into the conversation unless nothing came. A call is answered by the
+        user, who plays the tool.
+        """
         reply = Reply("")
         system = [{"role": "system", "content": self.system}] if self.system else []
         pieces = self.assistant.stream(

@@ -9,7 +9,9 @@ from openglm.config.checks import require
 
 @dataclass(frozen=True)
 class InfillingConfig:
-    """Autoregressive blank infilling: how spans are cut out of a text. Defaults: GLM-130B (arXiv 2210.02414, section 2.2)."""
+    """Autoregressive blank infilling: how spans are cut out of a text. Defaults: GLM-130B (arXiv 2210.02414, section
+    2.2).
+    """
 
     mask_share: float = 0.3
     """share of texts with short spans cut out, marked [MASK]"""
@@ -86,7 +88,8 @@ class DataConfig:
     seed: int = 1
     """seed for the order of documents, the mixture of sources and the spans"""
     workers: int = 1
-    """processes that prepare batches in advance; 0: the training process prepares them. The data order stays the same"""
+    """processes that prepare batches in advance; 0: the training process prepares them. The data order stays the same
+    """
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "data.seed", self.seed, "must not be negative")

@@ -38,7 +38,9 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape and options of the network, the same for all of the family from GLM-10B to GLM-4-0414 (docs/architecture.md)."""
+    """Shape and options of the network, the same for all of the family from GLM-10B to GLM-4-0414
+    (docs/architecture.md).
+    """
 
     vocab_size: int
     """rows of the embedding table"""
@@ -67,7 +69,9 @@ class ModelConfig:
     activation: Literal["gelu", "gelu_tanh", "geglu", "swiglu"] = "swiglu"
     """feed-forward activation; geglu is x1*gelu(x2), swiglu is silu(x1)*x2"""
     positions: Literal["learned_2d", "rope", "rope_2d", "rope_half"] = "rope"
-    """learned_2d: two added tables; rope: whole head, in halves; rope_2d: half a head by position, half by block position; rope_half: first half of the head, interleaved pairs"""
+    """learned_2d: two added tables; rope: whole head, in halves; rope_2d: half a head by position, half by block
+    position; rope_half: first half of the head, interleaved pairs
+    """
     rope_theta: float = 10000.0
     """base of the rotary frequencies"""
     rope_fp16_frequencies: bool = False

@@ -134,7 +134,8 @@ class StabilityConfig:
     shrink_rise: int = 500
     """number of steps over which it rises"""
     ramp_from: int = 0
-    """rows in the first batches (GLM-130B: 192), which grow to train.batch_rows (4224); 0: all batches have equal size"""
+    """rows in the first batches (GLM-130B: 192), which grow to train.batch_rows (4224); 0: all batches have equal size
+    """
     ramp_step: int = 24
     """rows added each time batches grow"""
     ramp_rows: int = 0

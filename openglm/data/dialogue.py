@@ -1,4 +1,5 @@
-"""A source of whole conversations for `mixture.py`: users' files as training samples, and an account of what is not taught.
+"""A source of whole conversations for `mixture.py`: users' files as training samples, and an account of what is not
+taught.
 
 The tokenizer's renderer says which tokens are trained. Conversations are never cut in the middle of a turn.
 """
@@ -64,7 +65,8 @@ def fit(
 
 
 class DialogueSource:
-    """All conversations of a file or folder as a stream of the mixture: whole ones, packed so that a row holds as many as fit.
+    """All conversations of a file or folder as a stream of the mixture: whole ones, packed so that a row holds as many
+    as fit.
 
     Everything up to <sop> is part A, the rest part B with loss on the answers alone. One that is longer than `seq_len`
     loses its oldest turns; one whose last turn alone is too long, or teaches nothing, is left out. `counts` says how
@@ -158,7 +160,8 @@ class DialogueSource:
         epoch, row = divmod(number, self.rows)
         if self._epoch[0] != epoch:
             shuffle = np.random.default_rng((*self._key, epoch))
-            # Slots are sorted by length, and equal lengths may trade places: so every epoch has the same number of rows.
+            # Slots are sorted by length, and equal lengths may trade places: so every epoch has the same number of
+            # rows.
             self._epoch = epoch, np.lexsort((shuffle.random(len(self)), -self._lengths)), shuffle.permutation(self.rows)
         _, order, rows = self._epoch
         return [self._sample(i) for i in rng.permutation(order[self._slots[rows[row]]]).tolist()]
@@ -226,7 +229,9 @@ class DialogueSource:
 
 
 def conversation_sample(ids: Ints, trained: NDArray, special: SpecialTokens, pin: bool) -> Sample:
-    """One rendered conversation: what stands before <sop> is part A and ends with [gMASK]; its "long span" is all the rest."""
+    """One rendered conversation: what stands before <sop> is part A and ends with [gMASK]; its "long span" is all the
+    rest.
+    """
     gmask = int(np.argmax(ids == special.sop)) - 1
     assert gmask >= 0 and ids[gmask] == special.gmask, (ids[:8], special)
     text, weights = _without(ids, gmask), _without(trained, gmask)
@@ -240,7 +245,9 @@ def _without(values: NDArray, at: int) -> NDArray:
 
 
 def fill_rows(lengths: Ints, size: int) -> list[Ints]:
-    """Pack lengths into rows of `size`, best fit, longest first. Row -> numbers of its slots; slot j is the j-th longest."""
+    """Pack lengths into rows of `size`, best fit, longest first. Row -> numbers of its slots; slot j is the j-th
+    longest.
+    """
     rows: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(size + 1)]  # rows with so many free places
     rooms = 0  # bit r is set where by_room[r] is not empty

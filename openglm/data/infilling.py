@@ -1,10 +1,14 @@
 """Autoregressive blank infilling, the training objective of GLM (arXiv 2103.10360 section 2, 2210.02414 section 2.2).
 
-Spans are cut out of a piece of text. Part A is the text with one mask token in place of each span and sees itself both ways;
-part B holds the spans one after another in random order, each as `<sop> span` with the target `span <eop>`. Loss lies on part B alone.
+Spans are cut out of a piece of text. Part A is the text with one mask token in place of each span and sees itself both
+ways;
+part B holds the spans one after another in random order, each as `<sop> span` with the target `span <eop>`. Loss lies
+on part B alone.
 
-`build_sample` is deterministic: text, spans and order give every array. The samplers draw spans as the original does; `infill` draws
-everything for one piece. Nothing here knows about files, rows or batches. Legend: n tokens of a piece, k spans [start, end), b tokens of part B.
+`build_sample` is deterministic: text, spans and order give every array. The samplers draw spans as the original does;
+`infill` draws
+everything for one piece. Nothing here knows about files, rows or batches. Legend: n tokens of a piece, k spans [start,
+end), b tokens of part B.
 """
 
 from __future__ import annotations
@@ -36,9 +40,12 @@ def build_sample(
 ) -> Sample:
     """Cut `spans` [k, 2], sorted and disjoint, out of `tokens` [n] and lay them out as part A and part B.
 
-    order: part B holds span order[0] first. suffix: the one span runs to the end of the text and no <eop> closes it, either because the text
-    goes on beyond what was cut off or because its own last token is an end mark; only then `loss_mask` [n] weighs the targets.
-    pin: positions of part B stay at the span's mask; otherwise they run on. dblock_at: places in the sample whose input token is hidden by `dblock_id`
+    order: part B holds span order[0] first. suffix: the one span runs to the end of the text and no <eop> closes it,
+    either because the text
+    goes on beyond what was cut off or because its own last token is an end mark; only then `loss_mask` [n] weighs the
+    targets.
+    pin: positions of part B stay at the span's mask; otherwise they run on. dblock_at: places in the sample whose input
+    token is hidden by `dblock_id`
     (default [MASK]); targets stay, and <sop> is never hidden.
     """
     starts, lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
@@ -115,7 +122,9 @@ def sample_lengths(rng: np.random.Generator, wanted: int, config: InfillingConfi
 
 
 def place_spans(rng: np.random.Generator, lengths: Ints, start: int, stop: int) -> Ints | None:
-    """Spans [k, 2] of these lengths, in this order, anywhere in [start, stop) with at least one token between them; None if they do not fit."""
+    """Spans [k, 2] of these lengths, in this order, anywhere in [start, stop) with at least one token between them;
+    None if they do not fit.
+    """
     free = stop - start - int(lengths.sum()) - len(lengths) + 1
     if free < 0:
         return None
@@ -131,9 +140,11 @@ def sample_spans(
     *,
     single: bool = False,
 ) -> Ints | None:
-    """[MASK] spans for a text of `length` tokens: `mask_ratio` of it, or one span only (`single`). None if they do not fit.
+    """[MASK] spans for a text of `length` tokens: `mask_ratio` of it, or one span only (`single`). None if they do not
+    fit.
 
-    documents: the ranges [start, stop) that spans may cover. Of several, the shorter ones come first and take at most their own share; the longest takes the rest.
+    documents: the ranges [start, stop) that spans may cover. Of several, the shorter ones come first and take at most
+    their own share; the longest takes the rest.
     """
     lengths = sample_lengths(rng, 1 if single else max(1, int(config.mask_ratio * length)), config)
     placed = []
@@ -154,7 +165,9 @@ def sample_spans(
 def sample_long_span(
     rng: np.random.Generator, length: int, shortest: int, longest: int, inside: tuple[int, int] | None = None
 ) -> Ints:
-    """One [gMASK] span [1, 2] of uniform length in [shortest, longest]: at the end of a text of `length` tokens, or anywhere in the range `inside`."""
+    """One [gMASK] span [1, 2] of uniform length in [shortest, longest]: at the end of a text of `length` tokens, or
+    anywhere in the range `inside`.
+    """
     size = int(rng.integers(shortest, longest + 1))
     if inside is None:
         return np.array([[length - size, length]])
@@ -164,7 +177,9 @@ def sample_long_span(
 
 
 def sentences(ends: NDArray[np.bool_], start: int, stop: int, *, tail: bool) -> Ints:
-    """Sentences [k, 2] of the document [start, stop): each closes at a token marked in `ends`. tail: what follows the last mark is one too."""
+    """Sentences [k, 2] of the document [start, stop): each closes at a token marked in `ends`. tail: what follows the
+    last mark is one too.
+    """
     stops = np.flatnonzero(ends[start:stop]) + start + 1
     if tail and start < stop and (not len(stops) or stops[-1] < stop):
         stops = np.append(stops, stop)
@@ -200,7 +215,8 @@ def _draw_spans(
 ) -> tuple[Ints, str]:
     """Spans of a piece, and the mode they belong to: a piece with no room for short spans falls back to a long one.
 
-    In a piece that was cut off, nothing that <eop> closes reaches the cut (no span covers the last token, an unfinished sentence is none): it would teach an end that is none.
+    In a piece that was cut off, nothing that <eop> closes reaches the cut (no span covers the last token, an unfinished
+    sentence is none): it would teach an end that is none.
     """
     n = len(tokens)
     closed = n if complete else n - 1
@@ -232,8 +248,10 @@ def infill(
 ) -> Sample | None:
     """Draw mode, spans and their order for one piece of text and build its sample of at most `room` tokens.
 
-    complete: the piece ends where its document ends, so a span that reaches the end is closed by <eop>; the end of any other piece teaches none.
-    A sample is longer than its text (two tokens per span); what would not fit is cut off the piece before spans are drawn. None: no room for any text.
+    complete: the piece ends where its document ends, so a span that reaches the end is closed by <eop>; the end of any
+    other piece teaches none.
+    A sample is longer than its text (two tokens per span); what would not fit is cut off the piece before spans are
+    drawn. None: no room for any text.
     """
     mode = draw_mode(rng, config)
     if room is not None and len(tokens) >= room:

@@ -1,7 +1,9 @@
 """Training rows: which text comes when, from which source, packed into rows of one length.
 
-A row is a pure function of its number and of the configuration. There is no state to save but a counter: any number of workers reads the
-same stream, and a resume needs one integer. Time goes into numpy calls on whole pieces; a row of 512 tokens takes a fraction of a millisecond.
+A row is a pure function of its number and of the configuration. There is no state to save but a counter: any number of
+workers reads the
+same stream, and a resume needs one integer. Time goes into numpy calls on whole pieces; a row of 512 tokens takes a
+fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ def pack(samples: Sequence[Sample], seq_len: int, pad: int) -> Row:
 
 
 class Stream(Protocol):
-    """What a mixture draws from: an endless sequence of rows' worth of samples, each a function of its number alone (and of `rng`, the row's own)."""
+    """What a mixture draws from: an endless sequence of rows' worth of samples, each a function of its number alone
+    (and of `rng`, the row's own).
+    """
 
     tokens: int
     rows: int
@@ -98,7 +102,9 @@ class Stream(Protocol):
 
 
 class TextStream:
-    """The windows of one source: its documents in a new random order each epoch, one epoch after another, cut every `seq_len` tokens."""
+    """The windows of one source: its documents in a new random order each epoch, one epoch after another, cut every
+    `seq_len` tokens.
+    """
 
     fingerprint = "text"  # its content is in the corpus's fingerprint
 
@@ -179,10 +185,13 @@ def shares(weights: Mapping[str, float]) -> Ints:
 
 
 class Mixture:
-    """Every row is a pure function of (corpus, dialogues, options, row number). `data.weights` names text sources and dialogues alike.
+    """Every row is a pure function of (corpus, dialogues, options, row number). `data.weights` names text sources and
+    dialogues alike.
 
-    corpus may be None and dialogues empty, not both. sentence_ends: ids that close a sentence, needed for [sMASK]. Raises ValueError naming the option.
-    `fingerprint` stands for everything that changes the stream; checkpoints keep it, and a resume with another one is refused.
+    corpus may be None and dialogues empty, not both. sentence_ends: ids that close a sentence, needed for [sMASK].
+    Raises ValueError naming the option.
+    `fingerprint` stands for everything that changes the stream; checkpoints keep it, and a resume with another one is
+    refused.
     """
 
     def __init__(

@@ -147,14 +147,17 @@ def settings(values: dict[str, Any], processes: int) -> Settings:
     stage = _number(zero, "zero_optimization.stage", 0, low=0, whole=True)
     require(stage <= 3, "deepspeed zero_optimization.stage", stage, "choose 0, 1, 2 or 3")
     return Settings(
-        batch, micro, accumulation, stage,
+        batch,
+        micro,
+        accumulation,
+        stage,
         clip=_number(top, "gradient_clipping", 0.0, low=0),
         offload=_offload(zero),
         optimizer=_optimizer(top),
         scheduler=_scheduler(top),
         steps_per_print=_number(top, "steps_per_print", 0, low=0, whole=True),
         **_precision(top, stage),
-    )  # fmt: skip
+    )
 
 
 def _number(values: dict[str, Any], name: str, default: Any, low: float, whole: bool = False) -> Any:

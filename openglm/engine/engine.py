@@ -1,6 +1,7 @@
 """Many requests over one model: continuous batching, shared prefixes, chunked prompts, preemption, speculation.
 
-One thread drives an engine; a server calls `add_request`, `step` and `cancel` from one place. A wrong request is an error of its own
+One thread drives an engine; a server calls `add_request`, `step` and `cancel` from one place. A wrong request is an
+error of its own
 and touches no other.
 """
 
@@ -38,7 +39,8 @@ class Engine:
     """`Engine(model).generate([[2, 4]], SamplingParams(max_tokens=8))[0].ids`
 
     tokenizer: only for stop strings, constrained answers and text in results; one of openglm/text/.
-    adapters: LoRAs and prefixes by the names by which requests choose one; without one, a request gets the model as it is.
+    adapters: LoRAs and prefixes by the names by which requests choose one; without one, a request gets the model as it
+    is.
     """
 
     def __init__(
@@ -127,7 +129,9 @@ class Engine:
         return request.id
 
     def cancel(self, number: int) -> Result | None:
-        """End a request at once and free its blocks; returns what there is of its answer, None where it is over already."""
+        """End a request at once and free its blocks; returns what there is of its answer, None where it is over
+        already.
+        """
         request = self._requests.get(number)
         if request is None:
             return None
@@ -211,7 +215,9 @@ class Engine:
     def _answer(
         self, request: Request, logits: Tensor, likeliest: list[int], highest: list[float], events: list[Event]
     ) -> None:
-        """Sample tokens row by row, for as long as the draft is what is sampled anyway: the answer is the one without drafts."""
+        """Sample tokens row by row, for as long as the draft is what is sampled anyway: the answer is the one without
+        drafts.
+        """
         known, draft, reason = len(request.ids), request.draft, None
         for row in range(len(likeliest)):
             try:
@@ -288,7 +294,9 @@ class Engine:
 
 
 def _rows(request: Request, count: int) -> int:
-    """Rows of logits that a request wants of its next `count` tokens: none before its last known token, then one, and one for each drafted token."""
+    """Rows of logits that a request wants of its next `count` tokens: none before its last known token, then one, and
+    one for each drafted token.
+    """
     return len(request.draft) + 1 if request.cached + count == len(request.ids) + len(request.draft) else 0
 
 
@@ -306,7 +314,9 @@ def choose_runner(
 
 
 def room(model: Transformer, config: EngineConfig) -> int:
-    """Tokens of cache where the user names no number: for all sequences at once if 1 GiB holds them, but for one long one in any case."""
+    """Tokens of cache where the user names no number: for all sequences at once if 1 GiB holds them, but for one long
+    one in any case.
+    """
     shape, stored = model.config, model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
     token_bytes = (
         2 * shape.layers * shape.kv_heads * (shape.head_dim * stored.itemsize + (4 if stored == torch.int8 else 0))

@@ -130,7 +130,9 @@ def _real(value: object) -> bool:
 def check_request(
     prompt: Iterable[int], params: SamplingParams, shape: ModelConfig, room: int, has_text: bool
 ) -> list[int]:
-    """The prompt's ids, once all is known to fit: a request that could never be served must not wait for ever. `room`: tokens that the cache holds."""
+    """The prompt's ids, once all is known to fit: a request that could never be served must not wait for ever. `room`:
+    tokens that the cache holds.
+    """
     try:
         ids = [operator.index(token) for token in prompt]
     except TypeError:
@@ -173,7 +175,9 @@ EngineRequest = tuple[Sequence[int], SamplingParams]
 
 @dataclass
 class TokenLogprob:
-    """Natural logarithms of probabilities by the model's own distribution, before temperature, penalties and constraints."""
+    """Natural logarithms of probabilities by the model's own distribution, before temperature, penalties and
+    constraints.
+    """
 
     token: int
     logprob: float
@@ -202,7 +206,9 @@ class Result:
 
 @dataclass
 class Event:
-    """One new token of a request, or its end, or both. `text` holds the characters that are now certain to belong to the answer."""
+    """One new token of a request, or its end, or both. `text` holds the characters that are now certain to belong to
+    the answer.
+    """
 
     id: int
     token: int | None = None

@@ -1,4 +1,6 @@
-"""One request on its way through the engine: its tokens, their positions, its blocks, and how its next token is sampled."""
+"""One request on its way through the engine: its tokens, their positions, its blocks, and how its next token is
+sampled.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _ORDINARY = -2  # stands for any token that the rule of positions treats like al
 class PositionTracker:
     """Positions of a growing sequence, in constant time per token.
 
-    Between two <sop> positions go on in a straight line, whatever the family. Two tokens put behind the known ones show where the line
+    Between two <sop> positions go on in a straight line, whatever the family. Two tokens put behind the known ones show
+    where the line
     starts and how steep it is; at a new <sop> the rule is asked again.
     """
 

@@ -1,4 +1,5 @@
-"""How the next token is sampled from one row of logits. Everything here belongs to one request, so that no other can change its answer.
+"""How the next token is sampled from one row of logits. Everything here belongs to one request, so that no other can
+change its answer.
 
 Shapes: V vocabulary.
 """
@@ -51,7 +52,9 @@ class Sampler:
         return not (self.bias is self.seen is self.counts is self.constraint is self.opening is None)
 
     def sample(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
-        """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is nothing to choose from."""
+        """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is
+        nothing to choose from.
+        """
         require(
             math.isfinite(highest),
             "logits",
@@ -108,9 +111,11 @@ def peaks(logits_RV: Tensor) -> tuple[list[int], list[float]]:
 
 
 def draw(logits_V: np.ndarray, params: SamplingParams, uniform: float) -> int:
-    """The token at which the cumulated probability reaches a number from [0, 1), after temperature, min-p, top-k and top-p in this order.
+    """The token at which the cumulated probability reaches a number from [0, 1), after temperature, min-p, top-k and
+    top-p in this order.
 
-    In numpy, for torch would share even small vectors among threads of its own, which then stand in the way of the kernels' for longer than they help.
+    In numpy, for torch would share even small vectors among threads of its own, which then stand in the way of the
+    kernels' for longer than they help.
     """
     order = None
     if 0 < params.top_k < len(logits_V):
@@ -129,7 +134,9 @@ def draw(logits_V: np.ndarray, params: SamplingParams, uniform: float) -> int:
 
 
 def _nucleus(weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The heaviest that together have `share` of all weight, largest first, and their indices. Only those near the heaviest, which has 1, are sorted."""
+    """The heaviest that together have `share` of all weight, largest first, and their indices. Only those near the
+    heaviest, which has 1, are sorted.
+    """
     total = weights.sum(dtype=np.float64)
     for lightest in (1e-2, 1e-4, 0.0):
         indices = np.flatnonzero(weights > lightest)

@@ -37,16 +37,33 @@ class Matrix(Structure):
 
 class Cache(Structure):
     _fields_ = (
-        ("data", c_void_p), ("layer_bytes", c_int64), ("block_bytes", c_int64), ("head_bytes", c_int64),
-        ("kind", c_int32), ("heads", c_int32), ("kv_heads", c_int32), ("head_dim", c_int32),
-    )  # fmt: skip
+        ("data", c_void_p),
+        ("layer_bytes", c_int64),
+        ("block_bytes", c_int64),
+        ("head_bytes", c_int64),
+        ("kind", c_int32),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("head_dim", c_int32),
+    )
 
 
 class Op(Structure):
     _fields_ = (
-        ("kind", c_int32), ("in_", c_int32), ("out", c_int32), ("other", c_int32), ("adapter", c_int32), ("added", c_int32), ("layer", c_int32), ("mode", c_int32),
-        ("scale", c_float), ("eps", c_float), ("matrix", POINTER(Matrix)), ("weight", c_void_p), ("bias", c_void_p),
-    )  # fmt: skip
+        ("kind", c_int32),
+        ("in_", c_int32),
+        ("out", c_int32),
+        ("other", c_int32),
+        ("adapter", c_int32),
+        ("added", c_int32),
+        ("layer", c_int32),
+        ("mode", c_int32),
+        ("scale", c_float),
+        ("eps", c_float),
+        ("matrix", POINTER(Matrix)),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+    )
 
 
 class Buffer(Structure):
@@ -55,17 +72,36 @@ class Buffer(Structure):
 
 class Program(Structure):
     _fields_ = (
-        ("ops", POINTER(Op)), ("buffers", POINTER(Buffer)), ("codes", c_void_p), ("scales", c_void_p), ("corrections", c_void_p), ("cache", Cache),
-        ("frequencies", c_void_p), ("angles", c_void_p), ("ended", c_void_p),
-        ("op_count", c_int32), ("rotary", c_int32), ("angle_count", c_int32),
-    )  # fmt: skip
+        ("ops", POINTER(Op)),
+        ("buffers", POINTER(Buffer)),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("corrections", c_void_p),
+        ("cache", Cache),
+        ("frequencies", c_void_p),
+        ("angles", c_void_p),
+        ("ended", c_void_p),
+        ("op_count", c_int32),
+        ("rotary", c_int32),
+        ("angle_count", c_int32),
+    )
 
 
 class Step(Structure):
     _fields_ = (
-        ("ids", c_void_p), ("positions", c_void_p), ("starts", c_void_p), ("cached", c_void_p), ("prefix", c_void_p), ("tables", c_void_p), ("rows", c_void_p),
-        ("adapters", c_void_p), ("tokens", c_int32), ("sequences", c_int32), ("table_width", c_int32), ("outputs", c_int32),
-    )  # fmt: skip
+        ("ids", c_void_p),
+        ("positions", c_void_p),
+        ("starts", c_void_p),
+        ("cached", c_void_p),
+        ("prefix", c_void_p),
+        ("tables", c_void_p),
+        ("rows", c_void_p),
+        ("adapters", c_void_p),
+        ("tokens", c_int32),
+        ("sequences", c_int32),
+        ("table_width", c_int32),
+        ("outputs", c_int32),
+    )
 
 
 ABI = sum(7**i * ctypes.sizeof(s) for i, s in enumerate((Matrix, Cache, Op, Program, Step))) * 16 + 1

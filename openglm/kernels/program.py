@@ -201,8 +201,22 @@ class Program:
         self._homes.append(len(self._homes) if over is None else over)
         return len(self._widths) - 1
 
-    def add(self, kind: int, in_: int = -1, out: int = -1, other: int = -1, layer: int = 0, mode: int = 0, scale: float = 1.0, eps: float = 0.0,
-            adapter: int = 0, added: int = -1, matrix: Panels | None = None, weight: Tensor | None = None, bias: Tensor | None = None) -> None:  # fmt: skip
+    def add(
+        self,
+        kind: int,
+        in_: int = -1,
+        out: int = -1,
+        other: int = -1,
+        layer: int = 0,
+        mode: int = 0,
+        scale: float = 1.0,
+        eps: float = 0.0,
+        adapter: int = 0,
+        added: int = -1,
+        matrix: Panels | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
         """Append an operation; csrc/program.cpp says which fields each kind reads. Tensors must be fp32 and
         contiguous."""
         for tensor in (weight, bias):
@@ -285,8 +299,16 @@ class Program:
         return result
 
 
-def make_step(ids: np.ndarray, positions: np.ndarray, new: np.ndarray, cached: np.ndarray, visible: np.ndarray, tables: np.ndarray, wanted: np.ndarray,
-              adapters: np.ndarray | None = None) -> lib.Step:  # fmt: skip
+def make_step(
+    ids: np.ndarray,
+    positions: np.ndarray,
+    new: np.ndarray,
+    cached: np.ndarray,
+    visible: np.ndarray,
+    tables: np.ndarray,
+    wanted: np.ndarray,
+    adapters: np.ndarray | None = None,
+) -> lib.Step:
     """The arrays of a step as one structure of int32. ids [N], positions [2, N], adapters [N], of B sequences new,
     cached, visible [B] and tables [B, L], wanted [outputs]."""
     starts = np.zeros(len(new) + 1, np.int32)

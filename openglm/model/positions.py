@@ -1,7 +1,9 @@
-"""Where each token stands and what it may see, derived from token ids by the rule of the family; and the rotary embedding.
+"""Where each token stands and what it may see, derived from token ids by the rule of the family; and the rotary
+embedding.
 
 Shapes: B batch, T tokens, S tokens that are seen (T plus a cache), N heads, D head width.
-Positions are [B, 2, T]: row 0 the position in the text, row 1 the block position (0 in part A, 1.. inside a generated span).
+Positions are [B, 2, T]: row 0 the position in the text, row 1 the block position (0 in part A, 1.. inside a generated
+span).
 Masks are bool [B, 1, T, S], True where row t may look at column s.
 """
 
@@ -27,7 +29,8 @@ def training_mask(segment_BT: Tensor, block_position_BT: Tensor, mask: str = "pr
 def describe(ids_BT: Tensor, padding_mask_BT: Tensor | None, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Positions [B, 2, T] and mask [B, 1, T, T] of whole sequences (prompt and answer) by the rule of the family.
 
-    padding_mask_BT: True where a token is real; None: all are. Padded columns are seen by none but themselves, which keeps every
+    padding_mask_BT: True where a token is real; None: all are. Padded columns are seen by none but themselves, which
+    keeps every
     softmax finite. Raises ValueError where the rule needs a [MASK] or [gMASK] that the row lacks.
     """
     length = ids_BT.shape[1]
@@ -77,7 +80,9 @@ def _gapped(ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, config: ModelCo
 def _span_positions(
     ids_BT: Tensor, real_BT: Tensor, running_BT: Tensor, starts_BT: Tensor, config: ModelConfig
 ) -> tuple[Tensor, Tensor]:
-    """Text positions, running in part A and, where the family pins them, those of the k-th blank in the k-th span; and block positions."""
+    """Text positions, running in part A and, where the family pins them, those of the k-th blank in the k-th span; and
+    block positions.
+    """
     text, starts_BT = running_BT.clone(), starts_BT.clone()
     for row in range(ids_BT.shape[0] if config.span_positions != "running" else 0):
         starts = starts_BT[row].nonzero()[:, 0]
@@ -121,7 +126,8 @@ def _count_from(starts_BT: Tensor) -> Tensor:
 class Rotary(torch.nn.Module):
     """Rotary position embedding (arXiv 2104.09864) in the three layouts of the family.
 
-    rope: the whole head, turned in halves. rope_2d: the first half of the head by position, the second by block position, each in
+    rope: the whole head, turned in halves. rope_2d: the first half of the head by position, the second by block
+    position, each in
     halves. rope_half: the first half of the head in interleaved pairs, the rest untouched.
     """
 
@@ -132,7 +138,9 @@ class Rotary(torch.nn.Module):
         self.theta, self.half = config.rope_theta, config.rope_fp16_frequencies
 
     def frequencies(self, device: torch.device) -> Tensor:
-        """Angle of one step of each pair, [rotated / 2]. Made afresh: no buffer that a meta device, a conversion or a sharding could lose."""
+        """Angle of one step of each pair, [rotated / 2]. Made afresh: no buffer that a meta device, a conversion or a
+        sharding could lose.
+        """
         exponents = torch.arange(0, self.rotated, 2, device=device, dtype=torch.float32) / self.rotated
         frequencies = 1.0 / self.theta**exponents
         return frequencies.half().float() if self.half else frequencies

@@ -1,7 +1,10 @@
-"""Parallelizes the one network over processes, from outside: blocks over pipeline stages, matrices over tensor-parallel processes, weights, gradients and the
-optimizer's state over data-parallel ones. PyTorch's FSDP2, DTensor and pipelining do the work; the network does not know.
+"""Parallelizes the one network over processes, from outside: blocks over pipeline stages, matrices over tensor-parallel
+processes, weights, gradients and the
+optimizer's state over data-parallel ones. PyTorch's FSDP2, DTensor and pipelining do the work; the network does not
+know.
 
-It is made without memory first and filled matrix by matrix, each process its own share, so no process ever holds it whole.
+It is made without memory first and filled matrix by matrix, each process its own share, so no process ever holds it
+whole.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ Weights = Callable[[str, torch.Size], Tensor]
 
 
 def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, rows: int, micro_batches: int) -> None:
-    """Raise the one-line error of the first number that does not divide, with those that would. rows: of a step; micro_batches: of each process."""
+    """Raise the one-line error of the first number that does not divide, with those that would. rows: of a step;
+    micro_batches: of each process.
+    """
     tensor, pieces, data = config.tensor, config.pipeline * config.chunks, group.size("data")
     fits = [n for n in divisors(model.kv_heads) if model.ffn_hidden % n == 0 and model.vocab_size % n == 0]
     wanted = f"must divide the key/value heads ({model.kv_heads}), the feed-forward width ({model.ffn_hidden}) and the vocabulary ({model.vocab_size})"
@@ -77,9 +82,11 @@ def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, r
 def parallelize(
     model: ModelConfig, config: ParallelConfig, group: Processes, dtype: torch.dtype, weights: Weights
 ) -> list[Transformer]:
-    """The pieces of the network that this process trains (several under an interleaved schedule), with their weights in fp32 on its device.
+    """The pieces of the network that this process trains (several under an interleaved schedule), with their weights in
+    fp32 on its device.
 
-    weights(name, shape) gives a whole parameter on the CPU. dtype: compute type of products. One process gets the plain network.
+    weights(name, shape) gives a whole parameter on the CPU. dtype: compute type of products. One process gets the plain
+    network.
     """
     count = config.pipeline * config.chunks
     pieces = [_piece(model, index, count) for index in range(group.rank("pipeline"), count, config.pipeline)]
@@ -125,12 +132,16 @@ def named_parameters(pieces: Iterable[Transformer]) -> Iterator[tuple[str, nn.Pa
 
 
 def vocabulary_loss(group: Processes) -> AbstractContextManager:
-    """Where logits are cut over the vocabulary, cross entropy and its gradient belong inside this block: no process ever has a whole row of them."""
+    """Where logits are cut over the vocabulary, cross entropy and its gradient belong inside this block: no process
+    ever has a whole row of them.
+    """
     return loss_parallel() if group.shared("tensor") else nullcontext()
 
 
 def gather_gradients(model: nn.Module, last: bool, zero: int) -> None:
-    """Before the backward pass of a micro-batch: whether gradients are summed over data-parallel processes after it, and weights given back."""
+    """Before the backward pass of a micro-batch: whether gradients are summed over data-parallel processes after it,
+    and weights given back.
+    """
     if isinstance(model, FSDPModule):
         model.set_is_last_backward(last)
         model.set_requires_gradient_sync(last or zero > 1)
@@ -138,7 +149,9 @@ def gather_gradients(model: nn.Module, last: bool, zero: int) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """After forward passes without a backward pass: drop the gathered weights, which would not follow a change of the shares."""
+    """After forward passes without a backward pass: drop the gathered weights, which would not follow a change of the
+    shares.
+    """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -152,7 +165,9 @@ class Passthrough(nn.Module):
 
 
 def _piece(config: ModelConfig, index: int, count: int) -> Transformer:
-    """The network without memory, with all but the blocks of one stage taken out. The table of a tied network is in the first and in the last."""
+    """The network without memory, with all but the blocks of one stage taken out. The table of a tied network is in the
+    first and in the last.
+    """
     with torch.device("meta"):
         model = Transformer(config)
     layers = stage_layers(config.layers, count)
@@ -195,7 +210,9 @@ def _split_matrices(model: Transformer, mesh: DeviceMesh) -> None:
 
 
 def _share_out(model: Transformer, mesh: DeviceMesh, zero: int, dtype: torch.dtype) -> None:
-    """ZeRO by FSDP2: the optimizer sees fp32 shares; products see gathered weights in their own type; gradients are summed in fp32."""
+    """ZeRO by FSDP2: the optimizer sees fp32 shares; products see gathered weights in their own type; gradients are
+    summed in fp32.
+    """
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )

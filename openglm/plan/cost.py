@@ -1,7 +1,9 @@
 """Seconds of one optimizer step, by part, and the floating-point operations in it.
 
-A product's rate falls with its smallest sides; everything between products moves bytes through memory; collectives are rings over the slowest link they
-cross. Constants are physical and shared by all devices; the two of a device kind are in devices.py. Not modelled: stragglers, data loading, checkpoints.
+A product's rate falls with its smallest sides; everything between products moves bytes through memory; collectives are
+rings over the slowest link they
+cross. Constants are physical and shared by all devices; the two of a device kind are in devices.py. Not modelled:
+stragglers, data loading, checkpoints.
 """
 
 from __future__ import annotations
@@ -101,7 +103,9 @@ def layer_traffic(job: Job, layout: Layout) -> float:
 
 
 def layer(job: Job, layout: Layout) -> dict[str, float]:
-    """Seconds of one layer and micro-batch, forward and backward with recomputation: products, attention, element-wise, tensor-parallel communication."""
+    """Seconds of one layer and micro-batch, forward and backward with recomputation: products, attention, element-wise,
+    tensor-parallel communication.
+    """
     products, (scores, scores_back) = layer_products(job, layout), attention_core(job, layout)
     element = stream(job.device, layer_traffic(job, layout))
     reduce = 2 * 2 * ring(layout.tensor, 2 * job.seq * layout.micro_batch * job.model.hidden, job.device.link)
@@ -172,7 +176,9 @@ def data_parallel(job: Job, layout: Layout, weights: float, work: float) -> floa
 
 
 def bubble(layout: Layout, m: int) -> float:
-    """Share of a pipeline's time in which it fills and drains: (p - 1) / (p - 1 + m) with chunks and zero-bubble's filling (ZB-H1) taken off."""
+    """Share of a pipeline's time in which it fills and drains: (p - 1) / (p - 1 + m) with chunks and zero-bubble's
+    filling (ZB-H1) taken off.
+    """
     idle = (layout.pipeline - 1) / layout.chunks
     if (
         layout.schedule == "zero-bubble"

@@ -44,8 +44,14 @@ class Device:
 # the H100 (benchmarks/planner.py).
 # Devices without published runs of known layout take the A100's `half` and a guessed share; the verb says so.
 _A100: dict[str, Any] = {
-    "peak": 312 * TERA, "node": 8, "link": 300 * GB, "network": 200 * GB, "products": 0.75, "half": 150, "source": "NVIDIA A100 data sheet; DGX A100: 8 x HDR 200 Gb/s",
-}  # fmt: skip
+    "peak": 312 * TERA,
+    "node": 8,
+    "link": 300 * GB,
+    "network": 200 * GB,
+    "products": 0.75,
+    "half": 150,
+    "source": "NVIDIA A100 data sheet; DGX A100: 8 x HDR 200 Gb/s",
+}
 DEVICES = {
     device.name: device
     for device in (

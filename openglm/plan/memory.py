@@ -1,7 +1,9 @@
 """Bytes on the fullest device of a run, by part.
 
-Activations after Korthikanti et al. 2022 (arXiv 2205.05198, table 2) with the shapes of grouped queries and gated feed-forward networks; weights, gradients,
-master weights and Adam moments after ZeRO (arXiv 1910.02054): 2 + 2 + 4 + 4 + 4 bytes a weight. Says nothing about time.
+Activations after Korthikanti et al. 2022 (arXiv 2205.05198, table 2) with the shapes of grouped queries and gated
+feed-forward networks; weights, gradients,
+master weights and Adam moments after ZeRO (arXiv 1910.02054): 2 + 2 + 4 + 4 + 4 bytes a weight. Says nothing about
+time.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def layer_activations(job: Job, layout: Layout, recompute: str) -> float:
 
 
 def in_flight(job: Job, layout: Layout, stage: int) -> float:
-    """Micro-batches whose activations a stage holds at once, as a number of passes through all its layers (tests hold it to the simulation)."""
+    """Micro-batches whose activations a stage holds at once, as a number of passes through all its layers (tests hold
+    it to the simulation).
+    """
     m, p, v = layout.micro_batches(job), layout.pipeline, layout.chunks
     waiting = {"gpipe": m, "1f1b": p - stage, "interleaved": p + (p - 1 - 2 * stage) / v, "zero-bubble": p}
     return min(m, waiting[layout.schedule])

@@ -1,7 +1,10 @@
-"""Calibrated quantization: codes that make a layer's outputs, on real text, rather than its weights least wrong (GPTQ, arXiv 2210.17323).
+"""Calibrated quantization: codes that make a layer's outputs, on real text, rather than its weights least wrong (GPTQ,
+arXiv 2210.17323).
 
-Columns are rounded one after another; the error of each is made up for by the columns still to come, by the second moments of the
-layer's inputs. Blocks are done in order, each on what the quantized blocks before it give. Memory: the calibration rows' hidden states and
+Columns are rounded one after another; the error of each is made up for by the columns still to come, by the second
+moments of the
+layer's inputs. Blocks are done in order, each on what the quantized blocks before it give. Memory: the calibration
+rows' hidden states and
 one square matrix [I, I] for each kind of input of one block.
 """
 
@@ -22,7 +25,9 @@ _FEWEST_TOKENS = 256
 
 
 def quantize_calibrated(weight_OI: Tensor, hessian_II: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
-    """Codes and scales of a matrix for inputs x with sum of x x^T = `hessian_II`. Scales are searched as in `quantize`, on the corrected weights."""
+    """Codes and scales of a matrix for inputs x with sum of x x^T = `hessian_II`. Scales are searched as in `quantize`,
+    on the corrected weights.
+    """
     rows, columns = weight_OI.shape
     check_format(bits, group, columns)
     group = group or columns
@@ -43,7 +48,9 @@ def quantize_calibrated(weight_OI: Tensor, hessian_II: Tensor, bits: int, group:
 
 
 def _inverse_factor(hessian_II: Tensor) -> Tensor:
-    """Upper Cholesky factor of the damped inverse: row i says how an error in column i is best made up for by the later columns."""
+    """Upper Cholesky factor of the damped inverse: row i says how an error in column i is best made up for by the later
+    columns.
+    """
     hessian = hessian_II.double().clone()
     diagonal = hessian.diagonal()
     diagonal += max(_DAMPING * float(diagonal.mean()), 1e-8)
@@ -61,9 +68,11 @@ def calibrate_blocks(
     group: int,
     advance: Callable[[], object] = lambda: None,
 ) -> None:
-    """Quantize the linear layers of a Transformer's blocks in place, calibrated on token rows; `advance` is called after each block.
+    """Quantize the linear layers of a Transformer's blocks in place, calibrated on token rows; `advance` is called
+    after each block.
 
-    Not here: embedding and output layer; the Hessians of their inputs would not pay for the square of the vocabulary. Raises ValueError for too little text.
+    Not here: embedding and output layer; the Hessians of their inputs would not pay for the square of the vocabulary.
+    Raises ValueError for too little text.
     """
     if ids_BT.numel() < _FEWEST_TOKENS:
         raise ValueError(
@@ -106,7 +115,9 @@ def _same_input(config: ModelConfig) -> dict[str, str]:
 def _input_hessians(
     block: nn.Module, run: Callable[[Tensor], Tensor], hidden: Tensor, same_input: dict[str, str]
 ) -> dict[str, Tensor]:
-    """Sum of x x^T over the inputs x of each linear layer, by the layer's own name; layers with the same input share it."""
+    """Sum of x x^T over the inputs x of each linear layer, by the layer's own name; layers with the same input share
+    it.
+    """
     sums: dict[str, Tensor] = {}
 
     def add(leaf: str, inputs: tuple[Tensor]) -> None:

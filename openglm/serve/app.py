@@ -61,9 +61,19 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Any, config: ServeConfig, **options: Any) -> None:
         settings = uvicorn.Config(
-            app, host=config.host, port=config.port, log_level="warning", access_log=False, server_header=False, ws="none", http="h11", proxy_headers=False,
-            h11_max_incomplete_event_size=_LONGEST_HEADERS, timeout_graceful_shutdown=int(config.grace) + 3, **options,
-        )  # fmt: skip
+            app,
+            host=config.host,
+            port=config.port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            http="h11",
+            proxy_headers=False,
+            h11_max_incomplete_event_size=_LONGEST_HEADERS,
+            timeout_graceful_shutdown=int(config.grace) + 3,
+            **options,
+        )
         super().__init__(settings)
         self.service: Service = app.service
 

@@ -236,9 +236,11 @@ class Answering:
         answer = sum(choice.tokens for choice in self.choices)
         cached = min(max((choice.cached for choice in self.choices), default=0), self.prompt_tokens)
         return {
-            "prompt_tokens": self.prompt_tokens, "completion_tokens": answer, "total_tokens": self.prompt_tokens + answer,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": answer,
+            "total_tokens": self.prompt_tokens + answer,
             "prompt_tokens_details": {"cached_tokens": cached},
-        }  # fmt: skip
+        }
 
 
 def _text(events: Sequence[Event]) -> str:

@@ -20,7 +20,8 @@ class ServeConfig:
     """key that clients must send; a browser asks for it as a password.
     Set it in a --config file to keep it out of the process list"""
     hosts: tuple[str, ...] = ()
-    """other names under which browsers may reach the server, such as that of a proxy; addresses and --host always work"""
+    """other names under which browsers may reach the server, such as that of a proxy; addresses and --host always work
+    """
     queue: int = 128
     """maximum number of waiting requests; further ones get status 429"""
     deadline: float = 600.0

@@ -37,11 +37,20 @@ from openglm.serve.schemas import FeedbackRequest
 router = APIRouter(prefix="/v1/feedback", tags=["Feedback"])
 _meta = MetaData()
 _rows = Table(
-    "feedback", _meta,
-    Column("id", Integer, primary_key=True), Column("created", String(32), nullable=False), Column("conversation", String(64), nullable=False, index=True),
-    Column("kind", String(8), nullable=False), Column("messages", JSON, nullable=False), Column("answer", Text, nullable=False), Column("better", Text), Column("reason", Text),
-    Column("model", String(256), nullable=False), Column("weights", String(64), nullable=False), Column("sampling", JSON, nullable=False),
-)  # fmt: skip
+    "feedback",
+    _meta,
+    Column("id", Integer, primary_key=True),
+    Column("created", String(32), nullable=False),
+    Column("conversation", String(64), nullable=False, index=True),
+    Column("kind", String(8), nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("better", Text),
+    Column("reason", Text),
+    Column("model", String(256), nullable=False),
+    Column("weights", String(64), nullable=False),
+    Column("sampling", JSON, nullable=False),
+)
 
 
 class Feedback:

@@ -123,8 +123,11 @@ class Guard:
 # The page is Gradio's, which needs inline scripts and styles; nothing is loaded from, or sent to, anywhere else.
 _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
 _SECURITY = [
-    (b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY"),
-]  # fmt: skip
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
 
 
 def _name(host: bytes) -> str | None:

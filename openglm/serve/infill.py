@@ -37,11 +37,25 @@ async def infill(request: Request, body: InfillRequest) -> Response:
         answering = Answering([engine_request], [TextChoice(service.assistant, params.continues)], len(ids))
         await unless_gone(request.receive, collect(service, answering))
     choice, seconds = answering.choices[0], time.perf_counter() - start
-    return JSONResponse({
-        "content": choice.whole(0)["text"], "stop": True, "model": request.app.state.model, "tokens_predicted": choice.tokens, "tokens_evaluated": answering.prompt_tokens,
-        "tokens_cached": choice.cached, "truncated": False, "stop_type": "eos" if choice.reason == "stop" else "limit", "generation_settings": {"n_predict": body.n_predict},
-        "timings": {"prompt_n": answering.prompt_tokens, "prompt_ms": 0.0, "predicted_n": choice.tokens, "predicted_ms": 1000 * seconds},
-    })  # fmt: skip
+    return JSONResponse(
+        {
+            "content": choice.whole(0)["text"],
+            "stop": True,
+            "model": request.app.state.model,
+            "tokens_predicted": choice.tokens,
+            "tokens_evaluated": answering.prompt_tokens,
+            "tokens_cached": choice.cached,
+            "truncated": False,
+            "stop_type": "eos" if choice.reason == "stop" else "limit",
+            "generation_settings": {"n_predict": body.n_predict},
+            "timings": {
+                "prompt_n": answering.prompt_tokens,
+                "prompt_ms": 0.0,
+                "predicted_n": choice.tokens,
+                "predicted_ms": 1000 * seconds,
+            },
+        }
+    )
 
 
 def _blank(service: Service, body: InfillRequest) -> EngineRequest:
@@ -50,9 +64,15 @@ def _blank(service: Service, body: InfillRequest) -> EngineRequest:
     room = assistant.model.config.max_positions - tokens
     ids, continues = assistant.prompt(_before(body), body.input_suffix, room)
     params = SamplingParams(
-        max_tokens=tokens, temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, seed=_seed(body),
-        stop=tuple(body.stop or ()), stop_ids=assistant.blank_ends, continues=continues,
-    )  # fmt: skip
+        max_tokens=tokens,
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        seed=_seed(body),
+        stop=tuple(body.stop or ()),
+        stop_ids=assistant.blank_ends,
+        continues=continues,
+    )
     return ids, params
 
 

@@ -19,7 +19,9 @@ router = APIRouter()
 
 @router.post("/", tags=["ChatGLM-6B"])
 async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
-    """History goes in and comes out with this round; where it no longer fits, its oldest rounds are not read, though they stay in it."""
+    """History goes in and comes out with this round; where it no longer fits, its oldest rounds are not read, though
+    they stay in it.
+    """
     service: Service = request.app.state.service
     history = body.history or []
     messages = [

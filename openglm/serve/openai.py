@@ -1,4 +1,6 @@
-"""OpenAI's interface: /v1/models, /v1/chat/completions, /v1/completions. Tools and blanks are in the words of the family, see replies.py and Assistant."""
+"""OpenAI's interface: /v1/models, /v1/chat/completions, /v1/completions. Tools and blanks are in the words of the
+family, see replies.py and Assistant.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,9 @@ async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple
 async def _choose(
     request: Request, service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]
 ) -> str:
-    """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which finds this prompt in the cache."""
+    """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which
+    finds this prompt in the cache.
+    """
     if len(names) == 1:
         return names[0]
     ids = await prepare(request, _prompt, service, body, tools, _thinking(body, closed=True))

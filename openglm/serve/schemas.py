@@ -1,4 +1,5 @@
-"""Bodies of requests. Unknown fields are ignored, wrong values are an error that names the field; nothing is converted: "1" is no number.
+"""Bodies of requests. Unknown fields are ignored, wrong values are an error that names the field; nothing is converted:
+"1" is no number.
 
 Fields that would hand the server a template, tensors or code are declared as null, so that sending one is an error.
 """

@@ -1,7 +1,9 @@
 """One engine in a thread of its own, and answers as asynchronous streams.
 
-The thread takes commands between two steps, so a reader that goes away frees its place within one step. An answer's beginning and end reach
-its reader at once; what lies between is gathered for 40 ms, for no eye sees the difference, and each piece costs both ends more than its tokens
+The thread takes commands between two steps, so a reader that goes away frees its place within one step. An answer's
+beginning and end reach
+its reader at once; what lies between is gathered for 40 ms, for no eye sees the difference, and each piece costs both
+ends more than its tokens
 cost the engine. It knows nothing of HTTP.
 """
 
@@ -49,7 +51,9 @@ def _advance(rounds: Rounds[Found], results: list[Result] | None) -> tuple[Seque
 
 @dataclass(eq=False)
 class Inbox:
-    """What came of a group of requests and was not read yet: the index of each in the group, and an Event or the exception that ended it. The engine's thread fills it."""
+    """What came of a group of requests and was not read yet: the index of each in the group, and an Event or the
+    exception that ended it. The engine's thread fills it.
+    """
 
     events: deque[tuple[int, Event | Exception]] = field(default_factory=deque)
     full: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,7 +81,9 @@ class Ticket:
 
 
 class Service:
-    """`async for batch in service.answer([(prompt, params)])`; every method but `_run` and those it calls belongs to the event loop's thread."""
+    """`async for batch in service.answer([(prompt, params)])`; every method but `_run` and those it calls belongs to
+    the event loop's thread.
+    """
 
     def __init__(self, assistant: Assistant, config: ServeConfig) -> None:
         self.assistant, self.config, self.metrics = assistant, config, Metrics(assistant.engine)
@@ -109,8 +115,10 @@ class Service:
         )
 
     async def answer(self, requests: Sequence[EngineRequest]) -> AsyncGenerator[Batch, None]:
-        """Events of a group of requests, each with its request's index in the group; what is ready comes in one list. Each request's last
-        event has its result. Raises ValueError for a wrong request, Busy, Broken. Whoever stops reading, or is cancelled, frees all places."""
+        """Events of a group of requests, each with its request's index in the group; what is ready comes in one list.
+        Each request's last
+        event has its result. Raises ValueError for a wrong request, Busy, Broken. Whoever stops reading, or is
+        cancelled, frees all places."""
         self._admit(len(requests))
         inbox = Inbox()
         tickets = [Ticket(index, request, inbox) for index, request in enumerate(requests)]

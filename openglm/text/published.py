@@ -222,5 +222,9 @@ def _json(path: Path, name: str) -> dict[str, Any]:
 
 
 FILES: dict[str, Callable[[Path, bytes], Tokenizer]] = {
-    "ice_text.model": _ice, "cog-pretrain.model": _chinese, "tokenizer.model": _tokenizer_model, "tokenizer.json": _tokenizer_json, "vocab.json": _gpt2,
-}  # fmt: skip
+    "ice_text.model": _ice,
+    "cog-pretrain.model": _chinese,
+    "tokenizer.model": _tokenizer_model,
+    "tokenizer.json": _tokenizer_json,
+    "vocab.json": _gpt2,
+}

@@ -1,8 +1,11 @@
 """What all tokenizers share; `load_tokenizer` (load.py) opens ours and those of the published checkpoints.
 
-A tokenizer is a table of tokens' bytes, a table of special tokens and a way to encode text; a file kind is a subclass (bpe.py,
-sentencepiece.py). Special tokens are out of reach of text in all of them, also where the original matched "[MASK]" in what a user typed:
-who needs one in a prompt passes its id, see `Tokenizer.encode_parts`. Chat formats are not here: see formats.py and render.py.
+A tokenizer is a table of tokens' bytes, a table of special tokens and a way to encode text; a file kind is a subclass
+(bpe.py,
+sentencepiece.py). Special tokens are out of reach of text in all of them, also where the original matched "[MASK]" in
+what a user typed:
+who needs one in a prompt passes its id, see `Tokenizer.encode_parts`. Chat formats are not here: see formats.py and
+render.py.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ class Tokenizer:
         format: Format,
         strips: bool = False,
     ) -> None:
-        """files: what `save` writes. tokens: bytes by id, for special tokens their names. strips: white space beside special tokens is dropped."""
+        """files: what `save` writes. tokens: bytes by id, for special tokens their names. strips: white space beside
+        special tokens is dropped.
+        """
         self._files, self._tokens, self._strips = dict(files), tuple(tokens), strips
         self.special, self.format, self.vocab_size = dict(special), format, len(tokens)
         self._special_ids = frozenset(self.special.values())
@@ -74,7 +79,8 @@ class Tokenizer:
         return [self._encode(text) for text in texts]
 
     def encode_parts(self, parts: Iterable[str | int], keep_spaces: bool = False) -> list[int]:
-        """Ids of a prompt that the program composes: a str is encoded as text, an int is a token id such as `special["[MASK]"]`.
+        """Ids of a prompt that the program composes: a str is encoded as text, an int is a token id such as
+        `special["[MASK]"]`.
 
         As the original tokenizer encodes a text with the special tokens' names in these places, e.g. without the
         spaces beside them in GLM-10B, unless `keep_spaces`: then as a text from which training cut these places out.
@@ -98,7 +104,8 @@ class Tokenizer:
         return self._encode(text)
 
     def prompt(self, parts: str | Iterable[str | int], limit: int | None = None) -> list[int]:
-        """Ids of a text for a base model to go on with, or to fill where a mask stands among the parts, framed as the original tokenizer frames it.
+        """Ids of a text for a base model to go on with, or to fill where a mask stands among the parts, framed as the
+        original tokenizer frames it.
 
         limit: cut the text on its left so that the prompt has no more ids than this.
         """
@@ -131,11 +138,15 @@ class Tokenizer:
         return b"".join(self._tokens[number] for number in map(self._checked_id, ids) if number not in skipped)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of tokens; bytes that are no UTF-8 become U+FFFD. `skip_special=False` writes special tokens by their names."""
+        """Text of tokens; bytes that are no UTF-8 become U+FFFD. `skip_special=False` writes special tokens by their
+        names.
+        """
         return b"".join(map(self.decoder(skip_special), ids)).decode("utf-8", errors="replace")
 
     def decoder(self, skip_special: bool = True) -> Callable[[int], bytes]:
-        """A function to give the tokens of one text to as they come: its bytes join to the text. A character may span several tokens."""
+        """A function to give the tokens of one text to as they come: its bytes join to the text. A character may span
+        several tokens.
+        """
         return _Decoder(self, skip_special)
 
     def _checked_id(self, number: int) -> int:
@@ -150,9 +161,14 @@ class Tokenizer:
             return next((self.special[name] for name in names if name in self.special), -1)
 
         return SpecialTokens(
-            pad=first("<pad>", "<|endoftext|>", "<unk>"), mask=first("[MASK]"), gmask=first("[gMASK]"), smask=first("[sMASK]"),
-            sop=first("<sop>", "sop", "<|startofpiece|>"), eop=first("<eop>", "eop", "<|endofpiece|>"), stop=self.stop,
-        )  # fmt: skip
+            pad=first("<pad>", "<|endoftext|>", "<unk>"),
+            mask=first("[MASK]"),
+            gmask=first("[gMASK]"),
+            smask=first("[sMASK]"),
+            sop=first("<sop>", "sop", "<|startofpiece|>"),
+            eop=first("<eop>", "eop", "<|endofpiece|>"),
+            stop=self.stop,
+        )
 
     @property
     def stop(self) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ import torch
 from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
 
-# Logits are made for so many numbers at a time: small enough to stay near the processor's cache, large enough to keep products fast.
+# Logits are made for so many numbers at a time: small enough to stay near the processor's cache, large enough to keep
+# products fast.
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "other": 1 << 26}
 
 
@@ -19,8 +20,10 @@ def positions_at_once(model: Transformer, device: torch.device) -> int:
 def step_flops(config: ModelConfig, seen: float, tokens: int, trained: int) -> float:
     """Floating-point operations that a step needs, forward and backward; a fused multiply-add counts two.
 
-    Matrices of the blocks: 6 a weight and token. Attention: 12 * layers * heads * head_dim * seen a token, where `seen` is the length
-    of the row (a mask saves nothing in a dense kernel) or half of it for plain causal rows. Output layer: 6 a weight, trained tokens
+    Matrices of the blocks: 6 a weight and token. Attention: 12 * layers * heads * head_dim * seen a token, where `seen`
+    is the length
+    of the row (a mask saves nothing in a dense kernel) or half of it for plain causal rows. Output layer: 6 a weight,
+    trained tokens
     alone. Norms, rotation, softmax and recomputation are not counted.
     """
     matrices = config.layers * config.layer_weights
