@@ -52,8 +52,6 @@ class TrainConfig:
     """folder for the configuration, log and checkpoints, and for the trained model in `model/`"""
     steps: int = 0
     """number of optimizer steps; 0: as many as train.epochs takes"""
-    epochs: float = 0.0
-    """passes over the data, in place of train.steps; 0 where both are: one"""
     seq_len: int = 512
     """tokens per row"""
     batch_rows: int = 32
@@ -85,6 +83,8 @@ class TrainConfig:
     """held-out rows to evaluate per source"""
     sample_every: int = 0
     """steps between printed samples; 0: none"""
+    epochs: float = 0.0
+    """passes over the data, in place of train.steps; 0 where both are: one"""
 
     def __post_init__(self) -> None:
         check_choices(self, "train.")
