@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from openglm.align.verse import judge
 from openglm.config import require
 from openglm.data.prompts import Prompt
 
@@ -48,4 +49,19 @@ def exact(prompt: Prompt, answer: str) -> float:
     return float(answer.strip() == known_answer(prompt).strip())
 
 
-CHECKS: dict[str, Check] = {"arithmetic": arithmetic, "exact": exact}
+def verse(prompt: Prompt, answer: str) -> float:
+    """How far the answer is a regulated quatrain of `width` (5 or 7) that has a character of `theme`; 1: in all."""
+    width, theme = prompt.known.get("width"), prompt.known.get("theme", "")
+    require(width in (None, 5, 7), "width", width, "must be 5 or 7, or left out")
+    require(isinstance(theme, str), "theme", theme, "must be text, of which one character is wanted")
+    found = judge(answer, width)
+    if not found.form:
+        return 0.0
+    # Places are many: a pattern guessed at random fits two thirds of them.
+    kept = [max(0.0, 3 * found.tones - 2), found.rhyme, found.fresh]
+    if theme:
+        kept.append(float(bool(set(theme) & set(answer))))
+    return sum(kept) / len(kept)
+
+
+CHECKS: dict[str, Check] = {"arithmetic": arithmetic, "exact": exact, "verse": verse}

@@ -93,7 +93,7 @@ class RolloutConfig:
     """How answers are drawn and rewarded."""
 
     check: str = ""
-    """what gives rewards: arithmetic or exact"""
+    """what gives rewards: arithmetic, exact or verse"""
     reward_model: str = ""
     """or a model that gives them: a folder made by `glm reward`"""
     questions: int = 16
