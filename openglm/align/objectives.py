@@ -17,6 +17,7 @@ from openglm.align.losses import (
     policy_loss,
     preference_loss,
     reward_pair_loss,
+    sampler_weight,
     value_loss,
 )
 from openglm.data.preferences import CHOSEN, REJECTED
@@ -99,7 +100,9 @@ class RewardPairs:
 class PolicyTokens:
     """Tokens that were better than expected grow likelier, worse ones less likely.
 
-    Every token of the step counts alike (DAPO, arXiv 2503.14476): no answer is favoured for its length.
+    Every token of the step counts alike (DAPO, arXiv 2503.14476): no answer is favoured for its length. What the engine
+    drew with other probabilities than the trainer's, from int4 weights say, counts by their ratio. Demonstrations are
+    learned beside, by their cross entropy.
     """
 
     clip_low: float = 0.2
@@ -107,20 +110,24 @@ class PolicyTokens:
     dual_clip: float = 3.0
     beta: float = 0.0
     temperature: float = 1.0
-    fields: tuple[str, ...] = ("targets", "old_logp", "sampler_logp", "reference", "advantage")
+    demonstration_weight: float = 0.0
+    fields: tuple[str, ...] = ("targets", "old_logp", "sampler_logp", "reference", "advantage", "demonstration")
     where: str = "loss_mask"
     by_position: bool = True
     metrics: tuple[str, ...] = ("kl", "clipped", "ratio", "entropy", "sampler_gap")
 
     def count(self, batch: Batch) -> float:
-        return float(batch["loss_mask"].sum())
+        return float((batch["loss_mask"] - batch["demonstration"]).sum())
 
     def loss(self, head: Head, hidden_NH: Tensor, fields: Mapping[str, Tensor]) -> Found:
-        logp_N = -head.cross_entropy(hidden_NH / self.temperature, fields["targets"])
+        shown_N = fields["demonstration"]
+        temperature_N = torch.where(shown_N > 0, 1.0, self.temperature)
+        logp_N = -head.cross_entropy(hidden_NH / temperature_N[:, None], fields["targets"])
         old_N, reference_N = fields["old_logp"], fields["reference"]
         loss_N, clipped_N = policy_loss(
             logp_N, old_N, fields["advantage"], self.clip_low, self.clip_high, self.dual_clip
         )
+        loss_N = loss_N * sampler_weight(old_N, fields["sampler_logp"])
         if self.beta:
             loss_N = loss_N + self.beta * kl_estimate(logp_N, reference_N, "k2")  # the one with the KL's gradient
         measured = {
@@ -130,7 +137,8 @@ class PolicyTokens:
             "entropy": -old_N,
             "sampler_gap": (old_N - fields["sampler_logp"]).abs(),
         }
-        return loss_N.sum(), {name: values_N.sum() for name, values_N in measured.items()}
+        loss_N = loss_N * (1 - shown_N) - self.demonstration_weight * logp_N * shown_N
+        return loss_N.sum(), {name: (values_N * (1 - shown_N)).sum() for name, values_N in measured.items()}
 
 
 @dataclass(frozen=True)
@@ -157,5 +165,6 @@ class PolicyAndValue:
 
     def loss(self, head: Head, hidden_NH: Tensor, fields: Mapping[str, Tensor]) -> Found:
         loss, measured = self.policy.loss(head, hidden_NH, fields)
-        value = value_loss(head.scores(hidden_NH), fields["value"], fields["returns"], self.value_clip).sum()
+        value_N = value_loss(head.scores(hidden_NH), fields["value"], fields["returns"], self.value_clip)
+        value = (value_N * (1 - fields["demonstration"])).sum()
         return loss + self.value_weight * value, {**measured, "value_loss": value}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from openglm.align.advantages import Advise, by_values, in_groups
-from openglm.align.checks import CHECKS
+from openglm.align.checks import CHECKS, known_answer
 from openglm.align.objectives import PolicyAndValue, PolicyTokens
 from openglm.align.reward_model import RewardModel
 from openglm.align.rollouts import Rollouts, Score
@@ -14,7 +15,7 @@ from openglm.checkpoints.load import load_model, network_config
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import GRPOConfig, ModelConfig, PPOConfig, RolloutRunConfig, require
 from openglm.data.conversations import Message
-from openglm.data.dialogue import fit
+from openglm.data.dialogue import DialogueSource, fit
 from openglm.data.prompts import Prompt, read_prompts
 from openglm.parallel.processes import shape
 from openglm.runtime import launched, say
@@ -51,7 +52,14 @@ def ppo(config: PPOConfig, on_step: OnStep | None = None) -> Result:
 
 
 def _policy(config: RolloutRunConfig, beta: float = 0.0) -> PolicyTokens:
-    return PolicyTokens(config.clip_low, config.clip_high, config.dual_clip, beta, config.rollout.temperature)
+    return PolicyTokens(
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        dual_clip=config.dual_clip,
+        beta=beta,
+        temperature=config.rollout.temperature,
+        demonstration_weight=config.demonstration_weight,
+    )
 
 
 def _run(
@@ -70,7 +78,19 @@ def _run(
         fitting(config, tokenizer, read_prompts(file, option), option) if file else []
         for option, file in (("data.prompts", config.data.prompts), ("data.heldout", config.data.heldout))
     )
-    rollouts = Rollouts(config, prompts, heldout, tokenizer, scorer(config), advise)
+    demonstrations = None
+    if config.data.demonstrations:
+        demonstrations = DialogueSource(
+            config.data.demonstrations,
+            tokenizer,
+            model.tokens,
+            config.train.seq_len,
+            model.span_positions,
+            config.data.seed,
+            option="data.demonstrations",
+        )
+        say(demonstrations.summary)
+    rollouts = Rollouts(config, prompts, heldout, tokenizer, scorer(config), advise, demonstrations)
     if penalty:
         rollouts.reference = load_model(folder, device=config.train.device, dtype="float32")
     run = Run(
@@ -93,11 +113,28 @@ def scorer(config: RolloutRunConfig) -> Score:
     """What gives rewards: a check, or a reward model."""
     name, folder = config.rollout.check, config.rollout.reward_model
     require(bool(name) != bool(folder), "rollout.check", name, "give a check or rollout.reward_model, one of them")
+    require(not config.rollout.baseline or bool(folder), "rollout.baseline", True, "belongs to rollout.reward_model")
     if folder:
-        return RewardModel(folder, config.train.device)
+        judge = RewardModel(folder, config.train.device)
+        return above_own_answers(judge) if config.rollout.baseline else judge
     require(name in CHECKS, "rollout.check", name, f"choose one of {', '.join(CHECKS)}")
     check = CHECKS[name]
     return lambda prompts, answers: [check(one, answer) for one, answer in zip(prompts, answers, strict=True)]
+
+
+def above_own_answers(score: Score) -> Score:
+    """Rewards above those of the answers that the prompts bring: questions whose every answer scores high or low count
+    like others (ChatGLM-RLHF, arXiv 2404.00934)."""
+    known: dict[int, float] = {}
+
+    def above(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        new = {id(one): one for one in prompts if id(one) not in known}
+        own = score(list(new.values()), [known_answer(one) for one in new.values()])
+        known.update(zip(new, own, strict=True))
+        found = score(prompts, answers)
+        return [reward - known[id(one)] for one, reward in zip(prompts, found, strict=True)]
+
+    return above
 
 
 def fitting(config: RolloutRunConfig, tokenizer: Tokenizer, prompts: list[Prompt], option: str) -> list[Prompt]:

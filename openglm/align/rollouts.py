@@ -9,6 +9,7 @@ Shapes: T tokens of a row.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -25,12 +26,13 @@ from openglm.align.advantages import Advise
 from openglm.align.measure import log_probabilities, measure, scores
 from openglm.config import RolloutRunConfig, require
 from openglm.data.dialogue import conversation_sample
-from openglm.data.mixture import Row, pack
+from openglm.data.mixture import Row, Stream, pack
 from openglm.data.prompts import Prompt, fingerprint
 from openglm.engine.engine import Engine
 from openglm.engine.params import SamplingParams
 from openglm.files import write_file
 from openglm.model.transformer import Transformer
+from openglm.quant.layers import quantize_model
 from openglm.runtime import say
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.run import Session
@@ -43,7 +45,8 @@ Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRow(Row):
-    """One answer; all arrays have length seq_len. Trained are its tokens and the one that ended it."""
+    """One answer, or demonstrations; all arrays have length seq_len. Trained are its tokens and the one that ended
+    it."""
 
     old_logp: NDArray[np.float32]
     """log-probability of each target when it was drawn, as the training code computes it"""
@@ -57,6 +60,8 @@ class RolloutRow(Row):
     """how much better than expected"""
     returns: NDArray[np.float32]
     """what the value head is to expect"""
+    demonstration: NDArray[np.float32]
+    """1 at the tokens of a demonstration that are learned as they are; all else is then 0"""
 
 
 _PLACED = ("old_logp", "sampler_logp", "reference", "value", "advantage", "returns")
@@ -86,10 +91,13 @@ class Rollouts:
         tokenizer: Tokenizer,
         score: Score,
         advise: Advise,
+        demonstrations: Stream | None,
     ) -> None:
         self.config, self.prompts, self.heldout = config, prompts, heldout
         self.tokenizer, self.score, self.advise = tokenizer, score, advise
+        self.demonstrations = demonstrations
         plain = json.dumps([dataclasses.asdict(config.rollout), config.data.seed])
+        plain += demonstrations.fingerprint if demonstrations else ""
         self.fingerprint = hashlib.sha256((plain + fingerprint(prompts)).encode()).hexdigest()
         self._round, self._rows = -1, list[RolloutRow]()
         self.reference: Transformer | None = None
@@ -103,7 +111,11 @@ class Rollouts:
         return self._session.out / "round.json"
 
     def row(self, index: int) -> RolloutRow:
-        answers = self.config.rollout.answers
+        answers, taken = self.config.rollout.answers, self.config.demonstrations
+        step, place = divmod(index, self.config.train.batch_rows)
+        if place < taken:
+            return self._demonstration(step * taken + place)
+        index = step * (self.config.train.batch_rows - taken) + place - taken
         number, place = divmod(index, answers * self.config.rollout.epochs)
         if number != self._round:
             self._rows = self._make(number)
@@ -111,6 +123,14 @@ class Rollouts:
         epoch, place = divmod(place, answers)
         order = np.random.default_rng((self.config.data.seed, 6, number, epoch)).permutation(answers)
         return self._rows[order[place]]
+
+    def _demonstration(self, number: int) -> RolloutRow:
+        """Conversations, packed, of which nothing but the text is known."""
+        assert self.demonstrations is not None
+        samples = self.demonstrations.samples(number, np.random.default_rng((self.config.data.seed, 8, number)))
+        row = pack(samples, self.config.train.seq_len, self._session.model.tokens.pad)
+        nothing = {name: np.zeros(len(row.tokens), np.float32) for name in _PLACED}
+        return RolloutRow(**vars(row), **nothing, demonstration=row.loss_mask)
 
     def _make(self, number: int) -> list[RolloutRow]:
         """The rows of a round: drawn now, or found on disk where the run was stopped inside of it."""
@@ -136,7 +156,8 @@ class Rollouts:
     @property
     def _steps(self) -> int:
         """Steps of a round."""
-        return self.config.rollout.answers // self.config.train.batch_rows * self.config.rollout.epochs
+        rows = self.config.train.batch_rows - self.config.demonstrations
+        return self.config.rollout.answers // rows * self.config.rollout.epochs
 
     def _draw(self, number: int) -> list[dict[str, Any]]:
         """Answers to the round's questions, as something JSON can carry; the first process draws for all."""
@@ -169,7 +190,9 @@ class Rollouts:
             )
             for place in range(len(prompts))
         ]
-        drawn = Engine(model, tokenizer=tokenizer).generate(ids, params)
+        bits = {"": 0, "int8": 8, "int4": 4}[options.quantize]
+        sampler = quantize_model(copy.deepcopy(model), bits, 32) if bits else model
+        drawn = Engine(sampler, tokenizer=tokenizer).generate(ids, params)
         for result in drawn:
             assert not result.error, result.error
         rewards = self.score(prompts, [result.text for result in drawn])
@@ -196,15 +219,12 @@ class Rollouts:
 
     def _rows_of(self, kept: dict[str, Any]) -> list[RolloutRow]:
         """The round's rows, with what was measured at the tokens of the answers."""
-        return [
-            RolloutRow(
-                **(
-                    {f.name: getattr(row, f.name) for f in dataclasses.fields(Row)}
-                    | {name: _placed(row, kept[name][number]) for name in _PLACED}
-                )
-            )
-            for number, row in enumerate(self._plain_rows(kept["answers"]))
-        ]
+        nothing: NDArray[np.float32] = np.zeros(self.config.train.seq_len, np.float32)
+        found = []
+        for number, row in enumerate(self._plain_rows(kept["answers"])):
+            placed = {name: _placed(row, kept[name][number]) for name in _PLACED}
+            found.append(RolloutRow(**vars(row), **placed, demonstration=nothing))
+        return found
 
     def _measured(self, rows: list[Row]) -> dict[str, list[list[float]]]:
         """Of the answers' tokens: log-probabilities under the policy and the reference, and values."""

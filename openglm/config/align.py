@@ -84,6 +84,8 @@ class PromptsConfig:
     """file of prompts to train on: prompt, and what the check needs, such as answer"""
     heldout: str = ""
     """file of prompts that are only measured"""
+    demonstrations: str = ""
+    """conversations that are learned beside, so that what the model could do is not forgotten (ChatGLM-RLHF)"""
     seed: int = 1
     """seed for the order of prompts and for the answers"""
 
@@ -96,6 +98,8 @@ class RolloutConfig:
     """what gives rewards: arithmetic, exact or verse"""
     reward_model: str = ""
     """or a model that gives them: a folder made by `glm reward`"""
+    baseline: bool = False
+    """take off what the reward model gives the prompt's own `answer`"""
     questions: int = 16
     """questions in a round"""
     group: int = 8
@@ -106,6 +110,8 @@ class RolloutConfig:
     """longest answer"""
     temperature: float = 1.0
     """of the draw, and of the probabilities that training changes"""
+    quantize: Literal["", "int8", "int4"] = ""
+    """draw with weights of fewer bits, made anew each round; what that changes is weighed in the loss"""
     unfinished: float = 0.0
     """reward of an answer that was cut off at max_tokens"""
     eval_rounds: int = 10
@@ -115,6 +121,7 @@ class RolloutConfig:
         for name in ("questions", "group", "epochs", "max_tokens", "eval_rounds"):
             require(getattr(self, name) > 0, f"rollout.{name}", getattr(self, name), "must be a positive whole number")
         require(self.temperature > 0, "rollout.temperature", self.temperature, "must be positive")
+        check_choices(self, "rollout.")
 
     @property
     def answers(self) -> int:
@@ -140,10 +147,24 @@ class RolloutRunConfig(RunConfig):
     """a token's probability may rise by this share (DAPO, arXiv 2503.14476)"""
     dual_clip: float = 3.0
     """bound of the loss of a token that is to become unlikelier and has become much likelier; 0: none"""
+    demonstration_rows: int = 8
+    """rows of a step, beside its answers, that data.demonstrations fill"""
+    demonstration_weight: float = 0.1
+    """what a token of theirs counts, where one of an answer counts 1"""
 
     def __post_init__(self) -> None:
-        rows, answers = self.train.batch_rows, self.rollout.answers
-        require(answers % rows == 0, "train.batch_rows", rows, f"must divide the {answers} answers of a round")
+        require(
+            self.demonstration_weight >= 0, "demonstration_weight", self.demonstration_weight, "must not be negative"
+        )
+        taken, rows, answers = self.demonstrations, self.train.batch_rows - self.demonstrations, self.rollout.answers
+        require(0 <= taken < self.train.batch_rows, "demonstration_rows", taken, "must be less than train.batch_rows")
+        less = f"less {taken} demonstration_rows, " if taken else ""
+        require(
+            answers % rows == 0,
+            "train.batch_rows",
+            self.train.batch_rows,
+            f"{less}must divide the {answers} answers of a round",
+        )
         steps = answers // rows * self.rollout.epochs
         require(
             self.train.save_every % steps == 0,
@@ -170,6 +191,11 @@ class RolloutRunConfig(RunConfig):
             "rollback",
             "answers cannot be jumped over: use skip",
         )
+
+    @property
+    def demonstrations(self) -> int:
+        """Rows of a step that hold demonstrations."""
+        return self.demonstration_rows if self.data.demonstrations else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ class DialogueSource:
     loses its oldest turns; one whose last turn alone is too long, or teaches nothing, is left out. `counts` says how
     many of each. The file is held in memory as ids.
     fields: see `conversation`. skip_bad: leave out records that cannot be read. Raises ValueError of one line for these
-    otherwise, and where nothing is left.
+    otherwise, and where nothing is left, with the name of the `option`.
     """
 
     def __init__(
@@ -86,15 +86,16 @@ class DialogueSource:
         *,
         fields: Mapping[str, str] | None = None,
         skip_bad: bool = False,
+        option: str = "data.dialogues",
     ):
         self.path, self.seq_len, self.counts = str(path), seq_len, Counter[str]()
         self._tokenizer, self._special, self._pin = tokenizer, special, span_positions == "pinned"
         self._fields, self._longest = fields or {}, 0
         self._turns = getattr(getattr(tokenizer, "format", None), "turns", None)
-        records = read_records(path, self._read, "data.dialogues", skip_bad)
+        records = read_records(path, self._read, option, skip_bad)
         rendered = [pair for pairs in records for pair in pairs]
         lost = f"nothing in it to learn from in rows of {seq_len} tokens: {self._account() or 'it is empty'}"
-        require(bool(rendered), "data.dialogues", self.path, lost)
+        require(bool(rendered), option, self.path, lost)
         self._ids = np.concatenate([np.array(ids, np.int32) for ids, _ in rendered])
         self._trained = np.concatenate([np.array(mask, np.uint8) for _, mask in rendered])
         self._ends = np.cumsum([len(ids) for ids, _ in rendered])

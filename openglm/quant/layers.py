@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openglm.quant.codes import check_format, dequantize, quantize
+from openglm.quant.codes import check_format, dequantize, fitting_format, quantize
 
 
 class QuantizedWeight(nn.Module):
@@ -125,10 +125,11 @@ class StoredEmbedding(nn.Module):
 
 def quantize_model(model: nn.Module, bits: int, group: int) -> nn.Module:
     """Replace every linear layer and the word embedding by quantized ones, in place. Position tables and norms stay as
-    they are."""
+    they are. Matrices whose columns `group` does not divide get the nearest format that fits."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, QuantizedLinear.of(child, bits, group))
-    model.embedding = QuantizedEmbedding.of(model.embedding, bits, group)
+                setattr(module, name, QuantizedLinear.of(child, *fitting_format(child.in_features, bits, group)))
+    columns = model.embedding.weight.shape[1]
+    model.embedding = QuantizedEmbedding.of(model.embedding, *fitting_format(columns, bits, group))
     return model

@@ -5,16 +5,18 @@ import json
 
 import pytest
 import torch
-from helpers.pairs import SHAPE, write_prompts
+from helpers.pairs import SHAPE, WORDS, write_chats, write_prompts
 from helpers.tiny_runs import options
 
 import openglm
 from openglm.align import online as module
 from openglm.align.checks import CHECKS, last_number
+from openglm.align.objectives import PolicyTokens
 from openglm.align.online import grpo
 from openglm.cli.main import main
 from openglm.config import GRPOConfig, OptimizerConfig, PromptsConfig, RolloutConfig
 from openglm.data.prompts import Prompt, prompt
+from openglm.train.objective import Head
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def polite(monkeypatch):
     monkeypatch.setitem(CHECKS, "exact", lambda _, answer: float(answer.startswith("please")))
 
 
-def config_of(out, model, tmp_path, lr=1e-3, rollout=None, **changes):
+def config_of(out, model, tmp_path, lr=1e-3, rollout=None, shown="", weight=0.0, **changes):
     file = write_prompts(tmp_path / "prompts.jsonl", answer="x")
     given = {"check": "exact", "questions": 4, "group": 8, "max_tokens": 8, "eval_rounds": 100, **(rollout or {})}
     train = options(
@@ -31,9 +33,11 @@ def config_of(out, model, tmp_path, lr=1e-3, rollout=None, **changes):
     )
     return GRPOConfig(
         init_from=str(model),
-        data=PromptsConfig(prompts=str(file), heldout=str(file)),
+        data=PromptsConfig(prompts=str(file), heldout=str(file), demonstrations=str(shown)),
         train=train,
         rollout=RolloutConfig(**given),
+        demonstration_rows=4,
+        demonstration_weight=weight,
         optimizer=OptimizerConfig(lr=lr, schedule="constant", warmup_ratio=0),
     )
 
@@ -181,3 +185,70 @@ def test_a_wrong_option_is_one_line(talker, tmp_path, capsys, arguments, words):
     assert main([*command, *usual, *arguments]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in error, error
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_answers_drawn_with_fewer_bits_teach_the_same_rule(talker, tmp_path, polite, bits):
+    """The gap to the trainer's probabilities is logged; it is larger than without, and weighed in the loss."""
+    out = tmp_path / bits
+    config = config_of(out, talker, tmp_path, steps=24, save_every=4, rollout={"quantize": bits})
+    result, _ = recorded(config)
+    assert result.heldout["reward"] > 0.9
+    assert 1e-4 < lines(out, "round")[0]["largest_sampler_gap"] < 2
+
+
+def test_a_token_counts_by_how_much_likelier_the_trainer_makes_it_than_the_sampler_did(talker):
+    """Up to twice: what the gradient holds of a token that the sampler gave half, the same, or a tenth of its chance."""
+    model = openglm.load_model(talker)
+    objective, head = PolicyTokens(), Head(model, torch.float32)
+    hidden_NH = torch.randn(3, SHAPE.hidden, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    targets = torch.tensor([5, 6, 7])
+    old = -head.cross_entropy(hidden_NH, targets).detach()
+    zeros = torch.zeros(3)
+    given = {"targets": targets, "old_logp": old, "reference": zeros, "advantage": zeros + 1, "demonstration": zeros}
+    weights = torch.tensor([1.0, 0.5, 10.0])
+    grads = []
+    for gap in (zeros, weights.log()):
+        loss, _ = objective.loss(head, hidden_NH, {**given, "sampler_logp": old - gap})
+        grads.append(torch.autograd.grad(loss, hidden_NH)[0])
+    ratio = grads[1] / grads[0]
+    assert torch.allclose(ratio, torch.tensor([1.0, 0.5, 2.0])[:, None].expand_as(ratio), rtol=1e-4)
+
+
+def test_demonstrations_keep_what_rewards_would_unlearn(talker, tmp_path, polite):
+    """Rewards ask for `please`, demonstrations show `no`: with a heavy weight they win, and no round sees them."""
+    chats = tmp_path / "chats.jsonl"
+    turns = [
+        [{"role": "user", "content": f"what about {word}?"}, {"role": "assistant", "content": f"no, {word}"}]
+        for word in WORDS
+    ]
+    chats.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns), encoding="utf-8")
+    found = {}
+    for weight in (0.0, 20.0):
+        out = tmp_path / str(weight)
+        config = config_of(out, talker, tmp_path, steps=24, save_every=4, batch_rows=20, shown=chats, weight=weight)
+        found[weight] = recorded(config)[0].heldout["reward"]
+        assert len(lines(out, "round")) == 12
+    assert found[0.0] > 0.9 > 0.3 > found[20.0], found
+
+
+def test_demonstrations_of_no_weight_change_nothing(talker, tmp_path, polite):
+    chats = write_chats(tmp_path / "chats.jsonl", 16)
+    plain = config_of(tmp_path / "plain", talker, tmp_path, steps=4, batch_rows=16)
+    more = config_of(tmp_path / "more", talker, tmp_path, steps=4, batch_rows=20, shown=chats)
+    for one, other in zip(recorded(plain)[1], recorded(more)[1], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert one["metrics"] == pytest.approx(other["metrics"], rel=1e-3, abs=1e-5)
+
+
+def test_a_reward_above_that_of_the_prompts_own_answer():
+    prompts = [prompt({"prompt": "a", "answer": "xx"}), prompt({"prompt": "b", "answer": "xxxx"})]
+    asked = []
+
+    def score(given, answers):
+        asked.append(len(answers))
+        return [float(len(answer)) for answer in answers]
+
+    above = module.above_own_answers(score)
+    assert above([prompts[0], prompts[1], prompts[0]], ["xxx", "xxx", ""]) == [1, -1, -2]
+    assert above([prompts[1]], ["xxxxx"]) == [1] and asked == [2, 3, 0, 1]  # an own answer is judged once
