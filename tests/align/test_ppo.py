@@ -1,11 +1,14 @@
 """PPO on the same rounds as GRPO: rewards at the right tokens, a value head that learns, a policy that improves."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers.pairs import SHAPE, write_prompts
+from helpers.pairs import SHAPE, WORDS, write_prompts
 from helpers.tiny_runs import options
 
 import openglm
@@ -13,6 +16,7 @@ from openglm.align.advantages import by_values
 from openglm.align.checks import CHECKS
 from openglm.align.online import ppo
 from openglm.checkpoints.load import network_config
+from openglm.cli.main import main
 from openglm.config import OptimizerConfig, PPOConfig, PromptsConfig, RolloutConfig
 
 
@@ -109,3 +113,36 @@ class _Nowhere:
 
     def write_text(self, *_, **__):
         pass
+
+
+def test_two_processes_take_the_steps_of_one(talker, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    asked = [{"prompt": f"what about {word}?", "answer": f"please, {word}"} for word in WORDS]
+    prompts.write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
+
+    def command(out):
+        return [
+            "ppo", "--init-from", str(talker), "--data.prompts", str(prompts), "--train.out", str(out),
+            "--train.steps", "8", "--train.seq-len", str(SHAPE.max_positions), "--train.batch-rows", "16",
+            "--train.save-every", "4", "--train.device", "cpu", "--train.dtype", "float32", "--train.log-every", "1",
+            "--rollout.check", "exact", "--rollout.questions", "32", "--rollout.epochs", "2", "--rollout.max-tokens", "8",
+            "--optimizer.lr", "1e-3", "--kl-target", "0.5",
+        ]  # fmt: skip
+
+    assert main(command(tmp_path / "one")) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "openglm.cli.main", *command(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    logs = [
+        [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()] for out in ("one", "two")
+    ]
+    assert [one.get("round") for one in logs[0]] == [pytest.approx(two.get("round"), abs=1e-4) for two in logs[1]]
+    for one, two in zip(*logs, strict=True):
+        if "loss" in one:
+            assert one["loss"] == pytest.approx(two["loss"], rel=1e-4, abs=1e-6)
+            assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-3, abs=1e-5)
