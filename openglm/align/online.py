@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from openglm.align.advantages import Advise, by_values, in_groups
 from openglm.align.checks import CHECKS, known_answer
 from openglm.align.objectives import PolicyAndValue, PolicyTokens
+from openglm.align.report import write_report
 from openglm.align.reward_model import RewardModel
 from openglm.align.rollouts import Rollouts, Score
 from openglm.checkpoints.load import load_model, network_config
@@ -104,9 +106,12 @@ def _run(
         on_step=on_step,
     )
     result = train(run)
-    if result.model is None or not heldout or launched()[0] > 1:  # the processes have parted by now
+    if result.model is None or launched()[1]:
         return result
-    return replace(result, heldout=rollouts.evaluate(load_model(result.model, dtype="float32")))
+    if heldout and launched()[0] == 1:  # otherwise the processes have parted by now
+        result = replace(result, heldout=rollouts.evaluate(load_model(result.model, dtype="float32")))
+    write_report(Path(config.train.out))
+    return result
 
 
 def scorer(config: RolloutRunConfig) -> Score:

@@ -6,6 +6,7 @@ Shapes: T tokens of a row, H hidden.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from openglm.align.measure import Read, log_probabilities, measure
 from openglm.align.objectives import PreferencePairs, RewardPairs
+from openglm.align.report import write_report
 from openglm.checkpoints.load import load_model, network_config
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import DPOConfig, ModelConfig, PairsRunConfig, RewardConfig
@@ -50,7 +52,10 @@ def dpo(config: DPOConfig, on_step: OnStep | None = None) -> Result:
             each.reference = measure_pairs(reference, each, dtype, log_probabilities(), "measuring the reference")
         del reference
     objective = PreferencePairs(config.loss, config.beta, config.gamma)
-    return train(_run(config, model, tokenizer, rows, heldout, objective, on_step))
+    result = train(_run(config, model, tokenizer, rows, heldout, objective, on_step))
+    if result.model is not None and launched()[1] == 0:
+        write_report(Path(config.train.out))
+    return result
 
 
 def reward(config: RewardConfig, on_step: OnStep | None = None) -> Result:
@@ -72,6 +77,7 @@ def reward(config: RewardConfig, on_step: OnStep | None = None) -> Result:
         with torch.no_grad():
             trained.score.bias -= mean
         save_model(result.model, trained, tokenizer)
+        write_report(Path(config.train.out))
     return result
 
 

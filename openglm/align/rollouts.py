@@ -39,6 +39,7 @@ from openglm.train.run import Session
 from openglm.train.state import State
 
 _HELDOUT = 1 << 40  # stands for a round in the seeds of held-out answers
+_SHOWN = 10  # held-out answers kept in the log
 Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
 """rewards of answers, each to its prompt"""
 
@@ -254,15 +255,21 @@ class Rollouts:
         return model.eval()
 
     def evaluate(self, model: Transformer) -> dict[str, float]:
-        """Mean reward on held-out prompts, always with the same random numbers."""
+        """Mean reward on held-out prompts, always with the same random numbers; the first answers go into the log."""
         if not self.heldout:
             return {}
 
-        def measured() -> dict[str, float]:
+        def measured() -> dict[str, Any]:
             answers = self.answers(model, self.heldout, _HELDOUT)
-            return {"reward": float(np.mean([answer.reward for answer in answers]))}
+            shown = [
+                (str(one.messages[-1]["content"]), answer.text, round(answer.reward, 3))
+                for one, answer in zip(self.heldout[:_SHOWN], answers, strict=False)
+            ]
+            return {"reward": float(np.mean([answer.reward for answer in answers])), "shown": shown}
 
-        return self._session.group.broadcast(measured)
+        found = self._session.group.broadcast(measured)
+        self._write({"answers": found["shown"]})
+        return {"reward": found["reward"]}
 
     def _report(self, kept: dict[str, Any]) -> None:
         """What a round is like, for the log and the user."""
