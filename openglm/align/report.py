@@ -16,7 +16,7 @@ from openglm.files import write_file
 from openglm.runtime import say
 
 _WIDTH, _HEIGHT, _EDGE = 320, 120, 6
-_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2em auto; padding: 0 1em; color: #222 }
+_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2em auto; color: #222 }
 figure { display: inline-block; margin: 0 12px 12px 0 } figcaption { font-size: 13px; color: #555 }
 svg { background: #f6f7f9; border-radius: 4px } polyline { fill: none; stroke: #3b6ea5; stroke-width: 1.5 }
 table { border-collapse: collapse; width: 100% } td, th { border-top: 1px solid #ddd; padding: 6px; text-align: left;

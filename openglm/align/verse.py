@@ -40,7 +40,7 @@ class Verse:
     tones: float
     """share of the bound places whose tone fits the nearest of the four patterns"""
     rhyme: float
-    """1: the second and the fourth line rhyme, and the first one where it ends in a level tone; one half: only those two"""
+    """1: the second and the fourth line rhyme, and the first where it ends in a level tone; one half: only those two"""
     fresh: float
     """1: no two characters come twice together, no character three times"""
 
@@ -97,7 +97,7 @@ _LEVEL = frozenset("東冬江支微魚虞齊佳灰真文元寒刪先蕭肴豪歌
 
 
 def _readings(text: str) -> list[frozenset[str]]:
-    """For each character the classes it can be read in, level ones named by their last character; none where unknown."""
+    """For each character the classes it can be read in; those in level tones go by their last character."""
     tables, convert = _tables()
     traditional = convert(text)
     if len(traditional) != len(text):
