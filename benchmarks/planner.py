@@ -25,7 +25,7 @@ from openglm.plan.planner import Plan
 from openglm.presets import model_preset
 
 RUNS = Path(__file__).with_name("planner_runs.toml")
-SHAPE = ("layers", "hidden", "heads")
+SHAPE = ("layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocab_size")
 MIB_THOUSAND = 1000 * 2**20  # a "GB" read off nvidia-smi
 
 
@@ -64,7 +64,8 @@ def read_row(group: dict[str, Any], row: dict[str, Any]) -> Run:
         else gpt({**group.get("model", {}), **{name: row[name] for name in SHAPE if name in row}})
     )
     machine = device(group["device"])
-    machine = dataclasses.replace(machine, network=group.get("network", 0) * GB or machine.network)
+    given = {name: group[name] * GB for name in ("network", "bandwidth") if name in group}
+    machine = dataclasses.replace(machine, **given)
     job = Job(
         model,
         row.get("seq", 2048),
@@ -153,7 +154,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
 def fit(runs: list[Run], kind: str) -> list[str]:
     """The pair (products, half) with the least squared log error of a device kind, and each group's error under the pair that the others choose."""
     runs = [run for run in runs if run.plan.job.device.name.startswith(kind) and not (run.outside or run.held_out)]
-    grid = list(itertools.product([p / 100 for p in range(60, 91)], (100, 150, 200, 250, 300, 350, 400, 450, 500)))
+    grid = list(itertools.product([p / 100 for p in range(60, 99, 2)], range(100, 901, 50)))
     errors = {pair: group_errors(runs, *pair) for pair in grid}
     names = list(errors[grid[0]])
 

@@ -40,6 +40,10 @@ class PlanOptions:
     """key/value heads; 0: the same as heads"""
     ffn: int = 0
     """inner width of a gated feed-forward network; 0: four times hidden, without a gate"""
+    causal: bool = False
+    """attention looks only backward (GPT, Llama), which halves the work; presets know it of themselves"""
+    untied: bool = False
+    """the logits have a table of their own (Llama); otherwise they share the embedding's"""
     seq: int = 2048
     """tokens per row"""
     device: str = "a100-80g"
@@ -60,7 +64,8 @@ class PlanOptions:
     zero: Literal["auto", "0", "1", "2", "3"] = "auto"
     """ZeRO stage: what replicas shard. 1: optimizer state; 2: gradients too; 3: weights too"""
     recompute: Literal["auto", "none", "selective", "full"] = "auto"
-    """what the backward pass computes again: nothing, attention scores (selective), or whole layers (full)"""
+    """what the backward pass computes again: nothing, whole layers (full), or (selective) attention scores; with
+    fused attention every second product"""
     schedule: Literal["auto", "gpipe", "1f1b", "interleaved", "zero-bubble"] = "auto"
     """order of the pipeline's forward and backward passes"""
     chunks: int = 0
@@ -120,7 +125,8 @@ def job_of(options: PlanOptions, pinned: bool):
 
 def model_of(options: PlanOptions) -> ModelConfig:
     """The preset, or a GPT of the given shape."""
-    shape = {name: getattr(options, name) for name in ("layers", "hidden", "heads", "vocab", "kv_heads", "ffn")}
+    names = ("layers", "hidden", "heads", "vocab", "kv_heads", "ffn", "untied")
+    shape = {name: getattr(options, name) for name in names}
     if options.model:
         given = [name for name, value in shape.items() if value]
         require(
@@ -129,7 +135,7 @@ def model_of(options: PlanOptions) -> ModelConfig:
             [shape[name] for name in given],
             f"already set by model ({options.model}); give one or the other",
         )
-        return model_preset(options.model)
+        return model_preset(options.model, **({"mask": "causal"} if options.causal else {}))
     for name in ("layers", "hidden", "heads", "vocab"):
         require(shape[name] > 0, name, shape[name], "must be a positive whole number where no --model is given")
     return ModelConfig(
@@ -143,6 +149,8 @@ def model_of(options: PlanOptions) -> ModelConfig:
         activation="swiglu" if options.ffn else "gelu",
         norm="layernorm",
         bias="all",
+        mask="causal" if options.causal else "prefix",
+        tied=not options.untied,
     )
 
 

@@ -180,9 +180,14 @@ class ModelConfig:
         return sum(matrix.size for matrix in self.layer_matrices())
 
     @property
+    def layer_norms(self) -> int:
+        """Number of norms around the two halves of a layer."""
+        return 4 if self.residual == "sandwich" else 2
+
+    @property
     def parameters(self) -> int:
         """Number of weights of the network, from the shape alone."""
         matrices = sum(matrix.size + matrix.rows * matrix.bias for matrix in self.matrices().values())
         norm = self.hidden * (2 if self.norm == "layernorm" else 1)
-        norms = norm * (4 if self.residual == "sandwich" else 2) + 2 * self.head_dim * self.qk_norm
+        norms = norm * self.layer_norms + 2 * self.head_dim * self.qk_norm
         return matrices + self.layers * norms + norm + (self.hidden + 1) * self.score

@@ -1,9 +1,8 @@
 """Seconds of one optimizer step, by part, and the floating-point operations in it.
 
 A product's rate falls with its smallest sides; everything between products moves bytes through memory; collectives are
-rings over the slowest link they
-cross. Constants are physical and shared by all devices; the two of a device kind are in devices.py. Not modelled:
-stragglers, data loading, checkpoints.
+rings over the slowest link they cross, and each message pays for every device it passes. Constants are physical and
+shared by all devices; the two of a device kind are in devices.py. Not modelled: stragglers, data loading, checkpoints.
 """
 
 from __future__ import annotations
@@ -18,9 +17,15 @@ from openglm.plan.layout import Job, Layout
 
 STREAM = 0.75  # share of the memory bandwidth that element-wise kernels reach
 WIRE = 0.77  # share of a link that large ring collectives reach (NCCL: about 230 of 300 GB/s inside a DGX A100)
-LATENCY = 20e-6  # of one collective
-HIDDEN = 0.5  # share of the data-parallel exchange that computation can hide: both compete for the memory and for the processors that drive the network
-BACKWARD_TRAFFIC = 1.5  # bytes that element-wise backward passes move, against forward: norms 6 for 4, GELU 24 for 16, dropout and residual 11 for 7
+# Seconds until a message starts, and for each device and each node that it passes: the figures by which NCCL chooses
+# between its algorithms (src/graph/tuning.cc: base, NVLink and network latency of the "simple" protocol).
+START, HOP, NODE_HOP = 8.4e-6, 3.4e-6, 14e-6
+# Share of an exchange that computation can hide: both compete for the memory and for the processors that drive the
+# network.
+HIDDEN = 0.5
+# Bytes that element-wise backward passes move, against forward: norms 6 for 4, GELU 24 for 16, dropout and residual
+# 11 for 7.
+BACKWARD_TRAFFIC = 1.5
 
 
 def forward_flops(model: ModelConfig, seq: int) -> float:
@@ -38,10 +43,9 @@ def hardware_flops(job: Job, recompute: str) -> float:
     """Of one step, with what the backward pass computes again."""
     model = job.model
     scores = 4 * job.seq * model.heads * model.head_dim
-    again = {"none": 0, "selective": 0 if job.fused_attention else scores, "full": 2 * model.layer_weights + scores}[
-        recompute
-    ]
-    return model_flops(job) + model.layers * again * job.batch * job.seq
+    selective = model.layer_weights if job.fused_attention else scores
+    again = {"none": 0, "selective": selective, "full": 2 * model.layer_weights + scores}
+    return model_flops(job) + model.layers * again[recompute] * job.batch * job.seq
 
 
 def efficiency(device: Device, *sides: float) -> float:
@@ -57,9 +61,22 @@ def stream(device: Device, traffic: float) -> float:
     return traffic / (device.bandwidth * STREAM)
 
 
-def ring(members: int, traffic: float, rate: float) -> float:
-    """An all-gather or reduce-scatter of `traffic` bytes; an all-reduce is two of them."""
-    return 0.0 if members == 1 else traffic * (members - 1) / members / (rate * WIRE) + LATENCY
+def ring(members: int, traffic: float, rate: float, messages: int = 1, nodes: int = 1) -> float:
+    """An all-gather or reduce-scatter of `traffic` bytes in so many messages, by members that stand on so many nodes.
+    Each message passes every member in turn."""
+    if members == 1:
+        return 0.0
+    crossings = nodes if nodes > 1 else 0
+    around = max(members - 1 - crossings, 0) * HOP + crossings * NODE_HOP
+    return traffic * (members - 1) / members / (rate * WIRE) + messages * (START + around)
+
+
+def all_reduce(members: int, traffic: float, rate: float, messages: int = 1, nodes: int = 1) -> float:
+    """The bytes of two rings; messages climb a tree of nodes and come down again."""
+    if members == 1:
+        return 0.0
+    climb = (members / nodes - 1) * HOP + math.log2(nodes) * NODE_HOP
+    return 2 * traffic * (members - 1) / members / (rate * WIRE) + messages * (START + 2 * climb)
 
 
 def layer_products(job: Job, layout: Layout) -> float:
@@ -109,13 +126,18 @@ def layer(job: Job, layout: Layout) -> dict[str, float]:
     products, (scores, scores_back) = layer_products(job, layout), attention_core(job, layout)
     element = stream(job.device, layer_traffic(job, layout))
     reduce = 2 * 2 * ring(layout.tensor, 2 * job.seq * layout.micro_batch * job.model.hidden, job.device.link)
-    full = layout.recompute == "full"
-    again = full or (layout.recompute == "selective" and not job.fused_attention)
+    full, selective = layout.recompute == "full", layout.recompute == "selective"
+    again = full or (selective and not job.fused_attention)
+    # Without scores to drop, selective means every second product and all between them (torchtitan).
+    half = selective and job.fused_attention
+    # Gathers and scatters along the sequence can run beside products: those of the weights' gradients (Korthikanti et
+    # al.), and their own, piece by piece (Transformer Engine).
+    seen = 1 - HIDDEN if layout.sequence_parallel else 1
     return {
-        "products": products * (4 if full else 3),
+        "products": products * (4 if full else 3.5 if half else 3),
         "attention": scores * (2 if again else 1) + scores_back,
-        "element": element * (1 + BACKWARD_TRAFFIC + full),
-        "tensor": reduce * (3 if full else 2),
+        "element": element * (1 + BACKWARD_TRAFFIC + (full or half)),
+        "tensor": reduce * seen * (3 if full else 2),
     }
 
 
@@ -137,16 +159,18 @@ def micro_batch(job: Job, layout: Layout) -> dict[str, float]:
         parts["element"] += stream(
             job.device, layers * job.model.layer_weights / layout.tensor * (2 + 2 * job.gradient_bytes)
         )
-    if layout.pipeline > 1:  # sent both ways; both directions of the wire work at once
-        boundary = (
-            2
-            * job.seq
-            * layout.micro_batch
-            * job.model.hidden
-            / (layout.tensor if layout.split_boundary or layout.sequence_parallel else 1)
-        )
-        parts["pipeline"] = 2 * layout.chunks * (boundary / (pipeline_rate(job) * WIRE) + LATENCY)
+    if layout.pipeline > 1:
+        parts["pipeline"] = boundary(job, layout)
     return parts
+
+
+def boundary(job: Job, layout: Layout) -> float:
+    """Seconds of a micro-batch's transfers between stages: sent both ways; both directions of the wire work at once."""
+    share = layout.tensor if layout.split_boundary or layout.sequence_parallel else 1
+    traffic = 2 * job.seq * layout.micro_batch * job.model.hidden / share
+    seconds = 2 * layout.chunks * (traffic / (pipeline_rate(job) * WIRE) + START + NODE_HOP)
+    # With several chunks a stage has other work while it waits for one.
+    return seconds * (1 - HIDDEN) if layout.chunks > 1 else seconds
 
 
 def pipeline_rate(job: Job) -> float:
@@ -166,13 +190,21 @@ def exposed(exchange: float, work: float) -> float:
 
 def data_parallel(job: Job, layout: Layout, weights: float, work: float) -> float:
     """Seconds of gradient and weight exchange that add to a step. `work`: computing one micro-batch."""
-    d, rate, m = layout.data, data_rate(job, layout), layout.micro_batches(job)
-    gradients, gather = ring(d, job.gradient_bytes * weights, rate), ring(d, 2 * weights, rate)
-    if layout.zero < 2:  # once a step; the gathered weights of ZeRO-1 have nothing to hide behind
-        return exposed(gradients * (2 if layout.zero == 0 else 1), work * 2 / 3) + (gather if layout.zero else 0.0)
-    if layout.zero == 2:
-        return m * exposed(gradients, work * 2 / 3) + gather
-    return m * exposed(gradients + 2 * gather, work)  # weights come for the forward and again for the backward pass
+    d, m = layout.data, layout.micro_batches(job)
+    rate, nodes = data_rate(job, layout), math.ceil(d * layout.tensor / job.device.node)
+    layers = layout.stage_layers(job)[1]
+    # FSDP moves a layer at once. The others move a matrix or norm, as ZeRO-1 gives each an owner.
+    messages = layers if layout.zero == 3 else layers * (len(job.model.layer_matrices()) + job.model.layer_norms)
+    forward, backward = work / 3, work * 2 / 3
+    if layout.zero == 0:
+        return exposed(all_reduce(d, job.gradient_bytes * weights, rate, messages, nodes), backward)
+    gradients = ring(d, job.gradient_bytes * weights, rate, messages, nodes)
+    gather = ring(d, 2 * weights, rate, messages, nodes)
+    if layout.zero == 3:  # weights come for the forward and again for the backward pass
+        return m * exposed(gradients + 2 * gather, work)
+    # Gathered weights have nothing to hide behind, but a stage's later chunks come while its first one computes.
+    waiting = exposed(gather, forward) if layout.chunks > 1 else gather
+    return (m if layout.zero == 2 else 1) * exposed(gradients, backward) + waiting
 
 
 def bubble(layout: Layout, m: int) -> float:
@@ -189,19 +221,14 @@ def bubble(layout: Layout, m: int) -> float:
 
 def step(job: Job, layout: Layout) -> dict[str, float]:
     """Seconds of one optimizer step by part, with their `total`."""
-    m, t = layout.micro_batches(job), layout.tensor
+    m = layout.micro_batches(job)
     one = micro_batch(job, layout)
     parts = {name: m * seconds for name, seconds in one.items()}
     share = bubble(layout, m)
     parts["bubble"] = m * sum(one.values()) * share / (1 - share)
-    first, inner, _ = layout.stage_layers(job)
-    weights = (
-        max(inner * job.model.layer_weights, first * job.model.layer_weights + job.model.vocab_size * job.model.hidden)
-        / t
-    )
+    weights = max(layout.stage_weights(job, stage) for stage in layout.ends())
     parts["data"] = data_parallel(job, layout, weights, sum(one.values()))
     shard = weights / (layout.data if layout.zero else 1)
-    parts["optimizer"] = stream(
-        job.device, 30 * shard + job.gradient_bytes * weights
-    )  # Adam reads 16 and writes 14 bytes a weight; the norm reads gradients
+    # Adam reads 16 and writes 14 bytes a weight; the norm reads gradients.
+    parts["optimizer"] = stream(job.device, 30 * shard + job.gradient_bytes * weights)
     return {**parts, "total": sum(parts.values())}

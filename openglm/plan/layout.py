@@ -39,7 +39,8 @@ class Layout:
     zero: int = 1
     """what the data-parallel group shares out: 0 nothing, 1 optimizer state, 2 and gradients, 3 and weights"""
     recompute: Literal["none", "selective", "full"] = "full"
-    """done again in the backward pass: nothing; attention scores; everything inside a layer"""
+    """done again in the backward pass: nothing; attention scores (with fused attention, which keeps none: every second
+    product and what lies between); everything inside a layer"""
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = "1f1b"
     """order of forward and backward passes in the pipeline"""
     chunks: int = 1
@@ -60,6 +61,17 @@ class Layout:
         """Layers of the first, an inner and the last stage."""
         layers = stage_layers(job.model.layers, self.pipeline)
         return layers[0], layers[len(layers) // 2], layers[-1]
+
+    def ends(self) -> set[int]:
+        """Stages that differ: the first, an inner and the last one."""
+        return {0, min(1, self.pipeline - 1), self.pipeline - 1}
+
+    def stage_weights(self, job: Job, stage: int) -> float:
+        """Weights on a device of one pipeline stage: of its layers, and of the tables at the ends."""
+        model, last = job.model, self.pipeline - 1
+        layers = self.stage_layers(job)[0 if stage == 0 else 2 if stage == last else 1]
+        tables = (stage == 0) + (stage == last and (last > 0 or not model.tied))
+        return (layers * model.layer_weights + tables * model.vocab_size * model.hidden) / self.tensor
 
 
 def check(job: Job, layout: Layout) -> None:

@@ -108,13 +108,12 @@ def _details(job: Job, shape: dict[str, Any], fixed: dict[str, Any]) -> Iterator
         for schedule, v in schedules
         if schedule == fixed.get("schedule", schedule) and v == fixed.get("chunks", v)
     ]
-    recompute = ("none", "full") if job.fused_attention else ("none", "selective", "full")
     sizes = [size for size in MICRO_BATCHES if job.batch // shape["data"] % size == 0]
     others: dict[str, Any] = {name: fixed[name] for name in ("sequence_parallel", "split_boundary") if name in fixed}
     for schedule, chunks in keep:
         for micro_batch in [fixed["micro_batch"]] if "micro_batch" in fixed else sizes:
             for zero in [fixed["zero"]] if "zero" in fixed else (0, 1) if piped else (0, 1, 2, 3):
-                for again in [fixed["recompute"]] if "recompute" in fixed else recompute:
+                for again in [fixed["recompute"]] if "recompute" in fixed else ("none", "selective", "full"):
                     yield {
                         "schedule": schedule,
                         "chunks": chunks,
@@ -138,13 +137,7 @@ def search(job: Job, **fixed: Any) -> Search:
         (Plan(job, layout) for layout in candidates(job, fixed, ruled_out)),
         key=lambda plan: (plan.seconds["total"], plan.memory["total"]),
     )
-    reasons = ", ".join(f"{count} by {name}" for name, count in ruled_out.most_common())
-    require(
-        bool(plans),
-        "devices",
-        job.devices,
-        f"no layout divides; ruled out: {reasons or 'none was left by the fixed options'}; try a multiple of {job.device.node}",
-    )
+    require(bool(plans), "devices", job.devices, f"no layout divides{_way_out(job, fixed, ruled_out)}")
     best = next((plan for plan in plans if plan.fits), None)
     if best is None:
         best = min(plans, key=lambda plan: plan.memory["total"])
@@ -155,6 +148,16 @@ def search(job: Job, **fixed: Any) -> Search:
     faster = [plan for plan in plans[: plans.index(best)] if not plan.fits]
     too_large = min(faster, key=lambda plan: plan.memory["total"]) if faster else None
     return Search(best, runner_up, too_large, len(plans), ruled_out)
+
+
+def _way_out(job: Job, fixed: dict[str, Any], ruled_out: Counter[str]) -> str:
+    """What no layout was left by, and what to change."""
+    reasons = ", ".join(f"{count} by {name}" for name, count in ruled_out.most_common())
+    given = ", ".join(f"{name} {value}" for name, value in fixed.items() if value is not False)
+    way_out = f"leave out some of {given}" if given else f"change the batch ({job.batch})"
+    if job.devices > job.device.node and job.devices % job.device.node:
+        way_out += f" or use a multiple of {job.device.node} devices"
+    return f"; ruled out: {reasons or 'none was left by the fixed options'}; {way_out}"
 
 
 def _shape(plan: Plan) -> tuple[int, int, int]:

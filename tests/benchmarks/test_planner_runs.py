@@ -13,6 +13,7 @@ from openglm.plan.planner import search
 
 RUNS = planner.load()
 NAMED = ("GLM-130B", "Megatron-LM, table 1", "GPT-3 175B and 530B, Megatron-LM table 2", "BLOOM-176B", "OPT-175B")
+NAMED += ("InternLM-7B, ZeRO-1", "Nemotron-4 340B", "torchtitan, A100", "torchtitan, H100")
 
 
 def of(*groups):
@@ -36,6 +37,11 @@ def test_time_of_all_runs():
 def test_memory_of_every_run_that_published_it():
     errors = sorted(abs(run.memory_error) for run in RUNS if run.memory)
     assert len(errors) > 30 and errors[-2] <= 0.10 and errors[-1] <= 0.11  # one of them misses the bar: 10.5 %
+
+
+@of("Nemotron-4 340B", "torchtitan, A100", "torchtitan, H100", "InternLM-7B, ZeRO-1")
+def test_runs_that_fitted_their_cards_fit(run):
+    assert run.plan.fits
 
 
 def test_every_published_layout_is_one_that_the_planner_allows():

@@ -63,6 +63,18 @@ def test_a_shape_is_a_model(capsys):
     assert plan["parameters"] == pytest.approx(174.6e9, rel=0.001) and plan["fits"]
 
 
+def test_the_verb_can_say_what_the_published_runs_are(capsys):
+    """InternLM-7B on 1,024 devices, as benchmarks/planner_runs.toml has it: 7.21 s were published."""
+    shape = "--layers 32 --hidden 4096 --heads 32 --ffn 11008 --vocab 103168 --causal --untied --network 50"
+    layout = "--devices 1024 --batch 8192 --data 1024 --tensor 1 --pipeline 1 --micro-batch 2 --zero 1"
+    words = f"plan {shape} {layout} --attention fused --json".split()
+    causal = json.loads(run(capsys, *words, "--recompute", "none")[1])
+    assert abs(causal["step_seconds"] / 7.21 - 1) <= 0.15
+    words.remove("--causal")
+    both_ways = json.loads(run(capsys, *words, "--recompute", "none")[1])
+    assert both_ways["seconds"]["attention"] == pytest.approx(2 * causal["seconds"]["attention"])
+
+
 def test_the_table_says_why(capsys):
     code, out, _ = run(capsys, *GLM)
     assert code == 0 and all(
@@ -83,12 +95,19 @@ def test_the_table_says_why(capsys):
         ([*SMALL, "--data", "3", "--tensor", "1", "--pipeline", "1"], ["devices", "3 x 1 x 1"]),
         (["plan", "--model", "glm-130b", "--devices", "1", "--batch", "8"], ["devices", "GB a device"]),
         (["plan", "--model", "glm-130b", "--devices", "0", "--batch", "8"], ["devices", "0"]),
+        ([*SMALL, "--pipeline", "11"], ["no layout", "leave out some of pipeline 11"]),
         (["plan", "--model", "glm-130b", "--batch", "8"], ["devices"]),
     ],
 )
 def test_mistakes_are_one_line(argv, words, capsys):
     code, out, err = run(capsys, *argv)
     assert (code, out) == (1, "") and err.count("\n") == 1 and all(word in err for word in words), err
+
+
+@pytest.mark.parametrize("devices", ["1", "8", "12"])
+def test_a_multiple_of_the_node_is_advised_only_where_it_is_none(devices, capsys):
+    _, _, err = run(capsys, "plan", "--model", "glm-large", "--devices", devices, "--batch", "8", "--pipeline", "11")
+    assert ("a multiple of 8" in err) == (devices == "12"), err
 
 
 def test_a_layout_in_full_is_the_classic_recipe_unless_said_otherwise():
