@@ -4,11 +4,8 @@ import argparse
 import functools
 import json
 import math
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ import torch
 import torch.distributed as dist
 from helpers import deepspeed_script
 from helpers.deepspeed_script import ROWS, LanguageModel, batch, parameter_groups
+from helpers.processes import run_together
 
 import openglm.deepspeed as deepspeed
 from openglm.deepspeed.config import settings
@@ -53,23 +51,7 @@ CASES["stage 1, model-parallel"] = {**CASES["stage 1"], "model_parallel": True}
 def run_script(library: str, folder: Path) -> dict[str, dict[str, list[float]]]:
     """All cases in two processes of the script, with one import or the other."""
     cases = {name: {**case, "folder": str(folder / "saved")} for name, case in CASES.items()}
-    (folder / "cases.json").write_text(json.dumps(cases))
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(PROCESSES),
-        deepspeed_script.__file__,
-    ]
-    here = os.pathsep.join(sys.path)
-    done = subprocess.run(
-        [*launch, library, str(folder / "cases.json"), str(folder / "result.json")],
-        env={**os.environ, "PYTHONPATH": here, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_together(PROCESSES, deepspeed_script.run, library, cases, folder / "result.json")
     return json.loads((folder / "result.json").read_text())
 
 

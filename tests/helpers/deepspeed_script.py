@@ -8,6 +8,7 @@ A case: {"config": DeepSpeed's JSON, "steps": optimizer steps; optional: "save_a
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -122,13 +123,15 @@ def train(deepspeed, case: dict) -> dict[str, list[float]]:
     return {"losses": losses, "norms": norms}
 
 
+def run(library: str, cases: dict[str, dict], result: str | Path) -> None:
+    """All cases, one after another; the first process writes their curves."""
+    deepspeed = importlib.import_module(library)
+    curves = {name: train(deepspeed, case) for name, case in cases.items()}
+    if dist.get_rank() == 0:
+        Path(result).write_text(json.dumps(curves))
+    dist.destroy_process_group()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _, library, cases, result = sys.argv
-    deepspeed = importlib.import_module(library)
-    with open(cases) as file:
-        curves = {name: train(deepspeed, case) for name, case in json.load(file).items()}
-    if dist.get_rank() == 0:
-        with open(result, "w") as file:
-            json.dump(curves, file)
-    dist.destroy_process_group()
+    run(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), sys.argv[3])

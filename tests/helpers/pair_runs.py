@@ -1,17 +1,12 @@
-"""A made-up preference objective over two segments of a row, and runs of it. As a script, started by torchrun:
-
-torchrun --nproc-per-node 2 pair_runs.py FOLDER '{"name": {"data": 2}, ...}'    trains in FOLDER/name with those options of `parallel`
-"""
+"""A made-up preference objective over two segments of a row, and runs of it."""
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -121,16 +116,11 @@ def run(out: Path, parallel: ParallelConfig, steps: int = 12, lr: float = 1e-2) 
     return result, records
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    folder, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
+def run_spread(folder: Path, runs: dict[str, dict]) -> None:
+    """Train in FOLDER/name with those options of `parallel`; the first of the processes writes FOLDER/name.json."""
     dist.init_process_group("gloo")
     for name, parallel in runs.items():
         result, records = run(folder / name, ParallelConfig(**parallel))
         if int(os.environ["RANK"]) == 0:
             (folder / f"{name}.json").write_text(json.dumps({"heldout": result.heldout, "records": records}))
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from openglm.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
+from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig, StabilityConfig, TrainConfig
 from openglm.data.mixture import Row
 from openglm.train.loop import train
 from openglm.train.run import Run
@@ -71,8 +71,24 @@ def options(out, **changes) -> TrainConfig:
     return TrainConfig(**{"out": str(out), **usual, "device": "cpu", "dtype": "float32", **changes})
 
 
-def run(out, optimizer=None, rows=None, on_step=None, workers=0, model=MODEL, init_from=None, **changes):
-    config = RunConfig(train=options(out, **changes), optimizer=optimizer or OptimizerConfig(lr=1e-2))
+def run(
+    out,
+    optimizer=None,
+    rows=None,
+    on_step=None,
+    workers=0,
+    model=MODEL,
+    init_from=None,
+    stability=None,
+    parallel=None,
+    **changes,
+):
+    config = RunConfig(
+        train=options(out, **changes),
+        optimizer=optimizer or OptimizerConfig(lr=1e-2),
+        stability=StabilityConfig(**stability or {}),
+        parallel=ParallelConfig(**parallel or {}),
+    )
     return train(
         Run(
             config=config,
@@ -84,6 +100,11 @@ def run(out, optimizer=None, rows=None, on_step=None, workers=0, model=MODEL, in
             on_step=on_step,
         )
     )
+
+
+def run_spread(out, parallel, stability, bad) -> None:
+    """A run's part in one of several processes."""
+    run(out, rows=Poisoned(*bad), stability=stability, parallel=parallel)
 
 
 def log_lines(out) -> list[dict]:

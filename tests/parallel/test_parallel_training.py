@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run_together
 
 from openglm.config import ParallelConfig
 from openglm.files import verify_folder
@@ -33,10 +34,11 @@ SPREAD = {
 def runs(tmp_path_factory):
     """The reference, three layouts of four processes, and a run that goes through two of them and ends in one process."""
     folder = tmp_path_factory.mktemp("spread")
-    layouts.launch(1, [[str(folder / "alone"), STEPS, 0, {}]])
+    run_together(1, layouts.work, [[str(folder / "alone"), STEPS, 0, {}]])
     moved = [[str(folder / "moved"), STEPS, 2, SPREAD["shared"]], [str(folder / "moved"), STEPS, 4, SPREAD["both"]]]
-    layouts.launch(4, [*([str(folder / name), STEPS, 0, layout] for name, layout in SPREAD.items()), *moved])
-    layouts.launch(1, [[str(folder / "moved"), STEPS, 0, {}]])
+    spread = [[str(folder / name), STEPS, 0, layout] for name, layout in SPREAD.items()]
+    run_together(4, layouts.work, [*spread, *moved])
+    run_together(1, layouts.work, [[str(folder / "moved"), STEPS, 0, {}]])
     return folder
 
 

@@ -1,17 +1,14 @@
 """The loop trains whatever an objective says: a made-up preference loss runs through it unchanged, alone, data-parallel and in a pipeline."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.pair_runs import MODEL, PairMargin, Pairs, run
+from helpers.pair_runs import MODEL, PairMargin, Pairs, run, run_spread
+from helpers.processes import run_together
 
 from openglm.config import ParallelConfig
 from openglm.data.mixture import batches
@@ -22,7 +19,6 @@ from openglm.train import loss as loss_module
 from openglm.train.forward_backward import WholeForwardBackward
 
 ALONE = Processes(torch.device("cpu"))
-SCRIPT = Path(__file__).parents[1] / "helpers" / "pair_runs.py"
 SPREAD = {"shared": {"data": 2, "zero": 3}, "piped": {"pipeline": 2}, "cut": {"tensor": 2}}
 
 
@@ -128,9 +124,7 @@ def test_the_loop_learns_a_preference_and_reports_its_metrics(tmp_path):
 
 
 def test_in_two_processes_it_is_the_run_in_one(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path), json.dumps(SPREAD)], check=True, timeout=300, env=environment)
+    run_together(2, run_spread, tmp_path, SPREAD)
     result, records = run(tmp_path / "alone", ParallelConfig())
     for name in SPREAD:
         found = json.loads((tmp_path / f"{name}.json").read_text())

@@ -1,54 +1,31 @@
 """What the guard sees, what it does about it, and that a run with anomalies in it is still the same run after a kill."""
 
 import dataclasses
-import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.crashes import Crash, assert_same, crash_at, everything
-from helpers.tiny_runs import MODEL, SEQ, Poisoned, Rows, log_lines, options, run
+from helpers.processes import run_together
+from helpers.tiny_runs import MODEL, SEQ, Poisoned, Rows, log_lines, run, run_spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.cli.options import parse, read_toml
-from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, RunConfig, StabilityConfig, TrainConfig
+from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, StabilityConfig, TrainConfig
 from openglm.data.mixture import batches
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
 from openglm.train.forward_backward import WholeForwardBackward
-from openglm.train.loop import train
-from openglm.train.run import Run
 from openglm.train.stability import WINDOW, Guard, Memory, ramped, unscale
 from openglm.train.state import check_settings, read_record
 
 ALONE = Processes(torch.device("cpu"))
 RECIPE = Path(__file__).parents[2] / "recipes" / "glm-130b" / "pretrain.toml"
-
-
-def guarded(out, rows=None, on_step=None, stability=None, model=MODEL, workers=0, **changes):
-    config = RunConfig(
-        train=options(out, **changes),
-        optimizer=OptimizerConfig(lr=1e-2),
-        stability=StabilityConfig(**stability or {}),
-    )
-    return train(
-        Run(
-            config=config,
-            model=model,
-            rows=rows or Rows(),
-            heldout={"heldout": Rows(9)},
-            workers=workers,
-            on_step=on_step,
-        )
-    )
 
 
 def acts(out):
@@ -146,7 +123,7 @@ def test_the_shrink_of_a_step_reaches_the_gradient(tmp_path):
     norms = {}
     for until in (1, 2):  # at step 2: risen to 1, or still .1
         seen = []
-        guarded(
+        run(
             tmp_path / str(until),
             model=model,
             steps=2,
@@ -194,17 +171,20 @@ def test_acts_that_do_not_help_stop_the_run_and_good_steps_forgive():
 
 def test_a_batch_left_out_changes_nothing_else(tmp_path):
     """The run with a bad batch at step 6 is the run in which step 6 was not made."""
-    guarded(tmp_path, Poisoned(43), stability={"policy": "skip"}, ema=0.5)
+    run(tmp_path, rows=Poisoned(43), stability={"policy": "skip"}, ema=0.5)
     assert [(step, act["do"], act["rows"]) for step, act in acts(tmp_path)] == [(6, "skip", [40, 48])]
     record = read_record(tmp_path / "checkpoints" / "step-00000012")
     assert (record["rows"], record["guard"]["jumped"], len(record["guard"]["losses"])) == (96, 0, 11)
 
     seen = {}
-    guarded(
-        tmp_path / "again", Poisoned(43), stability={"policy": "skip"}, on_step=lambda step, r: seen.setdefault(step, r)
+    run(
+        tmp_path / "again",
+        rows=Poisoned(43),
+        stability={"policy": "skip"},
+        on_step=lambda step, r: seen.setdefault(step, r),
     )
     plain = {}
-    guarded(tmp_path / "plain", on_step=lambda step, r: plain.setdefault(step, r))
+    run(tmp_path / "plain", on_step=lambda step, r: plain.setdefault(step, r))
     assert [seen[k]["loss"] for k in range(1, 6)] == [plain[k]["loss"] for k in range(1, 6)] and not math.isfinite(
         seen[6]["loss"]
     )
@@ -213,7 +193,7 @@ def test_a_batch_left_out_changes_nothing_else(tmp_path):
 
 def test_going_back_jumps_over_the_data_that_hurt(tmp_path, capfd):
     rows = Poisoned(60)  # in the batch of step 8, rows 56 to 63; the checkpoint of step 4 stands at row 32
-    result = guarded(tmp_path, rows, stability={"policy": "rollback"}, keep=9)
+    result = run(tmp_path, rows=rows, stability={"policy": "rollback"}, keep=9)
     assert result.finished
     ((step, act),) = acts(tmp_path)
     assert (step, act) == (8, {"do": "rollback", "why": act["why"], "rows": [32, 64], "to": 4})
@@ -224,13 +204,13 @@ def test_going_back_jumps_over_the_data_that_hurt(tmp_path, capfd):
     assert (record["rows"], record["guard"]["jumped"], record["step"]) == (128, 32, 12)
     rates = [line["lr"] for line in log_lines(tmp_path) if "lr" in line]
     plain = tmp_path / "plain"
-    guarded(plain)
+    run(plain)
     assert rates[-2:] == [line["lr"] for line in log_lines(plain) if "lr" in line][-2:]
 
 
 def test_another_anomaly_leads_further_back_and_removes_what_came_after(tmp_path):
     """A good step lies between: the checkpoint may be sick. After the one of step 8, that of step 4 is tried."""
-    result = guarded(tmp_path, Poisoned(64, 85), stability={"policy": "rollback"}, keep=9)
+    result = run(tmp_path, rows=Poisoned(64, 85), stability={"policy": "rollback"}, keep=9)
     assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [(9, 8, [64, 72]), (10, 4, [32, 88])]
     assert result.finished
     assert sorted(int(p.name[-2:]) for p in (tmp_path / "checkpoints").iterdir()) == [4, 8, 12]
@@ -238,7 +218,7 @@ def test_another_anomaly_leads_further_back_and_removes_what_came_after(tmp_path
 
 
 def test_bad_batches_in_a_row_are_jumped_over_from_one_checkpoint(tmp_path):
-    assert guarded(tmp_path, Poisoned(70, 72, 85), stability={"policy": "rollback"}, keep=9).finished
+    assert run(tmp_path, rows=Poisoned(70, 72, 85), stability={"policy": "rollback"}, keep=9).finished
     assert [(step, act["to"], act["rows"]) for step, act in acts(tmp_path)] == [
         (9, 8, [64, 72]),
         (9, 8, [64, 80]),
@@ -247,7 +227,7 @@ def test_bad_batches_in_a_row_are_jumped_over_from_one_checkpoint(tmp_path):
 
 
 def test_without_a_checkpoint_the_batch_is_left_out(tmp_path):
-    guarded(tmp_path, Poisoned(9), stability={"policy": "rollback"})
+    run(tmp_path, rows=Poisoned(9), stability={"policy": "rollback"})
     assert [(step, act["do"]) for step, act in acts(tmp_path)] == [(2, "skip")]
 
 
@@ -255,19 +235,19 @@ def test_anomalies_without_end_are_one_line_that_says_what_was_tried(tmp_path):
     with pytest.raises(
         ValueError, match=r"^step 8: loss .* after 3 acts \(stability.limit\) .*Lower optimizer.lr"
     ) as error:
-        guarded(tmp_path, Poisoned(*range(32, 999)), stability={"policy": "skip", "limit": 3})
+        run(tmp_path, rows=Poisoned(*range(32, 999)), stability={"policy": "skip", "limit": 3})
     assert "\n" not in str(error.value)
 
 
 def test_a_run_that_stopped_goes_on_under_another_policy(tmp_path):
     with pytest.raises(ValueError, match=r"set stability.policy to skip or rollback"):
-        guarded(tmp_path, Poisoned(60))
-    assert guarded(tmp_path, Poisoned(60), stability={"policy": "skip"}).finished
+        run(tmp_path, rows=Poisoned(60))
+    assert run(tmp_path, rows=Poisoned(60), stability={"policy": "skip"}).finished
 
 
 def test_a_run_goes_on_where_options_have_been_added_since(tmp_path):
     """An option that the run did not know had the effect of its default, so that value alone may stand there now."""
-    guarded(tmp_path)
+    run(tmp_path)
     record = read_record(tmp_path / "checkpoints" / "step-00000012")
     newer = ("stability", "optimizer.schedule", "optimizer.decay_ratio")
     before = {name: value for name, value in record["settings"].items() if not name.startswith(newer)}
@@ -292,11 +272,11 @@ SCENES = {
 def test_a_broken_run_with_anomalies_equals_an_unbroken_one(tmp_path, scene):
     stability, changes = SCENES[scene]
     bad = (17, 61, 74) if scene != "ramp" else (5, 17, 29, 38)
-    assert guarded(tmp_path / "whole", Poisoned(*bad), stability=stability, **changes).finished
+    assert run(tmp_path / "whole", rows=Poisoned(*bad), stability=stability, **changes).finished
     for step in (3, 5, 9, 11):
         with pytest.raises(Crash):
-            guarded(tmp_path / "broken", Poisoned(*bad), on_step=crash_at(step), stability=stability, **changes)
-    guarded(tmp_path / "broken", Poisoned(*bad), stability=stability, **changes)
+            run(tmp_path / "broken", rows=Poisoned(*bad), on_step=crash_at(step), stability=stability, **changes)
+    run(tmp_path / "broken", rows=Poisoned(*bad), stability=stability, **changes)
     assert acts(tmp_path / "whole")
     assert_same(tmp_path / "whole", tmp_path / "broken")
 
@@ -304,7 +284,7 @@ def test_a_broken_run_with_anomalies_equals_an_unbroken_one(tmp_path, scene):
 def test_batches_of_a_ramp_hold_all_rows_in_order(tmp_path):
     rows, sizes = Rows(), []
     stability = {"ramp_from": 2, "ramp_step": 2, "ramp_rows": 24}
-    guarded(tmp_path, rows, stability=stability, on_step=lambda _, r: sizes.append(r["rows"]))
+    run(tmp_path, rows=rows, stability=stability, on_step=lambda _, r: sizes.append(r["rows"]))
     assert sizes == [2, 2, 2, 2, 4, 4, 6, 6, 8, 8, 8, 8]
     assert rows.asked == list(range(sum(sizes)))
     lines = [line for line in log_lines(tmp_path) if "tokens" in line]
@@ -355,13 +335,13 @@ def test_a_run_in_float16_finds_its_scale_and_learns(tmp_path):
 
     seen, plain = [], []
     stability = {"loss_scale": 2.0**32, "loss_scale_hysteresis": 1}
-    guarded(tmp_path / "half", steps=60, dtype="float16", stability=stability, on_step=lambda _, r: seen.append(r))
+    run(tmp_path / "half", steps=60, dtype="float16", stability=stability, on_step=lambda _, r: seen.append(r))
     kinds = [act["do"] for _, act in acts(tmp_path / "half")]
     assert kinds and set(kinds) == {"scale"}
     kept = [r for r in seen if "act" not in r]
     assert all(math.isfinite(r["grad_norm"]) for r in kept) and len(kept) > 40
     skipped = 8 * next(i for i, r in enumerate(seen) if "act" not in r)
-    guarded(tmp_path / "plain", From(), steps=40, on_step=lambda _, r: plain.append(r))
+    run(tmp_path / "plain", rows=From(), steps=40, on_step=lambda _, r: plain.append(r))
     assert plain[0]["loss"] == pytest.approx(kept[0]["loss"], rel=1e-3)
     assert kept[-1]["loss"] < kept[0]["loss"] - 0.1
 
@@ -425,26 +405,9 @@ def test_the_recipe_of_glm_130b_has_the_published_numbers():
 
 def test_processes_take_the_way_back_together(tmp_path):
     """Two data-parallel processes, of which one alone reads the row that hurts."""
-    stability, script = {"policy": "rollback"}, Path(__file__).parents[1] / "helpers" / "parallel_runs.py"
-    runs = {"two": {"parallel": {"data": 2}, "optimizer": {"lr": 1e-2}, "stability": stability, "bad": [60, 90]}}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        str(script),
-        str(tmp_path),
-        json.dumps(runs),
-    ]
-    subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    guarded(tmp_path / "one", Poisoned(60, 90), stability=stability)
+    stability = {"policy": "rollback"}
+    run_together(2, run_spread, tmp_path / "two", {"data": 2}, stability, (60, 90))
+    run(tmp_path / "one", rows=Poisoned(60, 90), stability=stability)
     assert len(acts(tmp_path / "one")) == 2 and acts(tmp_path / "two") == acts(tmp_path / "one")
     (one, first, _), (two, second, _) = everything(tmp_path / "one"), everything(tmp_path / "two")
     assert first["rows"] == second["rows"] and first["guard"]["jumped"] == second["guard"]["jumped"] == 64
@@ -455,7 +418,7 @@ def test_processes_take_the_way_back_together(tmp_path):
 def test_the_ordinary_run_is_untouched(tmp_path):
     """Policies and thresholds that never fire change nothing, bit for bit."""
     run(tmp_path / "plain")
-    guarded(tmp_path / "guarded", stability={"policy": "rollback", "loss_spike": 1e9, "norm_spike": 1e9})
+    run(tmp_path / "guarded", stability={"policy": "rollback", "loss_spike": 1e9, "norm_spike": 1e9})
     plain, watched = (everything(tmp_path / kind)[0] for kind in ("plain", "guarded"))
     assert all(
         torch.equal(tensor, watched[kind][name]) for kind, named in plain.items() for name, tensor in named.items()
