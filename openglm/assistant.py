@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from openglm.checkpoints.load import load_model
+from openglm.checkpoints.load import load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve
 from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
 from openglm.engine.filling import Choice, Filler, Filling, Found, Prompt, Rounds, together
 from openglm.engine.params import EngineRequest, Event, Result, SamplingParams
 from openglm.text.formats import RoleTurns
-from openglm.text.load import load_tokenizer
 from openglm.text.reading import ReplyReader
 from openglm.text.render import parse_reply, reader_of
 from openglm.text.replies import Tidied
@@ -69,10 +69,14 @@ class Assistant:
         device: str | None = None,
         quantize: str | None = None,
         engine: EngineConfig | None = None,
+        format: str | None = None,
     ) -> None:
+        """format: the form of conversations (text/formats.py) where the folder does not tell it, or tells it wrong."""
         self.folder = resolve(path_or_name)
-        self.tokenizer = load_tokenizer(path_or_name)  # first: it is read at once, and weights may take minutes
-        self.model = load_model(path_or_name, device=device, quantize=quantize)
+        # First, for weights may take minutes.
+        declared, self.tokenizer = network_and_tokenizer(self.folder, format)
+        self.model = load_model(self.folder, device=device, quantize=quantize, format=format)
+        self.model.config = dataclasses.replace(self.model.config, tokens=declared.tokens)
         self.engine = Engine(self.model, engine or EngineConfig(keep_weights=False), tokenizer=self.tokenizer)
 
     @cached_property

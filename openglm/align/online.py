@@ -21,6 +21,7 @@ from openglm.data.dialogue import DialogueSource, fit
 from openglm.data.prompts import Prompt, read_prompts
 from openglm.parallel.processes import shape
 from openglm.runtime import launched, say
+from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
@@ -76,6 +77,7 @@ def _run(
     shape(config.parallel, launched()[0])
     folder = resolve(config.init_from)
     tokenizer = load_tokenizer(folder)
+    model = settled(model, tokenizer)
     prompts, heldout = (
         fitting(config, tokenizer, read_prompts(file, option), option) if file else []
         for option, file in (("data.prompts", config.data.prompts), ("data.heldout", config.data.heldout))

@@ -16,7 +16,7 @@ from torch import Tensor
 from openglm.align.measure import Read, log_probabilities, measure
 from openglm.align.objectives import PreferencePairs, RewardPairs
 from openglm.align.report import write_report
-from openglm.checkpoints.load import load_model, network_config
+from openglm.checkpoints.load import load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import DPOConfig, ModelConfig, PairsRunConfig, RewardConfig
 from openglm.data.mixture import Row
@@ -25,7 +25,6 @@ from openglm.data.records import read_records
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import shape
 from openglm.runtime import choose_dtype, launched, progress, say
-from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
 from openglm.train.objective import Head, Objective
@@ -43,7 +42,7 @@ def dpo(config: DPOConfig, on_step: OnStep | None = None) -> Result:
     """
     shape(config.parallel, launched()[0])  # before files are read, which takes a while
     folder = resolve(config.init_from)
-    model, tokenizer = network_config(folder), load_tokenizer(folder)
+    model, tokenizer = network_and_tokenizer(folder)
     rows, heldout = read_pairs(config, model, tokenizer)
     if config.loss != "simpo":
         reference = load_model(folder, device=config.train.device, dtype="float32")
@@ -66,7 +65,8 @@ def reward(config: RewardConfig, on_step: OnStep | None = None) -> Result:
     """
     shape(config.parallel, launched()[0])
     folder = resolve(config.init_from)
-    model, tokenizer = replace(network_config(folder), score=True), load_tokenizer(folder)
+    model, tokenizer = network_and_tokenizer(folder)
+    model = replace(model, score=True)
     rows, heldout = read_pairs(config, model, tokenizer)
     result = train(_run(config, model, tokenizer, rows, heldout, RewardPairs(config.shrink), on_step))
     if result.model is not None and launched()[1] == 0:

@@ -4,6 +4,7 @@ matrix, types kept unless others are asked for. Nothing is computed with the net
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -19,10 +20,12 @@ from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, writ
 from openglm.checkpoints.published import hf_config
 from openglm.config import SpecialTokens, require
 from openglm.files import write_folder
-from openglm.runtime import progress
-from openglm.text.bpe import BpeTokenizer
+from openglm.runtime import progress, say
+from openglm.text.beside import GENERATION, read_beside
+from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
-from openglm.text.published import GENERATION, find, write_sampling
+from openglm.text.published import find, write_library_files, write_sampling
+from openglm.text.tokenizer import Tokenizer
 
 TARGETS = ("openglm", "hf", "gguf")
 _GGUF_KINDS = ("f16", "q8_0", "q4_0")
@@ -42,20 +45,30 @@ _TOKENIZER_FILES = (
 )
 
 
-def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = None, config: str | None = None) -> Path:
+def convert(
+    source: Path | str,
+    out: Path | str,
+    to: str,
+    dtype: str | None = None,
+    config: str | None = None,
+    format: str | None = None,
+) -> Path:
     """Write `out`, a folder (for gguf a file), in one go; returns its path.
 
     dtype: float32, float16 or bfloat16 for weights that are not codes, None keeps each tensor's own; for gguf f16
     (None), q8_0 or q4_0.
-    config: as for `load_model`. Raises ValueError for a network that the target cannot hold, and all that `load_model`
+    config, format: as for `load_model`. Raises ValueError for a network that the target cannot hold, and all that `load_model`
     raises.
     """
     require(to in TARGETS, "to", to, f"choose one of {', '.join(TARGETS)}")
     kinds = _GGUF_KINDS if to == "gguf" else TYPES
     require(dtype is None or dtype in kinds, "dtype", dtype, f"{to} holds {', '.join(kinds)}")
-    checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
+    checkpoint, out = open_checkpoint(source, config, verify=True, format=format), Path(out).resolve()
+    tokenizer = load_tokenizer(checkpoint.folder, format) if find(checkpoint.folder) else None
+    if tokenizer:
+        checkpoint = _settled(checkpoint, tokenizer)
     if to == "gguf":
-        return _write_gguf(checkpoint, out, dtype or "f16")
+        return _write_gguf(checkpoint, out, dtype or "f16", tokenizer)
     if to == "hf":
         _require_whole(checkpoint, to)
     kind = choose_type(checkpoint.config, checkpoint.source.dtype, torch.device("cpu"), dtype) if dtype else None
@@ -79,27 +92,41 @@ def convert(source: Path | str, out: Path | str, to: str, dtype: str | None = No
             named = itertools.chain(_named(_shown(checkpoint)), checkpoint.source.prefix())
             write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in named))
             write_config(target, checkpoint.config, checkpoint.family)
-        if find(checkpoint.folder):
-            _write_tokenizer(checkpoint.folder, target, to, checkpoint.config.tokens)
+        if tokenizer:
+            _write_tokenizer(checkpoint.folder, target, to, checkpoint.config.tokens, tokenizer)
 
     return write_folder(out.parent, out.name, fill)
 
 
-def _write_tokenizer(folder: Path, target: Path, to: str, tokens: SpecialTokens) -> None:
+def _settled(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
+    """Weights are worth converting with a wrong tokenizer beside them, but not without a word."""
+    try:
+        return dataclasses.replace(checkpoint, config=settled(checkpoint.config, tokenizer))
+    except ValueError as error:
+        say(f"warning: {error}")
+        return checkpoint
+
+
+def _write_tokenizer(folder: Path, target: Path, to: str, tokens: SpecialTokens, tokenizer: Tokenizer) -> None:
     """Ours remembers its generation, which a configuration of ours does not tell. `transformers` gets the files as they
-    are, and the one that it needs."""
-    tokenizer = load_tokenizer(folder)
+    are, or those that it needs in place of code."""
     if to == "openglm":
         tokenizer.save(target)
         write_sampling(target, tokenizer)
         return
-    if not (folder / GENERATION).is_file():
-        write_sampling(target, tokenizer, eos_token_id=list(tokens.stop), pad_token_id=tokens.pad)
     for name in (*_TOKENIZER_FILES, GENERATION):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
-    if isinstance(tokenizer, BpeTokenizer) and not (target / "tokenizer.json").is_file():
-        (target / "tokenizer.json").write_text(tokenizer.library_json(), encoding="utf-8")
+    described = tokenizer.format.sampling.described()
+    values = {
+        **described,
+        "pad_token_id": tokens.pad,
+        **read_beside(folder, GENERATION),
+        "eos_token_id": [*tokens.stop],
+    }
+    (target / GENERATION).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    if not (target / "tokenizer.json").is_file():
+        write_library_files(target, tokenizer)
 
 
 def _shown(checkpoint: Checkpoint) -> Iterator[tuple[str, Leaves]]:
@@ -124,10 +151,9 @@ def _require_whole(checkpoint: Checkpoint, to: str) -> None:
         require(not there, "source", str(checkpoint.folder), f"holds {what}, which {to} has no form for; {remedy}")
 
 
-def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str) -> Path:
+def _write_gguf(checkpoint: Checkpoint, out: Path, kind: str, tokenizer: Tokenizer | None) -> Path:
     from openglm.checkpoints.gguf import write_gguf
 
     _require_whole(checkpoint, "gguf")
-    tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
     out.parent.mkdir(parents=True, exist_ok=True)
     return write_gguf(out, Weights(checkpoint.source), checkpoint.config, tokenizer, kind)

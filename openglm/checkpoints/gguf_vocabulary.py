@@ -19,8 +19,8 @@ from gguf import GGUFWriter, Keys, TokenType
 
 from openglm.config import ModelConfig, require
 from openglm.text.bpe import byte_of_character
-from openglm.text.formats import RoleTurns
 from openglm.text.sentencepiece import SentencePieceTokenizer
+from openglm.text.templates import chat_template
 from openglm.text.tokenizer import Tokenizer
 
 
@@ -30,11 +30,12 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, config: Mode
         writer.add_tokenizer_model("no_vocab")
         return
     special = {number: (name, TokenType.CONTROL) for name, number in tokenizer.special.items()}
-    last = max(tokenizer.vocab_size - 1, *special)
+    special |= {number: (name, TokenType.USER_DEFINED) for name, number in tokenizer.added.items()}
+    count = tokenizer.vocab_size
     require(
-        last < config.vocab_size,
+        count <= config.vocab_size,
         "tokenizer",
-        f"{last + 1} tokens",
+        f"{count} tokens",
         f"more than the model's vocabulary of {config.vocab_size}; they do not belong together",
     )
     plain = (
@@ -47,32 +48,18 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer | None, config: Mode
     require(
         len(set(texts)) == len(texts),
         "tokenizer",
-        f"{last + 1} tokens",
+        f"{count} tokens",
         "two tokens have the same text, which llama.cpp does not allow",
     )
     writer.add_token_list(texts)
     writer.add_token_types(kinds)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(_chat_template(tokenizer.format.turns))
+    writer.add_chat_template(chat_template(tokenizer.format))
     _add_stops(writer, config)
     sampling = tokenizer.format.sampling
     writer.add_float32(Keys.General.SAMPLING_TEMP, sampling.temperature)
     writer.add_float32(Keys.General.SAMPLING_TOP_P, sampling.top_p)
     writer.add_int32(Keys.General.SAMPLING_TOP_K, sampling.top_k)
-
-
-def _chat_template(turns: object) -> str:
-    """A conversation without tools as our renderer writes it, where messages stand behind role tokens; without it
-    llama.cpp takes another family's form."""
-    if not isinstance(turns, RoleTurns):
-        return ""
-    role, content = "message['role']", "message['content']"
-    if turns.thinks:
-        content = f"({content}.split('</think>')[-1].strip() if {role} == 'assistant' else {content})"
-    gap = "\n" if turns.joined else "\n "  # SentencePiece puts a space before a content that is a text of its own
-    turn = f"<|{{{{ 'observation' if {role} == 'tool' else {role} }}}}|>{gap}{{{{ {content} }}}}"
-    opening = f"<|assistant|>{turns.opening}"
-    return f"{''.join(turns.head)}{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
 
 
 def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
@@ -94,10 +81,8 @@ def _add_stops(writer: GGUFWriter, config: ModelConfig) -> None:
 
 def _byte_level(writer: GGUFWriter, tokenizer: Tokenizer) -> dict[int, tuple[str, TokenType]]:
     """Tokens by id, their bytes spelt in GPT-2's printable characters."""
-    character, special = (
-        {byte: character for character, byte in byte_of_character().items()},
-        set(tokenizer.special.values()),
-    )
+    character = {byte: character for character, byte in byte_of_character().items()}
+    special = {*tokenizer.special.values(), *tokenizer.added.values()}
     tokens = {
         number: tokenizer.decode_bytes([number], skip_special=False)
         for number in range(tokenizer.vocab_size)

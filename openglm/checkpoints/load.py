@@ -27,6 +27,9 @@ from openglm.quant.codes import fitting_format
 from openglm.quant.codes import quantize as quantize_weight
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbedding
 from openglm.runtime import choose_device, choose_dtype, progress
+from openglm.text.generation import settled
+from openglm.text.load import load_tokenizer
+from openglm.text.tokenizer import Tokenizer
 
 GROUP = 64  # columns that share a scale when `quantize` makes codes
 _BITS = {"int8": 8, "int4": 4}
@@ -62,6 +65,7 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
+    format: str | None = None,
 ) -> Transformer:
     """A model ready for inference, from a folder or by the name of a bundled one.
 
@@ -71,12 +75,13 @@ def load_model(
     own type on an
     accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. On a CPU the word
     embedding of a quantized
-    model that does not make the logits too stays in its file, from which rows are read as they are looked up. Raises
-    ValueError naming what is missing,
-    damaged, of another shape or not served.
+    model that does not make the logits too stays in its file, from which rows are read as they are looked up. format:
+    the form of its conversations (text/formats.py), which tells ChatGLM2 from ChatGLM3 where nothing else does. Raises
+    ValueError naming what is missing, damaged, of another shape or not served.
     """
     require(quantize in (None, *_BITS), "quantize", quantize, f"choose {' or '.join(_BITS)}")
-    checkpoint, target = open_checkpoint(path_or_name, config, verify=True), choose_device(device or "auto")
+    checkpoint = open_checkpoint(path_or_name, config, verify=True, format=format)
+    target = choose_device(device or "auto")
     stored, had = checkpoint.source.dtype, checkpoint.source.bits
     bits = _BITS.get(quantize or "", 0)
     require(
@@ -105,9 +110,11 @@ def load_model(
     return network.eval().requires_grad_(False)
 
 
-def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify: bool = False) -> Checkpoint:
-    """Read the configuration and the headers of a folder; see `load_model` for `config`. verify: hold a folder of ours
-    to its manifest first.
+def open_checkpoint(
+    path_or_name: Path | str, config: str | None = None, verify: bool = False, format: str | None = None
+) -> Checkpoint:
+    """Read the configuration and the headers of a folder; see `load_model` for `config` and `format`. verify: hold a
+    folder of ours to its manifest first.
     """
     folder = resolve(path_or_name)
     shards = [] if has_weights(folder) else rank_files(folder)
@@ -131,7 +138,9 @@ def open_checkpoint(path_or_name: Path | str, config: str | None = None, verify:
         config,
         f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a JSON file",
     )
-    family, shape = named_config(config, bool(shards)) if config else published.recognize(values)
+    family, shape = (
+        named_config(config, bool(shards)) if config else published.recognize(values or {}, False, folder, format)
+    )
     ranks = [Tensors(paths) for paths in files or [find_weights(folder)]]
     # GLM-10B-Chinese was trained with one id for [gMASK] and the end of an answer; its published form has a second row
     # with the same weights.
@@ -148,11 +157,19 @@ def read_config(folder: Path) -> dict:
     return read_json(folder / CONFIG)
 
 
-def network_config(path_or_name: Path | str) -> ModelConfig:
-    """The shape that a model's folder declares, from its configuration alone."""
+def network_config(path_or_name: Path | str, format: str | None = None) -> ModelConfig:
+    """The shape that a model's folder declares, from its configuration; see `load_model` for `format`."""
     folder = resolve(path_or_name)
     values = read_config(folder)
-    return own_config(values, folder / CONFIG) if values.get("format") == "openglm" else published.recognize(values)[1]
+    if values.get("format") == "openglm":
+        return own_config(values, folder / CONFIG)
+    return published.recognize(values, False, folder, format)[1]
+
+
+def network_and_tokenizer(folder: Path, format: str | None = None) -> tuple[ModelConfig, Tokenizer]:
+    """What a folder declares, before weights are read. Raises ValueError where the two do not belong together."""
+    tokenizer = load_tokenizer(folder, format)
+    return settled(network_config(folder, format), tokenizer), tokenizer
 
 
 def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:

@@ -8,11 +8,14 @@ never passed over.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from openglm.checkpoints.native import model_config
 from openglm.config import ModelConfig, SpecialTokens, require
 from openglm.presets import PRESETS
+from openglm.text.beside import GENERATION, declared_ends, read_beside
+from openglm.text.generation import chatglm_generation, require_generation
 
 # Names of the same thing in the configurations of all generations; where two stand together the later one counts.
 _OPTIONS = {
@@ -68,12 +71,16 @@ _HF = {
     "qk_norm": (False,),
 }
 _HF_KNOWS = "transformers runs ChatGLM2, ChatGLM3, GLM-4-9B (glm) and GLM-4-0414 (glm4) without their own code, no others; convert to openglm instead"
+_RESIZED = 0.02  # of a published table
 _SAT_TOKENS = {"MASK": "mask", "gMASK": "gmask", "sMASK": "smask", "sop": "sop", "eop": "eop"}
 
 
-def recognize(values: dict[str, Any], sharded: bool = False) -> tuple[str, ModelConfig]:
+def recognize(
+    values: dict[str, Any], sharded: bool = False, folder: Path | None = None, format: str | None = None
+) -> tuple[str, ModelConfig]:
     """The generation (a preset's name) and the network that a configuration describes. sharded: it stands for the files
-    of a training run.
+    of a training run. folder: what lies there helps to tell the generation. format: that of conversations, which tells
+    ChatGLM2 from ChatGLM3.
 
     Raises ValueError for an unknown generation, and for an option that asks for another network.
     """
@@ -86,7 +93,7 @@ def recognize(values: dict[str, Any], sharded: bool = False) -> tuple[str, Model
             method,
             "codes of this kind are not read; give the model's whole weights, and --quantize int4 or glm quantize",
         )
-    name = _generation(values)
+    name = _generation(values, folder, format)
     options = {ours: values[theirs] for theirs, ours in _OPTIONS.items() if values.get(theirs) is not None}
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     require(isinstance(rope, dict), "config.rope_scaling", rope, "must be a table")
@@ -100,18 +107,19 @@ def recognize(values: dict[str, Any], sharded: bool = False) -> tuple[str, Model
     if "rope_theta" in rope:
         options["rope_theta"] = rope["rope_theta"]
     if PRESETS[name].get("mask") == "causal":
-        options |= _causal(values)
+        options |= _causal(name, values)
     elif name in _GLM10B_OFFSETS:
         options.setdefault("ffn_hidden", 4 * _number(values, "hidden_size"))
         # The released class has the exact GELU, the code that trained the weights the tanh form.
         options["activation"] = "gelu_tanh" if sharded else "gelu"
     base = {key: value for key, value in PRESETS[name].items() if key not in ("kv_heads", "head_dim")}
-    tokens = dataclasses.asdict(_tokens(name, values))
+    ends = declared_ends(values, read_beside(folder, GENERATION) if folder else {})
+    tokens = dataclasses.asdict(_tokens(name, values, ends))
     return name, model_config({**base, **options, "tokens": tokens}, "config.json")
 
 
-def _generation(values: dict[str, Any]) -> str:
-    """By the options that no other generation has."""
+def _generation(values: dict[str, Any], folder: Path | None, format: str | None) -> str:
+    """By the options that no other generation has, and by the folder where several share them."""
     kind, vision = values.get("model_type"), "vision_config" in values
     if kind in ("glm", "glm4") and "num_hidden_layers" in values:
         return "glm-4-0414-9b" if kind == "glm4" else "glm-4-9b-chat"
@@ -125,22 +133,16 @@ def _generation(values: dict[str, Any]) -> str:
         )
         return "glm-10b-chinese" if chinese else "glm-10b"
     if kind == "chatglm" and "ffn_hidden_size" in values and not vision:
-        if (
-            isinstance(values.get("eos_token_id"), list)
-            or values.get("padded_vocab_size") == PRESETS["glm-4-9b"]["vocab_size"]
-        ):
-            return "glm-4-9b-chat"
-        return (
-            "chatglm3-6b"
-            if values.get("seq_length") == 8192 or "chatglm3" in str(values.get("_name_or_path"))
-            else "chatglm2-6b"
-        )
+        name = chatglm_generation(folder, values, format)
+        if values.get("rope_ratio", 1) != 1:  # it means another thing in each
+            require_generation(name, str(folder or "config.json"))
+        return "glm-4-9b-chat" if name == "glm-4" else name or "chatglm2-6b"
     raise ValueError(
         f"model_type = {kind!r}{' with a vision part' if vision else ''}: an unknown generation; known: {_KNOWN}"
     )
 
 
-def _causal(values: dict[str, Any]) -> dict[str, Any]:
+def _causal(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Options of ChatGLM2 and later that are not a number by another name."""
     if values["model_type"] != "chatglm":
         biased = values.get("attention_bias", values["model_type"] == "glm")
@@ -150,9 +152,8 @@ def _causal(values: dict[str, Any]) -> dict[str, Any]:
             "head_dim": values.get("head_dim", 128),
         }
     ratio = values.get("rope_ratio", 1)
-    divides = ratio != 1 and "chatglm2" in str(values.get("_name_or_path"))
     require(
-        not divides,
+        ratio == 1 or name != "chatglm2-6b",
         "config.rope_ratio",
         ratio,
         "ChatGLM2 divides positions by it, later models multiply the base; positions that are divided are not read",
@@ -164,21 +165,12 @@ def _causal(values: dict[str, Any]) -> dict[str, Any]:
     return options if values.get("multi_query_attention") else {**options, "kv_heads": 0}
 
 
-def _tokens(name: str, values: dict[str, Any]) -> SpecialTokens:
-    """Special tokens. Ids that a configuration leaves out are known for the published vocabulary only."""
-    ends = values.get("eos_token_id")
-    ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-    require(
-        all(isinstance(end, int) for end in ends),
-        "config.eos_token_id",
-        values.get("eos_token_id"),
-        "must be an id or a list of ids",
-    )
-    published = (
-        PRESETS[name]["tokens"]
-        if values.get("padded_vocab_size", values.get("vocab_size")) == PRESETS[name]["vocab_size"]
-        else SpecialTokens()
-    )
+def _tokens(name: str, values: dict[str, Any], ends: tuple[int, ...]) -> SpecialTokens:
+    """Special tokens. Ids that a configuration leaves out are known for the published vocabulary, also where its table
+    has got more rows, or fewer of padding."""
+    rows, known = values.get("padded_vocab_size", values.get("vocab_size")), PRESETS[name]
+    near = isinstance(rows, int) and abs(rows / known["vocab_size"] - 1) < _RESIZED
+    published = known["tokens"] if near else SpecialTokens()
     found = {
         ours: values[theirs]
         for theirs, ours in (("pad_token_id", "pad"), ("mask_token_id", "mask"), ("gmask_token_id", "gmask"))

@@ -23,6 +23,7 @@ from openglm.quant.calibrate import calibrate_blocks
 from openglm.quant.codes import check_format, quantize
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import progress
+from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
 from openglm.text.published import find, write_sampling
 from openglm.text.tokenizer import Tokenizer
@@ -54,6 +55,7 @@ def quantize_checkpoint(
         f"holds int{checkpoint.source.bits} codes already; quantize the whole weights",
     )
     tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
+    shape = settled(checkpoint.config, tokenizer) if tokenizer else checkpoint.config
     require(
         not calibrate or tokenizer is not None,
         "calibrate",
@@ -68,7 +70,7 @@ def quantize_checkpoint(
 
     def fill(target: Path) -> None:
         write_tensors(target, itertools.chain(tensors, checkpoint.source.prefix()))
-        write_config(target, checkpoint.config, checkpoint.family)
+        write_config(target, shape, checkpoint.family)
         if tokenizer:
             tokenizer.save(target)
             write_sampling(target, tokenizer)

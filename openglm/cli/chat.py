@@ -33,6 +33,8 @@ class ChatOptions:
     """seed for drawing tokens; the same seed gives the same answer"""
     device: str = "auto"
     """device to run on: auto, cpu, cuda, mps, ..."""
+    format: str = ""
+    """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
     json: bool = False
     """print one JSON object instead of text"""
 
@@ -46,7 +48,7 @@ def run(argv: list[str]) -> int:
     prompt = sys.stdin.read().strip() if piped else options.prompt
     if piped and not prompt:
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
-    assistant = Assistant(options.model, device=options.device)
+    assistant = Assistant(options.model, device=options.device, format=options.format or None)
     sampling = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,

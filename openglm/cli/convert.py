@@ -24,6 +24,8 @@ class ConvertOptions:
     """float32, float16 or bfloat16; with --to gguf: f16, q8_0 or q4_0. Default: as in the checkpoint; gguf: f16"""
     model_config: str | None = None
     """preset or JSON file with the configuration, for training shards that come without one"""
+    format: str = ""
+    """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
 
 
 def run(argv: list[str]) -> int:
@@ -31,5 +33,6 @@ def run(argv: list[str]) -> int:
     from openglm.checkpoints.convert import convert
     from openglm.runtime import say
 
-    say(f"wrote {convert(options.source, options.out, options.to, options.dtype, options.model_config)}")
+    out = convert(options.source, options.out, options.to, options.dtype, options.model_config, options.format or None)
+    say(f"wrote {out}")
     return 0

@@ -23,6 +23,8 @@ class ServeOptions(ServeConfig):
     """name of the model in the API; empty: the folder's name"""
     device: str = "auto"
     """device to run on: auto, cpu, cuda, mps, ..."""
+    format: str = ""
+    """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
     quantize: Literal["", "int8", "int4"] = ""
     """quantize the weights to 8 or 4 bits"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -38,6 +40,10 @@ def run(argv: list[str]) -> int:
 
     listener = bind(options)
     assistant = Assistant(
-        options.model, device=options.device, quantize=options.quantize or None, engine=options.engine
+        options.model,
+        device=options.device,
+        quantize=options.quantize or None,
+        engine=options.engine,
+        format=options.format or None,
     )
     return serve(assistant, options, options.name or Path(options.model).resolve().name, listener)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
-from openglm.text.checks import require_text
+from openglm.config import require
+from openglm.text.beside import Added
 from openglm.text.formats import Format
-from openglm.text.thinking import MARKS
-from openglm.text.tokenizer import Tokenizer
+from openglm.text.tokenizer import Tokenizer, options_of
 
 GLM4_SPECIAL = (
     "<|endoftext|>",
@@ -63,51 +64,33 @@ class BpeTokenizer(Tokenizer):
         special: Mapping[str, int],
         format: Format,
         strips: bool = False,
+        added: Mapping[str, Added] = MappingProxyType({}),
     ):
-        """tokens: ids of the vocabulary by the names that byte-level BPE gives them."""
-        numbers = [*tokens.values(), *special.values()]
-        if not (min(numbers) >= 0 and max(numbers) < 2 * len(numbers)):
-            raise ValueError(f"ids run from {min(numbers)} to {max(numbers)}, for {len(numbers)} tokens")
-        table = [b""] * (1 + max(numbers))
+        """tokens: ids of the vocabulary by the names that byte-level BPE gives them. added: tokens that the library
+        finds in texts whole; `with_added` has put their ids into the vocabulary."""
         byte_of = {ord(character): byte for character, byte in byte_of_character().items()}
-        for name, number in tokens.items():
-            try:
-                table[number] = name.translate(byte_of).encode("latin-1")
-            except UnicodeEncodeError:  # a name that is written as it is, for the file's author added it by hand
-                table[number] = name.encode()
-        for name, number in special.items():
-            table[number] = name.encode()
-        super().__init__(files, table, special, format, strips)
+        texts = {number: _bytes_of(name, byte_of) for name, number in tokens.items() if name not in added}
+        super().__init__(files, texts, special, format, strips, added)
+        bpe.add_tokens([AddedToken(name, **options_of(token)) for name, token in added.items()])
+        for name, number in self.added.items():
+            require(bpe.token_to_id(name) == number, f"added token {name!r}", number, "is a word of this vocabulary")
         self._bpe = bpe
 
-    def _encode(self, text: str) -> list[int]:
-        return self._ids([text])[0]
-
-    def library_json(self) -> str:
-        """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts, as other programs
-        expect."""
-        options = {
-            "single_word": False,
-            "lstrip": self._strips,
-            "rstrip": self._strips,
-            "normalized": False,
-        }
-        added = [
-            {"id": number, "content": name, "special": name not in self._shown, **options}
-            for name, number in sorted(self.special.items(), key=lambda item: item[1])
-        ]
-        return json.dumps({**json.loads(self._bpe.to_str()), "added_tokens": added}, ensure_ascii=False)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts, on all cores."""
-        for number, text in enumerate(texts):
-            require_text(text, f"texts[{number}]")
-        return self._ids(list(texts))
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Without the library's character offsets, which take twice as long; and this call lets other threads run, the
-        one for a single text does not."""
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """On all cores; without the library's character offsets, which take twice as long. This call lets other
+        threads run, the one for a single text does not."""
         return [encoding.ids for encoding in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def library_layout(self) -> dict[str, Any]:
+        """See `Tokenizer.library_json`."""
+        return json.loads(self._bpe.to_str())
+
+
+def _bytes_of(name: str, byte_of: Mapping[int, int]) -> bytes:
+    try:
+        return name.translate(byte_of).encode("latin-1")
+    except UnicodeEncodeError:  # a name that is written as it is, for the file's author added it by hand
+        return name.encode()
 
 
 def read_ranks(content: bytes) -> dict[bytes, int]:
@@ -120,7 +103,9 @@ def read_ranks(content: bytes) -> dict[bytes, int]:
     return ranks
 
 
-def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
+def bpe_of_ranks(
+    ranks: Mapping[bytes, int], added: Mapping[str, Added] = MappingProxyType({})
+) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
     """The same tokenizer as tiktoken's, and its vocabulary: whatever joins two tokens to a third is a merge, in the
     order of the third.
 
@@ -131,19 +116,9 @@ def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict
         token.decode("latin-1").translate(character_of): number
         for token, number in sorted(ranks.items(), key=lambda item: item[1])
     }
-    merges = []
-    for name in vocabulary:
-        splits = [
-            (name[:cut], name[cut:])
-            for cut in range(1, len(name))
-            if name[:cut] in vocabulary and name[cut:] in vocabulary
-        ]
-        merges += (
-            sorted(splits, key=lambda split: (vocabulary[split[0]], vocabulary[split[1]]))
-            if len(splits) > 1
-            else splits
-        )
-    bpe = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    bpe = tokenizers.Tokenizer(
+        models.BPE(vocab=with_added(vocabulary, added), merges=joins(vocabulary), ignore_merges=True)
+    )
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_GLM4_PIECES), "isolated"),
@@ -154,34 +129,47 @@ def bpe_of_ranks(ranks: Mapping[bytes, int]) -> tuple[tokenizers.Tokenizer, dict
     return bpe, vocabulary
 
 
+def joins(vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Every pair of tokens that makes a third, in the order of the third."""
+    merges: list[tuple[str, str]] = []
+    for name in vocabulary:
+        pairs = ((name[:cut], name[cut:]) for cut in range(1, len(name)))
+        splits = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
+        merges += sorted(splits, key=lambda split: (vocabulary[split[0]], vocabulary[split[1]]))
+    return merges
+
+
 def bpe_of_gpt2(
-    vocabulary: Mapping[str, int], merge_lines: Iterable[str], special: Iterable[str]
+    vocabulary: Mapping[str, int], merge_lines: Iterable[str], special: Iterable[str], added: Mapping[str, Added]
 ) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
     """GPT-2's BPE and its vocabulary without the special tokens, save the one that stands for unknown bytes where a
     vocabulary lacks some."""
-    merges = [tuple(line.split(" ")) for line in merge_lines if line and not line.startswith("#version")]
+    lines = (line.split(" ") for line in merge_lines if line and not line.startswith("#version"))
+    merges = [(left, right) for left, right in lines]
     unknown = "[UNK]" if "[UNK]" in vocabulary else None
     kept = {name: number for name, number in vocabulary.items() if name == unknown or name not in special}
-    bpe = tokenizers.Tokenizer(models.BPE(vocab=kept, merges=merges, unk_token=unknown))
+    bpe = tokenizers.Tokenizer(models.BPE(vocab=with_added(kept, added), merges=merges, unk_token=unknown))
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return bpe, kept
 
 
-def without_special(layout: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """A `tokenizer.json` whose special tokens match no text, and their ids."""
-    special = {
-        token["content"]: token["id"]
-        for token in layout["added_tokens"]
-        if token["special"] or token["content"] in (*GLM4_SPECIAL, *MARKS)
-    }
-    vocab = {name: number for name, number in layout["model"]["vocab"].items() if name not in special}
-    added = [token for token in layout["added_tokens"] if token["content"] not in special]
-    return {
-        **layout,
-        "added_tokens": added,
-        "post_processor": None,
-        "model": {**layout["model"], "vocab": vocab},
-    }, special
+def without_named(
+    layout: Mapping[str, Any], special: Mapping[str, int], added: Mapping[str, Added]
+) -> tuple[tokenizers.Tokenizer, dict[str, int]]:
+    """The tokenizer of a `tokenizer.json` without its special tokens, which so match no text, and its vocabulary.
+
+    Added tokens stand in the vocabulary with their ids: the library numbers anew what it does not find there.
+    """
+    model = layout["model"]
+    kept = {name: number for name, number in model["vocab"].items() if name not in special}
+    vocab = with_added(kept, added)
+    parts = {"added_tokens": [], "post_processor": None, "model": {**model, "vocab": vocab}}
+    return tokenizers.Tokenizer.from_str(json.dumps({**layout, **parts})), kept
+
+
+def with_added(vocabulary: Mapping[str, int], added: Mapping[str, Added]) -> dict[str, int]:
+    """A vocabulary that holds the ids of added tokens."""
+    return {**{name: token["id"] for name, token in added.items()}, **vocabulary}
 
 
 def byte_of_character() -> dict[str, int]:

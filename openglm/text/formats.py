@@ -398,17 +398,3 @@ _FORMATS = (
 )
 FORMATS = {format.name: format for format in _FORMATS}
 """By the name under which a tokenizer of ours remembers its generation."""
-
-
-def format_of_template(template: str) -> str | None:
-    """The format that a published chat template with thoughts writes; None for one without. Each mark below came with
-    its generation and stayed."""
-    if "</think>" not in template and "<think>" not in template:
-        return None
-    if "<arg_key>" not in template:
-        return "glm-z1"
-    if "Reasoning Effort" in template:
-        return "glm-5.3" if "clear_thinking is defined else false" in template else "glm-5.2"
-    if "defer_loading" in template:
-        return "glm-5.1"
-    return "glm-4.5" if "/nothink" in template else "glm-4.7"

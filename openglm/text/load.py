@@ -11,12 +11,12 @@ from openglm.text.published import FILES, find, open_tokenizer
 from openglm.text.tokenizer import Tokenizer
 
 
-def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
+def load_tokenizer(path_or_name: str | os.PathLike[str], format: str | None = None) -> Tokenizer:
     """A tokenizer from a model's folder, ours or a published one, from a tokenizer's file, or by a bundled name
     ("nano").
 
-    The kind follows from the files; nothing in the folder is run. Raises ValueError that names what is missing or
-    damaged.
+    The kind follows from the files; nothing in the folder is run. format: the form of its conversations (formats.py),
+    where files do not tell it or tell it wrong. Raises ValueError that names what is missing or damaged.
     """
     path = Path(path_or_name)
     candidates = [path]
@@ -27,4 +27,5 @@ def load_tokenizer(path_or_name: str | os.PathLike[str]) -> Tokenizer:
     if (path / "config.json").is_file():
         reason = f"a model without a tokenizer; copy the tokenizer files of its base model there ({', '.join(FILES)})"
     require(found is not None, "tokenizer", str(path_or_name), reason)
-    return open_tokenizer(found)
+    assert found is not None
+    return open_tokenizer(found, format)

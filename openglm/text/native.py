@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import tokenizers
-
-from openglm.text.bpe import BpeTokenizer, byte_of_character, without_special
+from openglm.text.bpe import BpeTokenizer, byte_of_character, without_named
 from openglm.text.formats import FORMATS
 from openglm.text.tokenizer import Tokenizer
 
@@ -46,11 +44,7 @@ def native_tokenizer(file_bytes: bytes, where: str = FILE_NAME) -> Tokenizer:
     try:
         layout = json.loads(file_bytes)
         special = {name: number for number, name in enumerate(special_names(layout["model"]))}
-        tokens = layout["model"]["vocab"]
-        # Nothing is left that could match a special name in a text: the names have no merges (checked), so only their
-        # ids lead to them.
-        bpe = tokenizers.Tokenizer.from_str(json.dumps(without_special(layout)[0]))
-        return BpeTokenizer({FILE_NAME: file_bytes}, bpe, tokens, special, FORMATS["openglm"])
+        return BpeTokenizer({FILE_NAME: file_bytes}, *without_named(layout, special, {}), special, FORMATS["openglm"])
     except Exception as error:  # the library raises bare Exception
         raise ValueError(
             f"{where}: not a tokenizer of OpenGLM ({type(error).__name__}: {error}); make one with `glm tokenizer`"

@@ -1,5 +1,5 @@
-"""Which tokenizer a folder holds, decided by its files: ours, or one of the published checkpoints'. Nothing in a folder
-is run.
+"""Opens a tokenizer's file, ours or one of the published checkpoints', with what stands beside it. Nothing in a folder is
+run.
 
 A saved tokenizer remembers its generation in `tokenizer_config.json` under "openglm_format"; the same entry settles a
 folder that does not tell.
@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from openglm.config import require
 from openglm.files import refuse_pointer, write_file
-from openglm.text.formats import FORMATS, Format, format_of_template
+from openglm.text.beside import CONFIG, GENERATION, SETTINGS, declared_ends, declared_tokens, merged, read_beside
+from openglm.text.formats import FORMATS, Format
+from openglm.text.generation import (
+    TIKTOKEN_LINE,
+    chatglm_generation,
+    declared_format,
+    glm4_format,
+    require_generation,
+)
+from openglm.text.templates import chat_template, warn_of_template
 from openglm.text.tokenizer import Tokenizer
 
-_SETTINGS, GENERATION = "tokenizer_config.json", "generation_config.json"
-_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
+_Opener = Callable[[Path, bytes, str | None], Tokenizer]
 
 
 def find(path: Path) -> Path | None:
@@ -28,169 +35,159 @@ def find(path: Path) -> Path | None:
     return path if path.is_file() else next((path / name for name in FILES if (path / name).is_file()), None)
 
 
-def open_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of this file, with what stands beside it. Raises ValueError for one that is damaged or of another
-    kind."""
+def open_tokenizer(path: Path, format: str | None = None) -> Tokenizer:
+    """The tokenizer of this file, with what stands beside it; format: as for `load_tokenizer`. Raises ValueError for one
+    that is damaged or of another kind."""
     require(path.name in FILES, "tokenizer", str(path), f"not a tokenizer's file; known: {', '.join(FILES)}")
     refuse_pointer(path, "tokenizer")
-    tokenizer, given = FILES[path.name](path, path.read_bytes()), _json(path, GENERATION)
+    tokenizer = FILES[path.name](path, path.read_bytes(), format)
+    folder, given, config = path.parent, read_beside(path.parent, GENERATION), read_beside(path.parent, CONFIG)
     try:
         sampling = tokenizer.format.sampling.changed(given)
     except ValueError as error:
-        raise ValueError(f"{path.with_name(GENERATION)}: {error}") from None
+        raise ValueError(f"{folder / GENERATION}: {error}") from None
     tokenizer.format = dataclasses.replace(tokenizer.format, sampling=sampling)
+    tokenizer.ends = declared_ends(config, given)
+    own = config.get("model")
+    rows = [values.get(name) for values in (config, own) if isinstance(values, dict) for name in _ROWS]
+    tokenizer.rows = max(tokenizer.rows, *(count for count in rows if isinstance(count, int)), 0)
+    if tokenizer.format.name != "openglm":
+        warn_of_template(folder, tokenizer)
     return tokenizer
 
 
-def _ice(path: Path, content: bytes) -> Tokenizer:
+def _ice(path: Path, content: bytes, format: str | None) -> Tokenizer:
     from openglm.text.sentencepiece import ICE_SPECIAL, IMAGE_TOKENS, IceTokenizer, ice_model
 
     model, bare = ice_model(content)
-    config, settings = _json(path, "config.json"), _json(path, _SETTINGS)
+    config, settings = read_beside(path.parent, CONFIG), read_beside(path.parent, SETTINGS)
     offset = settings.get("num_image_tokens", IMAGE_TOKENS if bare or config.get("vocab_size") == 150528 else 0)
-    require(
-        offset in (0, IMAGE_TOKENS),
-        f"{path.with_name(_SETTINGS)}: num_image_tokens",
-        offset,
-        f"must be 0 or {IMAGE_TOKENS}",
-    )
+    where, remedy = f"{path.with_name(SETTINGS)}: num_image_tokens", f"must be 0 or {IMAGE_TOKENS}"
+    require(offset in (0, IMAGE_TOKENS), where, offset, remedy)
     name = "chatglm-6b" if not offset else "chatglm-6b-first" if config else "glm-130b"
-    format, files = _format(path, name, num_image_tokens=offset)
-    tokenizer = IceTokenizer({path.name: content} | files, model, {}, format, str(path), offset)
+    form, files = _format(path, name, format, num_image_tokens=offset)
+    declared = declared_tokens(path.parent)
+    tokenizer = IceTokenizer({path.name: content} | files, model, {}, form, str(path), offset, declared=declared)
     missing = [name for name in ICE_SPECIAL if name not in tokenizer.special]
     require(not missing, "tokenizer", str(path), f"lacks {' '.join(missing)}; use another copy of this file")
     return tokenizer
 
 
-def _chinese(path: Path, content: bytes) -> Tokenizer:
-    """GLM-10B-Chinese. Native checkpoints were trained with [gMASK] on the id of <|endofpiece|>; the published conversion gives it one of its own."""
+def _chinese(path: Path, content: bytes, format: str | None) -> Tokenizer:
+    """GLM-10B-Chinese. Native checkpoints were trained with [gMASK] on the id of <|endofpiece|>; the published
+    conversion gives it one of its own."""
     from openglm.text.sentencepiece import SentencePieceTokenizer
 
-    special = {
-        "<|endoftext|>": 0,
-        "[SEP]": 1,
-        "[CLS]": 2,
-        "[MASK]": 3,
-        "[UNK]": 4,
-        "<|startofpiece|>": 6,
-        "<|endofpiece|>": 7,
-        "[sMASK]": 8,
-    }
-    native = _json(path, _SETTINGS).get("native", not path.with_name("config.json").is_file())
+    first = ("<|endoftext|>", "[SEP]", "[CLS]", "[MASK]", "[UNK]", "", "<|startofpiece|>", "<|endofpiece|>", "[sMASK]")
+    special = {name: place for place, name in enumerate(first) if name}
+    native = read_beside(path.parent, SETTINGS).get("native", not path.with_name(CONFIG).is_file())
     special |= {"[gMASK]": 7} if native else {"[gMASK]": 9, "[dBLOCK]": 10}
-    format, files = _format(path, "glm-10b", native=native)
-    return SentencePieceTokenizer({path.name: content} | files, content, special, format, str(path), strips=True)
+    form, files = _format(path, "glm-10b", format, native=native)
+    files, declared = {path.name: content} | files, declared_tokens(path.parent)
+    return SentencePieceTokenizer(files, content, special, form, str(path), strips=True, declared=declared)
 
 
-def _gpt2(path: Path, content: bytes) -> Tokenizer:
+def _gpt2(path: Path, content: bytes, format: str | None) -> Tokenizer:
     """GLM-10B and its smaller kin; special tokens that the files lack follow the vocabulary in their order."""
     from openglm.text.bpe import GLM_SPECIAL, BpeTokenizer, bpe_of_gpt2
 
-    names = ("vocab.json", "merges.txt", "added_tokens.json")
-    files = {name: path.with_name(name).read_bytes() for name in names if path.with_name(name).is_file()}
-    require(
-        "merges.txt" in files,
-        "tokenizer",
-        str(path.with_name("merges.txt")),
-        f"no such file; it belongs to {path.name}",
-    )
-    vocabulary, added = _json(path, "vocab.json"), _json(path, "added_tokens.json")
-    format, settings = _format(path, "glm-10b")
+    merges = path.with_name("merges.txt")
+    require(merges.is_file(), "tokenizer", str(merges), f"no such file; it belongs to {path.name}")
+    lines, vocabulary = merges.read_bytes(), read_beside(path.parent, path.name)
+    form, settings = _format(path, "glm-10b", format)
+    declared = declared_tokens(path.parent)
 
     def build() -> Tokenizer:
-        special = {name: number for name, number in {**vocabulary, **added}.items() if name in GLM_SPECIAL}
+        known = {name: number for name, number in vocabulary.items() if name in GLM_SPECIAL}
+        special, added = merged(str(path), known, _special(declared, GLM_SPECIAL))
         for name in GLM_SPECIAL:
             special.setdefault(name, 1 + max([*vocabulary.values(), *special.values()]))
-        return BpeTokenizer(
-            files | settings,
-            *bpe_of_gpt2(vocabulary, files["merges.txt"].decode().splitlines(), special),
-            special,
-            format,
-            strips=True,
-        )
+        bpe = bpe_of_gpt2(vocabulary, lines.decode().splitlines(), special, added)
+        files = {path.name: content, merges.name: lines} | settings
+        return BpeTokenizer(files, *bpe, special, form, strips=True, added=added)
 
     return _build(path, build)
 
 
-def _tokenizer_model(path: Path, content: bytes) -> Tokenizer:
+def _tokenizer_model(path: Path, content: bytes, format: str | None) -> Tokenizer:
     """GLM-4's tiktoken file, or the SentencePiece file that ChatGLM2 and ChatGLM3 share."""
     from openglm.text.bpe import GLM4_SPECIAL, BpeTokenizer, bpe_of_ranks, read_ranks
     from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
 
-    if _TIKTOKEN_LINE.match(content):
-        format, files = _format(path, _glm4_format(path))
-        bpe, tokens = _build(path, lambda: bpe_of_ranks(read_ranks(content)))
-        return BpeTokenizer(
-            {path.name: content} | files,
-            bpe,
-            tokens,
-            {name: len(tokens) + i for i, name in enumerate(GLM4_SPECIAL)},
-            format,
-        )
-    format, files = _format(path, "chatglm2-6b" if _is_chatglm2(path) else "chatglm3-6b")
-    names = CHATGLM_SPECIAL if format.name == "chatglm3-6b" else CHATGLM_SPECIAL[:5]
-    return SentencePieceTokenizer(
-        {path.name: content} | files, content, {name: i for i, name in enumerate(names)}, format, str(path)
-    )
+    declared = declared_tokens(path.parent)
+    if TIKTOKEN_LINE.match(content):
+        form, files = _format(path, glm4_format(path.parent), format)
+        ranks = _build(path, lambda: read_ranks(content))
+        first = {name: len(ranks) + place for place, name in enumerate(GLM4_SPECIAL)}
+        special, added = merged(str(path), first, declared)
+        bpe = _build(path, lambda: bpe_of_ranks(ranks, added))
+        return BpeTokenizer({path.name: content} | files, *bpe, special, form, added=added)
+    form, files = _format(path, _chatglm(path.parent, format), format)
+    names = CHATGLM_SPECIAL[:5] if form.name == "chatglm2-6b" else CHATGLM_SPECIAL
+    places = {name: place for place, name in enumerate(names)}
+    return SentencePieceTokenizer({path.name: content} | files, content, places, form, str(path), declared=declared)
 
 
-def _is_chatglm2(path: Path) -> bool:
-    """The two generations differ in the role tokens alone. ChatGLM3's code has them; settings name the model, and so
-    may the folder or the one around it."""
-    files = [
-        file
-        for name in (_SETTINGS, "config.json", "tokenization_chatglm.py")
-        if (file := path.with_name(name)).is_file()
-    ]
-    for clue in (
-        " ".join(file.read_text(encoding="utf-8", errors="replace") for file in files),
-        "/".join(path.resolve().parts[-3:-1]),
-    ):
-        if "<|assistant|>" in clue or "chatglm3" in clue.lower():
-            return False
-        if re.search("chatglm2|codegeex2", clue.lower()):
-            return True
-    return any(file.suffix == ".py" for file in files)
+def _chatglm(folder: Path, format: str | None) -> str:
+    """A tokenizer on its own gets the special tokens of ChatGLM3, which include those of ChatGLM2."""
+    config = read_beside(folder, CONFIG)
+    name = chatglm_generation(folder, config, format)
+    return require_generation(name or (None if config else "chatglm3-6b"), str(folder))
 
 
-def _tokenizer_json(path: Path, content: bytes) -> Tokenizer:
+def _tokenizer_json(path: Path, content: bytes, format: str | None) -> Tokenizer:
     """Ours, or GLM-4 and GLM-4-0414 in the layout of the `tokenizers` library."""
-    import tokenizers
-
-    from openglm.text.bpe import BpeTokenizer, without_special
+    from openglm.text.bpe import GLM4_SPECIAL, BpeTokenizer, without_named
     from openglm.text.native import native_tokenizer
+    from openglm.text.thinking import MARKS
 
     try:
-        layout, special = without_special(json.loads(content))
+        layout = json.loads(content)
+        entries = layout["added_tokens"]
+        names = {entry["content"] for entry in entries}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        layout, special = {}, {}
-    if not {"<|endoftext|>", "[gMASK]", "<sop>", "<|assistant|>"} <= special.keys():
+        names = set()
+    if not {"<|endoftext|>", "[gMASK]", "<sop>", "<|assistant|>"} <= names:
         return native_tokenizer(content, str(path))
-    format, files = _format(path, _glm4_format(path))
-    bpe = _build(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(layout)))
-    return _build(path, lambda: BpeTokenizer({path.name: content} | files, bpe, bpe.get_vocab(), special, format))
+    declared = _special(declared_tokens(path.parent, entries), (*GLM4_SPECIAL, *MARKS))
+    special, added = merged(str(path), {}, declared)
+    form, files = _format(path, glm4_format(path.parent), format)
+    bpe = _build(path, lambda: without_named(layout, special, added))
+    return _build(path, lambda: BpeTokenizer({path.name: content} | files, *bpe, special, form, added=added))
 
 
-def _glm4_format(path: Path) -> str:
-    jinja = path.with_name("chat_template.jinja")
-    template = (
-        jinja.read_text(encoding="utf-8", errors="replace")
-        if jinja.is_file()
-        else str(_json(path, _SETTINGS).get("chat_template"))
-    )
-    known = format_of_template(template)
-    if known:
-        return known
-    return "glm-4-0414" if _json(path, "config.json").get("model_type") == "glm4" else "glm-4"
+def _special(declared: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """These tokens are special whatever the files say."""
+    return {name: {**token, "special": token["special"] or name in names} for name, token in declared.items()}
 
 
-def _format(path: Path, name: str, **settings: object) -> tuple[Format, dict[str, bytes]]:
-    """The format of this generation, unless the folder's settings name another; and the file that remembers it."""
-    name = _json(path, _SETTINGS).get("openglm_format", name)
-    require(
-        name in FORMATS, f"{path.with_name(_SETTINGS)}: openglm_format", name, f"choose one of {', '.join(FORMATS)}"
-    )
-    return FORMATS[name], {_SETTINGS: json.dumps({"openglm_format": name, **settings}).encode()}
+def _format(path: Path, name: str, format: str | None, **settings: object) -> tuple[Format, dict[str, bytes]]:
+    """The format asked for, else the one that the folder's settings name, else `name`; and the file that remembers it,
+    and added tokens with it."""
+    name = declared_format(path.parent, format, name)
+    decoder = {str(token["id"]): token for token in declared_tokens(path.parent).values()}
+    more = {"added_tokens_decoder": decoder} if decoder else {}
+    return FORMATS[name], {SETTINGS: json.dumps({"openglm_format": name, **settings, **more}).encode()}
+
+
+def write_library_files(folder: Path, tokenizer: Tokenizer) -> None:
+    """`tokenizer.json` and its settings, from which `transformers` reads the same ids, special tokens and chat form.
+    Raises ValueError where the library has no form for the vocabulary."""
+    text = tokenizer.library_json()
+    name_of = {number: name for name, number in tokenizer.special.items()}
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "openglm_format": tokenizer.format.name,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",
+        "eos_token": name_of[tokenizer.stop[0]],
+        "pad_token": name_of[tokenizer.tokens.pad],
+        "model_max_length": tokenizer.format.sampling.max_length,
+    }
+    if template := chat_template(tokenizer.format):
+        settings["chat_template"] = template
+    write_file(folder / "tokenizer.json", text)
+    write_file(folder / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_sampling(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:
@@ -208,20 +205,8 @@ def _build(path: Path, build: Callable[[], Any]) -> Any:
         raise ValueError(f"{path}: not a readable tokenizer's file ({reason}); use another copy of this file") from None
 
 
-def _json(path: Path, name: str) -> dict[str, Any]:
-    """A small JSON file beside a tokenizer's; {} where there is none."""
-    file = path.with_name(name)
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        values = None
-    require(isinstance(values, dict), "tokenizer", str(file), "not a JSON object; use another copy of this file")
-    return values
-
-
-FILES: dict[str, Callable[[Path, bytes], Tokenizer]] = {
+_ROWS = ("vocab_size", "padded_vocab_size")
+FILES: dict[str, _Opener] = {
     "ice_text.model": _ice,
     "cog-pretrain.model": _chinese,
     "tokenizer.model": _tokenizer_model,

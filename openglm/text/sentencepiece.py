@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from openglm.config import require
+from openglm.text.beside import Added, merged
 from openglm.text.formats import Format
-from openglm.text.tokenizer import Tokenizer
+from openglm.text.tokenizer import Tokenizer, options_of
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -57,36 +59,78 @@ class SentencePieceTokenizer(Tokenizer):
         where: str,
         offset: int = 0,
         strips: bool = False,
+        declared: Mapping[str, Added] = MappingProxyType({}),
     ) -> None:
         """model: the SentencePiece file. special: places behind its vocabulary. offset: added to its ids. where: the
-        file's name, for errors."""
+        file's name, for errors. declared: see beside.py."""
         self.pieces, self._offset = _processor(model, where), offset
         numbers = list(range(self.pieces.get_piece_size()))
         pieces = self.pieces.id_to_piece(numbers)
-        table = (
-            [b""] * offset
-            + [self._text_of(piece).encode() for piece in pieces]
-            + [b""] * (1 + max(special.values(), default=-1))
-        )
+        texts = {offset + number: self._text_of(piece).encode() for number, piece in enumerate(pieces)}
         for number, is_byte in enumerate(self.pieces.is_byte(numbers)):
             if is_byte:
-                table[offset + number] = bytes([int(pieces[number][3:5], 16)])  # <0x41>
+                texts[offset + number] = bytes([int(pieces[number][3:5], 16)])  # <0x41>
         kinds = zip(pieces, self.pieces.is_control(numbers), self.pieces.is_unknown(numbers), strict=True)
         names = {piece: offset + number for number, (piece, *kind) in enumerate(kinds) if any(kind)}
         names |= {name: offset + len(pieces) + index for name, index in special.items()}
-        for name, number in names.items():
-            table[number] = name.encode()
-        super().__init__(files, table, names, format, strips)
-        self.opening_spaces = frozenset(
-            offset + number for number, piece in enumerate(pieces) if piece.startswith(_SPACE)
-        )
+        names, added = merged(where, names, declared)
+        super().__init__(files, texts, names, format, strips, added)
+        opening = [offset + number for number, piece in enumerate(pieces) if piece.startswith(_SPACE)]
+        self.opening_spaces = frozenset(opening)
         self.drops_all_spaces = not self.pieces.encode(" ")
+        self._matched = _matcher(added)
 
     def _text_of(self, name: str) -> str:
         return name.replace(_SPACE, " ")
 
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each piece between added tokens is a text of its own, as the originals have it."""
+        rows = []
+        for text in texts:
+            row: list[int] = []
+            for place, piece in enumerate(self._matched.split(text) if self._matched else [text]):
+                row += [self.added.get(piece) or self.added[piece.strip()]] if place % 2 else self._encode(piece)
+            rows.append(row)
+        return rows
+
     def _encode(self, text: str) -> list[int]:
         return [number + self._offset for number in self.pieces.encode(text)]
+
+    def library_layout(self) -> dict[str, Any]:
+        """See `Tokenizer.library_json`: ChatGLM2's and 3's kind, BPE on text that nothing normalizes, bytes as the last
+        resort."""
+        from openglm.text.bpe import joins
+
+        pieces, numbers = self.pieces, range(self.pieces.get_piece_size())
+        vocabulary = {pieces.id_to_piece(number): number for number in numbers}
+        odd = {*self.special.values(), *filter(pieces.is_byte, numbers)}
+        words = {name: number for name, number in vocabulary.items() if number not in odd}
+        ranked = all(
+            pieces.get_score(number).is_integer() for number in numbers
+        )  # scores of unigram models are logarithms
+        if not ranked or self._offset or pieces.normalize("ﬁ  x") != "▁ﬁ▁▁x":
+            return super().library_layout()
+        model = {"type": "BPE", "vocab": vocabulary, "merges": joins(words), "unk_token": "<unk>"}
+        spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+        back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+        strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+        return {
+            "version": "1.0",
+            "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, spaces]},
+            "pre_tokenizer": None,
+            "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]},
+            "model": {**model, "byte_fallback": True, "fuse_unk": True},
+        }
+
+
+def _matcher(added: Mapping[str, Added]) -> re.Pattern[str] | None:
+    """Finds added tokens, the longest first, with the white space that they take away."""
+    patterns, blanks = [], r"\s*"
+    for name in sorted(added, key=len, reverse=True):
+        options = options_of(added[name])
+        pattern = blanks * options["lstrip"] + re.escape(name) + blanks * options["rstrip"]
+        patterns.append(rf"(?<!\w){pattern}(?!\w)" if options["single_word"] else pattern)
+    return re.compile(f"({'|'.join(patterns)})") if patterns else None
 
 
 class IceTokenizer(SentencePieceTokenizer):

@@ -11,19 +11,25 @@ render.py.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from openglm.config import SpecialTokens, require
 from openglm.files import write_file
+from openglm.text.beside import Added
 from openglm.text.checks import require_text
 from openglm.text.formats import Format
 from openglm.text.openings import Openings
 from openglm.text.render import render
 from openglm.text.thinking import AS_USUAL, MARKS, Thinking, ThinkingTurns
 
+_FREE = 40_000  # ids without a token: the first releases keep 20,000 for images
 _SENTENCE_ENDS = frozenset(".?!;:。？！；：…\n")
 
 
@@ -40,16 +46,25 @@ class Tokenizer:
     def __init__(
         self,
         files: Mapping[str, bytes],
-        tokens: Sequence[bytes],
+        texts: Mapping[int, bytes],
         special: Mapping[str, int],
         format: Format,
         strips: bool = False,
+        added: Mapping[str, Added] = MappingProxyType({}),
     ) -> None:
-        """files: what `save` writes. tokens: bytes by id, for special tokens their names. strips: white space beside
-        special tokens is dropped.
+        """files: what `save` writes. texts: bytes by id. added: tokens that were added to the vocabulary and are text.
+        strips: white space beside special tokens is dropped.
         """
-        self._files, self._tokens, self._strips = dict(files), tuple(tokens), strips
-        self.special, self.format, self.vocab_size = dict(special), format, len(tokens)
+        self._files, self._strips, self._added = dict(files), strips, dict(added)
+        self.special, self.format = dict(special), format
+        self.added = {name: token["id"] for name, token in added.items()}
+        """ids of tokens that text yields where it holds them whole"""
+        self._tokens = _table(texts, [*self.special.items(), *self.added.items()])
+        self.vocab_size = len(self._tokens)
+        self.rows = self.vocab_size
+        """of the model's table, which may be padded: ids from `vocab_size` on are no tokens and decode to nothing"""
+        self.ends: tuple[int, ...] = ()
+        """ids that end an answer, as the folder's configurations say"""
         self._special_ids = frozenset(self.special.values())
         # Marks of thoughts and calls are read back from text, so decoding writes them.
         self._shown = frozenset(MARKS) if isinstance(format.turns, ThinkingTurns) else frozenset[str]()
@@ -64,19 +79,20 @@ class Tokenizer:
             write_file(target / name, content)
         return target / next(iter(self._files))
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, never those of special tokens: "<|user|>" in a text is eight characters. Time is linear in its length."""
+        """Ids of `text`, never those of special tokens: "<|user|>" in a text is eight characters. Time is linear in
+        its length."""
         require_text(text, "text")
-        return self._encode(text)
+        return self._encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts."""
         for number, text in enumerate(texts):
             require_text(text, f"texts[{number}]")
-        return [self._encode(text) for text in texts]
+        return self._encode_batch(list(texts))
 
     def encode_parts(self, parts: Iterable[str | int], keep_spaces: bool = False) -> list[int]:
         """Ids of a prompt that the program composes: a str is encoded as text, an int is a token id such as
@@ -85,7 +101,7 @@ class Tokenizer:
         As the original tokenizer encodes a text with the special tokens' names in these places, e.g. without the
         spaces beside them in GLM-10B, unless `keep_spaces`: then as a text from which training cut these places out.
         """
-        row, ids = list(parts), []
+        row, ids = list(parts), list[int]()
         for index, part in enumerate(row):
             if isinstance(part, str):
                 require_text(part, f"parts[{index}]")
@@ -96,12 +112,12 @@ class Tokenizer:
                     part = part.rstrip() if before else part
                 ids += self._encode_part(part, behind, before)
             else:
-                ids.append(self._checked_id(part))
+                ids.append(_checked_id(part, self.vocab_size))
         return ids
 
     def _encode_part(self, text: str, behind: bool, before: bool) -> list[int]:
         """Ids of a text that stands `behind` a special token, or `before` one."""
-        return self._encode(text)
+        return self._encode_batch([text])[0]
 
     def prompt(self, parts: str | Iterable[str | int], limit: int | None = None) -> list[int]:
         """Ids of a text for a base model to go on with, or to fill where a mask stands among the parts, framed as the
@@ -135,7 +151,8 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
         """Bytes of tokens, joined, each as it is inside a text; `decoder` is for the tokens of one text as they come."""
         skipped = self._skipped_ids if skip_special else ()
-        return b"".join(self._tokens[number] for number in map(self._checked_id, ids) if number not in skipped)
+        numbers = (_checked_id(number, self.rows) for number in ids)
+        return b"".join(self._tokens[n] for n in numbers if n < self.vocab_size and n not in skipped)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of tokens; bytes that are no UTF-8 become U+FFFD. `skip_special=False` writes special tokens by their
@@ -148,10 +165,6 @@ class Tokenizer:
         several tokens.
         """
         return _Decoder(self, skip_special)
-
-    def _checked_id(self, number: int) -> int:
-        require(0 <= number < self.vocab_size, "token id", number, f"must lie in 0..{self.vocab_size - 1}")
-        return int(number)
 
     @property
     def tokens(self) -> SpecialTokens:
@@ -172,8 +185,8 @@ class Tokenizer:
 
     @property
     def stop(self) -> tuple[int, ...]:
-        """Ids that end a generated answer."""
-        return tuple(self.special[name] for name in self.format.stop)
+        """Ids that end a generated answer: the format's, and those that the folder adds."""
+        return tuple(dict.fromkeys((*(self.special[name] for name in self.format.stop), *self.ends)))
 
     @cached_property
     def sentence_ends(self) -> frozenset[int]:
@@ -192,6 +205,59 @@ class Tokenizer:
         """Ids and loss mask of a conversation: see `openglm.text.render.render`."""
         return render(self, messages, tools, generation_prompt=generation_prompt, thinking=thinking)
 
+    def library_json(self) -> str:
+        """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts and before them, as
+        other programs expect. Raises ValueError for a vocabulary that the library cannot hold."""
+        layout, tokens = self.library_layout(), {}
+        for name, number in self.special.items():
+            sides = {"lstrip": self._strips, "rstrip": self._strips}
+            word = {"single_word": name.isalnum()}  # "sop" is no part of "philosophy"
+            tokens[name] = {"id": number, "content": name, "special": name not in self._shown, **sides, **word}
+        rows = sorted([*tokens.values(), *self._added.values()], key=itemgetter("id"))
+        # In the vocabulary too, for the library numbers anew what it does not find there.
+        layout["model"]["vocab"] |= {token["content"]: token["id"] for token in rows}
+        added = [{**token, **options_of(token)} for token in rows]
+        before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in self.format.frame.head]
+        heads = {name: {"id": name, "ids": [self.special[name]], "tokens": [name]} for name in self.format.frame.head}
+        single, pair = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+        framed = {"single": [*before, single], "pair": [*before, single, pair], "special_tokens": heads}
+        processor = {"type": "TemplateProcessing", **framed} if before else None
+        return json.dumps({**layout, "added_tokens": added, "post_processor": processor}, ensure_ascii=False)
+
+    def library_layout(self) -> dict[str, Any]:
+        """Of `library_json`, all but the special tokens."""
+        require(False, "tokenizer", type(self).__name__, "other programs have no form for it")
+        raise NotImplementedError
+
+
+def options_of(token: Added) -> dict[str, Any]:
+    """How the library finds a token in texts."""
+    flags = {name: bool(token.get(name)) for name in ("single_word", "lstrip", "rstrip", "special")}
+    return flags | {"normalized": bool(token.get("normalized", False))}
+
+
+def _table(texts: Mapping[int, bytes], named: Sequence[tuple[str, int]]) -> tuple[bytes, ...]:
+    """Bytes by id. Raises ValueError for ids that are out of all proportion, and for one that is two tokens."""
+    numbers = [*texts, *(number for _, number in named)]
+    sound = min(numbers) >= 0 and max(numbers) < 2 * len(numbers) + _FREE
+    require(sound, "ids", f"{min(numbers)} to {max(numbers)}", f"do not fit {len(numbers)} tokens")
+    table = [b""] * (1 + max(numbers))
+    for number, text in texts.items():
+        table[number] = text
+    for name, number in named:
+        text = name.encode()
+        held = texts.get(number, text).decode(errors="replace")
+        require(
+            held == name, f"added token {name!r}", number, f"is {held!r} in the vocabulary; use the files of one model"
+        )
+        table[number] = text
+    return tuple(table)
+
+
+def _checked_id(number: int, size: int) -> int:
+    require(0 <= number < size, "token id", number, f"must lie in 0..{size - 1}")
+    return int(number)
+
 
 class _Decoder:
     """`decode_bytes` that knows whether a text has begun, for spaces that open one may vanish."""
@@ -201,7 +267,7 @@ class _Decoder:
 
     def __call__(self, number: int) -> bytes:
         tokenizer, piece = self._tokenizer, self._tokenizer.decode_bytes([number], self._skip_special)
-        if number in tokenizer._special_ids:
+        if number in tokenizer._special_ids or number in tokenizer.added.values():
             self._opening = tokenizer.opens_anew or (self._opening and not piece)
         elif self._opening:
             dropped = number in tokenizer.opening_spaces

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from openglm.checkpoints.load import network_config
+from openglm.checkpoints.load import network_and_tokenizer
 from openglm.checkpoints.native import resolve
 from openglm.config import SFTConfig, require
 from openglm.parallel.processes import shape
 from openglm.runtime import launched
-from openglm.text.load import load_tokenizer
 from openglm.train.loop import train
 from openglm.train.pretrain import make_rows, read_dialogues
 from openglm.train.run import OnStep, Result, Run
@@ -20,7 +19,7 @@ def sft(config: SFTConfig, on_step: OnStep | None = None) -> Result:
     shape(config.parallel, launched()[0])  # before texts are read, which takes a while
     _require_dialogues(config)
     folder = resolve(config.init_from)
-    model, tokenizer = network_config(folder), load_tokenizer(folder)
+    model, tokenizer = network_and_tokenizer(folder)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     run = Run(
         config=config,
@@ -40,7 +39,7 @@ def examples(config: SFTConfig, count: int) -> list[list[tuple[str, bool]]]:
     checked."""
     _require_dialogues(config)
     folder = resolve(config.init_from)
-    model, tokenizer = network_config(folder), load_tokenizer(folder)
+    model, tokenizer = network_and_tokenizer(folder)
     data = config.data
     sources, _ = (
         read_dialogues(data, files, model, tokenizer, config.train.seq_len)

@@ -30,6 +30,10 @@ TEMPLATES = dict(
         strict=True,
     )
 )
+Z1_TEMPLATE = (
+    "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content.split('</think>')[-1].strip() }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n<think>{% endif %}"
+)
 BASE = ("glm-10b", "glm-130b", "glm-10b-chinese")
 KINDS = (*ROLES[:-1], *THINKING, *ROUNDS, *BASE)
 
@@ -107,7 +111,7 @@ def make_folders(folder: Path, tokenizer) -> dict[str, Path]:
         "glm-z1": {
             "tokenizer.json": huggingface_file(ranks),
             "config.json": {"model_type": "glm4"},
-            "chat_template.jinja": "{{ '<think>' }}",
+            "chat_template.jinja": Z1_TEMPLATE,
         },
         **{
             kind: {"tokenizer.json": huggingface_file(ranks, kind, MARKS), "chat_template.jinja": TEMPLATES[kind]}

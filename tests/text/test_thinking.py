@@ -7,12 +7,12 @@ and GLM-5.3-Flash, and for 5.1 and 5.2 what is published of theirs.
 import json
 
 import pytest
-from helpers.tokenizer_files import TEMPLATES, THINKING
+from helpers.tokenizer_files import TEMPLATES, THINKING, Z1_TEMPLATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.text import load_tokenizer
-from openglm.text.formats import format_of_template
+from openglm.text.generation import format_of_template
 from openglm.text.reading import ReplyReader, read_reply
 from openglm.text.render import parse_reply
 from openglm.text.thinking import MARKS, Thinking
@@ -198,7 +198,20 @@ def test_trained_is_what_the_model_writes_and_what_closes_it(family, kind):
 
 def test_templates_tell_their_generation():
     assert {kind: format_of_template(template) for kind, template in TEMPLATES.items()} == {k: k for k in THINKING}
-    assert format_of_template("{{ '<think>' }}") == "glm-z1" and format_of_template("<|assistant|>") is None
+    assert format_of_template(Z1_TEMPLATE) == "glm-z1"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "<|assistant|>",
+        "{{ '<think>' }}",
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content.split('<think>')[0] }}{% endfor %}<|assistant|>",
+        "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n{% endfor %}### Response:\n<think>",
+    ],
+)
+def test_the_word_think_alone_makes_no_thinker(template):
+    assert format_of_template(template) is None
 
 
 # {} stands for a word of its own.
