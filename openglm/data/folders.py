@@ -14,6 +14,7 @@ from typing import IO, Any
 
 _PACKED: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
+    ".dz": gzip.open,  # dictd's
     ".bz2": bz2.open,
     ".xz": lzma.open,
     ".zst": lambda path: _zstd(path),
@@ -97,7 +98,7 @@ def decode(raw: bytes) -> str:
     except UnicodeDecodeError as error:
         if looks_like_gbk(raw):
             raise ValueError("not UTF-8, probably GBK; convert the file: iconv -f GB18030 -t UTF-8") from None
-        raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
+        raise ValueError(f"not UTF-8 at byte {error.start}; convert the file, for instance with iconv") from None
 
 
 def looks_like_gbk(raw: bytes) -> bool:

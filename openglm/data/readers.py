@@ -7,15 +7,13 @@ by passing them to `openglm.data.build.build`.
 
 from __future__ import annotations
 
-import gzip
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from openglm.data import markup
-from openglm.data.folders import kind, list_files, looks_like_gbk, say_skipped, unpacked
+from openglm.data.folders import decode, kind, list_files, say_skipped, unpacked
+from openglm.data.markup import html_text
 from openglm.data.records import RECORD_KINDS, parquet_batches, read_records, records
 from openglm.runtime import say
 
@@ -24,23 +22,12 @@ Reader = Callable[[Path], Iterator[str]]
 
 def read_utf8(path: Path) -> str:
     """The text of a file, unpacked."""
-    if path.suffix == ".dz":  # dictd's
-        raw = gzip.decompress(path.read_bytes())
-    else:
-        with unpacked(path) as file:
-            raw = file.read()
-    return decode(raw, path)
-
-
-def decode(raw: bytes, path: Path) -> str:
-    """Not UTF-8: ValueError with the file, the byte offset and what it may be."""
+    with unpacked(path) as file:
+        raw = file.read()
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        guess = ", probably GBK" if looks_like_gbk(raw) else ""
-        raise ValueError(
-            f"{path}: not UTF-8 at byte {error.start}{guess}; convert the file, for instance with iconv"
-        ) from None
+        return decode(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def plain(path: Path) -> Iterator[str]:
@@ -53,31 +40,8 @@ def lines(path: Path) -> Iterator[str]:
     yield from read_utf8(path).splitlines()
 
 
-def rst(path: Path) -> Iterator[str]:
-    """reStructuredText: directives, comments and field lists go, prose and examples stay."""
-    text = re.sub(r"^[ \t]*(?:\.\. |:[\w-]+:).*\n", "", read_utf8(path), flags=re.M)
-    text = re.sub(
-        r":[\w:-]+:`~?!?([^`<]*?)(?: <[^`]*>)?`|``([^`]*)``|\*\*([^*\n]+)\*\*",
-        lambda m: m[1] or m[2] or m[3] or "",
-        text,
-    )
-    yield markup.unwrap(re.sub(r"^([=\-~^*+#\"'`.:_])\1{2,}$", "", text, flags=re.M), indented=False)
-
-
-def roff(path: Path) -> Iterator[str]:
-    yield markup.roff_text(read_utf8(path))
-
-
-def pod(path: Path) -> Iterator[str]:
-    yield markup.pod_text(
-        gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
-        if path.suffix == ".gz"
-        else path.read_bytes().decode("utf-8", "replace")
-    )
-
-
 def html(path: Path) -> Iterator[str]:
-    yield markup.html_text(read_utf8(path))
+    yield html_text(read_utf8(path))
 
 
 def json_strings(path: Path) -> Iterator[str]:
@@ -103,7 +67,7 @@ def items(path: Path) -> Iterator[str]:
         yield from _strings(record)
 
 
-READERS: dict[str, Reader] = {f.__name__: f for f in (plain, lines, rst, roff, pod, html, json_strings, items)}
+READERS: dict[str, Reader] = {f.__name__: f for f in (plain, lines, html, json_strings, items)}
 
 
 # A user's own files.

@@ -1,7 +1,7 @@
 """Readers of nano's packages: files in, whole documents out, in a fixed order.
 
-What is of general use (plain text, HTML, reStructuredText ...) is in `openglm.data.readers`; here is what only these packages need. Pairs of two
-languages are in `translations.py`. `READERS` holds them all, for `build_corpus.py` and the chat data.
+What is of general use (plain text, HTML, JSON ...) is in `openglm.data.readers`; here is what only these packages need. Manuals are in `manuals.py`, pairs of
+two languages in `translations.py`. `READERS` holds them all, for `build_corpus.py` and the chat data.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from manuals import pod, roff, rst, unwrap
 from translations import cedict, gettext_pairs
 
-from openglm.data import markup
+from openglm.data.folders import decode
+from openglm.data.markup import html_text
 from openglm.data.readers import READERS as GENERAL
-from openglm.data.readers import Reader, decode, read_utf8
+from openglm.data.readers import Reader, read_utf8
 
 
 def libreoffice(path: Path) -> Iterator[str]:
     """A page of LibreOffice's help, without the lists of related pages."""
-    yield markup.html_text(read_utf8(path), inside="DisplayArea", without=frozenset({"embedded", "related", "debug"}))
+    yield html_text(read_utf8(path), inside="DisplayArea", without=frozenset({"embedded", "related", "debug"}))
 
 
 def fortunes(path: Path) -> Iterator[str]:
@@ -108,7 +110,7 @@ def idioms(path: Path) -> Iterator[str]:
 def _zipped_table(path: Path) -> Iterator[list[str]]:
     with zipfile.ZipFile(path) as archive:
         for name in sorted(archive.namelist()):
-            for line in decode(archive.read(name), path).splitlines():
+            for line in decode(archive.read(name)).splitlines():
                 yield line.split("\t")
 
 
@@ -177,7 +179,7 @@ def foldoc(path: Path) -> Iterator[str]:
         head, _, body = entry.partition("\n")
         body = re.sub(r"\{([^{}]*)\}", r"\1", re.sub(r"\n\s*\(\d{4}-\d\d-\d\d\)", "", body))
         if len(body) > 20:
-            yield f"{head}\n{markup.unwrap(body).strip()}"
+            yield f"{head}\n{unwrap(body).strip()}"
 
 
 _WIKI_REST = re.compile(
@@ -211,7 +213,7 @@ def jargon(path: Path) -> Iterator[str]:
     """A lexicon whose entries begin with the word between colons; braces are links."""
     for entry in re.split(r"\n(?=   :\w)", read_utf8(path))[1:]:
         head, _, body = re.sub(r"\{([^{}]*)\}", r"\1", entry).partition("\n")
-        yield f"{head.strip(' :')}\n{markup.unwrap(body).strip()}"
+        yield f"{head.strip(' :')}\n{unwrap(body).strip()}"
 
 
 def novels(path: Path) -> Iterator[str]:
@@ -222,7 +224,7 @@ def novels(path: Path) -> Iterator[str]:
         text = "\n".join(_r_strings(stream.decompress(raw[at + 4 :])))
         at = len(raw) - len(stream.unused_data)
         for chapter in re.split(r"\n(?=CHAPTER\s)", text, flags=re.I)[1:]:
-            yield markup.unwrap(chapter).replace("_", "")
+            yield unwrap(chapter).replace("_", "")
 
 
 _R_CHARACTERS = 9  # the type of a single string in R's serialization
@@ -279,5 +281,8 @@ READERS: dict[str, Reader] = GENERAL | {
         passages,
         cedict,
         gettext_pairs,
+        rst,
+        roff,
+        pod,
     )
 }

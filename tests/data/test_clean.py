@@ -99,27 +99,6 @@ def test_html():
     assert markup.html_text(page).endswith("no\nafter") and "menu" not in markup.html_text(page)
 
 
-def test_roff():
-    source = '.TH LS 1\n.\\" comment\n.SH 名称\nls \\- 列出\n.SH "SEE ALSO"\n.PP\n\\fBls\\fP of\nwrapped\n.TP\n.B -a\nall\n.TS\ntable\n.TE\n.BR stat (2)'
-    assert markup.roff_text(source) == "名称\n\nls - 列出\n\nSEE ALSO\n\nls of wrapped\n\n-a all stat(2)"
-
-
-def test_pod():
-    pod = "=head1 NAME\n\nB<perl> is C<< fast >>, see L<perlfunc|x>\nreally\n\n    $code = 1;\n\n=cut"
-    assert markup.pod_text(pod) == "NAME\n\nperl is fast, see perlfunc really\n\n    $code = 1;"
-
-
-@given(st.lists(st.text("ab好 ", max_size=6), max_size=8))
-def test_unwrapping_loses_only_blanks(lines):
-    text = "\n".join(lines)
-    assert "".join(markup.unwrap(text).split()) == "".join(text.split())
-
-
-def test_unwrapping_joins_chinese_without_a_blank():
-    assert markup.unwrap("很难避免\n遇到 and\nmore\n\n  in\n  dent") == "很难避免遇到 and more\n\nin dent"
-    assert markup.unwrap("a\nb\n  code\n  code", indented=False) == "a b\n  code\n  code"
-
-
 def test_items_give_every_text_of_every_record(tmp_path):
     path = tmp_path / "e.jsonl"
     path.write_text('{"q": {"a": "one"}, "o": ["two", 3]}\n\n{"q": "three"}')

@@ -383,7 +383,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         source(tmp_path / "none.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"content": "\xe9", "summary": "a"}\n')
-    with pytest.raises(ValueError, match=r"line 1: not UTF-8 \(byte 14\)"):
+    with pytest.raises(ValueError, match=r"line 1: not UTF-8 at byte 13"):
         source(tmp_path / "latin.jsonl")
     with pytest.raises(ValueError, match=r"nothing in it .* in rows of 10 tokens: 1 were left out"):
         source(write(tmp_path, turns(1)), seq_len=10)

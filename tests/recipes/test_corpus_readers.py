@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "nano"))
 
+import manuals
 from corpus_readers import READERS, wiki_text
 from translations import clean_pair, documents, gettext_messages
 
@@ -227,3 +228,24 @@ def test_the_sources_file_names_readers_that_exist_and_keeps_programs_whole():
     assert not any(word in part.package for own in parts.values() for part in own for word in held_back)
     with pytest.raises(ValueError, match=r"poems.*readers of its own"):
         read_recipe(SOURCES)
+
+
+def test_roff():
+    source = '.TH LS 1\n.\\" comment\n.SH 名称\nls \\- 列出\n.SH "SEE ALSO"\n.PP\n\\fBls\\fP of\nwrapped\n.TP\n.B -a\nall\n.TS\ntable\n.TE\n.BR stat (2)'
+    assert manuals.roff_text(source) == "名称\n\nls - 列出\n\nSEE ALSO\n\nls of wrapped\n\n-a all stat(2)"
+
+
+def test_pod():
+    pod = "=head1 NAME\n\nB<perl> is C<< fast >>, see L<perlfunc|x>\nreally\n\n    $code = 1;\n\n=cut"
+    assert manuals.pod_text(pod) == "NAME\n\nperl is fast, see perlfunc really\n\n    $code = 1;"
+
+
+@given(st.lists(st.text("ab好 ", max_size=6), max_size=8))
+def test_unwrapping_loses_only_blanks(lines):
+    text = "\n".join(lines)
+    assert "".join(manuals.unwrap(text).split()) == "".join(text.split())
+
+
+def test_unwrapping_joins_chinese_without_a_blank():
+    assert manuals.unwrap("很难避免\n遇到 and\nmore\n\n  in\n  dent") == "很难避免遇到 and more\n\nin dent"
+    assert manuals.unwrap("a\nb\n  code\n  code", indented=False) == "a b\n  code\n  code"
