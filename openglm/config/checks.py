@@ -11,7 +11,9 @@ Config = TypeVar("Config")
 def require(condition: bool, option: str, value: object, remedy: str) -> None:
     """Raise the one-line error that all of OpenGLM's options share. `remedy` says what would be accepted."""
     if not condition:
-        raise ValueError(f"{option} = {value!r}: {remedy}")
+        shown = repr(value)
+        shown = shown if len(shown) <= 200 else f"{shown[:100]} ... {shown[-20:]} ({len(shown):,} characters)"
+        raise ValueError(f"{option} = {shown}: {remedy}")
 
 
 def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:

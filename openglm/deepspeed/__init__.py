@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from openglm.config import require
-from openglm.deepspeed import checkpointing, config
+from openglm.deepspeed import checkpointing, comm, config, zero
 from openglm.deepspeed.engine import Engine
 from openglm.deepspeed.groups import init_distributed
 
-__all__ = ["Engine", "add_config_arguments", "checkpointing", "init_distributed", "initialize"]
+__all__ = ["Engine", "add_config_arguments", "checkpointing", "comm", "init_distributed", "initialize", "zero"]
 __version__ = version = "0.19.8"  # of the DeepSpeed whose behaviour this follows; scripts ask for it
 
 
@@ -55,6 +55,10 @@ def initialize(
             training_data, engine.train_micro_batch_size_per_gpu(), sampler=sampler, collate_fn=collate_fn
         )
     return engine, engine.optimizer, loader, engine.lr_scheduler
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"openglm.deepspeed has no {name!r}; it has {', '.join(__all__)} (docs/deepspeed.md)")
 
 
 def _configuration(args: Any, given: str | dict[str, Any] | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ micro-batch, 3 also lets weights go after each layer's forward pass.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.utils._pytree import tree_leaves
 
 from openglm.config import require
 from openglm.deepspeed import saving
@@ -27,7 +29,7 @@ from openglm.deepspeed.config import Settings, settings
 from openglm.deepspeed.groups import data_parallel, model_parallel, own_device
 from openglm.deepspeed.schedules import LossScale, schedule
 from openglm.parallel.apply import gather_gradients, reshard
-from openglm.runtime import say
+from openglm.runtime import launched, say
 
 
 class Engine(nn.Module):
@@ -50,6 +52,11 @@ class Engine(nn.Module):
         self.settings = settings(values, self.dp_world_size)
         self.device = own_device(args)
         self.micro_steps = self.global_steps = self.global_samples = self.skipped_steps = 0
+        self.local_rank = launched()[1] if self.device.index is None else self.device.index
+        self.global_rank = dist.get_rank()
+        self._synchronizes, self._in_backward = True, False
+        if values.get("wall_clock_breakdown") and self.global_rank == 0:
+            say("wall_clock_breakdown: no times are printed here")
         self.scaler = LossScale(**self.settings.scale)
         self._grad_norm: float | None = None
         names = {parameter: name for name, parameter in model.named_parameters()}
@@ -124,7 +131,29 @@ class Engine(nn.Module):
             return getattr(super().__getattr__("module"), name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        return self.module(*inputs, **options)
+        result = self.module(*inputs, **options)
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                value.register_hook(self._check_backward)
+        return result
+
+    def _check_backward(self, _: Tensor) -> None:
+        """A backward pass that the engine does not know of would leave out the loss scale, the division by micro-batches
+        and the exchange."""
+        require(self._in_backward, "deepspeed loss.backward()", "called", "call engine.backward(loss) instead")
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes inside only add up gradients; the next one outside exchanges them. Stages 0 and 1."""
+        stage = self.settings.stage
+        require(
+            stage < 2, "deepspeed no_sync, zero_optimization.stage", stage, "shares gradients out at once; use 0 or 1"
+        )
+        self._synchronizes = False
+        try:
+            yield
+        finally:
+            self._synchronizes = True
 
     def is_gradient_accumulation_boundary(self) -> bool:
         return (self.micro_steps + 1) % self.settings.accumulation == 0
@@ -132,14 +161,20 @@ class Engine(nn.Module):
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Tensor:
         """Add the gradients of one micro-batch. Returns the loss as it enters the step: divided by the number of
         micro-batches."""
-        gather_gradients(self.module, self.is_gradient_accumulation_boundary(), self.settings.stage)
+        last = self._synchronizes and self.is_gradient_accumulation_boundary()
+        gather_gradients(self.module, last, self.settings.stage)
         if scale_wrt_gas:
             loss = loss / self.settings.accumulation
-        (loss.float() * self.scaler.value).backward(retain_graph=retain_graph)
+        self._in_backward = True
+        try:
+            (loss.float() * self.scaler.value).backward(retain_graph=retain_graph)
+        finally:
+            self._in_backward = False
         return loss
 
     def step(self) -> None:
         """After each micro-batch; the last one of a step moves the weights, unless gradients overflowed."""
+        require(self._synchronizes, "deepspeed engine.step()", "inside no_sync()", "call it after the block")
         if self.is_gradient_accumulation_boundary():
             self._step()
         self.micro_steps += 1
@@ -234,6 +269,13 @@ class Engine(nn.Module):
             client_state or {},
             save_latest,
         )
+        return True
+
+    def save_16bit_model(self, save_dir: str | Path, save_filename: str = "model.safetensors") -> bool:
+        """Write the whole model's weights in half precision (bf16 unless fp16 is enabled) as one file. All processes
+        must call this."""
+        reshard(self.module)
+        saving.save_weights(self, Path(save_dir), save_filename, self.settings.dtype or torch.bfloat16)
         return True
 
     def load_checkpoint(

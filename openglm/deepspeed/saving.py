@@ -29,9 +29,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
 
 from openglm.config import require
-from openglm.files import publish, recover, sync_tree, write_file
+from openglm.files import publish, recover, replacing, sync_tree, write_file
 from openglm.runtime import say
 
 _COUNTERS = ("micro_steps", "global_steps", "global_samples", "skipped_steps")
@@ -82,6 +83,26 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
     finally:
         if first:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_weights(engine: Engine, parent: Path, name: str, dtype: torch.dtype) -> None:
+    """All weights and buffers, put together and in `dtype`, in parent/name."""
+    kind = Path(name).suffix
+    require(kind == ".safetensors", "save_filename", name, "no pickle is written; let it end in .safetensors")
+    parts = dist.get_world_size() // dist.get_world_size(engine.dp_group)
+    require(parts == 1, "save_16bit_model, model-parallel parts", parts, "only whole models; use save_checkpoint")
+    whole: dict[str, Tensor] = {}
+    for key, value in _module_tensors(engine).items():
+        full = value.full_tensor() if isinstance(value, DTensor) else value
+        if dist.get_rank() == 0:
+            whole[key.removeprefix("module.")] = full.to("cpu", dtype if full.is_floating_point() else None)
+
+    def write() -> None:
+        parent.mkdir(parents=True, exist_ok=True)
+        with replacing(parent / name) as beside:
+            save_file(whole, beside)
+
+    _together(engine, write, dist.get_rank() == 0)
 
 
 def load(

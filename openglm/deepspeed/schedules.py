@@ -141,8 +141,8 @@ class WarmupCosineLR(WarmupLR):
 SCHEDULES = {kind.__name__: kind for kind in (WarmupLR, WarmupDecayLR, WarmupCosineLR)}
 
 
-def schedule(optimizer: torch.optim.Optimizer, kind: str, params: dict[str, Any]) -> WarmupLR:
-    """A schedule by DeepSpeed's name and options. Raises ValueError that names what is unknown or missing."""
+def check_schedule(kind: str, params: dict[str, Any]) -> None:
+    """Raise ValueError that names what is unknown or missing of a schedule's options."""
     require(
         kind in SCHEDULES,
         "deepspeed scheduler.type",
@@ -170,6 +170,11 @@ def schedule(optimizer: torch.optim.Optimizer, kind: str, params: dict[str, Any]
         total,
         "must be a whole number",
     )
+
+
+def schedule(optimizer: torch.optim.Optimizer, kind: str, params: dict[str, Any]) -> WarmupLR:
+    """A schedule by DeepSpeed's name and options, checked."""
+    check_schedule(kind, params)
     return SCHEDULES[kind](optimizer, **params)
 
 
