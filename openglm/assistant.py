@@ -58,14 +58,14 @@ class Assistant:
     """`Assistant("nano").reply([{"role": "user", "content": "你好"}]).text`
 
     The CPU kernels take the weights over, so that they are in memory once: `model` then serves for its configuration
-    alone, unless an
-    `engine` configuration with `keep_weights` is given.
+    alone, unless an `engine` configuration with `keep_weights` is given.
     """
 
     def __init__(
         self,
         path_or_name: str | Path = "nano",
         *,
+        adapter: str | Path | None = None,
         device: str | None = None,
         quantize: str | None = None,
         engine: EngineConfig | None = None,
@@ -75,7 +75,8 @@ class Assistant:
         self.folder = resolve(path_or_name)
         # First, for weights may take minutes.
         declared, self.tokenizer = network_and_tokenizer(self.folder, format)
-        self.model = load_model(self.folder, device=device, quantize=quantize, format=format)
+        self.adapter = Path(adapter) if adapter else None
+        self.model = load_model(self.folder, adapter=self.adapter, device=device, quantize=quantize, format=format)
         self.model.config = dataclasses.replace(self.model.config, tokens=declared.tokens)
         self.engine = Engine(self.model, engine or EngineConfig(keep_weights=False), tokenizer=self.tokenizer)
 
@@ -85,7 +86,8 @@ class Assistant:
         sizes where there is none.
         """
         digest = hashlib.sha256()
-        for path in sorted(self.folder.iterdir()):
+        folders = (self.folder, self.adapter) if self.adapter else (self.folder,)
+        for path in (path for folder in folders for path in sorted(folder.iterdir())):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes() if path.name in ("manifest.json", "config.json") else b"")
         return digest.hexdigest()[:16]

@@ -9,17 +9,20 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from openglm.checkpoints.adapters import fold, prefix_tensors, read_adapter
 from openglm.checkpoints.layouts import LAYOUTS, Leaves, Weights, to_layout
 from openglm.checkpoints.load import Checkpoint, choose_type, open_checkpoint
 from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, write_tensors
 from openglm.checkpoints.published import hf_config
 from openglm.config import SpecialTokens, require
 from openglm.files import write_folder
+from openglm.model.adapters import Prefix
 from openglm.runtime import progress, say
 from openglm.text.beside import GENERATION, read_beside
 from openglm.text.generation import settled
@@ -52,18 +55,21 @@ def convert(
     dtype: str | None = None,
     config: str | None = None,
     format: str | None = None,
+    adapter: str | None = None,
 ) -> Path:
     """Write `out`, a folder (for gguf a file), in one go; returns its path.
 
     dtype: float32, float16 or bfloat16 for weights that are not codes, None keeps each tensor's own; for gguf f16
     (None), q8_0 or q4_0.
-    config, format: as for `load_model`. Raises ValueError for a network that the target cannot hold, and all that `load_model`
+    config, format: as for `load_model`. adapter: folder of a LoRA, which is folded into the weights, or of a prefix,
+    which is written beside them. Raises ValueError for a network that the target cannot hold, and all that `load_model`
     raises.
     """
     require(to in TARGETS, "to", to, f"choose one of {', '.join(TARGETS)}")
     kinds = _GGUF_KINDS if to == "gguf" else TYPES
     require(dtype is None or dtype in kinds, "dtype", dtype, f"{to} holds {', '.join(kinds)}")
     checkpoint, out = open_checkpoint(source, config, verify=True, format=format), Path(out).resolve()
+    _add(checkpoint, adapter)
     tokenizer = load_tokenizer(checkpoint.folder, format) if find(checkpoint.folder) else None
     if tokenizer:
         checkpoint = _settled(checkpoint, tokenizer)
@@ -105,6 +111,19 @@ def _settled(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
     except ValueError as error:
         say(f"warning: {error}")
         return checkpoint
+
+
+def _add(checkpoint: Checkpoint, adapter: str | None) -> None:
+    """Let the checkpoint be read with an adapter, if there is one."""
+    if adapter is None:
+        return
+    source, added = checkpoint.source, read_adapter(adapter, checkpoint.config)
+    if isinstance(added, Prefix):
+        source.adapter_prefix = list(prefix_tensors(Path(adapter)))
+        return
+    source.change = partial(fold, added)
+    again = f", which were int{source.bits}: widened, changed and quantized again" if source.bits else ""
+    say(f"{adapter}: folded into {len(added.names)} matrices{again}")
 
 
 def _write_tokenizer(folder: Path, target: Path, to: str, tokens: SpecialTokens, tokenizer: Tokenizer) -> None:

@@ -176,6 +176,8 @@ class Source:
         Raises ValueError that names a tensor which is missing or unknown.
         """
         self.folder, self.config, self.ranks, self.layout, self.repeat_row = folder, config, ranks, layout, repeat_row
+        self.change: Callable[[str, Leaves], Leaves] = lambda path, leaves: leaves  # a LoRA that is folded in
+        self.adapter_prefix: list[tuple[str, Tensor]] = []
         # A network of more blocks than there are tensors is a lie that would take memory.
         require(
             config.layers <= len(ranks[0]),
@@ -237,7 +239,8 @@ class Source:
         sizes = [self.ours[path]["weight"][0] for path in targets]
         outer = self.config.heads if self.layout and self.layout.per_head and len(targets) == 3 else len(self.ranks)
         parts = {leaf: split_rows(tensor, sizes, outer) for leaf, tensor in whole.items()}
-        yield from ((path, {leaf: pieces[i] for leaf, pieces in parts.items()}) for i, path in enumerate(targets))
+        for i, path in enumerate(targets):
+            yield path, self.change(path, {leaf: pieces[i] for leaf, pieces in parts.items()})
 
     def _leaf_names(self, foreign: str) -> dict[str, str]:
         """Our leaf: the tensor that holds it. A quantized matrix is known by its scales."""
@@ -254,7 +257,8 @@ class Source:
 
     def prefix(self) -> Iterator[tuple[str, Tensor]]:
         """Tensors of a P-Tuning v2 prefix beside the weights, under their own names."""
-        return ((name, self.ranks[0][name]) for name in self.ranks[0] if PREFIX_ENCODER in name)
+        own = ((name, self.ranks[0][name]) for name in self.ranks[0] if PREFIX_ENCODER in name)
+        return iter(self.adapter_prefix) if self.adapter_prefix else own
 
     def _check_names(self) -> None:
         known = {name for foreign in self.table for name in self._leaf_names(foreign).values()}
@@ -352,6 +356,11 @@ def split_rows(tensor: Tensor, sizes: list[int], outer: int) -> list[Tensor]:
         return [tensor]
     parts = tensor.unflatten(0, (outer, -1)).split([size // outer for size in sizes], dim=1)
     return [part.flatten(0, 1) for part in parts]
+
+
+def join_rows(parts: list[Tensor], outer: int) -> Tensor:
+    """The inverse of `split_rows`."""
+    return torch.cat([part.unflatten(0, (outer, -1)) for part in parts], 1).flatten(0, 1)
 
 
 def to_layout(

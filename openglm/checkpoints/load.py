@@ -8,6 +8,7 @@ the model and one matrix. Nothing of a checkpoint is run, and every error is one
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from openglm.checkpoints import published
-from openglm.checkpoints.layouts import PREFIX_ENCODER, Leaves, Source, empty_network, find_layout
+from openglm.checkpoints.adapters import base_name, read_adapter, read_prefix
+from openglm.checkpoints.layouts import Leaves, Source, empty_network, find_layout
 from openglm.checkpoints.native import CONFIG, TYPES, model_config, own_config, resolve
 from openglm.checkpoints.tensors import Tensors, find_weights, has_weights, read_json
 from openglm.config import Matrix, ModelConfig, require
 from openglm.files import verify_folder
-from openglm.model.adapters import Prefix
+from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
 from openglm.presets import PRESETS, model_preset
 from openglm.quant.codes import fitting_format
 from openglm.quant.codes import quantize as quantize_weight
 from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbedding
-from openglm.runtime import choose_device, choose_dtype, progress
+from openglm.runtime import choose_device, choose_dtype, progress, say
 from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
@@ -61,7 +63,7 @@ def load_model(
     path_or_name: Path | str,
     *,
     config: str | None = None,
-    adapter: str | None = None,
+    adapter: Path | str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
@@ -71,13 +73,12 @@ def load_model(
 
     config: a preset's name or a JSON file, for folders that carry no configuration (shards of a training run) or in
     place of theirs.
-    adapter: folder of a P-Tuning v2 prefix. device: None takes what `auto` finds. dtype: None takes the checkpoint's
-    own type on an
-    accelerator, and float32 on a CPU unless it is fast at bfloat16. quantize: int8 or int4 weights. On a CPU the word
-    embedding of a quantized
-    model that does not make the logits too stays in its file, from which rows are read as they are looked up. format:
-    the form of its conversations (text/formats.py), which tells ChatGLM2 from ChatGLM3 where nothing else does. Raises
-    ValueError naming what is missing, damaged, of another shape or not served.
+    adapter: folder of a LoRA (as PEFT saves it) or of a P-Tuning v2 prefix. device: None takes what `auto` finds.
+    dtype: None takes the checkpoint's own type on an accelerator, and float32 on a CPU unless it is fast at bfloat16.
+    quantize: int8 or int4 weights. On a CPU the word embedding of a quantized model that does not make the logits too
+    stays in its file, from which rows are read as they are looked up. format: the form of its conversations
+    (text/formats.py), which tells ChatGLM2 from ChatGLM3 where nothing else does. Raises ValueError naming what is
+    missing, damaged, of another shape or not served.
     """
     require(quantize in (None, *_BITS), "quantize", quantize, f"choose {' or '.join(_BITS)}")
     checkpoint = open_checkpoint(path_or_name, config, verify=True, format=format)
@@ -91,6 +92,7 @@ def load_model(
         f"these weights are int{had} already; leave the option out",
     )
     kind = choose_type(checkpoint.config, stored, target, dtype)
+    adapters = list(_adapters(checkpoint, adapter))
     network = empty_network(checkpoint.config)
     table = (
         checkpoint.source.table_in_file()
@@ -104,10 +106,23 @@ def load_model(
             else:
                 _assign(network, path, leaves, target, kind, bits)
             advance()
-    has_prefix = any(PREFIX_ENCODER in name for name in checkpoint.source.ranks[0])
-    if adapter or has_prefix:
-        network.prefix = read_prefix(Path(adapter or checkpoint.folder), checkpoint.config).to(target, kind)
+    for part in adapters:
+        if isinstance(part, Prefix):
+            network.prefix = part.to(target, kind)
+        else:
+            part.to(target, kind).attach(network)
     return network.eval().requires_grad_(False)
+
+
+def _adapters(checkpoint: Checkpoint, adapter: Path | str | None) -> Iterator[Prefix | Lora]:
+    """The checkpoint's own prefix, and the adapter that was asked for."""
+    if any(checkpoint.source.prefix()):
+        yield read_prefix(checkpoint.folder, checkpoint.config)
+    if adapter:
+        yield read_adapter(adapter, checkpoint.config)
+        name, here = base_name(adapter), checkpoint.folder.name
+        if name.lower() not in ("", here.lower()):
+            say(f"adapter {adapter} was made for a model called {name}; this one is {here}")
 
 
 def open_checkpoint(
@@ -271,36 +286,3 @@ def matrix_format(matrix: Matrix, bits: int, group: int) -> tuple[int, int]:
 
 def _parameter(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=False)
-
-
-def read_prefix(folder: Path, config: ModelConfig) -> Prefix:
-    """A prefix as the published P-Tuning v2 code saves it: its table, or a table and the two layers that make the
-    values from it.
-    """
-    require(folder.is_dir(), "adapter", str(folder), "no such folder; give one with the weights of a prefix encoder")
-    tensors = Tensors(find_weights(folder))
-    names = {name.partition(PREFIX_ENCODER)[2]: name for name in tensors if PREFIX_ENCODER in name}
-    require(
-        "embedding.weight" in names,
-        "adapter",
-        str(folder),
-        "holds no prefix_encoder.embedding.weight; other adapters are not read",
-    )
-    parts = {leaf: tensors[name].float() for leaf, name in names.items()}
-    table, wanted = parts["embedding.weight"], 2 * config.layers * config.kv_heads * config.head_dim
-    try:
-        if "trans.0.weight" in parts:
-            inner = torch.tanh(nn.functional.linear(table, parts["trans.0.weight"], parts["trans.0.bias"]))
-            table = nn.functional.linear(inner, parts["trans.2.weight"], parts["trans.2.bias"])
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"adapter = {str(folder)!r}: its layers do not fit together ({str(error).splitlines()[0]})"
-        ) from None
-    fits = table.dim() == 2 and table.shape[1] == wanted
-    require(
-        fits,
-        "adapter",
-        str(folder),
-        f"belongs to another model: it makes rows of {table.shape[-1]} numbers where this one takes {wanted}",
-    )
-    return Prefix.of(table, config)

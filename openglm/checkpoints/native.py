@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from openglm.checkpoints.tensors import INDEX
+from openglm.checkpoints.tensors import INDEX, Tensors, find_weights, has_weights, read_json
 from openglm.config import ModelConfig, from_dict, require
 from openglm.files import ASSETS, write_folder
 from openglm.model.transformer import Transformer
@@ -25,7 +25,7 @@ from openglm.text.load import load_tokenizer
 from openglm.text.published import write_sampling
 from openglm.text.tokenizer import Tokenizer
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, ADAPTER = "config.json", "model.safetensors", "adapter_config.json"
 TYPES = ("float32", "float16", "bfloat16")
 _SHARD = 2 << 30  # bytes of tensors that are held and written together
 
@@ -38,6 +38,7 @@ def save_model(
     dtype: storage type, None: that of each tensor; codes and scales always keep theirs. Raises ValueError when the
     folder cannot be written; an earlier folder stays as it was.
     """
+    require(model.lora is None, "model.lora", "attached", "would be lost; detach it, or fold it in: glm merge")
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
     return write_model(
         folder,
@@ -119,6 +120,7 @@ def resolve(path_or_name: Path | str) -> Path:
     """The folder of a model, given as a path or as the name of a bundled one."""
     folder = Path(path_or_name)
     if folder.is_dir():
+        _refuse_adapter(folder)
         return folder
     bundled = sorted(path.parent.name for path in ASSETS.glob(f"*/{WEIGHTS}"))
     if str(path_or_name) in bundled:
@@ -126,6 +128,16 @@ def resolve(path_or_name: Path | str) -> Path:
     raise ValueError(
         f"model = {str(path_or_name)!r}: no such folder; give a model's folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}"
     )
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raises ValueError for a folder with nothing but a LoRA or a prefix, which is said to be one."""
+    kind = "LoRA" if (folder / ADAPTER).is_file() and not (folder / CONFIG).is_file() else ""
+    there = has_weights(folder) and (not (folder / CONFIG).is_file() or read_json(folder / CONFIG).get("pre_seq_len"))
+    if there and all("prefix_encoder." in name for name in Tensors(find_weights(folder))):
+        kind = "prefix"
+    remedy = f"give its base model, and this as its adapter: --model BASE --adapter {folder}"
+    require(not kind, "model", str(folder), f"this is a {kind}; {remedy}")
 
 
 def own_config(values: dict[str, Any], path: Path) -> ModelConfig:

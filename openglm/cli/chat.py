@@ -19,6 +19,8 @@ class ChatOptions:
 
     model: Annotated[str, tyro.conf.Positional] = "nano"
     """folder of a model, or the name of a bundled model"""
+    adapter: str = ""
+    """folder of a LoRA or a prefix for this model"""
     prompt: str = ""
     """answer this prompt and exit"""
     system: str = ""
@@ -48,7 +50,8 @@ def run(argv: list[str]) -> int:
     prompt = sys.stdin.read().strip() if piped else options.prompt
     if piped and not prompt:
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
-    assistant = Assistant(options.model, device=options.device, format=options.format or None)
+    chosen = {"adapter": options.adapter or None, "format": options.format or None}
+    assistant = Assistant(options.model, device=options.device, **chosen)
     sampling = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,

@@ -22,6 +22,8 @@ class ConvertOptions:
     """format to write"""
     dtype: str | None = None
     """float32, float16 or bfloat16; with --to gguf: f16, q8_0 or q4_0. Default: as in the checkpoint; gguf: f16"""
+    adapter: str | None = None
+    """folder of a LoRA, which is folded into the weights, or of a prefix, which openglm keeps beside them"""
     model_config: str | None = None
     """preset or JSON file with the configuration, for training shards that come without one"""
     format: str = ""
@@ -33,6 +35,14 @@ def run(argv: list[str]) -> int:
     from openglm.checkpoints.convert import convert
     from openglm.runtime import say
 
-    out = convert(options.source, options.out, options.to, options.dtype, options.model_config, options.format or None)
+    out = convert(
+        options.source,
+        options.out,
+        options.to,
+        options.dtype,
+        options.model_config,
+        options.format or None,
+        options.adapter,
+    )
     say(f"wrote {out}")
     return 0

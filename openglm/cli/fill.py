@@ -19,6 +19,8 @@ class FillOptions:
     """text with one or more blanks"""
     model: str = "nano"
     """folder of a model, or the name of a bundled model"""
+    adapter: str = ""
+    """folder of a LoRA or a prefix for this model"""
     blank: str = "___"
     """the text that marks a blank"""
     candidates: int = 16
@@ -39,7 +41,8 @@ def run(argv: list[str]) -> int:
     options = parse(FillOptions, argv, "glm fill", "Fill the blanks of a text.")
     from openglm.assistant import Assistant
 
-    [fillings] = Assistant(options.model, device=options.device).fillings(
+    assistant = Assistant(options.model, adapter=options.adapter or None, device=options.device)
+    [fillings] = assistant.fillings(
         [options.text],
         options.blank,
         candidates=options.candidates,

@@ -19,6 +19,8 @@ class ServeOptions(ServeConfig):
 
     model: Annotated[str, tyro.conf.Positional] = "nano"
     """folder of a model, or the name of a bundled model"""
+    adapter: str = ""
+    """folder of a LoRA or a prefix for this model"""
     name: str = ""
     """name of the model in the API; empty: the folder's name"""
     device: str = "auto"
@@ -41,6 +43,7 @@ def run(argv: list[str]) -> int:
     listener = bind(options)
     assistant = Assistant(
         options.model,
+        adapter=options.adapter or None,
         device=options.device,
         quantize=options.quantize or None,
         engine=options.engine,

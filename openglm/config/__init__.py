@@ -5,6 +5,7 @@ is a `ValueError` that names the option, the value and what would be right. Noth
 library.
 """
 
+from openglm.config.adapters import LoraConfig, PrefixConfig
 from openglm.config.align import (
     DPOConfig,
     GRPOConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "EngineConfig",
     "GRPOConfig",
     "InfillingConfig",
+    "LoraConfig",
     "Matrix",
     "ModelConfig",
     "OptimizerConfig",
@@ -40,6 +42,7 @@ __all__ = [
     "PairsConfig",
     "PairsRunConfig",
     "ParallelConfig",
+    "PrefixConfig",
     "PretrainConfig",
     "PromptsConfig",
     "RewardConfig",

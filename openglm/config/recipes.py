@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from openglm.config.adapters import LoraConfig, PrefixConfig
+from openglm.config.checks import check_choices, require
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.model import ModelConfig
 from openglm.config.parallel import ParallelConfig
@@ -53,3 +56,23 @@ class SFTConfig(TextRunConfig):
     """folder of the model to start from, or the name of a bundled model"""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4))
     """optimizer and learning rate"""
+    adapter: Literal["none", "lora", "prefix"] = "none"
+    """what is trained and saved in place of the model: lora, or prefix (P-Tuning v2, which wants optimizer.lr 1e-2);
+    none: the whole model"""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """--adapter lora"""
+    prefix: PrefixConfig = field(default_factory=PrefixConfig)
+    """--adapter prefix"""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """bits of the model's own weights under an adapter"""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "")
+        if self.adapter == "none":
+            require(
+                self.quantize == "none", "quantize", self.quantize, "trains no model; give --adapter lora or prefix"
+            )
+            return
+        for name in ("tensor", "pipeline"):
+            value = getattr(self.parallel, name)
+            require(value == 1, f"parallel.{name}", value, "an adapter is trained by data-parallel processes: use 1")

@@ -57,7 +57,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, self.config)
         self.adapters: dict[str | None, Prefix | Lora | None] = {None: model.prefix}
         for name, adapter in (adapters or {}).items():
-            adapter.check(model, name)
+            adapter.check(model.config, name)
             self.adapters[name] = adapter
         self.runner: Runner = choose_runner(model, self.config, blocks, list(self.adapters.values()))
         self._requests: dict[int, Request] = {}

@@ -53,8 +53,11 @@ def unsupported_reason(
     if any(_differ(group) for group in products):
         return "matrices of one product are stored in different ways"
     inside = {name for name, _ in model.named_modules() if name.startswith("blocks.")}
-    if outside := {name for adapter in adapters if isinstance(adapter, Lora) for name in adapter.names} - inside:
+    loras = [adapter for adapter in (model.lora, *adapters) if isinstance(adapter, Lora)]
+    if outside := {name for lora in loras for name in lora.names} - inside:
         return f"an adapter changes {min(outside)}"
+    if model.lora and len(loras) > 1:
+        return "LoRAs are chosen by requests beside the model's own"
     return None
 
 
@@ -104,6 +107,9 @@ class NativeRunner:
     ) -> None:
         shape = model.config
         self.loras = {number: adapter for number, adapter in enumerate(adapters) if isinstance(adapter, Lora)}
+        self.always = model.lora is not None
+        if model.lora:
+            self.loras[1] = model.lora
         self.names = {module: name for name, module in model.named_modules()}
         self.vocabulary, self.keep_weights = shape.vocab_size, keep_weights
         self.scale = config.block_size // lib.PANEL  # blocks of the kernels in one of the engine
@@ -126,7 +132,7 @@ class NativeRunner:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
         assert step.ids.min() >= 0 and step.ids.max() < self.vocabulary, (step.ids.min(), step.ids.max())
         adapters = (
-            np.repeat(np.where(np.isin(step.adapters, list(self.loras)), step.adapters, 0), step.new)
+            np.repeat(np.where(np.isin(step.adapters, list(self.loras)), step.adapters, self.always), step.new)
             if self.loras
             else None
         )
@@ -235,7 +241,9 @@ class NativeRunner:
         p, names = self.program, [self.names[m] for m in modules]
         if not any(name in lora.names for lora in self.loras.values() for name in names):
             return -1
-        shapes = [(m.rows, m.columns) if isinstance(m, QuantizedWeight) else m.weight.shape for m in modules]
+        shapes = [
+            (m.rows, m.columns) if isinstance(m, QuantizedWeight) else (m.out_features, m.in_features) for m in modules
+        ]
         lanes = -(-sum(rows for rows, _ in shapes) // lib.PANEL) * lib.PANEL
         added = p.buffer(lanes)
         for number, lora in self.loras.items():

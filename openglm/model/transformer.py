@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openglm.config import ModelConfig, require
-from openglm.model.adapters import Prefix
+from openglm.model.adapters import Lora, Prefix, PrefixEncoder
 from openglm.model.attention import Attention, Cache, RMSNorm
-from openglm.model.cache import KVCache
 from openglm.model.positions import Rotary, describe
 
 
@@ -101,6 +100,8 @@ class Transformer(nn.Module):
         self.head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
         self.score = nn.Linear(config.hidden, 1) if config.score else None
         self.prefix: Prefix | None = None
+        self.prefix_encoder: PrefixEncoder | None = None  # of a prefix that is being trained
+        self.lora: Lora | None = None
         self.activation_checkpointing = False
         self.embedding_gradient_shrink = config.embedding_gradient_shrink  # training may let it rise
 
@@ -122,7 +123,7 @@ class Transformer(nn.Module):
         """What enters the first block, [B, T, H]."""
         h = self.embedding(ids_BT)
         shrink = self.embedding_gradient_shrink
-        if shrink < 1 and torch.is_grad_enabled():
+        if shrink < 1 and h.requires_grad:
             h = h * shrink + h.detach() * (1 - shrink)
         if self.position_embedding is not None and self.block_position_embedding is not None:
             h = h + self.position_embedding(positions_B2T[:, 0]) + self.block_position_embedding(positions_B2T[:, 1])
@@ -134,12 +135,16 @@ class Transformer(nn.Module):
         """Hidden states [B, T, H] after the final norm.
 
         mask: bool [B, 1, T, S], True = may look; None: each token sees its past. With a cache, `ids_BT` are the new
-        tokens only.
+        tokens only; without one, a prefix of the model is seen by all.
         """
         h, angles = (
             self.embed(ids_BT, positions_B2T),
             None if self.rotary is None else self.rotary.angles(positions_B2T),
         )
+        prefix = self.prefix if self.prefix_encoder is None else self.prefix_encoder()
+        if cache is None and prefix is not None:
+            past = torch.ones(1, 1, *ids_BT.shape[1:] * 2, dtype=torch.bool, device=h.device).tril()
+            cache, mask = prefix, prefix.widen(past if mask is None else mask)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 h = checkpoint(block, h, self.rotary, angles, mask, cache, use_reentrant=False)
@@ -162,12 +167,7 @@ class Transformer(nn.Module):
         """
         check_ids(input_ids, self.config)
         positions, mask = describe(input_ids, padding_mask, self.config)
-        cache = None
-        if self.prefix is not None:
-            batch, length = input_ids.shape
-            cache = KVCache(self.config, batch, length, self.device, self.dtype, self.prefix)
-            mask = self.prefix.widen(mask)
-        return self.project(self(input_ids, positions, mask, cache)).float()
+        return self.project(self(input_ids, positions, mask)).float()
 
 
 @torch.no_grad()

@@ -125,10 +125,18 @@ def given_weights(model: Transformer, missing: Weights) -> Weights:
     return find
 
 
+def share(model: Transformer, config: ParallelConfig, group: Processes, dtype: torch.dtype) -> Transformer:
+    """Spread a network that has its weights over data-parallel processes. Those that are not trained stay whole in
+    each, unless parallel.zero is 3."""
+    if mesh := group.shared("data"):
+        _share_out(model, mesh, config.zero, dtype)
+    return model
+
+
 def named_parameters(pieces: Iterable[Transformer]) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters of all pieces, under their names in the whole network."""
+    """Trained parameters of all pieces, under their names in the whole network."""
     for piece in pieces:
-        yield from piece.named_parameters()
+        yield from ((name, parameter) for name, parameter in piece.named_parameters() if parameter.requires_grad)
 
 
 def vocabulary_loss(group: Processes) -> AbstractContextManager:
@@ -216,12 +224,12 @@ def _share_out(model: Transformer, mesh: DeviceMesh, zero: int, dtype: torch.dty
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == torch.float32 else dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
+    whole = {parameter for parameter in model.parameters() if zero < 3 and not parameter.requires_grad}
     for block in model.blocks:
         if isinstance(block, Block):
-            fully_shard(block, mesh=mesh, reshard_after_forward=zero == 3, mp_policy=policy)
-    fully_shard(
-        model, mesh=mesh, reshard_after_forward=False, mp_policy=policy
-    )  # the table is needed again for the logits
+            fully_shard(block, mesh=mesh, reshard_after_forward=zero == 3, mp_policy=policy, ignored_params=whole)
+    # The table is needed again for the logits.
+    fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=policy, ignored_params=whole)
     for module in model.modules():
         if isinstance(
             module, FSDPModule

@@ -4,11 +4,16 @@ definition: weights are widened and multiplied by torch. The kernels hold themse
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglm.quant.codes import check_format, dequantize, fitting_format, quantize
+
+_AT_ONCE = 1 << 24  # weights that are widened together
 
 
 class QuantizedWeight(nn.Module):
@@ -82,6 +87,32 @@ class QuantizedWeight(nn.Module):
         return f"{self.rows} x {self.columns}, int{self.bits}, {f'groups of {self.group}' if self.group else 'one scale a row'}"
 
 
+class _Product(torch.autograd.Function):
+    """x W^T, with a gradient for x alone. Weights are widened some rows at a time, and anew in the backward pass:
+    autograd would keep those of all layers until then."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+        ctx.save_for_backward(codes, scales)
+        return torch.cat([F.linear(x, weight) for weight in _widened(codes, scales, x.dtype)], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        codes, scales = ctx.saved_tensors
+        at, found = 0, gradient.new_zeros(())
+        for weight in _widened(codes, scales, gradient.dtype):
+            found = found + gradient[..., at : at + len(weight)] @ weight
+            at += len(weight)
+        return found, None, None
+
+
+def _widened(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    columns = codes.shape[1] * (2 if codes.dtype == torch.uint8 else 1)
+    rows = max(1, _AT_ONCE // columns)
+    for part in zip(codes.split(rows), scales.split(rows), strict=True):
+        yield dequantize(*part, dtype)
+
+
 class QuantizedLinear(QuantizedWeight):
     """y = x W^T + b with quantized W [out, in]; the bias keeps its type."""
 
@@ -95,7 +126,8 @@ class QuantizedLinear(QuantizedWeight):
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, dequantize(self.codes, self.scales, x.dtype), self.bias)
+        product = _Product.apply(x, self.codes, self.scales)
+        return product if self.bias is None else product + self.bias
 
 
 class QuantizedEmbedding(QuantizedWeight):

@@ -100,7 +100,11 @@ class WholeForwardBackward:
         return selected_NH, {name: torch.from_numpy(found[name]).to(device) for name in self.objective.fields}
 
     def _pieces(self, selected_NH: Tensor, fields: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        size = positions_at_once(self.model, self.group.device) if self.objective.by_position else len(selected_NH)
+        size = (
+            positions_at_once(self.model.config.vocab_size, self.group.device)
+            if self.objective.by_position
+            else len(selected_NH)
+        )
         for at in range(0, max(len(selected_NH), 1), max(size, 1)):
             piece = slice(at, at + size)
             yield selected_NH[piece], {name: values[piece] for name, values in fields.items()}

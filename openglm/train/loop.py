@@ -22,10 +22,10 @@ import torch
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import write_model
 from openglm.checkpoints.sharded import whole_tensors
-from openglm.config import ModelConfig, RunConfig, require
+from openglm.config import ModelConfig, require
 from openglm.files import locked, write_file
 from openglm.model.transformer import Transformer
-from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, parallelize
+from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, parallelize, share
 from openglm.parallel.processes import Processes, local_part, processes
 from openglm.runtime import choose_dtype, keep_freed_memory, launched, progress, say
 from openglm.train.feed import Feed
@@ -48,7 +48,7 @@ def train(run: Run) -> Result:
     """
     run = _with_steps(run)
     config, options = run.config, run.config.train
-    start = _starting_model(run.init_from) if run.init_from else None
+    start = _starting_model(run.init_from) if run.init_from and not run.adapter else None
     model = _shape(run, start)
     settings = run.settings(model)
     out = Path(options.out)
@@ -57,6 +57,7 @@ def train(run: Run) -> Result:
             keep_freed_memory()
         check_layout(config.parallel, model, group, options.batch_rows, options.accumulation)
         whole = config.parallel.tensor == config.parallel.pipeline == 1
+        whole = whole and not (run.adapter and run.adapter.options.adapter == "prefix")
         require(
             whole or not options.sample_every,
             "train.sample_every",
@@ -65,7 +66,8 @@ def train(run: Run) -> Result:
         )
         found, record = group.broadcast(lambda: _take_folder(held, out, settings))
         stop = held.enter_context(stop_requests(out))
-        state = _fresh_state(config, model, group, start, record)
+        state = _fresh_state(run, model, group, start, record)
+        start = None  # its weights have been taken over
         if found:
             restore(Path(found), state, record)
         log = Log(out, state.step, state.lines) if group.first else None
@@ -151,13 +153,14 @@ def _take_folder(held: ExitStack, out: Path, settings: dict[str, Any]) -> tuple[
 
 
 def _fresh_state(
-    run: RunConfig,
+    run: Run,
     model: ModelConfig,
     group: Processes,
     start: Transformer | None,
     record: dict[str, Any] | None,
 ) -> State:
-    train, parallel, stability = run.train, run.parallel, run.stability
+    config = run.config
+    train, parallel, stability = config.train, config.parallel, config.stability
     # A probe's answer may differ between two calls and two processes; the first one holds for all and for the whole
     # run.
     asked = record["dtype"] if record and train.dtype == "auto" else train.dtype
@@ -172,10 +175,11 @@ def _fresh_state(
             f"must be a multiple of {unit}, the rows that pass through at once",
         )
     torch.manual_seed(train.seed)
-    weights = initial_weights(model, train.seed)
-    if start:
-        weights = given_weights(start, weights)
-    pieces = parallelize(model, parallel, group, dtype, weights)
+    if run.adapter:
+        pieces = [share(run.adapter.network(group.device), parallel, group, dtype)]
+    else:
+        weights = initial_weights(model, train.seed)
+        pieces = parallelize(model, parallel, group, dtype, given_weights(start, weights) if start else weights)
     for piece in pieces:
         piece.train().activation_checkpointing = train.activation_checkpointing
         if train.compile:
@@ -183,7 +187,9 @@ def _fresh_state(
                 block.compile()
     ema = {name: parameter.detach().clone() for name, parameter in named_parameters(pieces)} if train.ema else None
     products = torch.float32 if dtype == torch.float16 else dtype  # small gradients would vanish in half precision
-    return State(pieces, Optimizers(named_parameters(pieces), run.optimizer, products, group), ema, dtype, group, guard)
+    return State(
+        pieces, Optimizers(named_parameters(pieces), config.optimizer, products, group), ema, dtype, group, guard
+    )
 
 
 def _forward_backward(session: Session, state: State) -> ForwardBackward:
@@ -234,6 +240,8 @@ def _publish(session: Session, state: State) -> Path:
     tensors = whole_tensors(
         session.out / "checkpoints" / f"step-{state.step:08d}", "average" if state.ema is not None else "weights"
     )
+    if session.run.adapter:
+        return session.run.adapter.write(session.out.resolve() / "adapter", state.config, tensors)
     return write_model(session.out / "model", state.config, tensors, session.run.tokenizer)
 
 
@@ -324,7 +332,8 @@ def _average(state: State, decay: float) -> None:
 def _report(session: Session, state: State, record: dict[str, Any], bar: Any) -> None:
     session.saver.report()
     tokens = record["rows"] * session.train.seq_len
-    flops = step_flops(state.config, session.train.seq_len, tokens, int(record["trained"]))
+    frozen = session.run.adapter is not None
+    flops = step_flops(state.config, session.train.seq_len, tokens, int(record["trained"]), frozen)
     speed = {"tokens_per_s": tokens / record["seconds"], "gflops": flops / record["seconds"] / 1e9}
     bar(
         state.step - record["step"] + 1,

@@ -49,7 +49,7 @@ class Head:
     def log_probability(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
         """log p of each target [N], for objectives that need whole answers: logits are made piece by piece, again in
         the backward pass, so that those of all positions never exist at once."""
-        size = positions_at_once(self.model, hidden_NH.device)
+        size = positions_at_once(self.model.config.vocab_size, hidden_NH.device)
         pieces = zip(hidden_NH.split(size), targets_N.split(size), strict=True)
         return -torch.cat([checkpoint(self.cross_entropy, *piece, use_reentrant=False) for piece in pieces])
 

@@ -12,6 +12,7 @@ from openglm.config import ModelConfig, RunConfig, TrainConfig
 from openglm.data.mixture import Rows
 from openglm.parallel.processes import Processes
 from openglm.text.tokenizer import Tokenizer
+from openglm.train.adapters import Adapter
 from openglm.train.interrupt import StopRequest
 from openglm.train.log import Log
 from openglm.train.objective import NextToken, Objective
@@ -36,6 +37,8 @@ class Run:
     """shape of the network; None: that of `init_from`"""
     init_from: str | None = None
     """folder of a model to start from; None: random weights"""
+    adapter: Adapter | None = None
+    """what is trained beside the model of `init_from`, in its place"""
     tokenizer: Tokenizer | None = None
     """goes into the model's folder, and makes samples readable"""
     workers: int = 0
@@ -62,7 +65,7 @@ class Result:
     heldout: dict[str, float]
     """last held-out loss of each source, in nats a token; metrics as source/metric"""
     model: Path | None
-    """folder of the finished model"""
+    """folder of the finished model, or adapter"""
 
 
 @dataclass(frozen=True, kw_only=True)

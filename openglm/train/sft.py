@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 
-from openglm.checkpoints.load import network_and_tokenizer
+from openglm.checkpoints.load import network_and_tokenizer, open_checkpoint
 from openglm.checkpoints.native import resolve
 from openglm.config import SFTConfig, require
 from openglm.parallel.processes import shape
 from openglm.runtime import launched
+from openglm.train.adapters import Adapter
 from openglm.train.loop import train
+from openglm.train.memory import say_memory
 from openglm.train.pretrain import make_rows, read_dialogues
 from openglm.train.run import OnStep, Result, Run
 
@@ -20,12 +22,19 @@ def sft(config: SFTConfig, on_step: OnStep | None = None) -> Result:
     _require_dialogues(config)
     folder = resolve(config.init_from)
     model, tokenizer = network_and_tokenizer(folder)
+    adapter = Adapter(config, str(folder)) if config.adapter != "none" else None
+    if adapter:
+        adapter.make(model)  # wrong options are said before texts are read
+    count, local = launched()
+    if not local:
+        say_memory(open_checkpoint(folder), config, count)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
     run = Run(
         config=config,
         model=model,
         rows=rows,
         heldout=heldout,
+        adapter=adapter,
         tokenizer=tokenizer,
         init_from=str(folder),
         workers=config.data.workers,
