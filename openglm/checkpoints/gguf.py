@@ -1,7 +1,7 @@
 """Write a model as one GGUF file that llama.cpp loads. GGUF files are not read here.
 
 llama.cpp runs two networks of the family: `chatglm` (ChatGLM2, ChatGLM3, GLM-4-9B: pre-norm) and `glm4` (GLM-4-0414:
-sandwich norms), both causal, RMSNorm, SwiGLU, rotary pairs in the first half of each head; others are refused. Its
+sandwich norms), both causal, RMSNorm, SwiGLU, rotary pairs in the first part of each head; others are refused. Its
 rotation takes pairs that lie side by side, as ours does, so no row of a matrix is moved; queries, keys and
 values are laid one under another, and so are gate and up.
 Norms and biases stay in fp32. The `gguf` package (extra `convert`) knows the container and the block formats.
@@ -19,13 +19,21 @@ import torch
 from torch import Tensor
 
 from openglm.checkpoints.gguf_vocabulary import add_vocabulary
-from openglm.config import ModelConfig, require
+from openglm.config import ModelConfig, Yarn, require
 from openglm.files import replacing
 from openglm.model.transformer import Transformer
 from openglm.text.tokenizer import Tokenizer
 
 try:
-    from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
+    from gguf import (
+        GGML_QUANT_SIZES,
+        GGML_QUANT_VERSION,
+        GGMLQuantizationType,
+        GGUFWriter,
+        LlamaFileType,
+        RopeScalingType,
+        quants,
+    )
 except ImportError as error:
     raise ValueError(
         f"to write GGUF, {error.name} is needed and not installed; run: pip install 'openglm[convert]'"
@@ -107,6 +115,7 @@ def _check_network(config: ModelConfig) -> None:
     known = "llama.cpp runs ChatGLM2, ChatGLM3, GLM-4-9B and GLM-4-0414 alone; keep this model in our own format"
     for option, values in _RUNS.items():
         require(getattr(config, option) in values, f"model.{option}", getattr(config, option), known)
+    require(config.yarn.truncate, "model.yarn.truncate", False, known)
     width = config.heads * config.head_dim
     require(
         config.residual == "sandwich" or width == config.hidden,
@@ -118,7 +127,8 @@ def _check_network(config: ModelConfig) -> None:
 
 def layout(layers: int, names: Container[str]) -> Iterator[tuple[str, list[str]]]:
     """Every tensor of a file, with those of our `names` that lie in it one under another."""
-    parts = [("", "", _TABLES), *((f"blk.{layer}.", f"blocks.{layer}.", _BLOCK) for layer in range(layers))]
+    parts: list[tuple[str, str, Mapping[str, tuple[str, ...]]]] = [("", "", _TABLES)]
+    parts += ((f"blk.{layer}.", f"blocks.{layer}.", _BLOCK) for layer in range(layers))
     for there, here, table in parts:
         for name, ours in table.items():
             for leaf in ("weight", "bias"):
@@ -139,8 +149,16 @@ def _add_shape(writer: GGUFWriter, config: ModelConfig) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_dimension_count(config.head_dim // 2)
+    writer.add_rope_dimension_count(config.turned)
     writer.add_rope_freq_base(config.rope_theta)
+    if (yarn := config.yarn).factor > 1:
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(yarn.factor)
+        writer.add_rope_scaling_orig_ctx_len(yarn.original_positions)
+        writer.add_rope_scaling_yarn_beta_fast(yarn.beta_fast)
+        writer.add_rope_scaling_yarn_beta_slow(yarn.beta_slow)
+        # llama.cpp multiplies by the usual length itself.
+        writer.add_rope_scaling_attn_factors(yarn.attention_factor / Yarn(yarn.factor, 1).attention_factor)
 
 
 def _stored(name: str, shape: Shape, kind: str, tied: bool) -> GGMLQuantizationType:

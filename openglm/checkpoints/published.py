@@ -8,11 +8,12 @@ never passed over.
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 from openglm.checkpoints.native import model_config
-from openglm.config import ModelConfig, SpecialTokens, require
+from openglm.config import ModelConfig, SpecialTokens, Yarn, from_dict, require, shown
 from openglm.presets import PRESETS
 from openglm.text.beside import GENERATION, declared_ends, read_beside
 from openglm.text.generation import chatglm_generation, require_generation
@@ -49,11 +50,26 @@ _FIXED = {
     "relative_encoding": False,
     "attention_scale": 1.0,
     "hidden_act": "silu",
-    "partial_rotary_factor": 0.5,
     "layernorm_order": "post",
-    "rope_type": "default",
-    "type": "default",
 }
+# What transformers' classes glm and glm4 take where their configuration leaves it out.
+_HF_DEFAULTS = {
+    "attention_bias": True,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1.5625e-07,
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+}
+_YARN = {
+    "factor": "factor",
+    "original_max_position_embeddings": "original_positions",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "attention_factor": "attention_factor",
+    "truncate": "truncate",
+}
+_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "mscale", "mscale_all_dim", *_YARN}
 _KNOWN = "ChatGLM-6B (both releases), ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B (chatglm or glm), GLM-4-0414 (glm4), GLM-10B (glm), GLM-130B"
 # GLM-10B's special tokens follow <|endoftext|>, which is also its padding, at these offsets.
 _GLM10B_OFFSETS = {
@@ -70,6 +86,18 @@ _HF = {
     "residual": ("pre", "sandwich"),
     "qk_norm": (False,),
 }
+_HF_NAMES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+)
 _HF_KNOWS = "transformers runs ChatGLM2, ChatGLM3, GLM-4-9B (glm) and GLM-4-0414 (glm4) without their own code, no others; convert to openglm instead"
 _RESIZED = 0.02  # of a published table
 _SAT_TOKENS = {"MASK": "mask", "gMASK": "gmask", "sMASK": "smask", "sop": "sop", "eop": "eop"}
@@ -94,20 +122,24 @@ def recognize(
             "codes of this kind are not read; give the model's whole weights, and --quantize int4 or glm quantize",
         )
     name = _generation(values, folder, format)
+    library = name.startswith("glm-4") and values["model_type"] != "chatglm"  # a class of transformers
+    rotary = _rotary(_HF_DEFAULTS | values)
+    if library:
+        values = _HF_DEFAULTS | values
+    else:
+        plain = "yarn" not in rotary and rotary["rotary_factor"] == 0.5
+        asked = values.get("rope_scaling") or values.get("partial_rotary_factor")
+        require(plain, "config.rope_scaling", asked, f"asks for another network than {name} is")
     options = {ours: values[theirs] for theirs, ours in _OPTIONS.items() if values.get(theirs) is not None}
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    require(isinstance(rope, dict), "config.rope_scaling", rope, "must be a table")
-    for option, value in [*values.items(), *rope.items()]:
+    for option, value in values.items():
         require(
             value == _FIXED.get(option, value),
             f"config.{option}",
             value,
             f"asks for another network than {name} is; known: {_FIXED.get(option)!r}",
         )
-    if "rope_theta" in rope:
-        options["rope_theta"] = rope["rope_theta"]
     if PRESETS[name].get("mask") == "causal":
-        options |= _causal(name, values)
+        options |= _causal(name, values, rotary)
     elif name in _GLM10B_OFFSETS:
         options.setdefault("ffn_hidden", 4 * _number(values, "hidden_size"))
         # The released class has the exact GELU, the code that trained the weights the tanh form.
@@ -138,18 +170,17 @@ def _generation(values: dict[str, Any], folder: Path | None, format: str | None)
             require_generation(name, str(folder or "config.json"))
         return "glm-4-9b-chat" if name == "glm-4" else name or "chatglm2-6b"
     raise ValueError(
-        f"model_type = {kind!r}{' with a vision part' if vision else ''}: an unknown generation; known: {_KNOWN}"
+        f"model_type = {shown(kind)}{' with a vision part' if vision else ''}: an unknown generation; known: {_KNOWN}"
     )
 
 
-def _causal(name: str, values: dict[str, Any]) -> dict[str, Any]:
+def _causal(name: str, values: dict[str, Any], rotary: dict[str, Any]) -> dict[str, Any]:
     """Options of ChatGLM2 and later that are not a number by another name."""
     if values["model_type"] != "chatglm":
-        biased = values.get("attention_bias", values["model_type"] == "glm")
         return {
-            "bias": "qkv" if biased else "none",
+            "bias": "qkv" if values["attention_bias"] else "none",
             "tied": bool(values.get("tie_word_embeddings", False)),
-            "head_dim": values.get("head_dim", 128),
+            **rotary,
         }
     ratio = values.get("rope_ratio", 1)
     require(
@@ -163,6 +194,30 @@ def _causal(name: str, values: dict[str, Any]) -> dict[str, Any]:
         "rope_theta": 10000.0 * _number({"rope_ratio": 1, **values}, "rope_ratio"),
     }
     return options if values.get("multi_query_attention") else {**options, "kv_heads": 0}
+
+
+def _rotary(values: dict[str, Any]) -> dict[str, Any]:
+    """Options of the rotary embedding, as transformers reads them. Raises ValueError for another form than YaRN."""
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    require(isinstance(rope, dict), "config.rope_scaling", rope, "must be a table")
+    for option in rope:
+        require(option in _ROPE, "config.rope_scaling", option, "unknown; it may ask for another network")
+    rope = {key: values[key] for key in ("rope_theta", "partial_rotary_factor")} | rope
+    options = {"rope_theta": rope["rope_theta"], "rotary_factor": _number(rope, "partial_rotary_factor")}
+    kind, trained = rope.get("rope_type", rope.get("type", "default")), _number(values, "max_position_embeddings")
+    require(kind in ("default", "yarn"), "config.rope_scaling", kind, "asks for another network; known: default, yarn")
+    if kind == "default":
+        return options
+    rope = {"original_max_position_embeddings": trained} | rope
+    original = _number(rope, "original_max_position_embeddings")
+    given = {ours: rope[theirs] for theirs, ours in _YARN.items() if rope.get(theirs) is not None}
+    yarn = from_dict(Yarn, {"factor": trained / max(original, 1), **given}, "model.yarn.")
+    if rope.get("mscale") and rope.get("mscale_all_dim") and "attention_factor" not in given:
+        lengths = [0.1 * _number(rope, name) * math.log(yarn.factor) + 1 for name in ("mscale", "mscale_all_dim")]
+        yarn = dataclasses.replace(yarn, attention_factor=lengths[0] / lengths[1])
+    # A configuration extended by hand keeps the trained context in max_position_embeddings.
+    longer = trained if trained > original else int(original * yarn.factor)
+    return {**options, "max_positions": longer, "yarn": dataclasses.asdict(yarn)}
 
 
 def _tokens(name: str, values: dict[str, Any], ends: tuple[int, ...]) -> SpecialTokens:
@@ -201,7 +256,7 @@ def _end_offset(values: dict[str, Any]) -> int | None:
     return end - pad if isinstance(pad, int) and isinstance(end, int) else None
 
 
-def _number(values: dict[str, Any], option: str) -> int:
+def _number(values: dict[str, Any], option: str) -> Any:
     value = values.get(option)
     require(
         isinstance(value, (int, float)) and not isinstance(value, bool), f"config.{option}", value, "must be a number"
@@ -216,6 +271,7 @@ def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         value = getattr(config, option)
         require(value in can, f"model.{option}", value, _HF_KNOWS)
     kind = "glm4" if config.residual == "sandwich" else "glm"
+    rope = {"rope_type": "yarn", **{theirs: getattr(config.yarn, ours) for theirs, ours in _YARN.items()}}
     tokens = {
         "eos_token_id": list(config.tokens.stop) or None,
         "pad_token_id": config.tokens.pad if config.tokens.pad >= 0 else None,
@@ -223,18 +279,10 @@ def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     return {
         "architectures": [f"{kind.title()}ForCausalLM"],
         "model_type": kind,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden,
-        "intermediate_size": config.ffn_hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
+        **{theirs: getattr(config, _OPTIONS[theirs]) for theirs in _HF_NAMES},
         "hidden_act": "silu",
-        "max_position_embeddings": config.max_positions,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "partial_rotary_factor": 0.5,
+        "partial_rotary_factor": config.rotary_factor,
+        **({"rope_scaling": rope} if config.yarn.factor > 1 else {}),
         "attention_bias": config.bias == "qkv",
         "attention_dropout": 0.0,
         "tie_word_embeddings": config.tied,

@@ -17,11 +17,11 @@ from openglm.config.align import (
     RolloutConfig,
     RolloutRunConfig,
 )
-from openglm.config.checks import check_choices, from_dict, require
+from openglm.config.checks import check_choices, from_dict, require, shorten, shown
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.engine import EngineConfig
 from openglm.config.matrices import LOGITS_BITS, Matrix
-from openglm.config.model import SPAN_GAP, ModelConfig, SpecialTokens
+from openglm.config.model import SPAN_GAP, ModelConfig, SpecialTokens, Yarn
 from openglm.config.parallel import ParallelConfig
 from openglm.config.recipes import PretrainConfig, RunConfig, SFTConfig, TextRunConfig
 from openglm.config.train import OptimizerConfig, StabilityConfig, TrainConfig
@@ -54,7 +54,10 @@ __all__ = [
     "StabilityConfig",
     "TextRunConfig",
     "TrainConfig",
+    "Yarn",
     "check_choices",
     "from_dict",
     "require",
+    "shorten",
+    "shown",
 ]

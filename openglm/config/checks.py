@@ -11,9 +11,22 @@ Config = TypeVar("Config")
 def require(condition: bool, option: str, value: object, remedy: str) -> None:
     """Raise the one-line error that all of OpenGLM's options share. `remedy` says what would be accepted."""
     if not condition:
-        shown = repr(value)
-        shown = shown if len(shown) <= 200 else f"{shown[:100]} ... {shown[-20:]} ({len(shown):,} characters)"
-        raise ValueError(f"{option} = {shown}: {remedy}")
+        raise ValueError(f"{shorten(option)} = {shown(value)}: {remedy}")
+
+
+def shown(value: object) -> str:
+    """A user's value as an error quotes it, of a few hundred characters at most."""
+    try:
+        return shorten(repr(value))
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return f"a {type(value).__name__} too long to show"
+
+
+def shorten(text: str, most: int = 300) -> str:
+    """A text without its middle where it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"
 
 
 def from_dict(cls: type[Config], values: dict[str, Any], where: str = "") -> Config:

@@ -13,7 +13,8 @@ class EngineConfig:
     """How many requests are served at once, and with how much memory."""
 
     kv_tokens: int = 0
-    """size of the KV cache in tokens, for all requests together; 0: room for max_sequences full contexts, up to 1 GiB
+    """size of the KV cache in tokens, for all requests together; 0: room for max_sequences full contexts, up to 1 GiB,
+    or for one full context where half of the free memory holds it
     """
     block_size: int = 16
     """tokens in one cache block; requests that begin alike share whole blocks"""

@@ -37,6 +37,39 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True)
+class Yarn:
+    """Rotary frequencies for a context longer than the one that was trained on (YaRN, arXiv 2309.00071)."""
+
+    factor: float = 1.0
+    """how many times longer the context is; 1: frequencies stay as they were trained"""
+    original_positions: int = 0
+    """the longest sequence in training"""
+    beta_fast: float = 32.0
+    """frequencies with more turns than this in the trained context are kept"""
+    beta_slow: float = 1.0
+    """frequencies with fewer turns than this are divided by the factor; those between are mixed"""
+    attention_factor: float = 0.0
+    """what turned queries and keys are multiplied by; 0: 0.1 ln(factor) + 1"""
+    truncate: bool = True
+    """the range that is mixed begins and ends at whole frequencies"""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.factor <= 1000, "model.yarn.factor", self.factor, "must lie in [1, 1000]")
+        if self.attention_factor == 0:
+            object.__setattr__(self, "attention_factor", 0.1 * math.log(self.factor) + 1)
+        for name, fits, remedy in (
+            ("original_positions", self.factor == 1 or self.original_positions > 0, "must be the context of training"),
+            ("attention_factor", 0 < self.attention_factor < 100, "must lie in (0, 100); 0 takes the usual one"),
+            (
+                "beta_fast",
+                0 < self.beta_slow < self.beta_fast,
+                f"must be above model.yarn.beta_slow ({self.beta_slow})",
+            ),
+        ):
+            require(fits, f"model.yarn.{name}", getattr(self, name), remedy)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape and options of the network, the same for all of the family from GLM-10B to GLM-4-0414
     (docs/architecture.md).
@@ -70,10 +103,14 @@ class ModelConfig:
     """feed-forward activation; geglu is x1*gelu(x2), swiglu is silu(x1)*x2"""
     positions: Literal["learned_2d", "rope", "rope_2d", "rope_half"] = "rope"
     """learned_2d: two added tables; rope: whole head, in halves; rope_2d: half a head by position, half by block
-    position; rope_half: first half of the head, interleaved pairs
+    position; rope_half: first part of the head (rotary_factor), interleaved pairs
     """
+    rotary_factor: float = 0.5
+    """share of a head that rope_half turns (GLM-Edge: 1)"""
     rope_theta: float = 10000.0
     """base of the rotary frequencies"""
+    yarn: Yarn = field(default_factory=Yarn)
+    """a context beyond the one that was trained on"""
     rope_fp16_frequencies: bool = False
     """round the rotary frequencies to half precision, as the published ChatGLM-6B and GLM-130B do"""
     mask: Literal["prefix", "causal"] = "prefix"
@@ -115,12 +152,19 @@ class ModelConfig:
         require(
             self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide model.heads ({self.heads})"
         )
-        step = 4 if self.positions in ("rope_2d", "rope_half") else 2
+        step = 4 if self.positions == "rope_2d" else 2
         require(
             self.head_dim % step == 0,
             "model.head_dim",
             self.head_dim,
             f"must be a multiple of {step} for {self.positions} positions",
+        )
+        require(self.rope_theta > 1, "model.rope_theta", self.rope_theta, "must be greater than 1")
+        require(
+            0 < self.rotary_factor <= 1 and self.turned > 0 and self.turned % 2 == 0,
+            "model.rotary_factor",
+            self.rotary_factor,
+            f"must lie in (0, 1] and take an even part of a head of {self.head_dim}",
         )
         require(
             self.span_positions != "gapped" or self.mask == "causal",
@@ -139,6 +183,11 @@ class ModelConfig:
     def fills_blanks(self) -> bool:
         """Whether the model was trained to write into [MASK], with what follows it in view."""
         return self.mask == "prefix" or self.span_positions == "gapped"
+
+    @property
+    def turned(self) -> int:
+        """Dimensions of a head that the rotary embedding turns."""
+        return int(self.head_dim * self.rotary_factor) if self.positions == "rope_half" else self.head_dim
 
     @property
     def gated(self) -> bool:

@@ -122,7 +122,7 @@ class NativeRunner:
             self.arena, kind, shape.layers, blocks * self.scale, shape.heads, shape.kv_heads, shape.head_dim
         )
         frequencies = None if model.rotary is None else model.rotary.frequencies(torch.device("cpu"))
-        self.program = Program(library, self.paged, shape.positions, frequencies)
+        self.program = Program(library, self.paged, shape.positions, frequencies, shape.yarn.attention_factor)
         with torch.no_grad():
             self._lower(model)
         if not keep_weights:

@@ -84,6 +84,7 @@ class Program(Structure):
         ("op_count", c_int32),
         ("rotary", c_int32),
         ("angle_count", c_int32),
+        ("angle_scale", c_float),
     )
 
 
@@ -104,7 +105,7 @@ class Step(Structure):
     )
 
 
-ABI = sum(7**i * ctypes.sizeof(s) for i, s in enumerate((Matrix, Cache, Op, Program, Step))) * 16 + 1
+ABI = sum(7**i * ctypes.sizeof(s) for i, s in enumerate((Matrix, Cache, Op, Program, Step))) * 16 + 2
 
 
 @functools.cache

@@ -178,6 +178,7 @@ class Program:
         store: PagedStore | None = None,
         layout: str = "learned_2d",
         frequencies: Tensor | None = None,
+        angle_scale: float = 1.0,
     ) -> None:
         self.library, self.store = library, store
         self._ops: list[lib.Op] = []
@@ -186,7 +187,9 @@ class Program:
         self._kept: list[Any] = [store, frequencies]  # what the pointers point to
         self._capacity = 0
         self._struct = lib.Program(
-            rotary=lib.LAYOUTS[layout], angle_count=0 if frequencies is None else len(frequencies)
+            rotary=lib.LAYOUTS[layout],
+            angle_count=0 if frequencies is None else len(frequencies),
+            angle_scale=angle_scale,
         )
         if store is not None:
             self._struct.cache = store.struct

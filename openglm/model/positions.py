@@ -9,6 +9,8 @@ Masks are bool [B, 1, T, S], True where row t may look at column s.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -127,23 +129,46 @@ class Rotary(torch.nn.Module):
     """Rotary position embedding (arXiv 2104.09864) in the three layouts of the family.
 
     rope: the whole head, turned in halves. rope_2d: the first half of the head by position, the second by block
-    position, each in
-    halves. rope_half: the first half of the head in interleaved pairs, the rest untouched.
+    position, each in halves. rope_half: the first part of the head in interleaved pairs, the rest untouched.
+    YaRN (arXiv 2309.00071) changes frequencies and length for contexts beyond the trained one.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layout, self.axes = config.positions, 2 if config.positions == "rope_2d" else 1
-        self.rotated = config.head_dim // (1 if config.positions == "rope" else 2)
+        self.rotated = config.turned // self.axes
         self.theta, self.half = config.rope_theta, config.rope_fp16_frequencies
+        self.yarn = config.yarn
 
     def frequencies(self, device: torch.device) -> Tensor:
         """Angle of one step of each pair, [rotated / 2]. Made afresh: no buffer that a meta device, a conversion or a
         sharding could lose.
         """
         exponents = torch.arange(0, self.rotated, 2, device=device, dtype=torch.float32) / self.rotated
-        frequencies = 1.0 / self.theta**exponents
+        powers = self.theta**exponents
+        frequencies = 1.0 / powers
+        if self.yarn.factor > 1:
+            kept = 1 - self._mixed(device)
+            frequencies = 1.0 / (self.yarn.factor * powers) * (1 - kept) + frequencies * kept
         return frequencies.half().float() if self.half else frequencies
+
+    def _mixed(self, device: torch.device) -> Tensor:
+        """Share of the divided frequency in each pair: 0 for those that turn often in the trained context, 1 for slow
+        ones."""
+
+        def pair(turns: float) -> float:
+            """Number of the pair, as a fraction, that turns so often in the trained context."""
+            length = self.yarn.original_positions / (turns * 2 * math.pi)
+            return self.rotated * math.log(length) / (2 * math.log(self.theta))
+
+        low, high = pair(self.yarn.beta_fast), pair(self.yarn.beta_slow)
+        if self.yarn.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, self.rotated - 1)
+        if low == high:
+            high += 0.001
+        index = torch.arange(self.rotated // 2, dtype=torch.float32, device=device)
+        return ((index - low) / (high - low)).clamp(0, 1)
 
     def angles(self, positions_B2T: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, each [B, 1, T, axes, rotated / 2] in fp32, shared by all layers."""
@@ -151,12 +176,12 @@ class Rotary(torch.nn.Module):
             positions_B2T.device
         )  # [B, axes, T, F]
         angle = angle.transpose(1, 2)[:, None]
-        return angle.cos(), angle.sin()
+        return angle.cos() * self.yarn.attention_factor, angle.sin() * self.yarn.attention_factor
 
     def forward(self, x_BNTD: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = (a.to(x_BNTD.dtype) for a in angles)
         if self.layout == "rope_half":
-            turned, rest = x_BNTD.chunk(2, dim=-1)
+            turned, rest = x_BNTD.split([self.rotated, x_BNTD.shape[-1] - self.rotated], dim=-1)
             first, second = turned.unflatten(-1, (1, -1, 2)).unbind(-1)  # pairs lie side by side
             turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
             return torch.cat([turned.flatten(-3), rest], dim=-1)

@@ -35,6 +35,22 @@ SHAPES = {
         attention_bias=False,
         rms_norm_eps=1.5625e-7,
     ),
+    "whole heads turned": dict(
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        hidden_size=48,
+        intermediate_size=40,
+        partial_rotary_factor=1.0,
+    ),
+    "yarn": dict(
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        hidden_size=64,
+        intermediate_size=40,
+        rope_parameters=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=160, rope_theta=10000.0),
+    ),
 }
 
 
@@ -85,16 +101,20 @@ def test_what_transformers_saves_we_open(kind, shape, tmp_path):
     assert torch.equal(generate(ours, ids, 8, real)[:, 12:], answer[:, 12:])
 
 
+YARN = dict(factor=4.0, original_positions=16)
 WRITTEN = [
     ("glm-4-9b-chat", False, "qkv"),
     ("glm-4-0414-9b", False, "none"),
     ("glm-4-0414-9b", True, "qkv"),
     ("chatglm3-6b", False, "qkv"),
+    ("glm-4-9b-chat", True, "none", dict(rotary_factor=1.0)),
+    ("glm-4-0414-9b", False, "none", dict(yarn=YARN)),
+    ("glm-4-0414-9b", False, "none", dict(yarn=YARN | dict(attention_factor=1.4, beta_fast=9, truncate=False))),
 ]
 
 
-@pytest.mark.parametrize(("preset", "tied", "bias"), WRITTEN)
-def test_what_we_write_transformers_opens(preset, tied, bias, tmp_path):
+@pytest.mark.parametrize(("preset", "tied", "bias", "more"), [(*case, {})[:4] for case in WRITTEN])
+def test_what_we_write_transformers_opens(preset, tied, bias, more, tmp_path):
     config = model_preset(
         preset,
         vocab_size=96,
@@ -108,6 +128,7 @@ def test_what_we_write_transformers_opens(preset, tied, bias, tmp_path):
         tied=tied,
         bias=bias,
         tokens={"pad": 3},
+        **more,
     )
     model, generator = Transformer(config), torch.Generator().manual_seed(3)
     for weight in model.parameters():
@@ -121,6 +142,7 @@ def test_what_we_write_transformers_opens(preset, tied, bias, tmp_path):
         and not report["unexpected_keys"]
         and json.loads((tmp_path / "hf/config.json").read_text())["model_type"] in ("glm", "glm4")
     )
-    ids = torch.randint(8, 96, (2, 20), generator=torch.Generator().manual_seed(1))
+    assert load_model(tmp_path / "hf", device="cpu").config == config
+    ids = torch.randint(8, 96, (2, 60), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(peer.eval()(ids).logits, model.eval().logits(ids), rtol=0, atol=2e-4)

@@ -63,6 +63,7 @@ typedef struct {
   float* angles;             // [tokens, axes, 2, angles]
   uint64_t* ended;           // [op_count], when each operation ended, in nanoseconds of a steady clock; or null
   int32_t op_count, rotary, angle_count;
+  float angle_scale;  // of cosines and sines
 } GlmProgram;
 
 enum { GLM_NO_ROTARY, GLM_ROPE, GLM_ROPE_2D, GLM_ROPE_HALF };

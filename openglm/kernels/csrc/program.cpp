@@ -89,7 +89,7 @@ struct Walk {
     for (int unit = first; unit < last; unit++) {
       const float position = (float)step->positions[unit % axes * step->tokens + unit / axes];
       float* out = p.angles + (int64_t)unit * 2 * p.angle_count;
-      for (int i = 0; i < p.angle_count; i++) out[i] = cosf(position * p.frequencies[i]), out[p.angle_count + i] = sinf(position * p.frequencies[i]);
+      for (int i = 0; i < p.angle_count; i++) out[i] = cosf(position * p.frequencies[i]) * p.angle_scale, out[p.angle_count + i] = sinf(position * p.frequencies[i]) * p.angle_scale;
     }
   }
 
@@ -162,7 +162,7 @@ struct Read {
 
 extern "C" {
 
-int glm_abi(void) { return (int)(sizeof(GlmMatrix) + 7 * sizeof(GlmCache) + 49 * sizeof(GlmOp) + 343 * sizeof(GlmProgram) + 2401 * sizeof(GlmStep)) * 16 + 1; }
+int glm_abi(void) { return (int)(sizeof(GlmMatrix) + 7 * sizeof(GlmCache) + 49 * sizeof(GlmOp) + 343 * sizeof(GlmProgram) + 2401 * sizeof(GlmStep)) * 16 + 2; }
 
 const char* glm_paths(void) {
   static const std::string names = [] {
