@@ -107,7 +107,12 @@ LAYOUTS = {
         "model.layers.{}.",
     ),
 }
-_STEMS = ("", "glm.")  # classes of GLM-10B that hold the network hold it under this name
+_STEMS = (
+    "",
+    "glm.",
+    "model.",
+    "model.glm.",
+)  # under these names GLM-10B's classes and trainers' modules hold the network
 PREFIX_ENCODER = "prefix_encoder."
 _DERIVED = ("inv_freq",)  # tables that the network makes itself
 # Where ranks of a tensor-parallel run cut our modules: by rows, by columns; the others are whole in every rank.
@@ -266,6 +271,9 @@ class Source:
             f"{foreign}." for foreign, targets in self.table.items() if not targets
         )  # such as the copy of a tied head
         for rank in self.ranks:
+            merged = not any(".base_layer." in name for name in rank)
+            remedy = "holds LoRA layers beside the weights; merge them first (peft: merge_and_unload)"
+            require(merged, "model", str(self.folder), remedy)
             for name in sorted(known - rank.keys()):
                 raise ValueError(
                     f"tensor {name!r} is missing from {self.folder}; a file is missing, or the configuration describes another network"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,10 @@ _WHOLE = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin",
 """what a folder's weights are read from, the first that is there, as `transformers` does"""
 _SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 """without an index: all of one kind"""
+_WRAPS = ("module", "state_dict", "model")
+"""under one of these, training programs keep the table of tensors"""
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+|(?<=\.)(?:_orig_mod|_fsdp_wrapped_module)\.")
+"""what distributed training, torch.compile and PEFT put into the names of tensors"""
 _LARGEST_JSON = 64 << 20  # bytes of an index or a configuration; a longer one is not meant to be read
 _RESIDENT = 32 << 20  # bytes read through one mapping before it is renewed
 _SAFETENSORS_TYPES = {
@@ -53,6 +58,7 @@ class Tensors(Mapping[str, Tensor]):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, torch.dtype] = {}
         self._home: dict[str, Path] = {}
+        self._stored: dict[str, str] = {}  # names in the files
         self._open: tuple[Path, Callable[[str], Tensor]] | None = None
         self._read = 0
         for path in files:
@@ -62,16 +68,12 @@ class Tensors(Mapping[str, Tensor]):
         require(path.is_file(), "model", str(path), "missing; use a complete copy of this checkpoint")
         refuse_pointer(path, "model")
         held = 0
-        for name, (shape, dtype) in (_safetensors_header if path.suffix == ".safetensors" else _torch_header)(
-            path
-        ).items():
-            require(
-                name not in self._home,
-                f"{path}: tensor",
-                name,
-                "is in another file too; this folder mixes two checkpoints",
-            )
-            self.shapes[name], self.types[name], self._home[name] = shape, dtype, path
+        header = _safetensors_header if path.suffix == ".safetensors" else _torch_header
+        for stored, (shape, dtype) in header(path).items():
+            name = _WRAPPERS.sub("", stored)
+            remedy = "is there twice; this folder mixes two checkpoints"
+            require(name not in self._home, f"{path}: tensor", name, remedy)
+            self.shapes[name], self.types[name], self._home[name], self._stored[name] = shape, dtype, path, stored
             held += torch.Size(shape).numel() * dtype.itemsize
         # Twice: tied tables may be named twice over one copy.
         require(
@@ -86,14 +88,14 @@ class Tensors(Mapping[str, Tensor]):
         if self._open is None or self._open[0] != path or self._read > _RESIDENT:
             self._open = None  # unmapped before the next is mapped
             self._open, self._read = (path, _map(path)), 0
-        tensor = self._open[1](name)
+        tensor = self._open[1](self._stored[name])
         self._read += tensor.nbytes
         return tensor
 
     def left_in_file(self, name: str) -> Tensor:
         """A tensor that is to stay a view of its file, on a mapping of its own: no other one's pages are held with
         it."""
-        return _map(self._home[name])(name)
+        return _map(self._home[name])(self._stored[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._home  # what Mapping offers would read the tensor
@@ -147,7 +149,7 @@ def find_weights(folder: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> list[Path]:
-    file_of = read_json(index).get("weight_map")
+    file_of = read_json(index).get("weight_map") or {}
     sound = isinstance(file_of, dict) and all(
         isinstance(name, str) and Path(name).name == name for name in file_of.values()
     )
@@ -217,8 +219,8 @@ def _torch_header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file written by `torch.save`; a training state keeps them under `module`. Nothing but tensors
-    and plain values is ever built."""
+    """The tensors of a file written by `torch.save`, perhaps inside of a training state. Nothing but tensors and plain
+    values is ever built."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
@@ -240,10 +242,11 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: not a readable PyTorch file ({(str(error).splitlines() or ['?'])[0]}); use another copy"
         ) from None
-    tensors = loaded.get("module", loaded) if isinstance(loaded, dict) else None
-    require(isinstance(tensors, dict), "model", str(path), "holds no table of tensors; use another copy")
+    require(isinstance(loaded, dict), "model", str(path), "holds no table of tensors; use another copy")
+    for wrap in 2 * _WRAPS:  # one may lie in another
+        loaded = loaded[wrap] if isinstance(loaded.get(wrap), dict) else loaded
     return {
         str(name): tensor
-        for name, tensor in tensors.items()
+        for name, tensor in loaded.items()
         if isinstance(tensor, Tensor) and tensor.layout == torch.strided
     }
