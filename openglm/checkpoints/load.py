@@ -136,8 +136,8 @@ def open_checkpoint(
     files = [[path] for path in shards]
     if shards and not config and (folder / CONFIG).is_file():
         config = str(folder / CONFIG)
-    values = None if shards or config else read_config(folder)
-    if values and values.get("format") == "openglm":
+    values = {} if shards or config else read_config(folder)
+    if values.get("format") == "openglm":
         shape = own_config(values, folder / CONFIG)
         if verify:
             verify_folder(folder)
@@ -256,7 +256,7 @@ def _assign(
     quantized = _QUANTIZED.get(type(module))
     if "bias" in leaves:
         module.bias = _parameter(leaves["bias"], device, dtype)
-    if "codes" in leaves:
+    if quantized and "codes" in leaves:
         module = quantized.holding(
             module, leaves["codes"].to(device, copy=True), leaves["scales"].to(device, torch.float16, copy=True)
         )

@@ -64,7 +64,7 @@ def quantize_checkpoint(
     )
     tensors = (
         _calibrated(source, config, bits, group, tokenizer, Path(calibrate))
-        if calibrate
+        if calibrate and tokenizer
         else _plain(checkpoint, bits, group)
     )
 
@@ -114,6 +114,12 @@ def calibration_rows(tokenizer: Tokenizer, config: ModelConfig, text: Path) -> T
         raise ValueError(
             f"calibrate = {str(text)!r}: not UTF-8 at byte {error.start}; save the file as UTF-8"
         ) from None
-    length = min(_ROW, config.max_positions) - 2
+    # A configuration with another vocabulary than the published one does not tell these ids.
+    pairs = ((config.tokens.gmask, tokenizer.tokens.gmask), (config.tokens.sop, tokenizer.tokens.sop))
+    head = [number for ours, theirs in pairs if (number := ours if ours >= 0 else theirs) >= 0]
+    remedy = f"the model has {config.vocab_size} rows; the tokenizer beside it belongs to another model"
+    largest = max([*ids, *head], default=0)
+    require(largest < config.vocab_size, "calibrate", f"id {largest}", remedy)
+    length = min(_ROW, config.max_positions) - len(head)
     whole = [ids[start : start + length] for start in range(0, max(len(ids) - length + 1, 1), length)][:_MOST_ROWS]
-    return torch.tensor([[config.tokens.gmask, config.tokens.sop, *row] for row in whole])
+    return torch.tensor([head + row for row in whole])

@@ -1,13 +1,17 @@
 """Quantized folders: what is read back is what the definition says, calibrated or not; hostile and unfit input."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 import openglm
+from openglm.checkpoints.native import save_model
 from openglm.checkpoints.quantize import calibration_rows, quantize_checkpoint
 from openglm.cli.main import main
+from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 from openglm.quant.codes import dequantize, quantize
 from openglm.quant.layers import QuantizedLinear
 
@@ -110,3 +114,20 @@ def test_codes_are_not_quantized_twice(tmp_path):
     folder = quantize_checkpoint("nano", tmp_path / "once", 8, 64)
     with pytest.raises(ValueError, match="holds int8 codes already"):
         quantize_checkpoint(folder, tmp_path / "twice", 4, 64)
+
+
+def test_a_vocabulary_that_was_resized_is_calibrated(toy, tmp_path, text):
+    """Its configuration does not tell the special tokens; the tokenizer does. Of fewer rows than tokens, one line."""
+    tokenizer = openglm.load_tokenizer(toy)
+    shape = dict(vocab_size=345, layers=2, hidden=32, heads=4, kv_heads=2, head_dim=8, ffn_hidden=64, max_positions=64)
+    whole = Transformer(model_preset("glm-4-9b-chat", **shape, tokens={})).eval()
+    folder = save_model(tmp_path / "resized", whole, tokenizer)
+    rows = calibration_rows(tokenizer, whole.config, text)
+    assert rows[:, :2].unique(dim=0).tolist() == [[tokenizer.special["[gMASK]"], tokenizer.special["<sop>"]]]
+    small = openglm.load_model(quantize_checkpoint(folder, tmp_path / "int8", 8, 16, text), device="cpu")
+    error = (small.logits(rows[:2]) - whole.logits(rows[:2])).norm() / whole.logits(rows[:2]).norm()
+    assert error < 0.05
+    with pytest.raises(
+        ValueError, match="calibrate = 'id 338': the model has 20 rows; the tokenizer beside it belongs"
+    ):
+        calibration_rows(tokenizer, dataclasses.replace(whole.config, vocab_size=20), text)
