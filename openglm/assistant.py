@@ -92,6 +92,11 @@ class Assistant:
             digest.update(path.read_bytes() if path.name in ("manifest.json", "config.json") else b"")
         return digest.hexdigest()[:16]
 
+    @property
+    def context(self) -> int:
+        """Longest prompt and answer together, in tokens."""
+        return self.engine.context
+
     def reply(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> Reply:
         """The whole answer; options as for `stream`."""
         answer = Reply("")
@@ -122,10 +127,10 @@ class Assistant:
         """
         require(max_tokens > 0, "max_tokens", max_tokens, "must be a positive whole number")
         answer = answer if answer is not None else Reply("")
-        start, config = time.perf_counter(), self.model.config
-        prompt, answer.dropped = self._fitting(list(messages), config.max_positions, tools, thinking)
+        start = time.perf_counter()
+        prompt, answer.dropped = self._fitting(list(messages), self.context, tools, thinking)
         params = SamplingParams(
-            max_tokens=min(max_tokens, config.max_positions - len(prompt)),
+            max_tokens=min(max_tokens, self.context - len(prompt)),
             seed=seed,
             **self.sampling(temperature=temperature, top_p=top_p),
         )
@@ -216,7 +221,7 @@ class Assistant:
         many as need be, else none.
         """
         if cut:
-            return self._fitting(list(messages), self.model.config.max_positions, tools, thinking)
+            return self._fitting(list(messages), self.context, tools, thinking)
         self.require_short("messages", _characters(messages) + len(str(tools)))
         ids, _ = self.tokenizer.render(messages, tools, generation_prompt=True, thinking=thinking)
         return ids, 0
@@ -224,7 +229,8 @@ class Assistant:
     @cached_property
     def filler(self) -> Filler:
         """Prompts and requests for texts that go on and blanks that are filled."""
-        return Filler(self.tokenizer, self.model.config, self.most_characters)
+        shape = dataclasses.replace(self.model.config, max_positions=self.context)
+        return Filler(self.tokenizer, shape, self.most_characters)
 
     def prompt(self, before: str, after: str | None = None, room: int | None = None) -> Prompt:
         """For text that goes on with `before`, or stands between two others: prompt ids, and `SamplingParams.continues`
@@ -245,14 +251,14 @@ class Assistant:
         normalized to a quarter.
         """
         longest = max(len(self.tokenizer.decode_bytes([token])) for token in range(self.tokenizer.vocab_size))
-        return 4 * longest * self.model.config.max_positions
+        return 4 * longest * self.context
 
     def require_short(self, option: str, characters: int) -> None:
         require(
             characters <= self.most_characters,
             option,
             f"{characters} characters",
-            f"do not fit the context of {self.model.config.max_positions} tokens; shorten it",
+            f"do not fit the context of {self.context} tokens; shorten it",
         )
 
     @property

@@ -101,6 +101,18 @@ def keep_freed_memory() -> None:
         libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that a program can still take on a device; 0 where the system does not tell. A container's limit counts."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) << 10)
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))  # "max": there is no limit
+    return min(found, default=0)
+
+
 def in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> None:
     """`work` on every item, in as many threads as torch uses, each of which computes alone.
 

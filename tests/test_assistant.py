@@ -54,6 +54,24 @@ def test_a_message_longer_than_the_context_is_one_line(toy):
     assert "\n" not in str(error.value)
 
 
+def test_history_is_fitted_to_a_cache_that_is_smaller_than_the_context(toy):
+    """A long-context model and the cache that memory leaves for it: the chat went on until the two parted, and died."""
+    assistant = Assistant(toy, engine=EngineConfig(kv_tokens=64, max_sequences=1, keep_weights=False))
+    assert assistant.context == 64 < assistant.model.config.max_positions
+    history, dropped = [], 0
+    for _ in range(5):
+        history.append(USER)
+        reply = assistant.reply(history, max_tokens=500, temperature=0)
+        history.append({"role": "assistant", "content": reply.text or "好"})
+        dropped += reply.dropped
+        assert sum(reply.usage.values()) <= 64
+    assert dropped > 0
+    prompt, more = assistant.chat_prompt([*history, USER], cut=True)
+    assert more > 0 and len(prompt) <= 56
+    with pytest.raises(ValueError, match=r"context 64.*shorten"):
+        assistant.reply([{"role": "user", "content": "很长" * 40}])
+
+
 def test_fill_reads_both_sides_and_answers_every_blank(toy):
     assistant = Assistant(toy)
     two = assistant.fill("床前___光，疑是___霜。", candidates=1, max_tokens=4)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from openglm.cli.options import parse
+from openglm.config import EngineConfig
 
 
 @dataclass
@@ -39,6 +40,8 @@ class ChatOptions:
     """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
     json: bool = False
     """print one JSON object instead of text"""
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
+    """limits on memory"""
 
 
 def run(argv: list[str]) -> int:
@@ -51,7 +54,7 @@ def run(argv: list[str]) -> int:
     if piped and not prompt:
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
     chosen = {"adapter": options.adapter or None, "format": options.format or None}
-    assistant = Assistant(options.model, device=options.device, **chosen)
+    assistant = Assistant(options.model, device=options.device, engine=options.engine, **chosen)
     sampling = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,

@@ -105,7 +105,7 @@ class Conversation:
     def run(self) -> int:
         config = self.assistant.model.config
         self.note(
-            f"{self.name}: {config.parameters / 1e6:.1f} M parameters, context {config.max_positions} tokens. /help lists the commands."
+            f"{self.name}: {config.parameters / 1e6:.1f} M parameters, context {self.assistant.context} tokens. /help lists the commands."
         )
         with contextlib.suppress(ImportError):  # line editing and history, right with wide characters
             import readline  # noqa: F401

@@ -30,6 +30,7 @@ from openglm.engine.step import Step
 from openglm.engine.text import TextStream
 from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
+from openglm.runtime import free_memory
 
 _FORCED = 32  # tokens of a forced answer in one step: their logits take memory
 _LARGEST_CACHE = 1 << 30  # bytes, where the user names no size
@@ -63,6 +64,14 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._next_id = 0
         self._inboxes: dict[int, deque[Event]] = {}
+
+    @property
+    def context(self) -> int:
+        """Longest prompt and answer together, in tokens: what the model reads, and the cache holds behind the longest
+        prefix."""
+        prefixes = [a.length for a in (self.model.prefix, *self.adapters.values()) if isinstance(a, Prefix)]
+        held = self.pool.blocks * self.pool.block_size - max(prefixes, default=0)
+        return min(self.model.config.max_positions, held)
 
     def generate(
         self,
@@ -314,13 +323,16 @@ def choose_runner(
 
 
 def room(model: Transformer, config: EngineConfig) -> int:
-    """Tokens of cache where the user names no number: for all sequences at once if 1 GiB holds them, but for one long
-    one in any case.
+    """Tokens of cache where the user names no number: for all sequences at once if 1 GiB holds them; for one whole
+    context if half of the free memory does; for 8192 in any case.
     """
     shape, stored = model.config, model.dtype if config.kv_dtype == "auto" else getattr(torch, config.kv_dtype)
     token_bytes = (
         2 * shape.layers * shape.kv_heads * (shape.head_dim * stored.itemsize + (4 if stored == torch.int8 else 0))
     )
+    prefix = model.prefix.length if model.prefix else 0
+    one = shape.max_positions + prefix
     return max(
-        min(config.max_sequences * shape.max_positions, _LARGEST_CACHE // token_bytes), min(shape.max_positions, 8192)
+        min(config.max_sequences * one, _LARGEST_CACHE // token_bytes),
+        min(one, max(8192 + prefix, free_memory(model.device) // 2 // token_bytes)),
     )

@@ -61,7 +61,7 @@ async def infill(request: Request, body: InfillRequest) -> Response:
 def _blank(service: Service, body: InfillRequest) -> EngineRequest:
     """Files around the edited one stand before it, as much of them as fits."""
     assistant, tokens = service.assistant, _most(service, body)
-    room = assistant.model.config.max_positions - tokens
+    room = assistant.context - tokens
     ids, continues = assistant.prompt(_before(body), body.input_suffix, room)
     params = SamplingParams(
         max_tokens=tokens,
@@ -93,7 +93,7 @@ def _before(body: InfillRequest) -> str:
 def _most(service: Service, body: InfillRequest) -> int:
     """Tokens of the answer."""
     wanted = body.n_predict if body.n_predict > 0 else _INFILL_TOKENS
-    return min(wanted, service.assistant.model.config.max_positions // 2)
+    return min(wanted, service.assistant.context // 2)
 
 
 def _seed(body: InfillRequest) -> int | None:

@@ -46,6 +46,6 @@ async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
 def _chat(service: Service, messages: list[dict[str, Any]], body: ChatGLMRequest) -> EngineRequest:
     """max_length counts prompt and answer together, as it did in the first server."""
     ids, _ = service.assistant.chat_prompt(messages, cut=True)
-    limit = min(body.max_length or 2048, service.assistant.model.config.max_positions)
+    limit = min(body.max_length or 2048, service.assistant.context)
     sampling = service.assistant.sampling(temperature=body.temperature, top_p=body.top_p)
     return ids, SamplingParams(max_tokens=max(limit - len(ids), 1), **sampling)

@@ -62,7 +62,7 @@ class Metrics:
             "glm_cache_blocks": ("Blocks of keys and values", lambda: engine.pool.blocks),
             "glm_cache_blocks_free": ("Blocks of keys and values that no answer holds", lambda: engine.pool.available),
             "glm_block_tokens": ("Tokens in a block", lambda: engine.config.block_size),
-            "glm_context_tokens": ("Longest prompt and answer together", lambda: engine.model.config.max_positions),
+            "glm_context_tokens": ("Longest prompt and answer together", lambda: engine.context),
         }
         for name, (text, read) in gauges.items():
             Gauge(name, text, registry=registry).set_function(read)

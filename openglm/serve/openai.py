@@ -67,7 +67,7 @@ def _model(request: Request) -> dict[str, Any]:
         "object": "model",
         "created": state.created,
         "owned_by": "openglm",
-        "max_model_len": state.service.assistant.model.config.max_positions,
+        "max_model_len": state.service.assistant.context,
     }
 
 
@@ -246,7 +246,7 @@ def _requests(
     service: Service, body: Sampling, ids: list[int], max_tokens: int | None, **more: Any
 ) -> list[EngineRequest]:
     """`n` requests for one prompt; each has a seed of its own, so that they differ and can be repeated."""
-    room = service.assistant.model.config.max_positions - len(ids) - len(more.get("continues") or b"")
+    room = service.assistant.context - len(ids) - len(more.get("continues") or b"")
     if room < 1:
         raise ValueError(
             f"{'messages' if isinstance(body, ChatRequest) else 'prompt'}: {len(ids)} tokens do not fit the context of {room + len(ids)}; shorten it"

@@ -79,7 +79,7 @@ class Page:
     def __init__(self, app: FastAPI) -> None:
         self.state = app.state
         self.service: Service = app.state.service
-        self.context = self.service.assistant.model.config.max_positions
+        self.context = self.service.assistant.context
 
     async def say(self, text: str, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
         """A question, or what a tool returned that the model has called."""

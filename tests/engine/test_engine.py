@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from openglm import Engine, SamplingParams, generate
 from openglm.config import EngineConfig
+from openglm.engine.engine import room
 from openglm.engine.native import unsupported_reason
+from openglm.model.adapters import Prefix
 
 
 def greedy(count: int, **options) -> SamplingParams:
@@ -362,3 +364,30 @@ def test_shapes_hold_on_a_device_without_memory():
         )
         logits = runner.run(step)
         assert logits.shape == (2, 64) and logits.device.type == "meta" and logits.dtype == torch.float32
+
+
+def test_one_whole_context_fits_the_cache_where_memory_allows(monkeypatch):
+    """A long context's cache is larger than the 1 GiB that several short ones share."""
+    model = network(small("glm-4-9b-chat", layers=1, max_positions=1 << 20, kv_heads=4, head_dim=64))
+    token_bytes = 2 * 4 * 64 * 4
+    assert token_bytes << 20 > 1 << 30
+    for free, wanted in (
+        (8 << 30, 1 << 20),
+        (3 << 30, (3 << 29) // token_bytes),
+        (1 << 20, (1 << 30) // token_bytes),
+        (0, (1 << 30) // token_bytes),
+    ):
+        monkeypatch.setattr("openglm.engine.engine.free_memory", lambda _, free=free: free)
+        assert room(model, EngineConfig(max_sequences=1)) == wanted
+
+
+def test_the_context_of_an_engine_leaves_room_for_a_prefix():
+    """An answer of exactly that length is served; of one token more, refused at once."""
+    model = network(small("chatglm2-6b", layers=2))
+    model.prefix = Prefix(torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8))
+    engine = Engine(model, EngineConfig(kv_tokens=48, max_sequences=1))
+    assert engine.context == 43
+    prompt = list(range(8, 28))
+    assert len(engine.generate([prompt], greedy(23))[0].ids) == 23
+    with pytest.raises(ValueError, match="cache of 43 tokens"):
+        engine.add_request(prompt, SamplingParams(max_tokens=24))
