@@ -78,18 +78,6 @@ def give_back_memory() -> None:
         libc.malloc_trim(0)
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that may still be taken on a device; infinite where it does not say."""
-    if device.type != "cpu":
-        module = torch.get_device_module(device)
-        return module.mem_get_info(device)[0] if hasattr(module, "mem_get_info") else float("inf")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    except (OSError, StopIteration):
-        return float("inf")
-
-
 def keep_freed_memory() -> None:
     """Let glibc keep large blocks that are freed, in place of giving them back and asking for them anew, page by page,
     in every step: a sixth of a small training step.

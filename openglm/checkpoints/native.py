@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openglm.checkpoints.tensors import INDEX, Tensors, find_weights, has_weights, read_json
-from openglm.config import ModelConfig, from_dict, require
+from openglm.config import ModelConfig, from_dict, require, shown
 from openglm.files import ASSETS, write_folder
 from openglm.model.transformer import Transformer
 from openglm.text.load import load_tokenizer
@@ -126,7 +126,7 @@ def resolve(path_or_name: Path | str) -> Path:
     if str(path_or_name) in bundled:
         return ASSETS / str(path_or_name)
     raise ValueError(
-        f"model = {str(path_or_name)!r}: no such folder; give a model's folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}"
+        f"model = {shown(str(path_or_name))}: no such folder; give a model's folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}"
     )
 
 

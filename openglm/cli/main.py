@@ -49,18 +49,18 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     verb, *rest = argv
     if verb not in VERBS:
-        print(f"glm: {verb!r} is not a verb; known: {', '.join(VERBS)}", file=sys.stderr)
+        print(f"glm: {verb[:40]!r} is not a verb; known: {', '.join(VERBS)}", file=sys.stderr)
         return 2
     try:
         return _run(verb, rest)
     except ValueError as error:
-        print(f"glm {verb}: {error}", file=sys.stderr)
+        _complain(verb, str(error))
         return 1
     except BrokenPipeError:  # whoever read our output has seen enough; nothing may be left to flush at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"glm {verb}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        _complain(verb, f"{error.filename or 'the system'}: {error.strerror or error}")
         return 1
     except ModuleNotFoundError as error:
         print(
@@ -78,6 +78,13 @@ def _run(verb: str, rest: list[str]) -> int:
         return importlib.import_module(f"openglm.cli.{verb}").run(rest) or 0
     finally:
         sys.stdout.flush()  # here, where a reader that has gone can still be met
+
+
+def _complain(verb: str, error: str) -> None:
+    """Print an error, without its middle where it quotes something endless."""
+    from openglm.config import shorten
+
+    print(f"glm {verb}: {shorten(error, 10_000)}", file=sys.stderr)
 
 
 def extra_of(module: str | None) -> str:

@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openglm.config import require
+from openglm.config import require, shorten
 from openglm.text.replies import parse_text
 
 Message = dict[str, Any]
@@ -53,7 +53,7 @@ def conversation(record: object, fields: Mapping[str, str] | None = None) -> Con
     shape = _shape(record)
     if shape is None:
         raise ValueError(
-            f"fields = {', '.join(map(str, record)) or 'none'}: not a conversation; a line needs messages or"
+            f"fields = {shorten(', '.join(map(str, record))) or 'none'}: not a conversation; a line needs messages or"
             f" conversations, or a question ({', '.join(QUESTIONS)}) and an answer ({', '.join(ANSWERS)});"
             " --data.fields prompt=NAME response=NAME says which they are"
         )

@@ -82,8 +82,9 @@ def say_memory(checkpoint: Checkpoint, config: SFTConfig, processes: int) -> Non
     parts, free = estimate(checkpoint, config, processes), free_memory(choose_device(config.train.device))
     total = sum(parts.values())
     each = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in parts.items())
-    say(f"memory, about: {total / _GIB:.2f} GiB ({each}); {free / _GIB:.2f} GiB are free")
-    if total > free:
+    known = f"; {free / _GIB:.2f} GiB are free" if free else ""
+    say(f"memory, about: {total / _GIB:.2f} GiB ({each}){known}")
+    if free and total > free:
         fits = (said for said, other in _changes(config) if sum(estimate(checkpoint, other, processes).values()) < free)
         least = next(fits, "")
         remedy = f"with {least} it would" if least else "take a shorter train.seq_len or a smaller model"

@@ -10,7 +10,7 @@ import pytest
 
 from openglm.cli.main import VERBS, main
 from openglm.cli.options import parse
-from openglm.config import DataConfig, PretrainConfig, TrainConfig
+from openglm.config import DataConfig, PretrainConfig, TrainConfig, require
 from openglm.presets import model_preset
 
 
@@ -122,3 +122,48 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     )
     os.close(writer)
     assert done.returncode == 0 and done.stderr == b""
+
+
+def test_chat_takes_the_engines_options_by_the_names_of_serve(toy, capsys):
+    flags = ["--engine.kv-tokens", "48", "--engine.max-sequences", "1", "--engine.runner", "torch"]
+    assert main(["chat", str(toy), "--prompt", "你好", "--max-tokens", "90", "--json", *flags]) == 0
+    usage = json.loads(capsys.readouterr().out)["usage"]
+    assert sum(usage.values()) <= 48
+    assert main(["chat", str(toy), "--prompt", "你好", "--engine.kv-tokens", "-1"]) == 1
+    assert "engine.kv_tokens = -1" in capsys.readouterr().err
+
+
+HUGE = "x" * 2_000_000
+
+
+def test_no_error_prints_a_value_of_two_megabytes(tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for values in ({"model_type": HUGE}, {"model_type": "glm4", "num_hidden_layers": HUGE}, {HUGE: 1}, {"quantization_config": {"quant_method": HUGE}},
+                   {"format": "openglm", "version": 1, "model": {HUGE: 1}}, {"format": "openglm", "version": [HUGE]},
+                   {"model_type": "glm4", "num_hidden_layers": 1, "rope_scaling": {HUGE: 2}}):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(values))
+        for verb in (["inspect", str(folder)], ["convert", str(folder), str(tmp_path / "out")]):
+            assert main(verb) == 1
+            assert 0 < len(capsys.readouterr().err) < 4000
+    long = tmp_path / "config.toml"
+    for text in (f'prompt = ["{HUGE}"]', f"{HUGE} = 1", f'temperature = "{HUGE}"', f'[engine]\nrunner = "{HUGE}"'):
+        long.write_text(text)
+        assert main(["chat", "--config", str(long)]) == 1
+        assert 0 < len(capsys.readouterr().err) < 20_000
+    for argv in (
+        [HUGE],
+        ["inspect", HUGE],
+        ["chat", HUGE],
+        ["chat", "--prompt", "a", "--device", HUGE],
+        ["fill", HUGE],
+        ["chat", "--seed", HUGE],
+    ):
+        assert main(argv) in (1, 2)
+        assert 0 < len(capsys.readouterr().err) < 20_000
+
+
+def test_a_number_that_python_does_not_write_is_an_error_of_one_line():
+    with pytest.raises(ValueError, match=r"^model.layers = a int too long to show: must") as error:
+        require(False, "model.layers", 10**10_000, "must be small")
+    assert "\n" not in str(error.value)
