@@ -83,9 +83,9 @@ def answer(model, before, tokenizer, prompts: Sequence[Prompt], tokens: int, tem
         trained = np.repeat(np.arange(2), [len(asked), len(one.ids)])
         whole = np.array(asked + one.ids)
         sample = conversation_sample(whole, trained, model.config.tokens, model.config.span_positions == "pinned")
-        rows.append(pack([sample], 192, model.config.tokens.pad))
+        rows.append(pack([sample], len(sample), model.config.tokens.pad))
     sums = [
-        np.array([values.sum() for values in measure(each, rows, torch.float32, log_probabilities(), 32)])
+        np.array([values.sum() for values in measure(each, rows, torch.float32, log_probabilities())])
         for each in (model, before)
     ]
     finished = np.array([one.finish_reason == "stop" for one in drawn])
@@ -205,7 +205,7 @@ def checked(args: argparse.Namespace, check: str, score: Callable, tokens: int, 
         config = GRPOConfig(
             init_from=args.model,
             data=PromptsConfig(prompts=files[""], seed=seed),
-            train=train_options(out, args.steps, batch_rows=128),
+            train=train_options(out, args.steps, batch_rows=128, seq_len=tokens + 28),
             rollout=RolloutConfig(check=check, questions=32, group=8, max_tokens=tokens),
             optimizer=adam(lr),
             beta=beta,
@@ -295,9 +295,20 @@ def report_judge(config: RewardConfig, folder: str, args: argparse.Namespace) ->
         )
 
 
+def stops(args: argparse.Namespace) -> None:
+    """How many answers to the first questions of held-out conversations end by themselves, with nano's own sampling."""
+    tokenizer, model = openglm.load_tokenizer(args.model), openglm.load_model(args.model)
+    records = [json.loads(line) for line in args.questions.read_text(encoding="utf-8").splitlines()]
+    prompts = [Prompt([record["messages"][0]]) for record in records if record["messages"][0]["role"] == "user"]
+    found = answer(model, model, tokenizer, prompts, 256, args.temperature)
+    ended, count = int(found.finished.sum()), len(prompts)
+    low, high = wilson(ended, count)
+    print(f"{ended} of {count} answers end, {100 * ended / count:.1f} % ({100 * low:.1f} to {100 * high:.1f})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("verse", "sums", "reviews"))
+    parser.add_argument("part", choices=("verse", "sums", "reviews", "stops"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--questions", type=Path, required=True, help="folder that the recipe's script wrote")
     parser.add_argument(
@@ -306,6 +317,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--lr", type=float, default=2e-4, help="of GRPO")
     parser.add_argument("--writer-steps", type=int, default=400)
     parser.add_argument("--judge-steps", type=int, default=300)
     parser.add_argument("--documents", type=int, default=30, help="held-out texts of each source")
@@ -313,11 +325,13 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part == "verse":
-        checked(args, "verse", verse_scores, 64, 1e-4, 0.02)
+        checked(args, "verse", verse_scores, 44, args.lr, 0.02)
     elif args.part == "sums":
-        checked(args, "arithmetic", sum_scores, 24, 1e-4, 0.0)
-    else:
+        checked(args, "arithmetic", sum_scores, 20, args.lr, 0.02)
+    elif args.part == "reviews":
         reviews(args)
+    else:
+        stops(args)
 
 
 if __name__ == "__main__":
