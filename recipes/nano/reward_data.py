@@ -1,6 +1,7 @@
-"""Questions whose answers can be checked, for `glm grpo`: `python recipes/nano/reward_data.py --out DIR`.
+"""Questions whose answers can be checked, for `glm grpo`: `python recipes/nano/reward_data.py --out DIR --text TEXTS`.
 
-Writes verse.jsonl and sums.jsonl, and -heldout.jsonl of each: other themes, other numbers.
+Writes verse.jsonl and sums.jsonl, and -heldout.jsonl of each: other themes, other numbers. With the folder of texts that
+build_corpus.py wrote also poems.jsonl, conversations to begin with: the quatrains of Tang and Song that keep all rules.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from pathlib import Path
 from random import Random
 
 import tyro
+from chat_text import metre
 
+from openglm.align.verse import judge
 from openglm.files import write_file
 
 ASKS = ["写一首关于{}的{}", "请写一首{}，主题是{}", "以{}为题写一首{}", "来一首写{}的{}", "我想读一首关于{}的{}"]
@@ -34,9 +37,7 @@ def verse(themes: list[str], rng: Random) -> list[dict[str, object]]:
     for theme in themes:
         for ask in ASKS:
             for width, names in NAMES.items():
-                name = rng.choice(names)
-                words = (name, theme) if ask == ASKS[1] else (theme, name)
-                found.append({"prompt": ask.format(*words), "width": width, "theme": theme})
+                found.append({"prompt": asked(ask, theme, rng.choice(names)), "width": width, "theme": theme})
     return found
 
 
@@ -53,14 +54,36 @@ def sums(rng: Random, heldout: float) -> tuple[list[dict[str, object]], list[dic
     return sides
 
 
-def main(out: Path, seed: int = 1, heldout: float = 0.2) -> None:
+def poems(folder: Path, rng: Random) -> list[dict[str, object]]:
+    """Old poems as answers, each to a theme that it names; no held-out theme is asked for."""
+    found: list[dict[str, object]] = []
+    known = [theme for theme in THEMES.split() if theme not in HELDOUT.split()]
+    for name in ("poetry-tang", "poetry-song"):
+        for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            title, *body = json.loads(line)["text"].split("\n")
+            text = "\n".join(part for part in body if part.endswith("。"))
+            themes = [theme for theme in known if theme in title + text]
+            width = metre(text)
+            if themes and width in NAMES and judge(text).whole:
+                question = asked(rng.choice(ASKS), rng.choice(themes), rng.choice(NAMES[width]))
+                found.append({"prompt": question, "response": text})
+    return found
+
+
+def asked(ask: str, theme: str, name: str) -> str:
+    return ask.format(*((name, theme) if ask == ASKS[1] else (theme, name)))
+
+
+def main(out: Path, text: Path | None = None, seed: int = 1, heldout: float = 0.2) -> None:
     """Write the questions into `out`. heldout: share of the pairs of numbers that are only measured."""
     rng = Random(seed)
-    files = {
+    files: dict[str, list[dict[str, object]]] = {
         "verse": verse([theme for theme in THEMES.split() if theme not in HELDOUT.split()], rng),
         "verse-heldout": verse(HELDOUT.split(), rng),
     }
     files["sums"], files["sums-heldout"] = sums(rng, heldout)
+    if text:
+        files["poems"] = poems(text, rng)
     out.mkdir(parents=True, exist_ok=True)
     for name, records in files.items():
         rng.shuffle(records)
