@@ -80,7 +80,8 @@ def read_prefix(folder: Path, config: ModelConfig) -> Prefix:
         f"belongs to another model: it makes rows of {last.shape[0]} numbers where this one takes {wanted}",
     )
     try:
-        encoder = PrefixEncoder(config, *table.shape, inner=0 if inner is None else len(inner)).eval()
+        length, columns = table.shape
+        encoder = PrefixEncoder(config, length, columns, inner=0 if inner is None else len(inner)).eval()
         encoder.load_state_dict(parts)
         with torch.no_grad():
             return encoder()
@@ -101,13 +102,13 @@ def _read_lora(folder: Path, config: ModelConfig) -> Lora:
         require(known, f"{path}: tensor", name, "no part of a LoRA; DoRA and its kin are not read")
         halves.setdefault(layer, {})[half[0]] = tensors[name].float()
     table = _foreign(config)
-    pairs = {}
-    for layer, half in halves.items():
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer, found in halves.items():
         require(layer in table, f"{path}: layer", layer, "this model has none of this name; the LoRA is of another")
-        require(half.keys() == {"A", "B"}, f"{path}: layer", layer, "lacks one of its two matrices")
+        require(found.keys() == {"A", "B"}, f"{path}: layer", layer, "lacks one of its two matrices")
         targets, outer = table[layer]
         sizes = [config.matrices()[target].rows for target in targets]
-        down_RI, up_OR = half["A"], half["B"] * _scale(options, layer, len(half["A"]))
+        down_RI, up_OR = found["A"], found["B"] * _scale(options, layer, len(found["A"]))
         fits = len(up_OR) == sum(sizes)
         require(fits, f"{path}: layer", layer, f"{len(up_OR)} rows, not {sum(sizes)}; it belongs to another model")
         pairs |= {name: (down_RI, part) for name, part in zip(targets, split_rows(up_OR, sizes, outer), strict=True)}
@@ -140,7 +141,7 @@ def _foreign(config: ModelConfig, only: Layout | None = None) -> dict[str, tuple
     """A layer's name in any layout: our matrices that it holds, and in how many parts they lie one after another."""
     thirds = config.positions == "learned_2d"  # GLM-10B; layers of ChatGLM-6B and GLM-130B have the same names
     layouts = [only] if only else [layout for name, layout in LAYOUTS.items() if thirds or name != "glm-10b"]
-    found = {name: ((name,), 1) for name in config.matrices()}
+    found: dict[str, tuple[tuple[str, ...], int]] = {name: ((name,), 1) for name in config.matrices()}
     for layout in layouts if only else reversed(layouts):
         for foreign, targets in layout.table(config).items():
             held = tuple(target for target in targets if target in config.matrices())
