@@ -31,10 +31,11 @@ def run(argv: list[str]) -> int:
     )
     options = parse(SFTOptions, argv, "glm sft", about, default)
     config = SFTConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(SFTConfig)})
+    from openglm.align.distill import distill
     from openglm.train.sft import examples, sft
 
     if not options.show:
-        return report(sft(config))
+        return report(distill(config) if config.teacher else sft(config))
     shown = examples(config, options.show)
     if options.json:
         print(json.dumps({"examples": shown}, ensure_ascii=False))

@@ -65,9 +65,23 @@ class SFTConfig(TextRunConfig):
     """--adapter prefix"""
     quantize: Literal["none", "int8", "int4"] = "none"
     """bits of the model's own weights under an adapter"""
+    teacher: str = ""
+    """learn the probabilities of this model, of the same tokenizer, in place of the bare words (distillation)"""
+    teacher_loss: Literal["forward", "reverse"] = "forward"
+    """forward: cover all that the teacher may say; reverse: keep to what it is sure of (arXiv 2306.08543)"""
+    teacher_share: float = 1.0
+    """of the teacher's probabilities in the loss; the rest is for the words themselves"""
+    teacher_tokens: int = 64
+    """the teacher's likeliest tokens are told apart, the others count as one"""
 
     def __post_init__(self) -> None:
         check_choices(self, "")
+        require(0 <= self.teacher_share <= 1, "teacher_share", self.teacher_share, "must lie in [0, 1]")
+        require(self.teacher_tokens > 0, "teacher_tokens", self.teacher_tokens, "must be a positive whole number")
+        for name in ("tensor", "pipeline"):
+            value = getattr(self.parallel, name)
+            alone = not self.teacher or value == 1
+            require(alone, f"parallel.{name}", value, "a teacher is whole in every process: use 1")
         if self.adapter == "none":
             require(
                 self.quantize == "none", "quantize", self.quantize, "trains no model; give --adapter lora or prefix"

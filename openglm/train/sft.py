@@ -18,6 +18,11 @@ from openglm.train.run import OnStep, Result, Run
 
 def sft(config: SFTConfig, on_step: OnStep | None = None) -> Result:
     """Tune the model `config.init_from` in `config.train.out`; the same call resumes. Raises ValueError in one line."""
+    return train(sft_run(config, on_step))
+
+
+def sft_run(config: SFTConfig, on_step: OnStep | None = None) -> Run:
+    """The run of `sft`, with its data read and checked."""
     shape(config.parallel, launched()[0])  # before texts are read, which takes a while
     _require_dialogues(config)
     folder = resolve(config.init_from)
@@ -29,7 +34,7 @@ def sft(config: SFTConfig, on_step: OnStep | None = None) -> Result:
     if not local:
         say_memory(open_checkpoint(folder), config, count)
     rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
-    run = Run(
+    return Run(
         config=config,
         model=model,
         rows=rows,
@@ -40,7 +45,6 @@ def sft(config: SFTConfig, on_step: OnStep | None = None) -> Result:
         workers=config.data.workers,
         on_step=on_step,
     )
-    return train(run)
 
 
 def examples(config: SFTConfig, count: int) -> list[list[tuple[str, bool]]]:
