@@ -17,6 +17,7 @@ from torch import Tensor
 
 from openglm.checkpoints.adapters import fold, prefix_tensors, read_adapter
 from openglm.checkpoints.layouts import LAYOUTS, Leaves, Weights, to_layout
+from openglm.checkpoints.library import write_library_files
 from openglm.checkpoints.load import Checkpoint, choose_type, open_checkpoint
 from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, write_tensors
 from openglm.checkpoints.published import hf_config
@@ -27,7 +28,7 @@ from openglm.runtime import progress, say
 from openglm.text.beside import GENERATION, read_beside
 from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
-from openglm.text.published import find, write_library_files, write_sampling
+from openglm.text.published import find, write_sampling
 from openglm.text.tokenizer import Tokenizer
 
 TARGETS = ("openglm", "hf", "gguf")

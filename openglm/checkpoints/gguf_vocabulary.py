@@ -17,10 +17,10 @@ from typing import Any
 
 from gguf import GGUFWriter, Keys, TokenType
 
+from openglm.checkpoints.library import chat_template
 from openglm.config import ModelConfig, require
 from openglm.text.bpe import byte_of_character
 from openglm.text.sentencepiece import SentencePieceTokenizer
-from openglm.text.templates import chat_template
 from openglm.text.tokenizer import Tokenizer
 
 

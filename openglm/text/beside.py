@@ -11,6 +11,8 @@ from typing import Any
 from openglm.config import require
 
 SETTINGS, GENERATION, CONFIG = "tokenizer_config.json", "generation_config.json", "config.json"
+FLAGS = ("special", "single_word", "lstrip", "rstrip", "normalized")
+_PLAIN = dict.fromkeys(FLAGS, False)
 Added = dict[str, Any]
 """A token as `tokenizer.json` declares it: id, content, special, and how text beside it is matched."""
 
@@ -39,7 +41,7 @@ def declared_tokens(folder: Path, entries: Iterable[Mapping[str, Any]] = ()) -> 
             *({"content": name, "id": number, "special": name in names} for name, number in bare.items()),
             *({**entry, "id": int(number)} for number, entry in decoder.items()),
         ]
-        tokens = [{"special": False, **row, "id": int(row["id"]), "content": str(row["content"])} for row in rows]
+        tokens = [{**_PLAIN, **row, "id": int(row["id"]), "content": str(row["content"])} for row in rows]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder}: its added tokens are not readable ({error}); use another copy") from None
     found: dict[str, Added] = {}

@@ -16,9 +16,9 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from openglm.config import require
-from openglm.text.beside import Added
+from openglm.text.beside import FLAGS, Added
 from openglm.text.formats import Format
-from openglm.text.tokenizer import Tokenizer, options_of
+from openglm.text.tokenizer import Tokenizer
 
 GLM4_SPECIAL = (
     "<|endoftext|>",
@@ -71,7 +71,7 @@ class BpeTokenizer(Tokenizer):
         byte_of = {ord(character): byte for character, byte in byte_of_character().items()}
         texts = {number: _bytes_of(name, byte_of) for name, number in tokens.items() if name not in added}
         super().__init__(files, texts, special, format, strips, added)
-        bpe.add_tokens([AddedToken(name, **options_of(token)) for name, token in added.items()])
+        bpe.add_tokens([AddedToken(name, **{flag: token[flag] for flag in FLAGS}) for name, token in added.items()])
         for name, number in self.added.items():
             require(bpe.token_to_id(name) == number, f"added token {name!r}", number, "is a word of this vocabulary")
         self._bpe = bpe
@@ -81,8 +81,8 @@ class BpeTokenizer(Tokenizer):
         threads run, the one for a single text does not."""
         return [encoding.ids for encoding in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def library_layout(self) -> dict[str, Any]:
-        """See `Tokenizer.library_json`."""
+    def layout(self) -> dict[str, Any]:
+        """Of the library's `tokenizer.json`, without special tokens."""
         return json.loads(self._bpe.to_str())
 
 
@@ -163,8 +163,8 @@ def without_named(
     model = layout["model"]
     kept = {name: number for name, number in model["vocab"].items() if name not in special}
     vocab = with_added(kept, added)
-    parts = {"added_tokens": [], "post_processor": None, "model": {**model, "vocab": vocab}}
-    return tokenizers.Tokenizer.from_str(json.dumps({**layout, **parts})), kept
+    bare = {**layout, "added_tokens": [], "post_processor": None, "model": {**model, "vocab": vocab}}
+    return tokenizers.Tokenizer.from_str(json.dumps(bare)), kept
 
 
 def with_added(vocabulary: Mapping[str, int], added: Mapping[str, Added]) -> dict[str, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from openglm.config import require
 
 
-def require_text(value: object, where: str) -> None:
+def require_text(value: Any, where: str) -> None:
     """Raise ValueError, naming `where`, unless `value` is a str that UTF-8 can hold, i.e. one without lone
     surrogates."""
     require(isinstance(value, str), where, type(value).__name__, "must be text")

@@ -50,10 +50,8 @@ def chatglm_generation(folder: Path | None, values: Mapping[str, Any], format: s
 
     values: a configuration. A name that it or the folder has is the last thing to be asked, for tuning loses it.
     """
-    format = format or (folder and read_beside(folder, SETTINGS).get("openglm_format"))
-    if format and format_name(format) != "glm-4" and format_name(format) not in _NAMES:
-        format = None  # another form of chat says nothing of the network
-    if format:
+    format = format or (read_beside(folder, SETTINGS).get("openglm_format") if folder else None)
+    if format and format_name(format) in ("glm-4", *_NAMES):  # another form of chat says nothing of the network
         return format_name(format)
     ends = set(declared_ends(values, read_beside(folder, GENERATION) if folder else {}))
     if _has_glm4_vocabulary(folder, values, ends):

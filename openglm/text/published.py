@@ -24,7 +24,7 @@ from openglm.text.generation import (
     glm4_format,
     require_generation,
 )
-from openglm.text.templates import chat_template, warn_of_template
+from openglm.text.templates import warn_of_template
 from openglm.text.tokenizer import Tokenizer
 
 _Opener = Callable[[Path, bytes, str | None], Tokenizer]
@@ -102,9 +102,9 @@ def _gpt2(path: Path, content: bytes, format: str | None) -> Tokenizer:
         special, added = merged(str(path), known, _special(declared, GLM_SPECIAL))
         for name in GLM_SPECIAL:
             special.setdefault(name, 1 + max([*vocabulary.values(), *special.values()]))
-        bpe = bpe_of_gpt2(vocabulary, lines.decode().splitlines(), special, added)
+        bpe, tokens = bpe_of_gpt2(vocabulary, lines.decode().splitlines(), special, added)
         files = {path.name: content, merges.name: lines} | settings
-        return BpeTokenizer(files, *bpe, special, form, strips=True, added=added)
+        return BpeTokenizer(files, bpe, tokens, special, form, strips=True, added=added)
 
     return _build(path, build)
 
@@ -120,8 +120,8 @@ def _tokenizer_model(path: Path, content: bytes, format: str | None) -> Tokenize
         ranks = _build(path, lambda: read_ranks(content))
         first = {name: len(ranks) + place for place, name in enumerate(GLM4_SPECIAL)}
         special, added = merged(str(path), first, declared)
-        bpe = _build(path, lambda: bpe_of_ranks(ranks, added))
-        return BpeTokenizer({path.name: content} | files, *bpe, special, form, added=added)
+        bpe, tokens = _build(path, lambda: bpe_of_ranks(ranks, added))
+        return BpeTokenizer({path.name: content} | files, bpe, tokens, special, form, added=added)
     form, files = _format(path, _chatglm(path.parent, format), format)
     names = CHATGLM_SPECIAL[:5] if form.name == "chatglm2-6b" else CHATGLM_SPECIAL
     places = {name: place for place, name in enumerate(names)}
@@ -152,8 +152,8 @@ def _tokenizer_json(path: Path, content: bytes, format: str | None) -> Tokenizer
     declared = _special(declared_tokens(path.parent, entries), (*GLM4_SPECIAL, *MARKS))
     special, added = merged(str(path), {}, declared)
     form, files = _format(path, glm4_format(path.parent), format)
-    bpe = _build(path, lambda: without_named(layout, special, added))
-    return _build(path, lambda: BpeTokenizer({path.name: content} | files, *bpe, special, form, added=added))
+    bpe, tokens = _build(path, lambda: without_named(layout, special, added))
+    return _build(path, lambda: BpeTokenizer({path.name: content} | files, bpe, tokens, special, form, added=added))
 
 
 def _special(declared: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -168,26 +168,6 @@ def _format(path: Path, name: str, format: str | None, **settings: object) -> tu
     decoder = {str(token["id"]): token for token in declared_tokens(path.parent).values()}
     more = {"added_tokens_decoder": decoder} if decoder else {}
     return FORMATS[name], {SETTINGS: json.dumps({"openglm_format": name, **settings, **more}).encode()}
-
-
-def write_library_files(folder: Path, tokenizer: Tokenizer) -> None:
-    """`tokenizer.json` and its settings, from which `transformers` reads the same ids, special tokens and chat form.
-    Raises ValueError where the library has no form for the vocabulary."""
-    text = tokenizer.library_json()
-    name_of = {number: name for name, number in tokenizer.special.items()}
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "openglm_format": tokenizer.format.name,
-        "clean_up_tokenization_spaces": False,
-        "padding_side": "left",
-        "eos_token": name_of[tokenizer.stop[0]],
-        "pad_token": name_of[tokenizer.tokens.pad],
-        "model_max_length": tokenizer.format.sampling.max_length,
-    }
-    if template := chat_template(tokenizer.format):
-        settings["chat_template"] = template
-    write_file(folder / "tokenizer.json", text)
-    write_file(folder / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_sampling(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:

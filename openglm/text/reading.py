@@ -104,7 +104,9 @@ class ReplyReader:
                 self._state = "content"
         elif self._state == "content" and calls:
             self._state, self._held = "call", [piece]
-            self._part, self._words, self._pairs = "name", [], []
+            self._part = "name"
+            self._words: list[str] = []
+            self._pairs: list[tuple[str, list[str]]] = []
         elif self._state == "call":
             self._held.append(piece)
             self._part = self._next(piece)
@@ -230,7 +232,15 @@ def _kinds(value: Any) -> set[str]:
         return {"boolean"}
     if isinstance(value, int | float):
         return {"number", "integer"} if isinstance(value, int) or value.is_integer() else {"number"}
-    return {"null" if value is None else {str: "string", list: "array"}.get(type(value), "object")}
+    return {
+        "null"
+        if value is None
+        else "string"
+        if isinstance(value, str)
+        else "array"
+        if isinstance(value, list)
+        else "object"
+    }
 
 
 def _typed(text: str, types: set[str] | None) -> Any:
@@ -241,8 +251,8 @@ def _typed(text: str, types: set[str] | None) -> Any:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return _PYTHON.get(text.strip(), text) if types and "string" not in types else text
-    fits = types is None or bool(_kinds(value) & types)
-    return value if not isinstance(value, str) and (fits or "string" not in types) else text
+    fits = types is None or "string" not in types or bool(_kinds(value) & types)
+    return value if fits and not isinstance(value, str) else text
 
 
 def _refuse(name: str) -> None:

@@ -61,6 +61,7 @@ def render(
         "...",
         "this is a base model, which is not asked in conversations; use Tokenizer.prompt",
     )
+    assert turns is not None
     _check_messages(messages)
     tools = list(tools or messages[0].get("tools") or [])
     _check_tools(messages, tools, turns.tools)
@@ -102,7 +103,8 @@ def parse_reply(
     their arguments' types; None: any. thinking: what the prompt was rendered with.
     """
     ends = {tokenizer.special[name] for name in _ENDS if name in tokenizer.special}
-    assistant, segments, closing = tokenizer.special.get("<|assistant|>"), [[]], None
+    assistant, closing = tokenizer.special.get("<|assistant|>"), None
+    segments: list[list[int]] = [[]]
     for number in map(int, ids):
         if number in ends:
             closing = number
@@ -206,22 +208,20 @@ def _check_fields(message: Message, where: str) -> None:
     require(isinstance(message.get("loss", True), bool), f"{where}.loss", message.get("loss"), "must be true or false")
 
 
-def _check_calls(calls: object, where: str) -> None:
+def _check_calls(calls: Any, where: str) -> None:
     require(isinstance(calls, Sequence), where, type(calls).__name__, "must be a list of calls")
     for number, call in enumerate(calls):
-        function = call.get("function") if isinstance(call, Mapping) else None
-        here = f"{where}[{number}].function"
-        require(
-            isinstance(function, Mapping), here, type(function).__name__, "must be an object with name and arguments"
-        )
-        require(is_name(function.get("name")), f"{here}.name", function.get("name"), "must be a name without spaces")
+        function, here = _function(call, f"{where}[{number}].function"), f"{where}[{number}].function.arguments"
         arguments = function.get("arguments")
-        require(
-            arguments_of(arguments) is not None,
-            f"{here}.arguments",
-            arguments,
-            "must be a JSON object, or the text of one",
-        )
+        require(arguments_of(arguments) is not None, here, arguments, "must be a JSON object, or the text of one")
+
+
+def _function(one: Any, where: str, bare: Any = None) -> Mapping[str, Any]:
+    """What a call or a tool holds; a tool may stand `bare`, without its type."""
+    function: Any = one.get("function", bare) if isinstance(one, Mapping) else None
+    require(isinstance(function, Mapping), where, type(function).__name__, "must be an object with a name")
+    require(is_name(function.get("name")), f"{where}.name", function.get("name"), "must be a name without spaces")
+    return function
 
 
 def _check_order(before: Message, message: Message, where: str, waiting: int) -> None:
@@ -250,12 +250,5 @@ def _check_tools(messages: Sequence[Message], tools: Sequence[object], known: bo
             known or not _calls(message), f"messages[{number}].tool_calls", "...", "this model's format has no tools"
         )
     for number, tool in enumerate(tools):
-        where = f"tools[{number}].function"
-        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        require(
-            isinstance(function, Mapping) and is_name(function.get("name")),
-            f"{where}.name",
-            function and function.get("name"),
-            "each tool needs a name without spaces",
-        )
+        function = _function(tool, where := f"tools[{number}].function", bare=tool)
         require(json_text(function) is not None, where, function["name"], "cannot be written as JSON")

@@ -125,7 +125,7 @@ def _parse_headers(
     segments: Sequence[str], called: bool, read_call: Callable[[str, str], dict[str, Any] | None]
 ) -> dict[str, Any]:
     """Each segment is a header line, empty or the name of a tool, and a text or the tool's arguments."""
-    contents = []
+    contents: list[str] = []
     for number, segment in enumerate(segments):
         header, _, body = segment.partition("\n")
         name = header.strip()

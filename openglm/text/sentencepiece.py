@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openglm.config import require
 from openglm.text.beside import Added, merged
 from openglm.text.formats import Format
-from openglm.text.tokenizer import Tokenizer, options_of
+from openglm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -63,7 +63,7 @@ class SentencePieceTokenizer(Tokenizer):
     ) -> None:
         """model: the SentencePiece file. special: places behind its vocabulary. offset: added to its ids. where: the
         file's name, for errors. declared: see beside.py."""
-        self.pieces, self._offset = _processor(model, where), offset
+        self.pieces, self.offset = _processor(model, where), offset
         numbers = list(range(self.pieces.get_piece_size()))
         pieces = self.pieces.id_to_piece(numbers)
         texts = {offset + number: self._text_of(piece).encode() for number, piece in enumerate(pieces)}
@@ -94,40 +94,14 @@ class SentencePieceTokenizer(Tokenizer):
         return rows
 
     def _encode(self, text: str) -> list[int]:
-        return [number + self._offset for number in self.pieces.encode(text)]
-
-    def library_layout(self) -> dict[str, Any]:
-        """See `Tokenizer.library_json`: ChatGLM2's and 3's kind, BPE on text that nothing normalizes, bytes as the last
-        resort."""
-        from openglm.text.bpe import joins
-
-        pieces, numbers = self.pieces, range(self.pieces.get_piece_size())
-        vocabulary = {pieces.id_to_piece(number): number for number in numbers}
-        odd = {*self.special.values(), *filter(pieces.is_byte, numbers)}
-        words = {name: number for name, number in vocabulary.items() if number not in odd}
-        ranked = all(
-            pieces.get_score(number).is_integer() for number in numbers
-        )  # scores of unigram models are logarithms
-        if not ranked or self._offset or pieces.normalize("ﬁ  x") != "▁ﬁ▁▁x":
-            return super().library_layout()
-        model = {"type": "BPE", "vocab": vocabulary, "merges": joins(words), "unk_token": "<unk>"}
-        spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-        back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
-        strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-        return {
-            "version": "1.0",
-            "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, spaces]},
-            "pre_tokenizer": None,
-            "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]},
-            "model": {**model, "byte_fallback": True, "fuse_unk": True},
-        }
+        return [number + self.offset for number in self.pieces.encode(text)]
 
 
 def _matcher(added: Mapping[str, Added]) -> re.Pattern[str] | None:
     """Finds added tokens, the longest first, with the white space that they take away."""
     patterns, blanks = [], r"\s*"
     for name in sorted(added, key=len, reverse=True):
-        options = options_of(added[name])
+        options = added[name]
         pattern = blanks * options["lstrip"] + re.escape(name) + blanks * options["rstrip"]
         patterns.append(rf"(?<!\w){pattern}(?!\w)" if options["single_word"] else pattern)
     return re.compile(f"({'|'.join(patterns)})") if patterns else None
@@ -169,7 +143,7 @@ def _control(content: bytes, names: Sequence[str]) -> bytes:
     even in full-width letters."""
     for name in names:
         message = b"(?s)\n." + re.escape(_piece_start(name)) + b"\x15....(?:\x18.)?"
-        content = re.sub(message, lambda _, name=name: _piece(name, _CONTROL), content)
+        content = _piece(name, _CONTROL).join(re.split(message, content))
     return content
 
 

@@ -1,5 +1,4 @@
-"""Chat templates in Jinja: those of our formats, for files that other programs read, and the one that a folder declares,
-rendered on a short chat to be compared with our own form."""
+"""The chat template that a folder declares, rendered on a short chat to be compared with our own form."""
 
 from __future__ import annotations
 
@@ -14,48 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from openglm.runtime import say
 from openglm.text.beside import SETTINGS, read_beside
-from openglm.text.formats import Format, RoleTurns, Rounds
 from openglm.text.render import render
 
 if TYPE_CHECKING:
     from openglm.text.tokenizer import Tokenizer
 
 _CHILD = Path(__file__).with_name("jinja.py")
-_LONGEST, _SECONDS, _SHOWN = 1 << 18, 20, 60  # characters; for a slow machine to start Python; characters
+_LONGEST, _SECONDS, _SHOWN = 1 << 18, 30, 60  # characters; for a slow machine to start Python; characters
 _CHAT = [
     {"role": "user", "content": "How are you?"},
     {"role": "assistant", "content": "Fine."},
     {"role": "user", "content": "1 + 1"},
 ]
-
-
-def chat_template(format: Format) -> str:
-    """A conversation without tools as our renderer writes it; "" for a form that has none."""
-    turns = format.turns
-    if isinstance(turns, Rounds) and not turns.bare:
-        return _rounds_template(turns)
-    if not isinstance(turns, RoleTurns):
-        return ""
-    role, content = "message['role']", "message['content']"
-    if turns.thinks:
-        content = f"({content}.split('</think>')[-1].strip() if {role} == 'assistant' else {content})"
-    gap = "\n" if turns.joined else "\n "  # SentencePiece puts a space before a content that is a text of its own
-    turn = f"<|{{{{ 'observation' if {role} == 'tool' else {role} }}}}|>{gap}{{{{ {content} }}}}"
-    opening = f"<|assistant|>{turns.opening}"
-    return f"{''.join(turns.head)}{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
-
-
-def _rounds_template(turns: Rounds) -> str:
-    """Questions stand at even places; the system message before the last of them."""
-    said, last = "{{ message['content'] }}", "loop.index0 // 2 == (said | length - 1) // 2"
-    number, system = f"{{{{ loop.index0 // 2 + {turns.first} }}}}", f"{{% if {last} %}}{{{{ system }}}}{{% endif %}}"
-    question = f"[Round {number}]{turns.gap}问：{system}{said}{turns.gap}答："
-    answer = f"{{% if loop.last %}} {said}{turns.end}{{% else %}}{said}{turns.gap}{{% endif %}}"
-    return (
-        "{% set has = messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] if has else '' %}"
-        f"{{% set said = messages[1:] if has else messages %}}{''.join(turns.head)}{{% for message in said %}}"
-        f"{{% if loop.index0 % 2 == 0 %}}{question}{{% else %}}{answer}{{% endif %}}{{% endfor %}}"
-    )
 
 
 def declared_template(folder: Path) -> str:

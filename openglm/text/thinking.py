@@ -184,7 +184,7 @@ class ThinkingTurns:
             thoughts = ""
         clear = self.clears if thinking.clear_thinking is None else thinking.clear_thinking
         kept = thoughts is not None and (later or not (clear or self.switch))
-        block = _filled("<think>{}</think>", thoughts) if kept else _filled(self.closed)
+        block = _filled("<think>{}</think>", thoughts or "") if kept else _filled(self.closed)
         given = 0 if not self.opening else 1 if block[0][0] == self.opening else len(block)
         words = [*block[given:]]
         if content.strip():

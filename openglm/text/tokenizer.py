@@ -11,14 +11,11 @@ render.py.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from openglm.config import SpecialTokens, require
 from openglm.files import write_file
@@ -55,7 +52,7 @@ class Tokenizer:
         """files: what `save` writes. texts: bytes by id. added: tokens that were added to the vocabulary and are text.
         strips: white space beside special tokens is dropped.
         """
-        self._files, self._strips, self._added = dict(files), strips, dict(added)
+        self._files, self.strips, self.added_tokens = dict(files), strips, dict(added)
         self.special, self.format = dict(special), format
         self.added = {name: token["id"] for name, token in added.items()}
         """ids of tokens that text yields where it holds them whole"""
@@ -67,8 +64,8 @@ class Tokenizer:
         """ids that end an answer, as the folder's configurations say"""
         self._special_ids = frozenset(self.special.values())
         # Marks of thoughts and calls are read back from text, so decoding writes them.
-        self._shown = frozenset(MARKS) if isinstance(format.turns, ThinkingTurns) else frozenset[str]()
-        self._skipped_ids = self._special_ids - {number for name, number in self.special.items() if name in self._shown}
+        self.shown = frozenset(MARKS) if isinstance(format.turns, ThinkingTurns) else frozenset[str]()
+        self._skipped_ids = self._special_ids - {number for name, number in self.special.items() if name in self.shown}
         self.fingerprint = hashlib.sha256(b"".join(self._files.values())).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -107,7 +104,7 @@ class Tokenizer:
                 require_text(part, f"parts[{index}]")
                 behind = index > 0 and not isinstance(row[index - 1], str)
                 before = index + 1 < len(row) and not isinstance(row[index + 1], str)
-                if self._strips and not keep_spaces:
+                if self.strips and not keep_spaces:
                     part = part.lstrip() if behind else part
                     part = part.rstrip() if before else part
                 ids += self._encode_part(part, behind, before)
@@ -204,36 +201,6 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """Ids and loss mask of a conversation: see `openglm.text.render.render`."""
         return render(self, messages, tools, generation_prompt=generation_prompt, thinking=thinking)
-
-    def library_json(self) -> str:
-        """The `tokenizer.json` of the `tokenizers` library, with the special tokens matched in texts and before them, as
-        other programs expect. Raises ValueError for a vocabulary that the library cannot hold."""
-        layout, tokens = self.library_layout(), {}
-        for name, number in self.special.items():
-            sides = {"lstrip": self._strips, "rstrip": self._strips}
-            word = {"single_word": name.isalnum()}  # "sop" is no part of "philosophy"
-            tokens[name] = {"id": number, "content": name, "special": name not in self._shown, **sides, **word}
-        rows = sorted([*tokens.values(), *self._added.values()], key=itemgetter("id"))
-        # In the vocabulary too, for the library numbers anew what it does not find there.
-        layout["model"]["vocab"] |= {token["content"]: token["id"] for token in rows}
-        added = [{**token, **options_of(token)} for token in rows]
-        before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in self.format.frame.head]
-        heads = {name: {"id": name, "ids": [self.special[name]], "tokens": [name]} for name in self.format.frame.head}
-        single, pair = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-        framed = {"single": [*before, single], "pair": [*before, single, pair], "special_tokens": heads}
-        processor = {"type": "TemplateProcessing", **framed} if before else None
-        return json.dumps({**layout, "added_tokens": added, "post_processor": processor}, ensure_ascii=False)
-
-    def library_layout(self) -> dict[str, Any]:
-        """Of `library_json`, all but the special tokens."""
-        require(False, "tokenizer", type(self).__name__, "other programs have no form for it")
-        raise NotImplementedError
-
-
-def options_of(token: Added) -> dict[str, Any]:
-    """How the library finds a token in texts."""
-    flags = {name: bool(token.get(name)) for name in ("single_word", "lstrip", "rstrip", "special")}
-    return flags | {"normalized": bool(token.get("normalized", False))}
 
 
 def _table(texts: Mapping[int, bytes], named: Sequence[tuple[str, int]]) -> tuple[bytes, ...]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from openglm.checkpoints import native
 from openglm.checkpoints.convert import convert
+from openglm.checkpoints.library import library_json
 from openglm.checkpoints.load import load_model, open_checkpoint
 from openglm.checkpoints.quantize import quantize_checkpoint
 from openglm.checkpoints.report import memory, report
@@ -114,7 +115,7 @@ def test_transformers_reads_the_tokenizer_of_glm4s_original_layout(toy, tmp_path
 
 def huggingface(ours) -> str:
     """A tokenizer of ours as one of GLM-4-0414."""
-    return ours.library_json().replace('"<pad>"', '"<|endoftext|>"')
+    return library_json(ours).replace('"<pad>"', '"<|endoftext|>"')
 
 
 def test_a_quantized_model_is_saved_and_opened_as_it_is(tmp_path):

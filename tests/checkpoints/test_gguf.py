@@ -24,6 +24,7 @@ from openglm.checkpoints.gguf_vocabulary import merges
 from openglm.checkpoints.load import load_model
 from openglm.model.transformer import Transformer
 from openglm.presets import model_preset
+from openglm.text.bpe import BpeTokenizer, without_named
 from openglm.text.formats import FORMATS, RoleTurns
 from openglm.text.load import ASSETS, load_tokenizer
 from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
@@ -296,6 +297,7 @@ def spell(token: bytes) -> str:
     return "".join(chr(0x2800 + byte) for byte in token)  # any 256 characters do
 
 
+ADDED = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)
 ODD_TEXTS = [
     " 你好，世界\n\n\n  I'LL  pay $1234567.89\t\tfoo_bar(x)",
     "　　🚀👨\u200d👩\u200d👧 naïve e\u0301 ſ'S ١٢٣ \x00\x1f",
@@ -389,6 +391,35 @@ def test_the_chat_template_writes_what_our_renderer_does(tmp_path, format):
     ]
     found = jinja2.Template(header["tokenizer.chat_template"]).render(messages=messages, add_generation_prompt=True)
     assert found.replace("\n ", "\n") == "".join(text for text, _, _ in format.turns(messages, (), True))
+
+
+def test_chatglm2_gets_its_rounds(tmp_path):
+    model = random_model("chatglm2-6b", vocab_size=360)
+    tokenizer = sentencepiece_tokenizer()
+    tokenizer.format = FORMATS["chatglm2-6b"]
+    header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, tokenizer))
+    turns = [("system", "S."), ("user", "a"), ("assistant", "b"), ("user", "c")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    template = jinja2.Template(header["tokenizer.chat_template"])
+    for chat in (messages, messages[1:], messages[:2]):
+        found = template.render(messages=chat, add_generation_prompt=True)
+        assert found == "".join(text for text, _, _ in tokenizer.format.turns(chat, (), True))
+    assert found == "[gMASK]sop[Round 1]\n\n问：S.a\n\n答："
+
+
+def test_added_tokens_are_named(tmp_path):
+    """llama.cpp finds tokens of this kind in texts, by the text that they have here."""
+    tokenizer = load_tokenizer("nano")
+    words = {word: {"id": tokenizer.vocab_size + place, **ADDED} for place, word in enumerate(["<color>", "新词元"])}
+    bpe, tokens = without_named(tokenizer.layout(), {}, words)
+    added = BpeTokenizer({}, bpe, tokens, tokenizer.special, tokenizer.format, added=words)
+    model = random_model("glm-4-9b", vocab_size=8200)
+    header, _ = read(write_gguf(tmp_path / "m.gguf", weights_of(model), model.config, added))
+    for word, token in words.items():
+        assert header["tokenizer.ggml.tokens"][token["id"]] == word
+        assert header["tokenizer.ggml.token_type"][token["id"]] == gguf.TokenType.USER_DEFINED
+    plain, _ = read(write_gguf(tmp_path / "n.gguf", weights_of(model), model.config, tokenizer))
+    assert header["tokenizer.ggml.merges"] == plain["tokenizer.ggml.merges"]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import sentencepiece
 
 from helpers.text_samples import TEXTS
+from openglm.checkpoints.library import library_json
 from openglm.text.bpe import GLM4_SPECIAL, BpeTokenizer, bpe_of_ranks, byte_of_character
 from openglm.text.formats import FORMATS
 from openglm.text.thinking import MARKS
@@ -70,7 +71,7 @@ def huggingface_file(ranks, format="glm-4", marks=()) -> bytes:
     """marks: tokens of their own that are no special ones, as GLM-4.5's tokenizer has them."""
     bpe, vocabulary = bpe_of_ranks(ranks)
     special = {name: len(vocabulary) + i for i, name in enumerate([*GLM4_SPECIAL, *marks])}
-    return BpeTokenizer({}, bpe, vocabulary, special, FORMATS[format]).library_json().encode()
+    return library_json(BpeTokenizer({}, bpe, vocabulary, special, FORMATS[format])).encode()
 
 
 def gpt2_files(tokenizer) -> dict[str, bytes]:
