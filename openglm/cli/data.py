@@ -1,11 +1,12 @@
 """`glm data build` makes a corpus from packages or a folder of text. `glm data feedback` writes users' preferences as
-pairs.
+pairs. `glm data self-instruct` lets a model write instructions and answers.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -52,13 +53,38 @@ class FeedbackOptions:
     """print the number of pairs as JSON"""
 
 
+@dataclass
+class SelfInstructOptions:
+    """Let a model write new instructions after the pattern of yours, and answer them (Self-Instruct, arXiv 2212.10560).
+    The same command goes on where it stopped."""
+
+    seeds: str
+    """file of instructions by people: records with a prompt, in any shape that `glm sft` reads"""
+    to: str
+    """file to write: JSON lines of {prompt, response}"""
+    model: str = "nano"
+    """folder of the model that writes, or the name of a bundled one"""
+    count: int = 100
+    """records to have in the file"""
+    max_tokens: int = 256
+    """longest answer"""
+    temperature: float = 0.8
+    """how freely the model draws"""
+    seed: int = 1
+    """seed for the choice of instructions and for the answers"""
+    json: bool = False
+    """print what was kept and left out as JSON"""
+
+
 def run(argv: list[str]) -> int:
     if argv[:1] == ["feedback"]:
         return export(parse(FeedbackOptions, argv[1:], "glm data feedback", FeedbackOptions.__doc__ or ""))
+    if argv[:1] == ["self-instruct"]:
+        name = "glm data self-instruct"
+        return write_instructions(parse(SelfInstructOptions, argv[1:], name, SelfInstructOptions.__doc__ or ""))
     if argv[:1] not in (["build"], ["-h"], ["--help"]):
-        raise ValueError(
-            f"{' '.join(argv[:1]) or 'nothing'!r} is not a task; use: glm data build SOURCE --out FOLDER, or glm data feedback --to FILE"
-        )
+        tasks = "build SOURCE --out FOLDER, feedback --to FILE, self-instruct --seeds FILE --to FILE"
+        raise ValueError(f"{' '.join(argv[:1]) or 'nothing'!r} is not a task; use glm data with: {tasks}")
     options = parse(
         BuildOptions, argv[1:] if argv[0] == "build" else argv, "glm data build", BuildOptions.__doc__ or ""
     )
@@ -86,4 +112,30 @@ def export(options: FeedbackOptions) -> int:
     lines = [json.dumps(pair, ensure_ascii=False) for pair in Feedback(options.url).pairs()]
     write_file(options.to, "".join(f"{line}\n" for line in lines))
     print(json.dumps({"pairs": len(lines)}) if options.json else f"{len(lines)} pairs in {options.to}")
+    return 0
+
+
+def write_instructions(options: SelfInstructOptions) -> int:
+    from openglm.align.self_instruct import self_instruct
+    from openglm.assistant import Assistant
+    from openglm.config import require
+    from openglm.data.prompts import read_prompts
+
+    for name in ("count", "max_tokens"):
+        require(getattr(options, name) > 0, name, getattr(options, name), "must be a positive whole number")
+    seeds = [str(one.messages[-1]["content"]) for one in read_prompts(options.seeds, "seeds")]
+    assistant = Assistant(options.model)
+
+    def ask(text: str, seed: int) -> tuple[str, bool]:
+        drawn = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": seed}
+        reply = assistant.reply([{"role": "user", "content": text}], **drawn)
+        return reply.text, reply.usage["completion_tokens"] < options.max_tokens
+
+    found = self_instruct(seeds, ask, Path(options.to), options.count, options.seed)
+    if options.json:
+        print(json.dumps({"records": found.records, "left_out": found.left_out}))
+        return 0
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.left_out.most_common()) or "nothing"
+    less = f" ({options.count} were asked for: the model found nothing new)" if found.records < options.count else ""
+    print(f"{found.records} records in {options.to}{less}; left out: {reasons}")
     return 0
