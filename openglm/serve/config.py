@@ -19,6 +19,9 @@ class ServeConfig:
     api_key: str = ""
     """key that clients must send; a browser asks for it as a password.
     Set it in a --config file to keep it out of the process list"""
+    admin_key: str = ""
+    """key that lets the model be changed while the server runs (/v1/versions), in place of api_key; empty: nobody can
+    """
     hosts: tuple[str, ...] = ()
     """other names under which browsers may reach the server, such as that of a proxy; addresses and --host always work
     """
@@ -48,9 +51,7 @@ class ServeConfig:
             ("max_body", 1024, 1 << 30),
         ):
             require(low <= getattr(self, name) <= high, name, getattr(self, name), f"must lie in {low:g}..{high:g}")
-        require(
-            self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key,
-            "api_key",
-            "...",
-            "must be printable ASCII without spaces",
-        )
+        for name in ("api_key", "admin_key"):
+            key = getattr(self, name)
+            plain = key.isascii() and key.isprintable() and " " not in key
+            require(plain, name, "...", "must be printable ASCII without spaces")

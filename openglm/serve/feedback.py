@@ -143,10 +143,9 @@ async def keep(request: Request, body: FeedbackRequest) -> dict[str, Any]:
     store = _store(request)
     if (body.better is None) != (body.kind in ("up", "down")):
         raise ApiError(400, "better: belongs to edit and retry, and to them alone", param="better")
-    row = body.model_dump(exclude={"sampling"})
-    number = await asyncio.to_thread(
-        store.add, **row, sampling=body.sampling or {}, model=state.model, weights=state.service.assistant.fingerprint
-    )
+    row = body.model_dump(exclude={"sampling", "system_fingerprint"})
+    weights = body.system_fingerprint or state.service.assistant.fingerprint
+    number = await asyncio.to_thread(store.add, **row, sampling=body.sampling or {}, model=state.model, weights=weights)
     state.service.metrics.feedback.inc()
     return {"id": number}
 

@@ -24,6 +24,9 @@ from openglm.serve.service import Service
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key."""
 
+ADMIN_PATH = "/v1/versions"
+"""Only the admin key opens what lies here."""
+
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
 _BODY_SECONDS = 30.0
 _ASK = 'Basic realm="OpenGLM: the API key is the password", charset="UTF-8"'
@@ -39,7 +42,7 @@ class Guard:
 
     def __init__(self, app: Any, config: ServeConfig, count: Callable[[str, int], None]) -> None:
         self.app, self.config, self.count = app, config, count
-        self.key = hashlib.sha256(config.api_key.encode()).digest() if config.api_key else None
+        self.key, self.admin_key = _digest(config.api_key), _digest(config.admin_key)
         self.hosts = {"localhost", socket.gethostname().lower(), config.host.lower(), *map(str.lower, config.hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,26 +73,17 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and origin.split(b"://")[-1] != headers[b"host"]:
             raise ApiError(403, "pages of other origins may not use this server", param="Origin")
-        if self.key and scope["path"] not in OPEN_PATHS and not self._has_key(headers.get(b"authorization", b"")):
+        admin = scope["path"].startswith(ADMIN_PATH)
+        if admin and not self.admin_key:
+            raise ApiError(403, "the model of this server is fixed; start it with --admin-key to change it")
+        key, given = self.admin_key if admin else self.key, headers.get(b"authorization", b"")
+        if key and scope["path"] not in OPEN_PATHS and not _is_key(given, key):
             raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers={"WWW-Authenticate": _ASK})
         if (
             scope["method"] == "POST"
             and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json"
         ):
             raise ApiError(415, "the body must be JSON, with Content-Type: application/json", param="Content-Type")
-
-    def _has_key(self, authorization: bytes) -> bool:
-        """Bearer for programs, Basic for browsers, which ask for it once and send it with all that the page fetches.
-        Takes the same time whatever is wrong."""
-        scheme, _, given = authorization.partition(b" ")
-        if scheme.lower() == b"basic":
-            try:
-                given = base64.b64decode(given, validate=True).partition(b":")[2]
-            except binascii.Error:
-                given = b""
-        elif scheme.lower() != b"bearer":
-            given = b""
-        return self.key is not None and hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self.key)
 
     async def _read(self, scope: Scope, receive: Receive) -> Receive:
         """Take in the whole body, within its limits of size and time; returns what gives it out again."""
@@ -128,6 +122,24 @@ _SECURITY = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
+
+
+def _digest(key: str) -> bytes | None:
+    return hashlib.sha256(key.encode()).digest() if key else None
+
+
+def _is_key(authorization: bytes, digest: bytes) -> bool:
+    """Bearer for programs, Basic for browsers, which ask for it once and send it with all that the page fetches. Takes
+    the same time whatever is wrong."""
+    scheme, _, given = authorization.partition(b" ")
+    if scheme.lower() == b"basic":
+        try:
+            given = base64.b64decode(given, validate=True).partition(b":")[2]
+        except binascii.Error:
+            given = b""
+    elif scheme.lower() != b"bearer":
+        given = b""
+    return hmac.compare_digest(hashlib.sha256(given.strip()).digest(), digest)
 
 
 def _name(host: bytes) -> str | None:

@@ -20,6 +20,7 @@ _TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
 
 class Metrics:
     def __init__(self, engine: Any) -> None:
+        self.engine = engine
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -56,16 +57,23 @@ class Metrics:
         )
         self.step_tokens = Counter("glm_step_tokens", "New tokens of answers, over all passes", registry=registry)
         gauges = {
-            "glm_running": ("Answers being computed", lambda: len(engine.scheduler.running)),
-            "glm_waiting": ("Requests that wait for their turn", lambda: len(engine.scheduler.waiting)),
-            "glm_slots": ("Answers that can be computed at once", lambda: engine.config.max_sequences),
-            "glm_cache_blocks": ("Blocks of keys and values", lambda: engine.pool.blocks),
-            "glm_cache_blocks_free": ("Blocks of keys and values that no answer holds", lambda: engine.pool.available),
-            "glm_block_tokens": ("Tokens in a block", lambda: engine.config.block_size),
-            "glm_context_tokens": ("Longest prompt and answer together", lambda: engine.context),
+            "glm_running": ("Answers being computed", lambda: len(self.engine.scheduler.running)),
+            "glm_waiting": ("Requests that wait for their turn", lambda: len(self.engine.scheduler.waiting)),
+            "glm_slots": ("Answers that can be computed at once", lambda: self.engine.config.max_sequences),
+            "glm_cache_blocks": ("Blocks of keys and values", lambda: self.engine.pool.blocks),
+            "glm_cache_blocks_free": (
+                "Blocks of keys and values that no answer holds",
+                lambda: self.engine.pool.available,
+            ),
+            "glm_block_tokens": ("Tokens in a block", lambda: self.engine.config.block_size),
+            "glm_context_tokens": ("Longest prompt and answer together", lambda: self.engine.context),
         }
         for name, (text, read) in gauges.items():
             Gauge(name, text, registry=registry).set_function(read)
+
+    def watch(self, engine: Any) -> None:
+        """From now on the gauges are this engine's."""
+        self.engine = engine
 
     def step(self, seconds: float, tokens: int) -> None:
         self.step_seconds.observe(seconds)

@@ -18,7 +18,7 @@ from openglm.config import require
 from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling, TemplateOptions, ToolChoice
-from openglm.serve.service import Service
+from openglm.serve.service import Service, Version
 from openglm.serve.sse import DONE, EventStream, event, prepare, unless_gone
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -274,19 +274,22 @@ _SAME = (
 
 async def _respond(request: Request, body: Sampling, kind: str, answering: Answering) -> Response:
     state = request.app.state
+    service: Service = state.service
+    version = service.pick()
     head = {
         "id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
         "model": state.model,
+        "system_fingerprint": version.assistant.fingerprint,
     }
     if body.stream:
         if kind == "chat.completion":
             head["object"] = "chat.completion.chunk"
         return EventStream(
-            _chunks(state.service, head, answering, bool(body.stream_options and body.stream_options.include_usage))
+            _chunks(service, head, answering, bool(body.stream_options and body.stream_options.include_usage), version)
         )
-    await unless_gone(request.receive, collect(state.service, answering))
+    await unless_gone(request.receive, collect(service, answering, version))
     return JSONResponse(
         {
             **head,
@@ -296,14 +299,14 @@ async def _respond(request: Request, body: Sampling, kind: str, answering: Answe
     )
 
 
-async def collect(service: Service, answering: Answering) -> None:
-    async for batch in service.answer(answering.requests):
+async def collect(service: Service, answering: Answering, version: Version | None = None) -> None:
+    async for batch in service.answer(answering.requests, version):
         for _ in answering.feed(batch):
             pass
 
 
 async def _chunks(
-    service: Service, head: dict[str, Any], answering: Answering, with_usage: bool
+    service: Service, head: dict[str, Any], answering: Answering, with_usage: bool, version: Version
 ) -> AsyncGenerator[bytes, None]:
     """An answer as server-sent events; those that lie ready are sent in one piece."""
     extra = {"usage": None} if with_usage else {}
@@ -313,7 +316,7 @@ async def _chunks(
             parts = [choice.chunk(index, {"text": choice.text}, False), choice.chunk(index, {}, True)]
             yield b"".join(event({**head, "choices": [part], **extra}) for part in parts)
     sent = time.monotonic()
-    async with aclosing(service.answer(answering.requests)) as batches:
+    async with aclosing(service.answer(answering.requests, version)) as batches:
         async for batch in batches:
             parts = []
             for index, deltas in answering.feed(batch):

@@ -23,7 +23,7 @@ from openglm.config import require
 from openglm.serve import chats
 from openglm.serve.display import original, talk
 from openglm.serve.replies import ReplyStream
-from openglm.serve.service import Broken, Busy, Service
+from openglm.serve.service import Broken, Busy, Service, Version
 from openglm.serve.strings import NOTES, STRINGS
 
 _ROUTES = re.compile(
@@ -163,7 +163,7 @@ class Page:
                 "better": better,
                 "reason": reason,
             }
-            weights = self.service.assistant.fingerprint
+            weights = answer.get("version") or self.service.assistant.fingerprint
             await asyncio.to_thread(
                 self.state.feedback.add,
                 **row,
@@ -188,10 +188,11 @@ class Page:
                 **self.service.assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p)),
                 "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids))),
             }
+            version = self.service.pick()
             names = [tool.get("function", tool)["name"] for tool in tools]
             reply = ReplyStream(self.service.assistant, names, self.service.assistant.reader(tools))
-            async for message in self._grow(ids, SamplingParams(**sampling), reply, run.stop):
-                done = [*asked, chats.answer(message, sampling)]
+            async for message in self._grow(ids, SamplingParams(**sampling), reply, run.stop, version):
+                done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
                 yield [gr.skip(), talk(done), gr.skip(), gr.skip(), note]
         except (ValueError, Busy, Broken) as error:
             note = f"{NOTES['failed']} {error}"
@@ -204,12 +205,12 @@ class Page:
         yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
 
     async def _grow(
-        self, ids: list[int], params: SamplingParams, reply: ReplyStream, stop: asyncio.Event
+        self, ids: list[int], params: SamplingParams, reply: ReplyStream, stop: asyncio.Event, version: Version
     ) -> AsyncIterator[dict[str, Any]]:
         """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
         is nothing else."""
         text, stopped = "", asyncio.ensure_future(stop.wait())
-        async with aclosing(self.service.answer([(ids, params)])) as batches:
+        async with aclosing(self.service.answer([(ids, params)], version)) as batches:
             try:
                 while True:
                     batch = asyncio.ensure_future(anext(batches, None))

@@ -234,3 +234,5 @@ class FeedbackRequest(Body):
     better: Text | None = None
     reason: Annotated[str, Field(max_length=4096)] | None = None
     sampling: Annotated[dict[Name, Real | str | None], Field(max_length=32)] | None = None
+    system_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+    """as the answer gave it; None: of the version that answers now"""

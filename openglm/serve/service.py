@@ -1,16 +1,18 @@
-"""One engine in a thread of its own, and answers as asynchronous streams.
+"""The engine in a thread of its own, and answers as asynchronous streams.
 
 The thread takes commands between two steps, so a reader that goes away frees its place within one step. An answer's
 beginning and end reach
 its reader at once; what lies between is gathered for 40 ms, for no eye sees the difference, and each piece costs both
 ends more than its tokens
-cost the engine. It knows nothing of HTTP.
+cost the engine. Another version of the model may stand beside the one that answers, with a share of the requests and an
+engine of its own; the thread steps both in turn. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import threading
 import time
 from collections import deque
@@ -19,7 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from openglm.assistant import Assistant, EngineRequest, Event, Found, Result, Rounds
+from openglm.assistant import Assistant, Engine, EngineRequest, Event, Found, Result, Rounds
+from openglm.config import require
 from openglm.runtime import say
 from openglm.serve.config import ServeConfig
 from openglm.serve.metrics import Metrics
@@ -66,12 +69,25 @@ class Inbox:
 
 
 @dataclass(eq=False)
+class Version:
+    """A model that answers."""
+
+    assistant: Assistant
+    name: str
+    share: float = 1.0
+    """of the requests that it gets"""
+    requests: int = 0
+    """that it got"""
+
+
+@dataclass(eq=False)
 class Ticket:
     """One request in the engine."""
 
     index: int
     request: EngineRequest
     inbox: Inbox
+    engine: Engine
     number: int = -1
     """in the engine, once it took the request"""
     began: float = field(default_factory=time.perf_counter)
@@ -85,14 +101,40 @@ class Service:
     the event loop's thread.
     """
 
-    def __init__(self, assistant: Assistant, config: ServeConfig) -> None:
-        self.assistant, self.config, self.metrics = assistant, config, Metrics(assistant.engine)
+    def __init__(self, assistant: Assistant, config: ServeConfig, name: str = "") -> None:
+        self.versions = [Version(assistant, name)]
+        self.config, self.metrics = config, Metrics(assistant.engine)
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._by_number: dict[int, Ticket] = {}
+        self._by_number: dict[tuple[Engine, int], Ticket] = {}
         self._open: set[Ticket] = set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ringing, self._rang = False, 0.0
         self.draining = False
+
+    @property
+    def assistant(self) -> Assistant:
+        """That of the version that answers; what it says of prompts holds for one on trial too."""
+        return self.versions[0].assistant
+
+    def pick(self) -> Version:
+        """The version that the next request goes to."""
+        trial = self.versions[-1]
+        return trial if random.random() < trial.share else self.versions[0]
+
+    def try_out(self, version: Version) -> None:
+        """Let another version have its share of the requests; one that was on trial goes. Raises ValueError where it
+        does not read prompts as the present one does."""
+        ours, theirs = self.assistant, version.assistant
+        same = ours.tokenizer.fingerprint == theirs.tokenizer.fingerprint and ours.context <= theirs.context
+        require(same, "model", version.name, "has another tokenizer or a shorter context than the model that answers")
+        self.versions = [self.versions[0], version]
+
+    def keep(self, trial: bool) -> None:
+        """End the trial, with its version or with the one before; running answers are not disturbed."""
+        version = self.versions[-1 if trial else 0]
+        version.share = 1.0
+        self.versions = [version]
+        self.metrics.watch(version.assistant.engine)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -114,14 +156,19 @@ class Service:
             self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open))
         )
 
-    async def answer(self, requests: Sequence[EngineRequest]) -> AsyncGenerator[Batch, None]:
+    async def answer(
+        self, requests: Sequence[EngineRequest], version: Version | None = None
+    ) -> AsyncGenerator[Batch, None]:
         """Events of a group of requests, each with its request's index in the group; what is ready comes in one list.
         Each request's last
         event has its result. Raises ValueError for a wrong request, Busy, Broken. Whoever stops reading, or is
         cancelled, frees all places."""
         self._admit(len(requests))
         inbox = Inbox()
-        tickets = [Ticket(index, request, inbox) for index, request in enumerate(requests)]
+        version = version or self.pick()
+        version.requests += len(requests)
+        engine = version.assistant.engine
+        tickets = [Ticket(index, request, inbox, engine) for index, request in enumerate(requests)]
         self._open.update(tickets)
         for ticket in tickets:
             self._commands.put(partial(self._add, ticket))
@@ -198,17 +245,16 @@ class Service:
     # What follows runs in the engine's thread.
 
     def _run(self) -> None:
-        engine = self.assistant.engine
-        while self._take_commands(wait=not engine.busy):
-            if engine.busy:
+        while self._take_commands(wait=not self._by_number):
+            for engine in {engine for engine, _ in self._by_number}:
                 try:
                     start = time.perf_counter()
                     events = engine.step()
                     self.metrics.step(time.perf_counter() - start, len(events))
-                    self._deliver(events)
+                    self._deliver(engine, events)
                 except Exception as error:  # a defect must not leave readers waiting for ever
                     say(f"glm serve: the engine failed: {type(error).__name__}: {error}")
-                    self._fail_all(error)
+                    self._fail_all(engine, error)
 
     def _take_commands(self, wait: bool) -> bool:
         """Do what the event loop asked for; False where it asked to end."""
@@ -226,8 +272,8 @@ class Service:
         if ticket not in self._open:  # its reader left before it began
             return
         try:
-            ticket.number = self.assistant.engine.add_request(*ticket.request)
-            self._by_number[ticket.number] = ticket
+            ticket.number = ticket.engine.add_request(*ticket.request)
+            self._by_number[ticket.engine, ticket.number] = ticket
             self.metrics.asked_length.observe(ticket.request[1].max_tokens)
         except ValueError as error:
             self._post([(ticket, error)])
@@ -238,24 +284,24 @@ class Service:
             self._post([(ticket, Broken(f"the engine failed ({type(error).__name__})"))])
 
     def _drop(self, ticket: Ticket) -> None:
-        if self._by_number.pop(ticket.number, None):
-            self.assistant.engine.cancel(ticket.number)
+        if self._by_number.pop((ticket.engine, ticket.number), None):
+            ticket.engine.cancel(ticket.number)
             self.metrics.finished.labels("cancelled").inc()
 
     def _cut(self, ticket: Ticket) -> None:
         """End an answer where it is, for the deadline or the end of the server."""
-        if self._by_number.get(ticket.number) is ticket:
-            result = self.assistant.engine.cancel(ticket.number)
-            self._deliver([Event(ticket.number, result=result)])
+        if self._by_number.get((ticket.engine, ticket.number)) is ticket:
+            result = ticket.engine.cancel(ticket.number)
+            self._deliver(ticket.engine, [Event(ticket.number, result=result)])
 
-    def _fail_all(self, error: Exception) -> None:
-        failed = list(self._by_number.values())
+    def _fail_all(self, engine: Engine, error: Exception) -> None:
+        failed = [ticket for ticket in self._by_number.values() if ticket.engine is engine]
         for ticket in failed:
             try:
-                self.assistant.engine.cancel(ticket.number)
+                engine.cancel(ticket.number)
             except Exception as trouble:
                 say(f"glm serve: request {ticket.number} could not be taken back: {trouble}")
-        self._by_number.clear()
+            del self._by_number[engine, ticket.number]
         self._post(
             [
                 (ticket, Broken(f"the engine failed ({type(error).__name__}); the request can be repeated"))
@@ -263,18 +309,18 @@ class Service:
             ]
         )
 
-    def _deliver(self, events: list[Event]) -> None:
+    def _deliver(self, engine: Engine, events: list[Event]) -> None:
         post: list[tuple[Ticket, Event | Exception]] = []
         now = time.perf_counter()
         for event in events:
-            ticket = self._by_number.get(event.id)
+            ticket = self._by_number.get((engine, event.id))
             if ticket is None:
                 continue
             if event.token is not None:
                 self.metrics.token(now - (ticket.last or ticket.began), first=not ticket.last)
                 ticket.last = now
             if event.result is not None:
-                del self._by_number[event.id]
+                del self._by_number[engine, event.id]
                 self.metrics.result(event.result, now - ticket.began)
             post.append((ticket, event))
         self._post(post)
