@@ -69,6 +69,9 @@ class Yarn:
             require(fits, f"model.yarn.{name}", getattr(self, name), remedy)
 
 
+_AS_TRAINED = Yarn()
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape and options of the network, the same for all of the family from GLM-10B to GLM-4-0414
@@ -109,7 +112,7 @@ class ModelConfig:
     """share of a head that rope_half turns (GLM-Edge: 1)"""
     rope_theta: float = 10000.0
     """base of the rotary frequencies"""
-    yarn: Yarn = field(default_factory=Yarn)
+    yarn: Yarn = _AS_TRAINED
     """a context beyond the one that was trained on"""
     rope_fp16_frequencies: bool = False
     """round the rotary frequencies to half precision, as the published ChatGLM-6B and GLM-130B do"""

@@ -1,6 +1,7 @@
 """What the guard sees, what it does about it, and that a run with anomalies in it is still the same run after a kill."""
 
 import dataclasses
+import json
 import math
 import re
 from pathlib import Path
@@ -15,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.cli.options import parse, read_toml
-from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, StabilityConfig, TrainConfig
+from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, StabilityConfig, TrainConfig, Yarn
 from openglm.data.mixture import batches
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
 from openglm.presets import model_preset
 from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.stability import WINDOW, Guard, Memory, ramped, unscale
-from openglm.train.state import check_settings, read_record
+from openglm.train.state import check_settings, flatten, read_record
 
 ALONE = Processes(torch.device("cpu"))
 RECIPE = Path(__file__).parents[2] / "recipes" / "glm-130b" / "pretrain.toml"
@@ -259,6 +260,16 @@ def test_a_run_goes_on_where_options_have_been_added_since(tmp_path):
         check_settings(old, {**known, "optimizer": optimizer, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)})
     with pytest.raises(ValueError, match=r"^optimizer.schedule = 'constant': .*made with 'cosine'"):
         check_settings(old, {**known, "optimizer": dataclasses.replace(optimizer, schedule="constant")})
+
+
+def test_a_run_goes_on_where_a_table_of_options_has_been_added_since():
+    now = {"model": model_preset("nano"), "train.steps": 5, "rows": "a"}
+    flat = json.loads(json.dumps(flatten(now)))
+    old = {"step": 0, "settings": {name: value for name, value in flat.items() if not name.startswith("model.yarn")}}
+    check_settings(old, now)
+    longer = dataclasses.replace(now["model"], yarn=Yarn(4, 512))
+    with pytest.raises(ValueError, match=r"^model.yarn.attention_factor = 1.138.*made with 1.0"):
+        check_settings(old, {**now, "model": longer})
 
 
 SCENES = {
