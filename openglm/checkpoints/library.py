@@ -10,7 +10,7 @@ from typing import Any
 
 from openglm.config import require
 from openglm.files import write_file
-from openglm.text.beside import SETTINGS
+from openglm.text.beside import SETTINGS, Added
 from openglm.text.bpe import BpeTokenizer, joins
 from openglm.text.formats import Format, RoleTurns, Rounds
 from openglm.text.sentencepiece import SentencePieceTokenizer
@@ -19,7 +19,9 @@ from openglm.text.tokenizer import Tokenizer
 
 def write_library_files(folder: Path, tokenizer: Tokenizer) -> None:
     """Into a converted folder. Raises ValueError where the library has no form for the vocabulary."""
-    text = library_json(tokenizer)
+    text, decoder = library_json(tokenizer), {}
+    for row in _rows(tokenizer).values():
+        decoder[row.pop("id")] = row
     name_of = {number: name for name, number in tokenizer.special.items()}
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -30,6 +32,7 @@ def write_library_files(folder: Path, tokenizer: Tokenizer) -> None:
         "pad_token": name_of[tokenizer.tokens.pad],
         "model_max_length": tokenizer.format.sampling.max_length,
         "chat_template": chat_template(tokenizer.format) or None,
+        "added_tokens_decoder": decoder,
     }
     write_file(folder / "tokenizer.json", text)
     write_file(folder / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=1) + "\n")
@@ -40,12 +43,7 @@ def library_json(tokenizer: Tokenizer) -> str:
 
     Raises ValueError for a vocabulary that the library cannot hold.
     """
-    rows = {}
-    for name, number in tokenizer.special.items():
-        sides = dict.fromkeys(("lstrip", "rstrip"), tokenizer.strips)
-        rows[name] = {"id": number, "content": name, "special": name not in tokenizer.shown, **sides}
-        rows[name] |= {"single_word": name.isalnum(), "normalized": False}  # "sop" is no part of "philosophy"
-    rows |= tokenizer.added_tokens
+    rows = _rows(tokenizer)
     layout, head = _layout(tokenizer), tokenizer.format.frame.head
     # In the vocabulary too, for the library numbers anew what it does not find there.
     layout["model"]["vocab"] |= {name: row["id"] for name, row in rows.items()}
@@ -56,6 +54,16 @@ def library_json(tokenizer: Tokenizer) -> str:
     processor = {"type": "TemplateProcessing", **framed, "special_tokens": names} if head else None
     layout |= {"added_tokens": sorted(rows.values(), key=itemgetter("id")), "post_processor": processor}
     return json.dumps(layout, ensure_ascii=False)
+
+
+def _rows(tokenizer: Tokenizer) -> dict[str, Added]:
+    """Special and added tokens by content."""
+    rows: dict[str, Added] = {}
+    for name, number in tokenizer.special.items():
+        sides = dict.fromkeys(("lstrip", "rstrip"), tokenizer.strips)
+        rows[name] = {"id": number, "content": name, "special": name not in tokenizer.shown, **sides}
+        rows[name] |= {"single_word": name.isalnum(), "normalized": False}  # "sop" is no part of "philosophy"
+    return rows | {name: dict(token) for name, token in tokenizer.added_tokens.items()}
 
 
 def _layout(tokenizer: Tokenizer) -> dict[str, Any]:
