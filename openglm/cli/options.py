@@ -116,7 +116,7 @@ def toml_flags(cls: type, table: dict[str, Any], prefix: str = "") -> list[str]:
     for name, value in table.items():
         flag, hint = f"--{prefix}{name}".replace("_", "-"), hints.get(name)
         require(hint is not None, f"--config: {prefix}{name}", value, f"not an option; known here: {', '.join(hints)}")
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             require(isinstance(value, dict), f"--config: {prefix}{name}", value, "must be a table")
             flags += toml_flags(hint, value, f"{prefix}{name}.")
         elif isinstance(value, dict):

@@ -34,19 +34,20 @@ except ImportError as error:
 
 from openglm import runtime
 from openglm.config import require
+from openglm.data.folders import readable
 from openglm.data.readers import READERS, Reader, own_files
 from openglm.data.sources import part_files, read_recipe
 from openglm.files import locked
 from openglm.text.bpe_training import require_vocab_size, too_few_texts
 from openglm.text.load import load_tokenizer
+from openglm.text.tokenizer import Tokenizer
 
 # Signatures of 14 x 8 hashes over runs of 5 words find pairs that share 80 % of these with a probability of 0.92:
 # datatrove's own figures.
 _HASHES = HashConfig(hash_fc="sha1", precision=64)  # its default, xxhash, no longer takes text (xxhash 4)
 NEAR = dedup.MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=_HASHES)
 _OWN_UNITS = 64  # a user's files are dealt to this many tasks: MinHash opens one signature file a task at once
-
-
+_BY_RANK = "${rank}.jsonl"
 EXACT = dedup.ExactDedupConfig(content_getter=steps.document_text, hash_config=_HASHES)
 
 
@@ -81,102 +82,91 @@ def stages(plan: Plan, work: str, readers: Mapping[str, Reader] = READERS) -> li
     """The whole build as datatrove pipelines over the folder `work`, in order. The corpus will be in work/corpus."""
     for name in ("corpus", "entries", "split"):
         os.makedirs(f"{work}/{name}", exist_ok=True)
-    index, units = f"{work}/evaluation.npy", len(plan.units)
-    cleaned, unique, text, exact, near = (f"{work}/{name}" for name in ("clean", "unique", "text", "exact", "near"))
-    out = [
-        Stage("indexing evaluation items", [steps.IndexEvaluation(plan.evaluation, index)]),
-        Stage(
-            "reading and cleaning",
-            [
-                steps.ReadUnit(plan.units, readers),
-                steps.CleanText(),
-                steps.DropContaminated(index),
-                steps.KeepReadable(),
-                JsonlWriter(cleaned, "${rank}.jsonl", compression=None),
-                dedup.ExactDedupSignature(f"{exact}/signatures", EXACT),
-            ],
-            units,
-        ),
-        Stage(
-            "finding duplicates",
-            [dedup.ExactFindDedups(f"{exact}/signatures", f"{exact}/found", EXACT, lines_to_buffer=4096)],
-        ),
-        Stage(
-            "hashing for near duplicates",
-            [
-                steps.ReadRank(cleaned, add_file_path=False),
-                dedup.ExactDedupFilter(f"{exact}/found", EXACT),
-                JsonlWriter(unique, "${rank}.jsonl", compression=None),
-                dedup.MinhashDedupSignature(f"{near}/signatures", NEAR, steps.JiebaWords()),
-            ],
-            units,
-        ),
-        Stage(
-            "comparing hashes",
-            [dedup.MinhashDedupBuckets(f"{near}/signatures", f"{near}/pairs", config=NEAR, lines_to_buffer=4096)],
-            NEAR.num_buckets,
-        ),
-        Stage(
-            "grouping near duplicates",
-            [dedup.MinhashDedupCluster(f"{near}/pairs", f"{near}/removed", NEAR, lines_to_buffer=4096)],
-        ),
-        Stage(
-            "dropping near duplicates",
-            [
-                steps.ReadRank(unique, add_file_path=False),
-                dedup.MinhashDedupFilter(f"{near}/removed"),
-                JsonlWriter(text, "${source}/${rank}.jsonl", compression=None),
-            ],
-            units,
-        ),
+    index, text, units = f"{work}/evaluation.npy", f"{work}/text", len(plan.units)
+    exact = f"{work}/exact"
+    reading = [
+        steps.ReadUnit(plan.units, readers),
+        steps.CleanText(),
+        steps.DropContaminated(index),
+        steps.KeepReadable(),
+        JsonlWriter(f"{work}/clean", _BY_RANK, compression=None),
+        dedup.ExactDedupSignature(f"{exact}/signatures", EXACT),
     ]
-    if not plan.tokenizer:
-        out.append(
-            Stage(
-                "training the tokenizer",
-                [steps.TrainTokenizer(text, plan.sources, plan.vocab_size, plan.heldout, f"{work}/corpus")],
-            )
-        )
-    out.append(Stage("writing tokens", [steps.WriteTokens(work, plan.sources, plan.heldout)], len(plan.sources)))
-    out.append(Stage("writing the manifest", [steps.WriteManifest(work)]))
-    return out
+    copies = dedup.ExactFindDedups(f"{exact}/signatures", f"{exact}/found", EXACT, lines_to_buffer=4096)
+    training = steps.TrainTokenizer(text, plan.sources, plan.vocab_size, plan.heldout, f"{work}/corpus")
+    return [
+        Stage("indexing evaluation items", [steps.IndexEvaluation(plan.evaluation, index)]),
+        Stage("reading and cleaning", reading, units),
+        Stage("finding duplicates", [copies]),
+        *_near_copies(work, exact, text, units),
+        *([] if plan.tokenizer else [Stage("training the tokenizer", [training])]),
+        Stage("writing tokens", [steps.WriteTokens(work, plan.sources, plan.heldout)], len(plan.sources)),
+        Stage("writing the manifest", [steps.WriteManifest(work)]),
+    ]
+
+
+def _near_copies(work: str, exact: str, text: str, units: int) -> list[Stage]:
+    """From work/clean without its exact copies to `text` without near ones."""
+    unique, near = f"{work}/unique", f"{work}/near"
+    hashing = [
+        steps.ReadRank(f"{work}/clean", add_file_path=False),
+        dedup.ExactDedupFilter(f"{exact}/found", EXACT),
+        JsonlWriter(unique, _BY_RANK, compression=None),
+        dedup.MinhashDedupSignature(f"{near}/signatures", NEAR, steps.JiebaWords()),
+    ]
+    comparing = dedup.MinhashDedupBuckets(f"{near}/signatures", f"{near}/pairs", config=NEAR, lines_to_buffer=4096)
+    grouping = dedup.MinhashDedupCluster(f"{near}/pairs", f"{near}/removed", NEAR, lines_to_buffer=4096)
+    dropping = [
+        steps.ReadRank(unique, add_file_path=False),
+        dedup.MinhashDedupFilter(f"{near}/removed"),
+        JsonlWriter(text, "${source}/${rank}.jsonl", compression=None),
+    ]
+    return [
+        Stage("hashing for near duplicates", hashing, units),
+        Stage("comparing hashes", [comparing], NEAR.num_buckets),
+        Stage("grouping near duplicates", [grouping]),
+        Stage("dropping near duplicates", dropping, units),
+    ]
 
 
 def run_locally(stage: Stage, log: str, workers: int, done: Callable[[], None]) -> None:
     """Run one stage, `workers` tasks at a time; `done` is called after each. Tasks that an earlier, interrupted run has
     finished are not run again."""
     logger.remove()
-    multiprocess.set_forkserver_preload(
-        [steps.__name__]
-    )  # the libraries are imported once, not by every process of every stage
+    # The libraries are imported once, not by every process of every stage.
+    multiprocess.set_forkserver_preload([steps.__name__])
     workers = min(workers, stage.tasks)
     executor = steps.QuietExecutor(stage.steps, tasks=stage.tasks, workers=workers, logging_dir=log)
     for _ in executor.finish_tasks():
         done()
 
 
-def _own_plan(folder: str | Path) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...]]:
+Planned = tuple[tuple[SourceInfo, ...], tuple[Unit, ...], list[str]]  # and the files of evaluation items
+
+
+def _own_plan(folder: str | Path) -> Planned:
     """A user's folder: a source for each folder in it, and one, of its own name, for the files beside them. Or one
     file, a source of its name without the ending."""
-    root, by_source = Path(folder), {}
+    root = Path(folder)
+    by_source: dict[str, list[str]] = {}
     for path in own_files(folder):
         inner = path.relative_to(root).parts
         own_name = root.stem if root.is_file() else root.resolve().name
-        by_source.setdefault(inner[0] if len(inner) > 1 else own_name, []).append(str(path.absolute()))
+        name = readable(inner[0] if len(inner) > 1 else own_name)
+        by_source.setdefault(name, []).append(str(path.absolute()))
     units = []
     for name, files in sorted(by_source.items()):
         count = min(_OWN_UNITS, len(files))
         units += [
             Unit(name, tuple(files[i * len(files) // count : (i + 1) * len(files) // count])) for i in range(count)
         ]
-    return tuple(SourceInfo(name, "", "") for name in sorted(by_source)), tuple(units)
+    return tuple(SourceInfo(name, "", "") for name in sorted(by_source)), tuple(units), []
 
 
-def _recipe_plan(
-    path: str | Path, cache: Path, readers: Mapping[str, Reader], shown: bool
-) -> tuple[tuple[SourceInfo, ...], tuple[Unit, ...], list[str]]:
+def _recipe_plan(path: str | Path, cache: Path, readers: Mapping[str, Reader], shown: bool) -> Planned:
     recipe = read_recipe(path, readers)
-    units, evaluation = [], []
+    units: list[Unit] = []
+    evaluation: list[str] = []
     total = sum(len(source.parts) for source in recipe.sources) + len(recipe.evaluation)
     with runtime.progress("fetching packages", total, shown=shown) as advance:
         for source in recipe.sources:
@@ -227,12 +217,28 @@ def build(
     given = load_tokenizer(tokenizer) if tokenizer else None
     if str(data).endswith(".toml"):
         folder = Path(cache or runtime.cache_folder() / "packages")
-        sources, units, items_files = _recipe_plan(data, folder, readers, shown)
+        sources, units, items = _recipe_plan(data, folder, readers, shown)
     else:
-        (sources, units), items_files = _own_plan(data), []
+        sources, units, items = _own_plan(data)
     if evaluation:
-        items_files += map(str, own_files(evaluation, "evaluation"))
-    plan = Plan(sources, units, tuple(items_files), vocab_size, heldout, given.fingerprint if given else "")
+        items += map(str, own_files(evaluation, "evaluation"))
+    plan = Plan(sources, units, tuple(items), vocab_size, heldout, given.fingerprint if given else "")
+    manifest = _run(plan, out, given, readers, text, workers, shown)
+    if not given and (few := too_few_texts(manifest["vocab_size"], vocab_size)):
+        runtime.say(few)
+    return manifest
+
+
+def _run(
+    plan: Plan,
+    out: Path,
+    given: Tokenizer | None,
+    readers: Mapping[str, Reader],
+    text: str | Path,
+    workers: int,
+    shown: bool,
+) -> dict[str, Any]:
+    """All stages in a folder beside `out`, which then becomes `out`; the manifest with what was left out."""
     beside = out.with_name(f"{out.name}.work").absolute()
     with locked(beside, "out", "building a corpus"):
         require(not out.exists(), "out", str(out), "was built by another process meanwhile")
@@ -251,8 +257,6 @@ def build(
             shutil.copytree(work / "split", text, dirs_exist_ok=True)
         os.replace(work / "corpus", out)
         shutil.rmtree(beside)
-    if not given and (few := too_few_texts(manifest["vocab_size"], vocab_size)):
-        runtime.say(few)
     return manifest
 
 

@@ -6,9 +6,10 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,14 @@ def kind(path: Path) -> str:
     while endings and endings[-1] in _PACKED:
         endings.pop()
     return endings[-1] if endings else ""
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be stored: one that is not UTF-8 is read as GBK, or its bytes are spelt out."""
+    raw = os.fsencode(name)
+    with suppress(ValueError):
+        return decode(raw)
+    return raw.decode("gb18030" if looks_like_gbk(raw) else "utf-8", "backslashreplace")
 
 
 def list_files(folder: Path, known: Collection[str]) -> tuple[list[Path], dict[str, list[str]]]:
@@ -54,7 +63,7 @@ def list_files(folder: Path, known: Collection[str]) -> tuple[list[Path], dict[s
             else:
                 reason = kind(path) or "without an ending"
             if reason:
-                skipped.setdefault(reason, []).append(path.name)
+                skipped.setdefault(reason, []).append(readable(path.name))
     return sorted(files), skipped
 
 

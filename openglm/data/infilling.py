@@ -72,7 +72,8 @@ def build_sample(
 
 def _part_a(tokens: Ints, starts: Ints, ends: Ints, mask_id: int) -> tuple[Ints, Ints]:
     """The text with each span shrunk to one mask token, and the places of those masks in it."""
-    pieces, last, mask = [], 0, np.array([mask_id])
+    pieces: list[Ints] = []
+    last, mask = 0, np.array([mask_id])
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         pieces += (tokens[last:start], mask)
         last = end
@@ -147,19 +148,19 @@ def sample_spans(
     their own share; the longest takes the rest.
     """
     lengths = sample_lengths(rng, 1 if single else max(1, int(config.mask_ratio * length)), config)
-    placed = []
+    placed: list[Ints] = []
     documents = sorted(documents, key=lambda d: d[1] - d[0])
-    for start, stop in documents[:-1]:
-        here = int(np.searchsorted(np.cumsum(lengths), int(config.mask_ratio * (stop - start)), "right"))
-        placed.append(place_spans(rng, lengths[:here], start, stop))
+    for number, (start, stop) in enumerate(documents):
+        here = len(lengths)
+        if number < len(documents) - 1:
+            here = int(np.searchsorted(np.cumsum(lengths), int(config.mask_ratio * (stop - start)), "right"))
+        spans = place_spans(rng, lengths[:here], start, stop)
+        if spans is None:
+            return None
+        placed.append(spans)
         lengths = lengths[here:]
-    placed.append(place_spans(rng, lengths, *documents[-1]))
-    if any(spans is None for spans in placed):
-        return None
-    if len(placed) == 1:
-        return placed[0]
-    spans = np.concatenate(placed)
-    return spans[np.argsort(spans[:, 0])]
+    both = np.concatenate(placed)
+    return both[np.argsort(both[:, 0])]
 
 
 def sample_long_span(

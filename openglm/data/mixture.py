@@ -1,9 +1,8 @@
 """Training rows: which text comes when, from which source, packed into rows of one length.
 
 A row is a pure function of its number and of the configuration. There is no state to save but a counter: any number of
-workers reads the
-same stream, and a resume needs one integer. Time goes into numpy calls on whole pieces; a row of 512 tokens takes a
-fraction of a millisecond.
+workers reads the same stream, and a resume needs one integer. Time goes into numpy calls on whole pieces; a row of 512
+tokens takes a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -94,9 +93,12 @@ class Stream(Protocol):
     """
 
     tokens: int
-    rows: int
-    """in an epoch"""
     fingerprint: str
+
+    @property
+    def rows(self) -> int:
+        """In an epoch."""
+        ...
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]: ...
 
@@ -119,12 +121,8 @@ class TextStream:
         sentence_ends: Ints,
     ):
         self.source, self.key, self.seq_len, self.tokens = source, key, seq_len, source.tokens
-        self._infilling, self._special, self._span_positions, self._sentence_ends = (
-            infilling,
-            special,
-            span_positions,
-            sentence_ends,
-        )
+        self._infilling, self._special = infilling, special
+        self._span_positions, self._sentence_ends = span_positions, sentence_ends
         self._epochs: dict[int, tuple[Ints, Ints]] = {}
 
     @property
@@ -207,47 +205,27 @@ class Mixture:
     ):
         check_options(infilling, span_positions == "gapped")
         ends = np.array(sorted(sentence_ends), np.int64)
-        require(
-            infilling.sentence_share == 0 or len(ends) > 0,
-            "infilling.sentence_share",
-            infilling.sentence_share,
-            "no token of this tokenizer ends a sentence; set it to 0",
-        )
-        streams: dict[str, Stream] = (
-            {}
-            if corpus is None
-            else {
-                name: TextStream(
-                    source,
-                    (config.seed, 2, zlib.crc32(name.encode())),
-                    infilling,
-                    special,
-                    seq_len,
-                    span_positions,
-                    ends,
-                )
-                for name, source in corpus.sources.items()
-            }
-        )
-        for name, source in (dialogues or {}).items():
+        closed = infilling.sentence_share == 0 or len(ends) > 0
+        way_out = "no token of this tokenizer ends a sentence; set it to 0"
+        require(closed, "infilling.sentence_share", infilling.sentence_share, way_out)
+
+        def texts(source: Source) -> TextStream:
+            key = (config.seed, 2, zlib.crc32(source.name.encode()))
+            return TextStream(source, key, infilling, special, seq_len, span_positions, ends)
+
+        streams: dict[str, Stream] = {
+            source.name: texts(source) for source in (corpus.sources.values() if corpus else ())
+        }
+        for name, dialogue in (dialogues or {}).items():
             require(name not in streams, "data.dialogues", name, "a text source has this name; choose another")
-            streams[name] = source
+            streams[name] = dialogue
         weights = _weights(config.weights, streams)
         self.names, self.seq_len, self._seed, self._pad = tuple(weights), seq_len, config.seed, special.pad
         self.streams, self._rows = [streams[name] for name in weights], shares(weights)
         self._block: tuple[int, Ints] = (-1, self._rows)
-        self.fingerprint = _fingerprint(
-            STREAM_VERSION,
-            corpus and corpus.fingerprint,
-            config.seed,
-            weights,
-            infilling,
-            special,
-            seq_len,
-            span_positions,
-            ends.tolist(),
-            [stream.fingerprint for stream in self.streams],
-        )
+        texts_hash = corpus and corpus.fingerprint
+        options = (config.seed, weights, infilling, special, seq_len, span_positions, ends.tolist())
+        self.fingerprint = _fingerprint(STREAM_VERSION, texts_hash, *options, [s.fingerprint for s in self.streams])
 
     @property
     def rows(self) -> int:

@@ -68,7 +68,8 @@ def write_source(
     A shard's "sha256" is that of its .tokens file followed by its .index file. The held-out split is one shard whatever
     its length.
     """
-    documents, shards = iter(documents), []
+    documents = iter(documents)
+    shards: list[dict[str, Any]] = []
     if split == "heldout":
         shard = _write_shard(folder, f"{name}-heldout", documents, token_dtype(vocab_size), 1 << 62)
         return [shard] if shard else []

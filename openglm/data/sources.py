@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 from openglm.config import from_dict, require
@@ -264,7 +264,9 @@ def unpack_tar(archive: Path, folder: Path) -> None:
             target = _inside(folder, member.name)
             if target is not None and member.isreg():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with source.extractfile(member) as data, open(target, "wb") as file:
+                data = source.extractfile(member)
+                assert data is not None, member  # a regular file
+                with data, open(target, "wb") as file:
                     shutil.copyfileobj(data, file)
 
 

@@ -35,7 +35,7 @@ from loguru import logger
 from openglm.config import require
 from openglm.data import clean
 from openglm.data.readers import READERS, Reader, own_items, own_texts
-from openglm.data.shards import encode_in_batches, write_manifest, write_source
+from openglm.data.shards import Split, encode_in_batches, write_manifest, write_source
 from openglm.text.bpe_training import train_tokenizer
 from openglm.text.load import load_tokenizer
 
@@ -210,6 +210,8 @@ class QuietExecutor(LocalPipelineExecutor):
     """datatrove's local executor, with its log in the work folder rather than on the terminal, whose processes end with
     this one and whose death is noticed."""
 
+    pipeline: list[PipelineStep]
+
     def finish_tasks(self) -> Iterator[Any]:
         """Run the tasks that no earlier run has finished; yields once for each that is done."""
         ranks = self.get_incomplete_ranks(range(self.tasks))
@@ -310,7 +312,8 @@ class WriteTokens(PipelineStep):
         tokenizer = load_tokenizer(corpus)
         train, held = self._split(source.name)
         shards: dict[str, list[dict[str, Any]]] = {}
-        for split, texts in (("train", train), ("heldout", held)):
+        splits: dict[Split, list[str]] = {"train": train, "heldout": held}
+        for split, texts in splits.items():
             shards[split] = write_source(
                 corpus, source.name, split, encode_in_batches(tokenizer, texts), tokenizer.vocab_size
             )

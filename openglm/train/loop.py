@@ -95,7 +95,7 @@ def _with_steps(run: Run) -> Run:
     if train.steps:
         return run
     rows = getattr(run.rows, "rows", 0)
-    countable = rows and not run.config.stability.ramp_from
+    countable = rows > 0 and not run.config.stability.ramp_from
     require(countable, "train.steps", train.steps, "say how many; an epoch of rows or batches like these is not known")
     epochs = train.epochs or 1.0
     steps = math.ceil(epochs * rows / train.batch_rows)

@@ -130,7 +130,8 @@ class Saver:
             "settings": flatten(settings),
         }
         text = json.dumps(record, indent=1) + "\n"
-        target, writing = Future(), Future()
+        target: Future[Any] = Future()
+        writing: Future[Any] = Future()
         if self.side is None:
             return self._write(name, text, target, lambda: save_shards(target.result(), tensors))
         if self.group.first:

@@ -18,6 +18,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from openglm.cli.main import main
 from openglm.data import clean, readers, sources
 from openglm.data.shards import Corpus
 from openglm.text.load import load_tokenizer
@@ -261,6 +262,36 @@ def test_every_kind_of_file_is_read_and_the_rest_is_named(tmp_path, capsys):
     expected = {"too short or unreadable documents": 1, "exact copies": 1, "lines of rulers or lost bytes": 7}
     assert (manifest["read"], manifest["left_out"]) == (8, expected)
     assert "8 documents read; left out: 1 too short" in table(manifest)
+
+
+def test_two_poems_under_names_in_gbk_are_built_and_pretrained_on(tmp_path, capsys):
+    """Names that are not UTF-8 reach the tables and the manifest as text, and 30 tokens are enough for a first run."""
+    folder = os.fsencode(tmp_path / "texts")
+    poems = os.path.join(folder, "古诗".encode("gbk"))
+    try:
+        os.makedirs(poems)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    for name, text in (("静夜思.txt", "床前明月光，疑是地上霜。"), ("春晓.TXT", "春眠不觉晓，处处闻啼鸟。")):
+        Path(os.fsdecode(os.path.join(poems, name.encode("gbk")))).write_text(text, encoding="utf-8")
+    Path(os.fsdecode(os.path.join(folder, "笔记.docx".encode("gbk")))).write_text("x")
+    corpus, run = str(tmp_path / "corpus"), str(tmp_path / "run")
+    assert main(["data", "build", os.fsdecode(folder), "--out", corpus]) == 0
+    said = capsys.readouterr()
+    assert "古诗" in said.out and "1 .docx (笔记.docx)" in said.err and "instead of 8,192" in said.err
+    assert [source["name"] for source in Corpus(corpus).manifest["sources"]] == ["古诗"]
+    small = ["--model.layers", "1", "--model.hidden", "32", "--model.heads", "2", "--model.ffn-hidden", "48"]
+    small += ["--model.kv-heads", "1", "--model.head-dim", "16"]
+    assert main(["pretrain", "--data.path", corpus, "--train.out", run, "--train.steps", "2", *small]) == 0
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert "trained" in capsys.readouterr().err
+
+
+def test_a_bundled_tokenizer_is_used_by_name(tmp_path):
+    (tmp_path / "a.txt").write_text(PROSE["black"])
+    manifest = build(tmp_path / "a.txt", tmp_path / "out", tokenizer="nano", shown=False)
+    assert manifest["tokenizer"] == load_tokenizer("nano").fingerprint
+    assert texts(tmp_path / "out") == {"a": [PROSE["black"].replace("-----\n", "")]}
 
 
 def test_evaluation_items_of_any_kind_are_kept_out(tmp_path):
