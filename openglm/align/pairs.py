@@ -89,7 +89,7 @@ def read_pairs(
     def read(option: str) -> PreferenceRows:
         file = getattr(config.data, option)
         rows = PreferenceRows(
-            read_records(file, preference, f"data.{option}"),
+            read_records(file, preference, f"data.{option}", config.data.skip_bad),
             tokenizer,
             model.tokens,
             seq_len=config.train.seq_len,

@@ -90,17 +90,8 @@ def run(argv: list[str]) -> int:
     )
     from openglm.data.build import build, table
 
-    manifest = build(
-        options.source,
-        options.out,
-        tokenizer=options.tokenizer,
-        vocab_size=options.vocab_size,
-        heldout=options.heldout,
-        evaluation=options.evaluation,
-        cache=options.cache,
-        text=options.text,
-        workers=options.workers,
-    )
+    chosen = {name: value for name, value in vars(options).items() if name not in ("source", "json")}
+    manifest = build(options.source, **chosen)
     print(json.dumps(manifest, ensure_ascii=False) if options.json else table(manifest))
     return 0
 

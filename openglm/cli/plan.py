@@ -188,10 +188,10 @@ def as_json(plan, options: PlanOptions, why: list[str]) -> dict[str, Any]:
         "why": why,
     }
     if options.tokens:
-        report |= {"steps": steps, "days": steps * plan.seconds["total"] / 86400}
-        report |= (
-            {"cost": steps * plan.seconds["total"] / 3600 * plan.job.devices * options.price} if options.price else {}
-        )
+        days = steps * plan.seconds["total"] / 86400
+        report |= {"steps": steps, "days": days}
+        if options.price:
+            report["cost"] = days * 24 * plan.job.devices * options.price
     return report
 
 

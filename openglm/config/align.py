@@ -18,6 +18,8 @@ class PairsConfig:
     """file of pairs to train on: prompt, chosen, rejected; `glm data feedback` writes one"""
     heldout: str = ""
     """file of pairs that are only measured"""
+    skip_bad: bool = False
+    """leave out pairs that cannot be read, and say how many"""
     seed: int = 1
     """seed for the order of pairs"""
     workers: int = 0

@@ -23,6 +23,7 @@ _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _BETWEEN = re.compile(r"[\s,]*")
 _UNCLOSED = "not JSON: the record that begins here is not closed"
 _DEEPEST = 500
+_WRAPPER = {"data", "version", "name", "description", "license", "info", "metadata"}
 _SHOWN = 40  # line numbers, and reasons, in one message
 
 
@@ -217,7 +218,7 @@ class _JsonRecords:
                 yield from self._give_up(f"not JSON ({error.msg}, character {error.colno})")
                 return
             at = _skip(text, at)
-            for item in value if _is_array_of_records(value) else [value]:
+            for item in _unwrapped(value):
                 several = several or at < len(text) or item is not value
                 yield self._placed(f"record {self.count + 1}" if several else f"line {self.start}", item)
         self.lines, self.depth = [], 0
@@ -227,6 +228,12 @@ def _skip(text: str, at: int) -> int:
     """Where the next value begins."""
     match = _BETWEEN.match(text, at)
     return match.end() if match else at
+
+
+def _unwrapped(value: object) -> list[Any]:
+    """The records of an array, or of an object around one: {"version": "1", "data": [..]}; else the value alone."""
+    inner = value["data"] if isinstance(value, dict) and "data" in value and value.keys() <= _WRAPPER else value
+    return inner if isinstance(inner, list) and _is_array_of_records(inner) else [value]
 
 
 def _is_array_of_records(value: object) -> bool:

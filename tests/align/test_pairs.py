@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,3 +206,15 @@ def test_a_file_without_pairs_is_one_line(base, tmp_path, capsys):
     command = ["dpo", "--init-from", str(base), "--data.pairs", str(file), "--train.out", str(tmp_path / "x")]
     assert main([*command, "--train.steps", "1", "--train.seq-len", "64"]) == 1
     assert "chat.jsonl, line 1: chosen = None: a pair needs" in capsys.readouterr().err
+
+
+def test_pairs_that_cannot_be_read_are_named_or_left_out(base, files, tmp_path, capsys):
+    broken = tmp_path / "pairs.jsonl"
+    broken.write_text('{"prompt": "a", "chosen": "b"}\n' + Path(files.pairs).read_text())
+    config = dpo_config(tmp_path / "run", base, PairsConfig(pairs=str(broken)))
+    model, tokenizer = openglm.load_model(base), load_tokenizer(base)
+    with pytest.raises(ValueError, match=r"line 1: rejected = None: .*--data.skip-bad leaves them out"):
+        read_pairs(config, model.config, tokenizer)
+    config = dpo_config(tmp_path / "run", base, PairsConfig(pairs=str(broken), skip_bad=True))
+    rows, _ = read_pairs(config, model.config, tokenizer)
+    assert len(rows) == 48 and "left out: " in capsys.readouterr().err

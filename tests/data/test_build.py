@@ -285,6 +285,9 @@ def test_two_poems_under_names_in_gbk_are_built_and_pretrained_on(tmp_path, caps
     assert main(["pretrain", "--data.path", corpus, "--train.out", run, "--train.steps", "2", *small]) == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     assert "trained" in capsys.readouterr().err
+    start = ["--init-from", f"{run}/model", "--train.epochs", "1", "--train.out", str(tmp_path / "next")]
+    assert main(["pretrain", "--data.path", corpus, *start]) == 0
+    assert "train.epochs = 1: 1 steps" in capsys.readouterr().err
 
 
 def test_a_bundled_tokenizer_is_used_by_name(tmp_path):

@@ -59,6 +59,15 @@ def test_zstandard(tmp_path):
     assert values(tmp_path / "a.jsonl.zst") == ROWS
 
 
+def test_an_object_around_the_records(tmp_path):
+    """{"version": .., "data": [..]}, as many published sets are; a record of its own with a field "data" stays one."""
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1.0", "data": ROWS}, indent=2))
+    assert values(tmp_path / "a.json") == ROWS
+    own = {"text": "t", "data": [{"a": 1}]}
+    (tmp_path / "b.jsonl").write_text(json.dumps(own))
+    assert values(tmp_path / "b.jsonl") == [own]
+
+
 def test_tables(tmp_path):
     with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, ["prompt", "response"])
