@@ -22,7 +22,7 @@ import torch
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import write_model
 from openglm.checkpoints.sharded import whole_tensors
-from openglm.config import ModelConfig, require
+from openglm.config import ModelConfig, RunConfig, require
 from openglm.files import locked, write_file
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, parallelize, share
@@ -64,7 +64,7 @@ def train(run: Run) -> Result:
             options.sample_every,
             "a sample needs the whole model in a process; set it to 0",
         )
-        found, record = group.broadcast(lambda: _take_folder(held, out, settings))
+        found, record = group.broadcast(lambda: _take_folder(held, out, settings, config))
         stop = held.enter_context(stop_requests(out))
         state = _fresh_state(run, model, group, start, record)
         start = None  # its weights have been taken over
@@ -137,13 +137,15 @@ def _shape(run: Run, start: Transformer | None) -> ModelConfig:
     return model
 
 
-def _take_folder(held: ExitStack, out: Path, settings: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
+def _take_folder(
+    held: ExitStack, out: Path, settings: dict[str, Any], config: RunConfig
+) -> tuple[str | None, dict[str, Any] | None]:
     """Lock the run's folder and write its configuration; the newest whole checkpoint and its record, if any."""
     held.enter_context(locked(out, "train.out", "training"))
     found = find_checkpoint(out)
     record = read_record(found) if found else None
     if record:
-        check_settings(record, settings)
+        check_settings(record, settings, config)
     plain = {
         name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
         for name, value in settings.items()

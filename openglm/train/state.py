@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from openglm.checkpoints.sharded import finish_saving, load_shards, names, save_shards, start_saving
-from openglm.config import ModelConfig, require
+from openglm.config import ModelConfig, RunConfig, require
 from openglm.files import clear_stale, filling, remove_folder, verify_folder, write_file
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import named_parameters
@@ -254,10 +254,10 @@ def _whole(folder: Path) -> bool:
     return True
 
 
-def check_settings(record: dict[str, Any], settings: dict[str, Any]) -> None:
+def check_settings(record: dict[str, Any], settings: dict[str, Any], config: RunConfig) -> None:
     """Refuse to go on with options other than those of the first half. Raises ValueError that names the option."""
     remedy = "set it back, or choose another train.out (init_from carries the weights over)"
-    before = _defaults(settings) | record["settings"]  # an option that is newer than the run had its default's effect
+    before = _defaults(settings, config) | record["settings"]  # an option that is newer than the run had its default's effect
     now = json.loads(json.dumps(flatten(settings)))
     _check_length(record["step"], before.pop("train.steps"), now.pop("train.steps"))
     for name in sorted(before.keys() | now.keys()):
@@ -283,14 +283,14 @@ def _check_length(step: int, before: int, now: int) -> None:
         say(f"train.steps: {now} instead of {before}; the learning rate follows the new length from step {step} on")
 
 
-def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options of `settings` that have a default, with that default."""
-    fields = {
-        name: {f.name: f.default for f in dataclasses.fields(value) if f.default is not dataclasses.MISSING}
-        for name, value in settings.items()
-        if dataclasses.is_dataclass(value)
-    }
-    return json.loads(json.dumps(flatten(fields)))
+def _defaults(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """The options of a run that have a default, with that default."""
+
+    def of(options: Any) -> dict[str, Any]:
+        return {f.name: f.default for f in dataclasses.fields(options) if f.default is not dataclasses.MISSING}
+
+    fields = {name: of(value) for name, value in settings.items() if dataclasses.is_dataclass(value)}
+    return json.loads(json.dumps(flatten(of(config) | fields)))
 
 
 def restore(folder: Path, state: State, record: dict[str, Any]) -> None:

@@ -128,6 +128,35 @@ def test_a_models_own_prefix_is_used_without_asking():
     assert Engine(model).generate([ids], SamplingParams(max_tokens=COUNT, ignore_eos=True))[0].ids == answer(model, ids)
 
 
+@pytest.mark.parametrize("runner", ["torch", "native"])
+@pytest.mark.parametrize("bits", [0, 8])
+def test_a_models_own_lora_is_used_without_asking(hold, runner, bits):
+    """Also where the kernels take the weights over; a LoRA that a request chooses comes on top."""
+    if runner == "native" and lib.load() is None:
+        pytest.skip("the package was installed without its kernels")
+    shape = small("glm-4-9b-chat", layers=2, hidden=64, ffn_hidden=64, head_dim=16)
+    model = network(shape).requires_grad_(False)
+    model = quantize_model(model, bits, 32) if bits else model
+    random_lora(model, 3).attach(model)
+    plain, ids = copy.deepcopy(model), prompt(model.config, 9, 1)
+    engine = Engine(model, EngineConfig(runner=runner, keep_weights=False, kv_dtype="float32"))
+    assert isinstance(engine.runner, NativeRunner) == (runner == "native")
+    found = engine.generate([ids], SamplingParams(max_tokens=COUNT, ignore_eos=True, logprobs=0))[0]
+    if bits:  # the kernels round activations beside codes
+        first = torch.log_softmax(plain.logits(torch.tensor([ids]))[0, -1], -1)
+        assert abs(found.logprobs[0].logprob - float(first[found.ids[0]])) < 0.1
+        return
+    hold(plain, ids, found, answer(plain, ids))
+    added = random_lora(plain, 4)
+    both = Engine(plain, EngineConfig(kv_dtype="float32"), adapters={"more": added})
+    ours = both.generate([ids], SamplingParams(max_tokens=COUNT, ignore_eos=True, logprobs=0), "more")[0]
+    merged = copy.deepcopy(plain)
+    for layer in added.names:
+        down, up = added.pair(layer)
+        merged.get_submodule(layer).weight += up @ down
+    hold(merged, ids, ours, answer(merged, ids))
+
+
 def test_adapters_of_another_model_are_refused_by_name():
     model, other = network(small("nano")), network(small("nano", hidden=64, head_dim=16))
     for adapter in (
