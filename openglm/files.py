@@ -9,13 +9,16 @@ This file knows nothing of models.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 ASSETS = Path(__file__).resolve().parent / "assets"  # a folder for each bundled model
 
@@ -157,6 +160,8 @@ def read_manifest(folder: Path) -> dict[str, dict]:
 def locked(folder: Path, option: str, doing: str) -> Iterator[None]:
     """Hold a folder, which is made if it is not there. Raises ValueError when another process holds it. The lock ends
     with the process, however it ends."""
+    if sys.platform == "win32":
+        raise ValueError(f"{option} = {str(folder)!r}: {doing} needs locks that Windows lacks; use Linux, macOS or WSL")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("a+")
@@ -229,6 +234,8 @@ def sync_tree(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Force the names in a folder to the disk."""
+    if sys.platform == "win32":
+        return  # folders cannot be opened there
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
