@@ -15,6 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from measure import table
+from runs import torchrun
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tests" / "helpers" / "deepspeed_script.py"
 
@@ -39,18 +42,8 @@ def curves(python: str, library: str, steps: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "cases.json").write_text(json.dumps(cases(steps, folder)))
-        launch = [
-            python,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            str(SCRIPT),
-            library,
-            str(folder / "cases.json"),
-            str(folder / "result.json"),
-        ]
+        files = [str(folder / "cases.json"), str(folder / "result.json")]
+        launch = [python, *torchrun(2, str(SCRIPT), library, *files)[1:]]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(launch, env=environment, capture_output=True, text=True)
         if done.returncode:
@@ -65,10 +58,11 @@ def main() -> None:
     options = parser.parse_args()
     ours = curves(sys.executable, "openglm.deepspeed", options.steps)
     theirs = curves(options.theirs, "deepspeed", options.steps)
-    print("| case | first loss | last loss | largest relative difference |\n|---|---|---|---|")
+    rows = []
     for case, curve in ours.items():
         apart = max(abs(a - b) / abs(b) for a, b in zip(curve, theirs[case], strict=True))
-        print(f"| {case} | {curve[0]:.4f} | {curve[-1]:.4f} | {apart:.1e} |")
+        rows.append([case, f"{curve[0]:.4f}", f"{curve[-1]:.4f}", f"{apart:.1e}"])
+    print(table(["case", "first loss", "last loss", "largest relative difference"], rows))
 
 
 if __name__ == "__main__":

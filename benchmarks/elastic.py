@@ -17,6 +17,7 @@ from pathlib import Path
 
 import layouts
 import torch
+from runs import tiny_runs, torchrun
 
 STEPS, EVERY = 300, 10
 
@@ -50,7 +51,7 @@ def work(out: Path, parallel: dict) -> None:
         Run(
             config=RunConfig(train=options, optimizer=OptimizerConfig(lr=1e-3), parallel=ParallelConfig(**parallel)),
             model=layouts.MODEL,
-            rows=layouts.Rows(0),
+            rows=layouts.rows(0),
             on_step=on_step,
         )
     )
@@ -58,25 +59,9 @@ def work(out: Path, parallel: dict) -> None:
 
 def start(out: Path, processes: int, parallel: dict, restarts: int) -> subprocess.Popen:
     out.mkdir(parents=True)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--max-restarts",
-        str(restarts),
-        "--monitor-interval",
-        "0.5",
-        "--nproc-per-node",
-        str(processes),
-    ]
-    log = (out / "output.txt").open("w")
-    return subprocess.Popen(
-        [*command, __file__, "--out", str(out), "--work", json.dumps(parallel)],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = torchrun(processes, __file__, "--out", str(out), "--work", json.dumps(parallel), restarts=restarts)
+    with (out / "output.txt").open("w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def hurt(out: Path, launcher: subprocess.Popen, kills: int, processes: int, chance: random.Random) -> list[int]:
@@ -117,16 +102,10 @@ def main() -> int:
     code = broken.wait()
     assert code == 0, (args.out / "broken/output.txt").read_text()[-2000:]
     ours, theirs = layouts.weights(args.out / "broken"), layouts.weights(args.out / "whole")
-    lines = [
-        [
-            {k: v for k, v in json.loads(line).items() if k != "wall"}
-            for line in (args.out / name / "log.jsonl").read_text().splitlines()
-        ]
-        for name in ("whole", "broken")
-    ]
+    logs_equal = tiny_runs.log_lines(args.out / "broken") == tiny_runs.log_lines(args.out / "whole")
     different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
     print(
-        f"{args.processes} workers, {len(died)} killed at steps {died} of {STEPS}; tensors that differ: {len(different)} of {len(theirs)}; logs equal: {lines[0] == lines[1]}"
+        f"{args.processes} workers, {len(died)} killed at steps {died} of {STEPS}; tensors that differ: {len(different)} of {len(theirs)}; logs equal: {logs_equal}"
     )
     return 1 if different or len(died) < args.kills else 0
 

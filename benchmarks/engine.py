@@ -12,6 +12,8 @@ import random
 import statistics
 import time
 
+from measure import in_turn, ratio, seconds
+
 from openglm.cli.bench import one_round, random_model, random_prompt
 from openglm.config import EngineConfig
 from openglm.engine.engine import Engine
@@ -38,21 +40,18 @@ class Scripted:
 
 def shared_prefix(model, rounds: int) -> dict[str, float]:
     """Seconds to the first token of a prompt, and of another that begins with the same thousand tokens."""
-    engine, times = Engine(model, EngineConfig(max_sequences=1, kv_tokens=4096)), []
+    engine = Engine(model, EngineConfig(max_sequences=1, kv_tokens=4096))
     one_round(engine, 1, 16, 2, seed=0)
+    first, second = [], []
     for number in range(rounds):
         passage = random_prompt(model.config, SHARED, number)
-        times.append(
-            [first_token(engine, [*passage, *random_prompt(model.config, 8, number + extra)]) for extra in (1000, 2000)]
-        )
-    first, second = (statistics.median(column) for column in zip(*times, strict=True))
-    return {"first_s": first, "second_s": second, "share": statistics.median(b / a for a, b in times)}
+        for times, extra in ((first, 1000), (second, 2000)):
+            times.append(first_token(engine, [*passage, *random_prompt(model.config, 8, number + extra)]))
+    return {"first_s": statistics.median(first), "second_s": statistics.median(second), "share": ratio(second, first)}
 
 
 def first_token(engine: Engine, ids: list[int]) -> float:
-    start = time.perf_counter()
-    engine.generate([ids], SamplingParams(max_tokens=1, ignore_eos=True))
-    return time.perf_counter() - start
+    return seconds(lambda: engine.generate([ids], SamplingParams(max_tokens=1, ignore_eos=True)))
 
 
 def quoting(model, rounds: int, tokens: int = 300) -> dict[str, float]:
@@ -62,34 +61,29 @@ def quoting(model, rounds: int, tokens: int = 300) -> dict[str, float]:
     while len(answer) < tokens:
         start = draw.randrange(0, 350)
         answer += [*random_prompt(model.config, OWN, len(answer)), *prompt[start : start + QUOTED]]
-    script, times, own = [*prompt, *answer], [], []
-    engines = [
-        Engine(model, EngineConfig(max_sequences=1, kv_tokens=1024, draft_tokens=draft, share_prefixes=False))
-        for draft in (0, 8)
-    ]
-    for engine in engines:
-        engine.runner = Scripted(engine.runner, script)
-    for _ in range(rounds):
-        times.append([write(engine, prompt, answer[:tokens]) for engine in engines])
-        own.append(1 - engines[0].runner.seconds / times[-1][0])
-    plain, guessed = (statistics.median(column) for column in zip(*times, strict=True))
-    speedup = statistics.median(a / b for a, b in times)
+    contenders = {}
+    for name, draft in (("plain", 0), ("guessed", 8)):
+        engine = Engine(model, EngineConfig(max_sequences=1, kv_tokens=1024, draft_tokens=draft, share_prefixes=False))
+        engine.runner = Scripted(engine.runner, [*prompt, *answer])
+        contenders[name] = lambda _, engine=engine: write(engine, prompt, answer[:tokens])
+    found = in_turn(contenders, rounds)
+    plain, guessed = ([whole for whole, _ in found[name]] for name in ("plain", "guessed"))
     return {
-        "plain_tokens_per_s": tokens / plain,
-        "guessed_tokens_per_s": tokens / guessed,
-        "speedup": speedup,
-        "engines_own_share": statistics.median(own),
+        "plain_tokens_per_s": tokens / statistics.median(plain),
+        "guessed_tokens_per_s": tokens / statistics.median(guessed),
+        "speedup": ratio(plain, guessed),
+        "engines_own_share": statistics.median(1 - runner / whole for whole, runner in found["plain"]),
     }
 
 
-def write(engine: Engine, prompt: list[int], answer: list[int]) -> float:
-    """Seconds from the first token to the last."""
+def write(engine: Engine, prompt: list[int], answer: list[int]) -> tuple[float, float]:
+    """Seconds from the first token to the last, and those of the runner."""
     stream = engine.stream(prompt, SamplingParams(max_tokens=len(answer), ignore_eos=True))
     said = [next(stream).token]
     engine.runner.seconds, start = 0.0, time.perf_counter()
     said += [event.token for event in stream]
     assert said == answer, "guesses must not change the answer"
-    return time.perf_counter() - start
+    return time.perf_counter() - start, engine.runner.seconds
 
 
 def main() -> None:

@@ -9,13 +9,14 @@ the same bytes in both: ours int4 in groups of 64 with the logits in int8, llama
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import measure
 import peers
 import torch
+import workers
 from open_chatglm_6b import Pool
 from torch import Tensor
 
@@ -61,6 +62,9 @@ class LlamaCpp(peers.LlamaCpp):
         return dict(zip(WORK, self._round(1, peers.PROMPT), strict=True))
 
 
+READERS = {"ours": Ours, "llama.cpp": LlamaCpp}
+
+
 def read_bytes(config: ModelConfig) -> float:
     """Bytes of a llama.cpp file that every token reads."""
     with torch.device("meta"):
@@ -82,12 +86,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="write all figures here")
-    parser.add_argument("--worker", choices=["ours", "llama.cpp"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=list(READERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     folder = Path(args.folder)
     if args.worker:
-        peers.READERS = {"ours": Ours, "llama.cpp": LlamaCpp}
-        peers.work(args.worker, folder, args.threads)
+        workers.work(READERS[args.worker](folder, args.threads))
         return
     wanted = weight_bytes(random_model(model_preset("chatglm-6b"), "int4"))[1]
     config = like_glm4(wanted)
@@ -95,18 +98,16 @@ def main() -> None:
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_gguf(file, RandomWeights(config), config, kind="q4_0")
-    result = peers.compare(folder, ["ours", "llama.cpp"], args.rounds, args.threads, __file__)
+    result = workers.compare(__file__, list(READERS), folder, args.rounds, args.threads)
     print(
         f"a token reads {wanted / 1e9:.2f} GB of ours, {read_bytes(config) / 1e9:.2f} GB of llama.cpp's, whose GLM-4-9B has {config.layers} layers here"
     )
     for job in WORK:
-        ours, theirs = ([r[job] for r in result["rounds"][name]] for name in ("ours", "llama.cpp"))
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        ours, theirs = ([figures[job] for figures in result["rounds"][name]] for name in READERS)
         print(
-            f"{peers.NAMES[job]}: ours {statistics.median(ours):.2f} tokens/s, llama.cpp {statistics.median(theirs):.2f}, ratio {ratio:.2f}"
+            f"{peers.NAMES[job]}: ours {statistics.median(ours):.2f} tokens/s, llama.cpp {statistics.median(theirs):.2f}, ratio {measure.ratio(ours, theirs):.2f}"
         )
-    if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    measure.write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ The weights of one-row products are larger than the caches and are read in turn.
 from __future__ import annotations
 
 import argparse
-import time
 
 import numpy as np
 import torch
+from measure import seconds
 
 from openglm.kernels import library as lib
 from openglm.kernels.program import Arena, Panels, Program, Weight, make_step
@@ -44,12 +44,7 @@ def random_weight(rows: int, columns: int, bits: int, generator: torch.Generator
 
 
 def best_seconds(run, rounds: int) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds(run) for _ in range(rounds))
 
 
 def chain(library, rows: int, columns: int, bits: int, tokens: int) -> tuple[Program, int, int]:
@@ -82,9 +77,9 @@ def main() -> None:
                 continue
             program, count, size = chain(library, rows, columns, options.bits, tokens)
             step = step_of(tokens)
-            seconds = best_seconds(lambda: program.run(step), options.rounds)  # noqa: B023
-            speed = f"{size / seconds / 1e9:5.1f} GB/s, {2e-9 * count * tokens * rows * columns / seconds:6.1f} GOP/s"
-            print(f"{tokens:4d} x {columns:5d} -> {rows:5d}: {1e6 * seconds / count:8.1f} us, {speed}", flush=True)
+            best = best_seconds(lambda: program.run(step), options.rounds)  # noqa: B023
+            speed = f"{size / best / 1e9:5.1f} GB/s, {2e-9 * count * tokens * rows * columns / best:6.1f} GOP/s"
+            print(f"{tokens:4d} x {columns:5d} -> {rows:5d}: {1e6 * best / count:8.1f} us, {speed}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,57 +14,35 @@ import importlib
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from runs import child, tiny_runs
 
-from openglm.config import ModelConfig, RunConfig, TrainConfig
-from openglm.train import loop, state
-from openglm.train.run import Run
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from helpers.tiny_runs import SEQ, VOCAB, Rows
+from openglm.config import ModelConfig, OptimizerConfig
+from openglm.train import state
 
 SHAPE = ModelConfig(
-    vocab_size=VOCAB, layers=2, hidden=128, heads=4, ffn_hidden=512, max_positions=SEQ
+    vocab_size=tiny_runs.VOCAB, layers=2, hidden=128, heads=4, ffn_hidden=512, max_positions=tiny_runs.SEQ
 )  # half a million weights: 6 MB a save
 
 
 def train_on(out: Path) -> None:
-    config = TrainConfig(
-        out=str(out),
+    tiny_runs.run(
+        out,
+        OptimizerConfig(),
+        model=SHAPE,
         steps=1_000_000,
-        seq_len=SEQ,
         batch_rows=2,
+        accumulation=1,
         save_every=1,
         log_every=1,
         eval_every=1_000_000,
-        device="cpu",
-        dtype="float32",
     )
-    loop.train(Run(config=RunConfig(train=config), model=SHAPE, rows=Rows()))
-
-
-def child(work: Callable[[int], None]) -> tuple[int, int]:
-    """Run `work(descriptor to write to)` in a process of its own; returns its number and the descriptor to read from."""
-    read, write = os.pipe()
-    number = os.fork()
-    if number:
-        os.close(write)
-        return number, read
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    try:
-        work(write)
-    finally:
-        os._exit(0)
 
 
 def report_saves(write: int) -> None:
@@ -175,12 +153,10 @@ def main() -> None:
         ),
         0,
     )
-    out, started = Path(tempfile.mkdtemp(prefix="kill_saves-")), time.perf_counter()
-    try:
-        random_kills(out, options.kills, random.Random(options.seed), count)
-        stages(out, count)
-    finally:
-        shutil.rmtree(out, ignore_errors=True)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="kill_saves-", ignore_cleanup_errors=True) as out:
+        random_kills(Path(out), options.kills, random.Random(options.seed), count)
+        stages(Path(out), count)
     print(json.dumps({**count, "seconds": round(time.perf_counter() - started, 1)}))
 
 

@@ -13,15 +13,14 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import torch
+from measure import table
+from runs import tiny_runs, torchrun
 
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
-from openglm.data.mixture import Row
 from openglm.train.loop import train
 from openglm.train.run import Run
 
@@ -52,29 +51,8 @@ CHAINS = {  # layouts that one run goes through, and their processes
 }
 
 
-class Rows:
-    """Row i: a context, then its repetition to be predicted; the rest is padding. A function of (seed, i) alone."""
-
-    fingerprint = "repetition"
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def row(self, i: int) -> Row:
-        rng = np.random.default_rng((self.seed, i))
-        n = int(rng.integers(4, SEQ // 2 + 1))
-        context = rng.integers(10, VOCAB, n)
-        text, at = np.concatenate([context, context, np.zeros(SEQ - 2 * n + 1, np.int64)]), np.arange(SEQ)
-        inside, part_b = at < 2 * n, (at >= n) & (at < 2 * n)
-        loss = (part_b & (at < 2 * n - 1)).astype(np.float32)
-        return Row(
-            tokens=text[:-1].copy(),
-            targets=text[1:].copy(),
-            loss_mask=loss,
-            position=np.where(inside, at, 0),
-            block_position=np.where(part_b, at - n + 1, 0),
-            segment=np.where(inside, 0, -1),
-        )
+def rows(seed: int) -> tiny_runs.Rows:
+    return tiny_runs.Rows(seed, SEQ, VOCAB)
 
 
 def run(out: Path, steps: int, stop_at: int, parallel: ParallelConfig) -> None:
@@ -102,7 +80,7 @@ def run(out: Path, steps: int, stop_at: int, parallel: ParallelConfig) -> None:
         log_every=1,
     )
     config = RunConfig(train=options, optimizer=OptimizerConfig(lr=1e-3), parallel=parallel)
-    train(Run(config=config, model=MODEL, rows=Rows(0), heldout={"heldout": Rows(1)}, on_step=on_step))
+    train(Run(config=config, model=MODEL, rows=rows(0), heldout={"heldout": rows(1)}, on_step=on_step))
     if int(os.environ.get("RANK", 0)) == 0:
         kept = out / "losses.json"
         before = json.loads(kept.read_text()) if kept.exists() else {}
@@ -122,13 +100,8 @@ def work(spec: list) -> None:
 
 def launch(processes: int, spec: list, timeout: float = 3600) -> None:
     """Start `work` in so many processes. Raises RuntimeError with the end of what they said."""
-    starter = (
-        [sys.executable]
-        if processes == 1
-        else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    )
     done = subprocess.run(
-        [*starter, __file__, "--work", json.dumps(spec)],
+        torchrun(processes, __file__, "--work", json.dumps(spec)),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -160,14 +133,12 @@ def compare(out: Path, name: str) -> dict[str, float]:
 
 
 def picture(out: Path, names: list[str], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     curves = {name: json.loads((folder_of(out, name) / "losses.json").read_text()) for name in (ALONE, *names)}
     steps = sorted(map(int, curves[ALONE]))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), constrained_layout=True)
+    figure = Figure((12, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for name, curve in curves.items():
         left.plot(steps, [curve[str(s)] for s in steps], lw=1)
         if name != ALONE:
@@ -192,7 +163,6 @@ def main() -> None:
     if args.work:
         work(json.loads(args.work))
         return
-    rows: list[str] = []
 
     def missing(specs: dict[str, tuple]) -> list:
         return [
@@ -214,17 +184,9 @@ def main() -> None:
                 ):
                     launch(count, spec)
         names += CHAINS
-    for name in names:
-        rows.append("| {} | {loss:.1e} | {weights:.1e} |".format(name, **compare(args.out, name)))
-    print(
-        "\n".join(
-            [
-                "| layout | loss, largest relative difference | weights and averages, largest difference |",
-                "|---|---|---|",
-                *rows,
-            ]
-        )
-    )
+    columns = ["layout", "loss, largest relative difference", "weights and averages, largest difference"]
+    apart = {name: compare(args.out, name) for name in names}
+    print(table(columns, [[name, f"{d['loss']:.1e}", f"{d['weights']:.1e}"] for name, d in apart.items()]))
     if args.picture:
         picture(args.out, names, args.picture)
 

@@ -15,52 +15,25 @@ import time
 
 import numpy as np
 import torch
+from measure import in_turn, ratio
+from runs import CausalRows, plain_step
 
-from openglm.config import OptimizerConfig, RunConfig, TrainConfig
-from openglm.data.mixture import Row, batches
-from openglm.model.transformer import Transformer
-from openglm.parallel.processes import Processes
+from openglm.config import RunConfig, TrainConfig
+from openglm.data.mixture import batches
 from openglm.presets import model_preset
-from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.loop import train
-from openglm.train.optimizer import Optimizers
 from openglm.train.run import Run
 
 MODEL, SEQ, ROWS, PARTS = model_preset("nano"), 512, 8, 2
-
-
-class Rows:
-    """Random rows that are all part B."""
-
-    fingerprint = "random"
-
-    def row(self, i: int) -> Row:
-        text, at = np.random.default_rng(i).integers(10, MODEL.vocab_size, SEQ + 1), np.arange(SEQ)
-        return Row(
-            tokens=text[:-1].copy(),
-            targets=text[1:].copy(),
-            loss_mask=np.ones(SEQ, np.float32),
-            position=at,
-            block_position=at + 1,
-            segment=np.zeros_like(at),
-        )
+RANDOM = CausalRows(MODEL.vocab_size, SEQ)
 
 
 def plain(steps: int) -> list[float]:
     """Seconds of each step but the first."""
-    torch.manual_seed(1)
-    model, alone, marks = Transformer(MODEL), Processes(torch.device("cpu")), []
-    model.initialize()
-    forward_backward, optimizers = (
-        WholeForwardBackward(model, alone, torch.float32, ROWS // PARTS),
-        Optimizers(model.named_parameters(), OptimizerConfig(), torch.float32, alone),
-    )
-    stream = batches(Rows(), 0, ROWS, 0)
+    step, marks = plain_step(MODEL, ROWS // PARTS, torch.float32), []
+    stream = batches(RANDOM, 0, ROWS, 0)
     for _ in range(steps):
-        batch = next(stream)
-        forward_backward.gradient(batch, float(batch["loss_mask"].sum()))
-        optimizers.clip()
-        optimizers.step(1e-3)
+        step(next(stream))
         marks.append(time.perf_counter())
     return list(np.diff(marks))
 
@@ -72,7 +45,7 @@ def ours(steps: int) -> list[float]:
             out, steps, SEQ, ROWS, PARTS, device="cpu", dtype="float32", save_every=steps, eval_every=steps, log_every=1
         )
         config = RunConfig(train=options)
-        train(Run(config=config, model=MODEL, rows=Rows(), on_step=lambda *_: marks.append(time.perf_counter())))
+        train(Run(config=config, model=MODEL, rows=RANDOM, on_step=lambda *_: marks.append(time.perf_counter())))
     return list(np.diff(marks))
 
 
@@ -81,14 +54,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="turns")
     parser.add_argument("--steps", type=int, default=5, help="steps of a turn")
     args = parser.parse_args()
-    found: dict[str, list[float]] = {"plain": [], "ours": []}
-    for round_ in range(args.rounds):
-        for name, run in (("plain", plain), ("ours", ours)) if round_ % 2 else (("ours", ours), ("plain", plain)):
-            found[name].append(statistics.median(run(args.steps)))
-    ratio = statistics.median(a / b for a, b in zip(found["ours"], found["plain"], strict=True))
+    runs = {"plain": plain, "ours": ours}
+    contenders = {name: lambda _, run=run: statistics.median(run(args.steps)) for name, run in runs.items()}
+    found = in_turn(contenders, args.rounds)
     plain_, ours_ = (statistics.median(found[name]) for name in ("plain", "ours"))
+    apart = ratio(found["ours"], found["plain"])
     print(
-        f"seconds a step: plain {plain_:.3f}, ours {ours_:.3f}; median of the rounds' ratios {ratio:.3f}; {torch.get_num_threads()} threads"
+        f"seconds a step: plain {plain_:.3f}, ours {ours_:.3f}; median of the rounds' ratios {apart:.3f}; {torch.get_num_threads()} threads"
     )
 
 

@@ -11,13 +11,12 @@ Ours goes through the engine, sampler included; llama.cpp through its C interfac
 from __future__ import annotations
 
 import argparse
-import json
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+import measure
+import workers
 
 PROMPT, NEW, REQUESTS, SHORT = 512, 32, 8, 128
 WORK = ("prefill", "decode", "batch")
@@ -175,53 +174,6 @@ def make_weights(shape: str, folder: Path) -> Path:
     return target
 
 
-def work(reader: str, weights: Path, threads: int) -> None:
-    """A reader's process: a line in asks for a round, a line out answers."""
-    mine = READERS[reader](weights, threads)
-    mine.measure(0)
-    print(json.dumps(mine.about()), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(mine.measure(int(line))), flush=True)
-
-
-def compare(weights: Path, readers: list[str], rounds: int, threads: int, script: str = __file__) -> dict:
-    """Start the readers, each as `script --worker NAME`, and let them take turns."""
-    out: dict = {"rounds": {name: [] for name in readers}}
-    processes = {}
-    for name in readers:  # one after another: loading must not disturb
-        command = [sys.executable, script, "--worker", name, "--folder", str(weights), "--threads", str(threads)]
-        processes[name] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        out |= answer(processes[name], name)
-    for number in range(rounds):
-        for name in readers:
-            processes[name].stdin.write(f"{number + 1}\n")
-            processes[name].stdin.flush()
-            out["rounds"][name].append(answer(processes[name], name))
-            print(
-                f"{weights.name}, round {number + 1}, {name}: "
-                + ", ".join(f"{k} {v:.1f}" for k, v in out["rounds"][name][-1].items()),
-                file=sys.stderr,
-            )
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
-    return out
-
-
-def answer(process: subprocess.Popen, name: str) -> dict[str, float]:
-    line = process.stdout.readline()
-    if not line:
-        hint = (
-            "; on a processor with AMX build llama.cpp with clang, for gcc 12 leaves out the stores that set its tiles up"
-            if process.wait() == -signal.SIGILL
-            else ""
-        )
-        sys.exit(f"{name} ended with status {process.wait()}{hint}")
-    return json.loads(line)
-
-
 def rows(results: dict[str, dict]) -> list[tuple[str, str, dict[str, float], dict[str, float]]]:
     """Shape, work, median of each reader, median ratio of ours to each other one."""
     out = []
@@ -229,25 +181,21 @@ def rows(results: dict[str, dict]) -> list[tuple[str, str, dict[str, float], dic
         for job in WORK:
             series = {name: [r[job] for r in rounds] for name, rounds in result["rounds"].items() if job in rounds[0]}
             medians = {name: statistics.median(values) for name, values in series.items()}
-            ratios = {
-                name: statistics.median(a / b for a, b in zip(series["ours"], values, strict=True))
-                for name, values in series.items()
-                if name != "ours"
-            }
+            ratios = {name: measure.ratio(series["ours"], values) for name, values in series.items() if name != "ours"}
             out.append((shape, job, medians, ratios))
     return out
 
 
 def table(results: dict[str, dict]) -> str:
-    lines = [
-        "| shape | work | ours, tokens/s | llama.cpp Q4_0 | ours / llama.cpp | transformers fp32 | ours / transformers |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = ["shape", "work", "ours, tokens/s", "llama.cpp Q4_0", "ours / llama.cpp"]
+    columns += ["transformers fp32", "ours / transformers"]
+    cells_of = []
     for shape, job, medians, ratios in rows(results):
-        cells = [f"{medians['ours']:.1f}"]
+        cells = [shape, NAMES[job], f"{medians['ours']:.1f}"]
         for name in ("llama.cpp", "transformers"):
             cells += [f"{medians[name]:.1f}", f"**{ratios[name]:.2f}**"] if name in ratios else ["–", "–"]
-        lines.append(f"| {shape} | {NAMES[job]} | " + " | ".join(cells) + " |")
+        cells_of.append(cells)
+    lines = [measure.table(columns, cells_of)]
     for shape, result in results.items():
         rate = result["read_bytes"] * statistics.median(r["decode"] for r in result["rounds"]["ours"])
         machine = result["machine_bandwidth"]
@@ -258,13 +206,11 @@ def table(results: dict[str, dict]) -> str:
 
 
 def plot(results: dict[str, dict], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     colours = {"ours": "#2a6fb0", "llama.cpp": "#d98c3f", "transformers": "#999999"}
-    figure, axes = plt.subplots(len(results), len(WORK), figsize=(11, 2.6 * len(results) + 0.6), squeeze=False)
+    figure = Figure((11, 2.6 * len(results) + 0.6), layout="tight")
+    axes = figure.subplots(len(results), len(WORK), squeeze=False)
     for axis, (shape, job, medians, _) in zip(axes.flat, rows(results), strict=True):
         axis.barh(list(medians), list(medians.values()), color=[colours[name] for name in medians])
         for i, value in enumerate(medians.values()):
@@ -273,7 +219,6 @@ def plot(results: dict[str, dict], path: str) -> None:
         axis.invert_yaxis()
         axis.margins(x=0.15)
         axis.set_xlabel("tokens/s", fontsize=8)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
@@ -289,14 +234,13 @@ def main() -> None:
     parser.add_argument("--worker", choices=list(READERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker, Path(args.folder), args.threads)
+        workers.work(READERS[args.worker](Path(args.folder), args.threads))
         return
-    results = {
-        shape: compare(make_weights(shape, Path(args.folder)), args.readers, args.rounds, args.threads)
-        for shape in args.shapes
-    }
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = {}
+    for shape in args.shapes:
+        weights = make_weights(shape, Path(args.folder))
+        results[shape] = workers.compare(__file__, args.readers, weights, args.rounds, args.threads)
+    measure.write_json(args.json, results)
     if args.plot:
         plot(results, args.plot)
     print(table(results))

@@ -9,13 +9,14 @@ take their text from the corpus's training split. Bytes are those of all weights
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from measure import table as markdown
+from measure import write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "nano"))
 import left_to_right as l2r
@@ -103,10 +104,8 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
 
 def table(results: list[dict]) -> str:
-    lines = [
-        "| format | MB | bits per byte | change, % (95 %) | perplexity a token | change, % |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns = ["format", "MB", "bits per byte", "change, % (95 %)", "perplexity a token", "change, %"]
+    cells = []
     for r in results:
         change = (
             f"{r['change_mid_percent']:+.2f} ({r['change_low_percent']:+.2f} to {r['change_high_percent']:+.2f})"
@@ -114,19 +113,16 @@ def table(results: list[dict]) -> str:
             else "–"
         )
         worse = f"{r['perplexity_change_percent']:+.2f}" if "perplexity_change_percent" in r else "–"
-        lines.append(
-            f"| {r['format']} | {r['bytes'] / 1e6:.2f} | {r['bits_per_byte']:.4f} | {change} | {r['perplexity']:.2f} | {worse} |"
-        )
-    return "\n".join(lines)
+        size, bits, perplexity = f"{r['bytes'] / 1e6:.2f}", f"{r['bits_per_byte']:.4f}", f"{r['perplexity']:.2f}"
+        cells.append([r["format"], size, bits, change, perplexity, worse])
+    return markdown(columns, cells)
 
 
 def plot(results: list[dict], path: str) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 4.5))
+    figure = Figure((7, 4.5), layout="tight")
+    axis = figure.subplots()
     for r in results[1:]:
         colour = "#2a6fb0" if "calibrated" in r["format"] else "#d98c3f" if "int4" in r["format"] else "#3a8f4d"
         point = r["bytes"] / 1e6, max(r["perplexity_change_percent"], 0.01)
@@ -147,7 +143,6 @@ def plot(results: list[dict], path: str) -> None:
     )
     axis.axhline(2, color="#999999", linewidth=0.8)
     axis.grid(alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
@@ -162,8 +157,7 @@ def main() -> None:
     parser.add_argument("--plot", help="picture to write")
     args = parser.parse_args()
     results = measure(args)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(args.json, results)
     if args.plot:
         plot(results, args.plot)
     print(table(results))

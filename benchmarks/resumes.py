@@ -13,7 +13,6 @@ import importlib
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -22,13 +21,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from kill_saves import child
+from runs import child, crashes, tiny_runs
 
-from openglm.checkpoints.sharded import KINDS, whole_tensors
 from openglm.config import OptimizerConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from helpers.tiny_runs import log_lines, run
 
 SAVE_EVERY = 3
 
@@ -39,7 +34,7 @@ def train_on(out: Path, steps: int, optimizer: str, workers: int, write: int) ->
     def report(step, record):
         os.write(write, f"{step} {record['loss'].hex()} {record['grad_norm'].hex()}\n".encode())
 
-    run(
+    tiny_runs.run(
         out,
         OptimizerConfig(optimizer, lr=1e-2),
         on_step=report,
@@ -50,13 +45,6 @@ def train_on(out: Path, steps: int, optimizer: str, workers: int, write: int) ->
         log_every=2,
         eval_every=7,
     )
-
-
-def last_state(out: Path, steps: int):
-    folder = out / "checkpoints" / f"step-{steps:08d}"
-    record = json.loads((folder / "state.json").read_text())
-    record["settings"].pop("train.out")
-    return record, {f"{kind}|{name}": tensor for kind in KINDS for name, tensor in whole_tensors(folder, kind)}
 
 
 def broken_run(out: Path, steps: int, options: argparse.Namespace, expected: dict[str, str]) -> tuple[int, int]:
@@ -94,29 +82,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     options = parser.parse_args()
     importlib.import_module("torch.utils.tensorboard")  # once here, not in every child
-    steps, folder, started = (
-        options.resumes * 2 * SAVE_EVERY,
-        Path(tempfile.mkdtemp(prefix="resumes-")),
-        time.perf_counter(),
-    )
-    try:
+    steps, started = options.resumes * 2 * SAVE_EVERY, time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="resumes-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         number, read = child(partial(train_on, folder / "whole", steps, options.optimizer, 0))
         with os.fdopen(read) as lines:
             expected = {step: " ".join(figures) for step, *figures in map(str.split, lines)}
         os.waitpid(number, 0)
         resumes, differing = broken_run(folder / "broken", steps, options, expected)
-        (whole, tensors), (broken, others) = last_state(folder / "whole", steps), last_state(folder / "broken", steps)
-        unequal = [
-            name
-            for name in tensors.keys() | others.keys()
-            if name not in others or name not in tensors or not torch.equal(tensors[name], others[name])
-        ]
-        found = {
-            "resumes": resumes, "steps": steps, "tensors": len(tensors), "tensors_that_differ": len(unequal), "state_equal": whole == broken,
-            "steps_that_differ": differing, "log_equal": log_lines(folder / "whole") == log_lines(folder / "broken"), "seconds": round(time.perf_counter() - started, 1),
-        }  # fmt: skip
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        whole, broken = (crashes.everything(folder / run, steps) for run in ("whole", "broken"))
+    tensors, others = (
+        {(kind, name): tensor for kind, named in kinds.items() for name, tensor in named.items()}
+        for kinds, _, _ in (whole, broken)
+    )
+    both = tensors.keys() & others.keys()
+    unequal = tensors.keys() ^ others.keys() | {key for key in both if not torch.equal(tensors[key], others[key])}
+    found = {
+        "resumes": resumes, "steps": steps, "tensors": len(tensors), "tensors_that_differ": len(unequal), "state_equal": whole[1] == broken[1],
+        "steps_that_differ": differing, "log_equal": whole[2] == broken[2], "seconds": round(time.perf_counter() - started, 1),
+    }  # fmt: skip
     print(json.dumps(found))
 
 

@@ -6,10 +6,10 @@ python benchmarks/steps.py glm-4-0.4b [--bits 4] [--context 512] [--requests 1 8
 from __future__ import annotations
 
 import argparse
-import time
 
 import numpy as np
 import torch
+from measure import seconds
 
 from openglm.cli.bench import random_model
 from openglm.config import EngineConfig
@@ -39,15 +39,6 @@ def step_of(sequences: int, new: int, cached: int, room: int) -> Step:
     )
 
 
-def seconds(run, rounds: int) -> list[float]:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape")
@@ -72,7 +63,8 @@ def main() -> None:
             *(getattr(runner.program._ops[0].matrix.contents, n) for n in ("kind", "rows", "columns", "block"))
         )  # looked up, not read
     memory = runner.arena.take(512 << 20).fill_(1)
-    read = memory.numel() / min(seconds(lambda: runner.program.library.glm_read(memory.data_ptr(), memory.numel()), 5))
+    reading = lambda: runner.program.library.glm_read(memory.data_ptr(), memory.numel())  # noqa: E731
+    read = memory.numel() / min(seconds(reading) for _ in range(5))
     print(f"{o.shape}: {size / 1e6:.0f} MB of weights read a token; reading memory {read / 1e9:.1f} GB/s")
     for sequences, new, cached in ((1, o.context, 0), *((r, 1, o.context) for r in o.requests)):
         step = step_of(sequences, new, cached, room)
@@ -98,7 +90,7 @@ def measure(runner: NativeRunner, step: Step, rounds: int) -> tuple[list[float],
     runner.program.profile()
     times, operations = [], []
     for _ in range(rounds):
-        times += seconds(lambda: runner.run(step), 1)
+        times.append(seconds(lambda: runner.run(step)))
         operations.append(runner.program.durations)
     return times, np.min(operations, axis=0)
 

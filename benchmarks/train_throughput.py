@@ -18,45 +18,19 @@ import time
 
 import numpy as np
 import torch
+from measure import in_turn, seconds
+from runs import CausalRows, plain_step
 
-from openglm.config import ModelConfig, OptimizerConfig
-from openglm.model.transformer import Transformer
-from openglm.parallel.processes import Processes
+from openglm.config import ModelConfig
+from openglm.data.mixture import batches
 from openglm.presets import model_preset
 from openglm.runtime import keep_freed_memory
-from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.loss import step_flops
-from openglm.train.optimizer import Optimizers
-
-
-def causal_rows(rows: int, seq_len: int, vocab: int) -> dict[str, np.ndarray]:
-    """Rows that are all part B: each token sees its past, and all are trained."""
-    text = np.random.default_rng(0).integers(10, vocab, (rows, seq_len + 1))
-    position = np.tile(np.arange(seq_len), (rows, 1))
-    shifted = {
-        "tokens": text[:, :-1].copy(),
-        "targets": text[:, 1:].copy(),
-        "loss_mask": np.ones((rows, seq_len), np.float32),
-    }
-    return {**shifted, "position": position, "block_position": position + 1, "segment": np.zeros_like(position)}
 
 
 def our_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtype: torch.dtype):
-    torch.manual_seed(0)
-    model = Transformer(config)
-    model.initialize()
-    alone = Processes(torch.device("cpu"))
-    optimizers, forward_backward = (
-        Optimizers(model.train().named_parameters(), OptimizerConfig(), dtype, alone),
-        WholeForwardBackward(model, alone, dtype, micro),
-    )
-
-    def step() -> None:
-        forward_backward.gradient(batch, float(batch["tokens"].size))
-        optimizers.clip()
-        optimizers.step(1e-3)
-
-    return step
+    step = plain_step(config, micro, dtype)
+    return lambda: step(batch)
 
 
 def peer_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int):
@@ -107,10 +81,8 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
         qk_norm=False,
         max_positions=max(512, args.seq_len),
     )
-    batch, dtype = (
-        causal_rows(args.rows, args.seq_len, config.vocab_size),
-        torch.bfloat16 if args.bfloat16 else torch.float32,
-    )
+    batch = next(batches(CausalRows(config.vocab_size, args.seq_len), 0, args.rows, 0))
+    dtype = torch.bfloat16 if args.bfloat16 else torch.float32
     packed = {**batch, "segment": batch["position"] * 3 // args.seq_len}  # three texts a row: the kernel needs a mask
     product, product_flops = products()
     ours, packed_step = (our_step(config, rows, args.micro_rows, dtype) for rows in (batch, packed))
@@ -121,14 +93,10 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
         "packed": packed_step,
     }
     clock = time.process_time if args.processor_time else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_ in range(args.rounds + 1):  # the first one warms up
-        for name, step in contenders.items():
-            start = clock()
-            step()
-            if round_:
-                seconds[name].append(clock() - start)
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    turns = in_turn(
+        {name: lambda _, step=step: seconds(step, clock) for name, step in contenders.items()}, args.rounds + 1
+    )
+    middle = {name: statistics.median(values[1:]) for name, values in turns.items()}  # the first round warms up
     tokens = args.rows * args.seq_len
     flops, packed_flops = (step_flops(config, seen, tokens, tokens) for seen in (args.seq_len / 2, args.seq_len))
     rate = product_flops / middle["products"]

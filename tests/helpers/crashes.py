@@ -20,9 +20,9 @@ def crash_at(*steps):
     return on_step
 
 
-def everything(out):
-    """All that a later step could depend on, and the log."""
-    folder = out / "checkpoints" / "step-00000012"
+def everything(out, step=12):
+    """All that a later step could depend on: tensors by kind and name, the record beside them, and the log."""
+    folder = out / "checkpoints" / f"step-{step:08d}"
     tensors = {kind: dict(whole_tensors(folder, kind)) for kind in KINDS}
     record = json.loads((folder / "state.json").read_text())
     record["settings"].pop("train.out")

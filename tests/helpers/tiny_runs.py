@@ -1,6 +1,7 @@
 """The smallest training run that has everything: rows of uneven length with an order to them, and a network of two blocks."""
 
 import json
+import os
 
 import numpy as np
 
@@ -20,16 +21,16 @@ class Rows:
 
     fingerprint = "tiny"
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed, self.asked = seed, []
+    def __init__(self, seed: int = 0, seq: int = SEQ, vocab: int = VOCAB) -> None:
+        self.seed, self.seq, self.vocab, self.asked = seed, seq, vocab, []
 
     def row(self, i: int) -> Row:
         self.asked.append(i)
         rng = np.random.default_rng((self.seed, i))
-        n = int(rng.integers(4, SEQ // 2 + 1))
-        context = rng.integers(10, VOCAB, n)
-        text = np.concatenate([context, context, np.zeros(SEQ - 2 * n + 1, np.int64)])
-        at = np.arange(SEQ)
+        n = int(rng.integers(4, self.seq // 2 + 1))
+        context = rng.integers(10, self.vocab, n)
+        text = np.concatenate([context, context, np.zeros(self.seq - 2 * n + 1, np.int64)])
+        at = np.arange(self.seq)
         inside = at < 2 * n
         part_b = inside & (at >= n)
         loss = (part_b & (at < 2 * n - 1)).astype(np.float32)
@@ -105,6 +106,17 @@ def run(
 def run_spread(out, parallel, stability, bad) -> None:
     """A run's part in one of several processes."""
     run(out, rows=Poisoned(*bad), stability=stability, parallel=parallel)
+
+
+def run_without_end(out) -> None:
+    """As a user's own process, which leads a group of its own; it says each step, and at last how far it came."""
+    os.setsid()
+
+    def say(step, _):
+        print("step", step, flush=True)
+
+    result = run(out, workers=1, steps=100_000, save_every=50, eval_every=100_000, on_step=say)
+    print(result.step, result.finished)
 
 
 def log_lines(out) -> list[dict]:
