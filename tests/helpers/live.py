@@ -1,15 +1,14 @@
 """A live server, in a thread of the test process or in a process of its own."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import httpx
 
+from helpers.processes import start, until
+from openglm.cli.main import main
 from openglm.serve.app import Server, build
 from openglm.serve.config import ServeConfig
 
@@ -48,13 +47,6 @@ class Live:
         self.server.should_exit = True
         self.thread.join(timeout=15)
         self.client.close()
-
-
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def slowed(server, seconds):
@@ -98,12 +90,11 @@ def ask_and_leave(server, stream):
     return line
 
 
-def start_server(toy, *options, env=None):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "openglm.cli.main", "serve", str(toy), "--port", "0", "--no-page", "--device", "cpu", *options],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-    )  # fmt: skip
-    for line in process.stderr:
-        if "listening on " in line:
-            return process, line.split()[2].rstrip(";")
-    raise AssertionError("the server did not start")
+def start_server(output, model, *options):
+    """`glm serve` in a process of its own, which writes to `output`, and its address."""
+    usual = ["--port", "0", "--no-page", "--device", "cpu"]
+    process = start(output, main, ["serve", str(model), *usual, *options])
+    until(lambda: "listening on " in output.read_text(encoding="utf-8") or process.exitcode is not None, 120)
+    said = output.read_text(encoding="utf-8")
+    assert "listening on " in said, said
+    return process, said.partition("listening on ")[2].split()[0].rstrip(";")

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -12,7 +13,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-IMPORTED = ["torch.utils.tensorboard", "openglm.train.loop", "openglm.train.pretrain", "openglm.deepspeed"]
+IMPORTED = [
+    "torch.utils.tensorboard",
+    "openglm.cli.main",
+    "openglm.train.pretrain",
+    "openglm.deepspeed",
+    "openglm.serve.app",
+]
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
 
 
 def start(output: Path, function: Callable, *arguments, environment: dict[str, str] | None = None) -> BaseProcess:
@@ -20,6 +34,7 @@ def start(output: Path, function: Callable, *arguments, environment: dict[str, s
     context = multiprocessing.get_context("forkserver")
     if sys.platform == "linux":  # elsewhere the system's libraries do not bear a fork
         context.set_forkserver_preload(IMPORTED)
+    output.touch()
     process = context.Process(target=_begin, args=(output, environment or {}, function, arguments))
     process.start()
     return process

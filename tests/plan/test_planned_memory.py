@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
+from helpers.planned import gpt
 
-from openglm.config import ModelConfig
 from openglm.parallel.stages import divisors
 from openglm.plan.devices import device
 from openglm.plan.layout import Job, Layout
@@ -12,19 +12,6 @@ from openglm.plan.memory import layer_activations, memory, stage_memory
 from openglm.presets import PRESETS, model_preset
 
 STATE = ("weights", "gradients", "master", "adam")
-
-
-def gpt(layers=96, hidden=12288, heads=96, vocab=51200):
-    return ModelConfig(
-        vocab_size=vocab,
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        ffn_hidden=4 * hidden,
-        activation="gelu",
-        norm="layernorm",
-        bias="all",
-    )
 
 
 def job(model=None, devices=1, batch=64, **options):

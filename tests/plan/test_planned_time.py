@@ -3,26 +3,13 @@
 import dataclasses
 
 import pytest
+from helpers.planned import gpt
 
-from openglm.config import ModelConfig
 from openglm.plan.cost import all_reduce, efficiency, hardware_flops, model_flops, product, ring, step
 from openglm.plan.devices import DEVICES, device
 from openglm.plan.layout import Job, Layout
 from openglm.plan.memory import memory
 from openglm.presets import model_preset
-
-
-def gpt(layers=96, hidden=12288, heads=96, vocab=51200):
-    return ModelConfig(
-        vocab_size=vocab,
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        ffn_hidden=4 * hidden,
-        activation="gelu",
-        norm="layernorm",
-        bias="all",
-    )
 
 
 def job(devices, batch=1536, model=None, **options):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 
 import httpx
 import pytest
@@ -22,11 +21,12 @@ TOOLS = [{"type": "function", "function": WEATHER}]
 
 
 @pytest.fixture(scope="module")
-def nano():
-    process, url = start_server("nano", "--no-feedback", "--api-key", "k")
+def nano(tmp_path_factory):
+    process, url = start_server(tmp_path_factory.mktemp("nano") / "said", "nano", "--no-feedback", "--api-key", "k")
     yield url
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=15) is not None
+    process.terminate()
+    process.join(15)
+    assert process.exitcode is not None
 
 
 @pytest.fixture(scope="module")

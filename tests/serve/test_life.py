@@ -2,13 +2,13 @@
 
 import concurrent.futures
 import json
-import signal
 import subprocess
 import threading
 
 import httpx
 import pytest
-from helpers.live import LONG, Held, Live, ask_and_leave, slowed, start_server, until
+from helpers.live import LONG, Held, Live, ask_and_leave, slowed, start_server
+from helpers.processes import until
 
 from openglm.assistant import Assistant
 from openglm.config import EngineConfig
@@ -127,17 +127,18 @@ def read_stream(url):
         return answer.read().decode()
 
 
-def test_sigterm_ends_every_stream_well(toy):
+def test_sigterm_ends_every_stream_well(toy, tmp_path):
     """Ten clients in the middle of their answers: each stream ends with reasons and [DONE], new ones are refused, one process with one socket is gone in time."""
-    process, url = start_server(toy, "--no-feedback", "--grace", "1", "--engine.max-sequences", "2", "--queue", "400")
+    options = ["--no-feedback", "--grace", "1", "--engine.max-sequences", "2", "--queue", "400"]
+    process, url = start_server(tmp_path / "said", toy, *options)
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
         work = [pool.submit(read_stream, url) for _ in range(10)]
         until(lambda: "glm_running 2.0" in httpx.get(f"{url}/metrics").text, 20)
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         texts = [one.result() for one in work]
-    process.wait(timeout=60)
-    assert not children
+    process.join(60)
+    assert process.exitcode is not None and not children
     cut_short = [text.count('"content"') < 16 * LONG["max_tokens"] for text in texts]
     assert any(cut_short)  # by the server's end, not by their own: whole answers would have as many pieces as tokens
     for text in texts:

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from helpers.live import slowed, until
+from helpers.live import slowed
+from helpers.processes import until
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,14 +4,12 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.crashes import Crash, assert_same, crash_at
-from helpers.tiny_runs import MODEL, Rows, log_lines, run
+from helpers.processes import start, until
+from helpers.tiny_runs import MODEL, Rows, log_lines, run, run_without_end
 
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.sharded import whole_tensors
@@ -208,35 +206,22 @@ def test_the_death_of_a_data_worker_is_one_line(tmp_path):
     assert find_checkpoint(tmp_path) is not None
 
 
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-import torch
-from helpers.tiny_runs import run
-torch.set_num_threads(1)
-result = run(Path(sys.argv[1]), workers=1, steps=100000, save_every=50, eval_every=100000, on_step=lambda step, record: print(step, flush=True))
-print(result.step, result.finished, flush=True)
-"""
-
-
 def test_a_second_process_is_kept_out_and_sigterm_to_the_group_ends_the_first(tmp_path):
-    command = [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parents[1])), str(tmp_path)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    said = tmp_path / "said"
+    process = start(said, run_without_end, tmp_path)
     try:
-        assert process.stdout.readline() == "1\n"
+        until(lambda: "step 1\n" in said.read_text(encoding="utf-8"), 300)
         with pytest.raises(ValueError, match=f"process {process.pid} is training here"):
             run(tmp_path)
         os.killpg(process.pid, signal.SIGTERM)  # the data worker gets it too
-        out, err = process.communicate()
-        assert process.returncode == 0 and "SIGTERM" in err
-        step, finished = out.splitlines()[-1].split()
+        process.join(300)
+        lines = said.read_text(encoding="utf-8").splitlines()
+        assert process.exitcode == 0 and any("SIGTERM" in line for line in lines)
+        step, finished = lines[-1].split()
         assert finished == "False" and find_checkpoint(tmp_path).name == f"step-{int(step):08d}"
     finally:
         process.kill()
-        process.wait()
+        process.join()
     with locked(tmp_path, "train.out", "training"):  # the lock went with the process
         pass
 
