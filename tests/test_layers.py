@@ -28,37 +28,37 @@ class Room(NamedTuple):
 
 
 ROOMS = {
-    "config": Room(1, 5_300),
-    "presets": Room(1, 1_150),
-    "runtime": Room(1, 1_750),
-    "files": Room(1, 1_600),
-    "text": Room(2, 17_200, wide_lines=9),
-    "kernels": Room(2, 4_300, wide_lines=1),
+    "config": Room(1, 5_800),
+    "presets": Room(1, 1_200),
+    "runtime": Room(1, 1_800),
+    "files": Room(1, 1_700),
+    "text": Room(2, 20_600, wide_lines=9),
+    "kernels": Room(2, 4_400, wide_lines=1),
     "net": Room(2, 500),
     "sandbox": Room(2, 1_000),
-    "data": Room(3, 26_800, wide_lines=11),
-    "model": Room(3, 6_700, wide_lines=3),
-    "quant": Room(3, 3_400, wide_lines=2),
+    "data": Room(3, 26_000, wide_lines=11),
+    "model": Room(3, 7_000, wide_lines=3),
+    "quant": Room(3, 3_500, wide_lines=2),
     "tools": Room(3, 2_200),
     "web": Room(3, 2_200),
-    "checkpoints": Room(4, 17_200, "model quant", wide_lines=13),
-    "parallel": Room(4, 3_900, "model", wide_lines=4),
-    "engine": Room(4, 17_000, "model quant", wide_lines=2),
+    "checkpoints": Room(4, 19_100, "model quant", wide_lines=13),
+    "parallel": Room(4, 3_800, "model", wide_lines=4),
+    "engine": Room(4, 17_100, "model quant", wide_lines=2),
     "train": Room(5, 16_900, "model data parallel checkpoints", wide_lines=5),
-    "assistant": Room(5, 2_500, "model engine checkpoints tools web"),
-    "align": Room(6, 11_400, "train engine data model quant parallel checkpoints evaluation"),
+    "assistant": Room(5, 2_600, "model engine checkpoints tools web"),
+    "align": Room(6, 13_400, "train engine data model quant parallel checkpoints evaluation"),
     "evaluation": Room(6, 3_000, "assistant engine tools model checkpoints data"),
-    "plan": Room(6, 7_500, "parallel", wide_lines=5),
-    "deepspeed": Room(6, 10_750, "parallel", wide_lines=3),
-    "serve": Room(6, 23_000, "assistant", wide_lines=14),
+    "plan": Room(6, 7_600, "parallel", wide_lines=5),
+    "deepspeed": Room(6, 10_800, "parallel", wide_lines=3),
+    "serve": Room(6, 24_100, "assistant", wide_lines=14),
     "cli": Room(
         7,
-        10_200,
+        10_700,
         "model data quant checkpoints parallel engine train assistant align evaluation plan deepspeed serve tools web",
         wide_lines=12,
     ),
 }
-PACKAGE_TOKENS = 190_000
+PACKAGE_TOKENS = 207_000
 FILE_LINES = 450
 FUNCTION_LINES = 50
 LINE_COLUMNS = 120

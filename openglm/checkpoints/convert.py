@@ -79,21 +79,13 @@ def convert(
     if to == "hf":
         _require_whole(checkpoint, to)
     kind = choose_type(checkpoint.config, checkpoint.source.dtype, torch.device("cpu"), dtype) if dtype else None
-    description = (
-        hf_config(checkpoint.config, str(kind or checkpoint.source.dtype).removeprefix("torch."))
-        if to == "hf"
-        else None
-    )
+    stated = str(kind or checkpoint.source.dtype).removeprefix("torch.")
+    description = hf_config(checkpoint.config, stated) if to == "hf" else None
 
     def fill(target: Path) -> None:
         if description:
-            write_tensors(
-                target,
-                (
-                    (name, stored(name, tensor, kind))
-                    for name, tensor in to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config)
-                ),
-            )
+            laid_out = to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config)
+            write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in laid_out))
             (target / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         else:
             named = itertools.chain(_named(_shown(checkpoint)), checkpoint.source.prefix())

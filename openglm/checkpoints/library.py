@@ -1,5 +1,5 @@
-"""A tokenizer as `transformers` reads it: `tokenizer.json` of the `tokenizers` library, its settings and a chat template,
-with the same ids, special tokens and chat form as ours."""
+"""A tokenizer as `transformers` reads it: `tokenizer.json` of the `tokenizers` library, its settings and a chat
+template, with the same ids, special tokens and chat form as ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_library_files(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def library_json(tokenizer: Tokenizer) -> str:
-    """The `tokenizer.json`, with the special tokens matched in texts and put in front of them, as other programs expect.
+    """The `tokenizer.json`, with special tokens matched in texts and put in front of them, as other programs expect.
 
     Raises ValueError for a vocabulary that the library cannot hold.
     """

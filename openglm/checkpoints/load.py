@@ -85,20 +85,13 @@ def load_model(
     target = choose_device(device or "auto")
     stored, had = checkpoint.source.dtype, checkpoint.source.bits
     bits = _BITS.get(quantize or "", 0)
-    require(
-        not (bits and had) or bits == had,
-        "quantize",
-        quantize,
-        f"these weights are int{had} already; leave the option out",
-    )
+    free = not (bits and had) or bits == had
+    require(free, "quantize", quantize, f"these weights are int{had} already; leave the option out")
     kind = choose_type(checkpoint.config, stored, target, dtype)
     adapters = list(_adapters(checkpoint, adapter))
     network = empty_network(checkpoint.config)
-    table = (
-        checkpoint.source.table_in_file()
-        if (bits or had) and not checkpoint.config.tied and target.type == "cpu"
-        else None
-    )
+    looked_up = (bits or had) and not checkpoint.config.tied and target.type == "cpu"
+    table = checkpoint.source.table_in_file() if looked_up else None
     with progress("reading", len(checkpoint.source.ours), "matrices", checkpoint.nbytes > _SHOWN) as advance:
         for path, leaves in checkpoint.source.modules():
             if path == "embedding" and table:

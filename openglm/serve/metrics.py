@@ -56,6 +56,10 @@ class Metrics:
             "glm_step_seconds", "One pass of the network", buckets=_SECONDS, registry=registry
         )
         self.step_tokens = Counter("glm_step_tokens", "New tokens of answers, over all passes", registry=registry)
+        self._add_gauges()
+
+    def _add_gauges(self) -> None:
+        """What the engine says of itself at the moment it is asked."""
         gauges = {
             "glm_running": ("Answers being computed", lambda: len(self.engine.scheduler.running)),
             "glm_waiting": ("Requests that wait for their turn", lambda: len(self.engine.scheduler.waiting)),
@@ -69,7 +73,7 @@ class Metrics:
             "glm_context_tokens": ("Longest prompt and answer together", lambda: self.engine.context),
         }
         for name, (text, read) in gauges.items():
-            Gauge(name, text, registry=registry).set_function(read)
+            Gauge(name, text, registry=self.registry).set_function(read)
 
     def watch(self, engine: Any) -> None:
         """From now on the gauges are this engine's."""

@@ -1,4 +1,4 @@
-"""Another version of the model beside the one that answers: on trial with a share of the requests, then kept or dropped.
+"""Another version of the model beside the one that answers: on trial with a share of requests, then kept or dropped.
 
 Only the admin key opens these routes (openglm/serve/guard.py). Answers say which version they come from by their
 `system_fingerprint`; feedback that repeats it is kept under it.

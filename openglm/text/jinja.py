@@ -1,5 +1,5 @@
-"""Run as a program of its own: renders the chat template that came with a model. Reads JSON {template, ...variables} and
-writes the text.
+"""Run as a program of its own: renders the chat template that came with a model. Reads JSON {template, ...variables}
+and writes the text.
 
 A template is foreign code, if a tame one: Jinja's sandbox keeps it from Python's objects, and the limits on time and
 memory end one that never does.

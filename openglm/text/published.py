@@ -1,5 +1,5 @@
-"""Opens a tokenizer's file, ours or one of the published checkpoints', with what stands beside it. Nothing in a folder is
-run.
+"""Opens a tokenizer's file, ours or one of the published checkpoints', with what stands beside it. Nothing in a folder
+is run.
 
 A saved tokenizer remembers its generation in `tokenizer_config.json` under "openglm_format"; the same entry settles a
 folder that does not tell.
@@ -36,8 +36,8 @@ def find(path: Path) -> Path | None:
 
 
 def open_tokenizer(path: Path, format: str | None = None) -> Tokenizer:
-    """The tokenizer of this file, with what stands beside it; format: as for `load_tokenizer`. Raises ValueError for one
-    that is damaged or of another kind."""
+    """The tokenizer of this file, with what stands beside it; format: as for `load_tokenizer`. Raises ValueError for
+    one that is damaged or of another kind."""
     require(path.name in FILES, "tokenizer", str(path), f"not a tokenizer's file; known: {', '.join(FILES)}")
     refuse_pointer(path, "tokenizer")
     tokenizer = FILES[path.name](path, path.read_bytes(), format)

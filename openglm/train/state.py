@@ -257,7 +257,9 @@ def _whole(folder: Path) -> bool:
 def check_settings(record: dict[str, Any], settings: dict[str, Any], config: RunConfig) -> None:
     """Refuse to go on with options other than those of the first half. Raises ValueError that names the option."""
     remedy = "set it back, or choose another train.out (init_from carries the weights over)"
-    before = _defaults(settings, config) | record["settings"]  # an option that is newer than the run had its default's effect
+    before = (
+        _defaults(settings, config) | record["settings"]
+    )  # an option that is newer than the run had its default's effect
     now = json.loads(json.dumps(flatten(settings)))
     _check_length(record["step"], before.pop("train.steps"), now.pop("train.steps"))
     for name in sorted(before.keys() | now.keys()):
