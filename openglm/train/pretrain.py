@@ -69,13 +69,28 @@ def make_rows(
             data.path,
             "its tokens were made with another tokenizer than the model's; build it again with that one",
         )
-    rows = mixture(corpus, read_dialogues(data, data.dialogues, model, tokenizer, seq_len), data.weights)
+    dialogues = read_dialogues(data, data.dialogues, model, tokenizer, seq_len)
+    rows = mixture(corpus, dialogues, _replayed(data, corpus, dialogues) if data.replay_share else data.weights)
     kept_out = read_dialogues(data, data.heldout_dialogues, model, tokenizer, seq_len)
     heldout = {name: mixture(None, {name: source}, {name: 1.0}) for name, source in kept_out.items()}
     if corpus is not None and any(entry["heldout"]["documents"] for entry in corpus.manifest["sources"]):
         kept = Corpus(data.path, "heldout")
         heldout |= {name: mixture(kept, {}, {name: 1.0}) for name in kept.sources if name in rows.names}
     return rows, heldout
+
+
+def _replayed(data: DataConfig, corpus: Corpus | None, dialogues: Mapping[str, DialogueSource]) -> dict[str, float]:
+    """Weights with which so many rows are plain text; within texts and within conversations in proportion to tokens."""
+    share, texts = data.replay_share, corpus.sources if corpus else {}
+    both = bool(texts and dialogues)
+    require(
+        both and not data.weights, "data.replay_share", share, "takes data.path and data.dialogues, no data.weights"
+    )
+    weights: dict[str, float] = {}
+    for part, sources in ((share, texts), (1 - share, dialogues)):
+        total = sum(source.tokens for source in sources.values())
+        weights |= {name: part * source.tokens / total for name, source in sources.items()}
+    return weights
 
 
 def read_dialogues(
