@@ -12,20 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openglm.text.replies import Tool, arguments_of, is_name
+from openglm.text.thinking import MARKS
 
 Piece = tuple[str, Any]
 """("reasoning_content" | "content", text) or ("tool_calls", call)"""
 
-_MARKS = (
-    "<think>",
-    "</think>",
-    "<tool_call>",
-    "</tool_call>",
-    "<arg_key>",
-    "</arg_key>",
-    "<arg_value>",
-    "</arg_value>",
-)
+_MARKS = MARKS[:8]  # those of thoughts and calls
 _CUT = re.compile(f"({'|'.join(_MARKS)})")
 _LONGEST_NAME = 256
 _BEHIND = {"<arg_key>": "key", "</tool_call>": "end"}

@@ -60,11 +60,9 @@ def test_tuned_folders_keep_their_generation(name, tmp_path):
     assert set(stop) == ({2, 64795, 64797} if generation == "chatglm3-6b" else {2})
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", [name for name in FOLDERS if "its ends" not in name])  # those are published ids
 def test_tokenizer_and_network_agree(name, tmp_path):
     generation, config, files = FOLDERS[name]
-    if "64795" in str(config) + str(files):
-        pytest.skip("told by ids of the published vocabulary")
     content = (GOLDEN / "sp_tokenizers/tokenizer.model").read_bytes()
     folder = folder_of(tmp_path, {**config, "padded_vocab_size": 1024}, files, content)
     shape, tokenizer = network_and_tokenizer(folder)
