@@ -206,7 +206,7 @@ def checked(args: argparse.Namespace, check: str, score: Callable, tokens: int, 
             init_from=args.model,
             data=PromptsConfig(prompts=files[""], seed=seed),
             train=train_options(out, args.steps, batch_rows=128, seq_len=tokens + 28),
-            rollout=RolloutConfig(check=check, questions=32, group=8, max_tokens=tokens),
+            rollout=RolloutConfig(check=check, questions=32, group=8, max_tokens=tokens, temperature=args.temperature),
             optimizer=adam(lr),
             beta=beta,
         )
