@@ -188,6 +188,7 @@ class Rollouts:
                 temperature=options.temperature,
                 seed=int(np.random.default_rng((self.config.data.seed, 7, number, place)).integers(1 << 62)),
                 logprobs=0,
+                logprobs_as_drawn=True,
             )
             for place in range(len(prompts))
         ]

@@ -248,7 +248,8 @@ class Engine:
     def _accept(self, request: Request, token: int, logits_V: Tensor) -> tuple[str | None, str]:
         """Add a token to an answer; returns why the answer ends here, if it does, and the text that is now certain."""
         if request.params.logprobs is not None:
-            request.logprobs.append(logprob(logits_V, token, request.params.logprobs))
+            heat = request.params.temperature if request.params.logprobs_as_drawn else 1.0
+            request.logprobs.append(logprob(logits_V / heat, token, request.params.logprobs))
         request.append(token)
         request.sampler.accept(token)
         if token in request.stop_ids:

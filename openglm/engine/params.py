@@ -61,6 +61,8 @@ class SamplingParams:
     """the model's own stop tokens do not end the answer"""
     logprobs: int | None = None
     """report the log-probability of each token and of so many likeliest ones, by the model's own distribution"""
+    logprobs_as_drawn: bool = False
+    """report them at the temperature instead, as training on drawn answers needs them"""
     schema: dict[str, Any] | str | None = None
     """JSON schema that the answer must follow"""
     regex: str | None = None

@@ -73,9 +73,10 @@ def test_before_an_update_the_ratio_is_one_and_nothing_has_moved(talker, tmp_pat
         assert record["metrics"]["clipped"] == 0
 
 
-def test_the_engine_and_the_training_code_agree_on_what_was_drawn(talker, tmp_path, polite):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_engine_and_the_training_code_agree_on_what_was_drawn(talker, tmp_path, polite, temperature):
     """The engine's log-probability of every drawn token against the trainer's, on the same weights."""
-    recorded(config_of(tmp_path / "run", talker, tmp_path, steps=4))
+    recorded(config_of(tmp_path / "run", talker, tmp_path, steps=4, rollout={"temperature": temperature}))
     assert all(one["largest_sampler_gap"] < 1e-3 for one in lines(tmp_path / "run", "round"))
 
 
