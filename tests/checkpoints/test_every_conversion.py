@@ -1,6 +1,6 @@
 """Every kind of folder that opens, in every form: the source's logits and ids, or a refusal that names the part."""
 
-import shutil
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -8,7 +8,10 @@ import pytest
 
 from openglm import load_tokenizer
 from openglm.checkpoints.convert import convert
+from openglm.checkpoints.native import save_model
 from openglm.checkpoints.quantize import quantize_checkpoint
+from openglm.model.transformer import Transformer
+from openglm.presets import model_preset
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import conversions
@@ -41,24 +44,21 @@ def test_a_copy_has_the_logits_of_its_source_or_is_refused(kind):
 TEXTS = ["床前明月光，疑是地上霜。", "def f(x):\n\treturn x  # 12345", "<|user|> [MASK] ", "\u3000🚀 naïve\r\n"]
 
 
-@pytest.mark.parametrize(("name", "file"), [
-    ("chatglm_6b/checkpoint", "ice_text.model"), ("chatglm2_6b/checkpoint", "tokenizer.model"), ("chatglm3_6b/checkpoint", "tokenizer.model"),
-    ("glm4_0414/checkpoint", "tokenizer.json"), ("glm_hf/checkpoint", "tokenizer.json"),
+@pytest.mark.parametrize(("preset", "file"), [
+    ("chatglm-6b", "ice_text.model"), ("chatglm2-6b", "tokenizer.model"), ("glm-4-0414-9b", "tokenizer.json"), ("nano", "tokenizer.json"),
 ])  # fmt: skip
-def test_a_copy_has_the_ids_of_its_source(name, file, toy, tmp_path):
-    folder = shutil.copytree(GOLDEN / name, tmp_path / "source")
-    shutil.copy(toy / file if file.endswith("json") else GOLDEN / "sp_tokenizers" / file, folder)
-    if "chatglm3" in name:  # the same file serves two generations
-        (folder / "tokenizer_config.json").write_text('{"name_or_path": "THUDM/chatglm3-6b"}')
-    source = load_tokenizer(folder)
+def test_a_copy_has_the_ids_of_its_source(preset, file, toy, tmp_path):
+    source = load_tokenizer(toy if file.endswith("json") else GOLDEN / "sp_tokenizers" / file)
+    rows = max(source.vocab_size, *source.special.values()) + 4
+    shape = dict(vocab_size=rows, layers=1, hidden=32, heads=2, kv_heads=2, head_dim=16, ffn_hidden=32)
+    config = dataclasses.replace(model_preset(preset, **shape, max_positions=64), tokens=source.tokens)
+    folder = save_model(tmp_path / "source", Transformer(config), source)
     copies = [convert(folder, tmp_path / "ours", "openglm"), quantize_checkpoint(folder, tmp_path / "int8", 8, 16)]
-    copies += [] if "chatglm_6b" in name else [convert(folder, tmp_path / "hf", "hf")]
-    question = [
-        {"role": "user", "content": TEXTS[0]},
-        {"role": "assistant", "content": "好"},
-        {"role": "user", "content": "?"},
-    ]
+    copies += [convert(folder, tmp_path / "hf", "hf")] if preset == "glm-4-0414-9b" else []
+    question = [{"role": "user", "content": TEXTS[0]}]
     for copy in map(load_tokenizer, copies):
-        assert (copy.format.name, copy.special) == (source.format.name, source.special)
+        assert copy.special == source.special
         assert [copy.encode(text) for text in TEXTS] == [source.encode(text) for text in TEXTS]
+    for copy in map(load_tokenizer, copies[:2]):
+        assert copy.format.name == source.format.name
         assert copy.render(question, generation_prompt=True) == source.render(question, generation_prompt=True)
