@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import sys
 
@@ -45,8 +44,9 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0, 1 for an error, 2 for a wrong command, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: file names may hold any bytes
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="backslashreplace")  # as standard error: file names may hold any bytes
     if not argv or argv[0] in ("-h", "--help", "--version"):
         print(usage())
         return 0 if argv else 2

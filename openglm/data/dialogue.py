@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from openglm.config import SpecialTokens, require
 from openglm.data.conversations import Message, conversation, unused
 from openglm.data.infilling import build_sample
+from openglm.data.packing import PackedEpochs
 from openglm.data.records import read_records
 from openglm.data.samples import Ints, Sample
 
@@ -104,10 +105,8 @@ class DialogueSource:
         self.fingerprint = hashlib.sha256(
             self._ids.tobytes() + self._trained.tobytes() + self._ends.tobytes() + str(seed).encode()
         ).hexdigest()
-        self._key = (seed, 3, int(self.fingerprint[:8], 16))
-        self._slots = fill_rows(self._lengths - 1, seq_len)
-        self.rows = len(self._slots)  # in an epoch
-        self._epoch: tuple[int, Ints, Ints] = (-1, self._ends, self._ends)
+        self._packed = PackedEpochs(self._lengths - 1, seq_len, (seed, 3, int(self.fingerprint[:8], 16)))
+        self.rows = self._packed.rows  # in an epoch
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -158,14 +157,7 @@ class DialogueSource:
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         """Conversations of row `number` of this source: every epoch holds each conversation once, in a new order."""
-        epoch, row = divmod(number, self.rows)
-        if self._epoch[0] != epoch:
-            shuffle = np.random.default_rng((*self._key, epoch))
-            # Slots are sorted by length, and equal lengths may trade places: so every epoch has the same number of
-            # rows.
-            self._epoch = epoch, np.lexsort((shuffle.random(len(self)), -self._lengths)), shuffle.permutation(self.rows)
-        _, order, rows = self._epoch
-        return [self._sample(i) for i in rng.permutation(order[self._slots[rows[row]]]).tolist()]
+        return [self._sample(i) for i in rng.permutation(self._packed.items(number)).tolist()]
 
     def _read(self, record: object) -> list[Rendered]:
         """The samples of one record: one, or one for each answer where the format shows earlier answers otherwise."""
@@ -243,25 +235,3 @@ def conversation_sample(ids: Ints, trained: NDArray, special: SpecialTokens, pin
 def _without(values: NDArray, at: int) -> NDArray:
     """Without the two values at `at`: [gMASK] and <sop>, which `build_sample` puts back."""
     return np.concatenate((values[:at], values[at + 2 :]))
-
-
-def fill_rows(lengths: Ints, size: int) -> list[Ints]:
-    """Pack lengths into rows of `size`, best fit, longest first. Row -> numbers of its slots; slot j is the j-th
-    longest.
-    """
-    rows: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(size + 1)]  # rows with so many free places
-    rooms = 0  # bit r is set where by_room[r] is not empty
-    for slot, length in enumerate(sorted(lengths.tolist(), reverse=True)):
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = by_room[room].pop()
-            rooms &= ~(1 << room) if not by_room[room] else -1
-        else:
-            room, row = size, len(rows)
-            rows.append([])
-        rows[row].append(slot)
-        by_room[room - length].append(row)
-        rooms |= 1 << (room - length)
-    return [np.array(row) for row in rows]

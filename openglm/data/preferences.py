@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from openglm.config import SpecialTokens, require
 from openglm.data.conversations import Conversation, Message, asked, conversation
-from openglm.data.dialogue import Rendered, Renderer, conversation_sample, fill_rows, fit
+from openglm.data.dialogue import Rendered, Renderer, conversation_sample, fit
 from openglm.data.mixture import Row, pack
+from openglm.data.packing import PackedEpochs
 from openglm.data.samples import Ints, Sample
 
 CHOSEN, REJECTED = 0, 1
@@ -149,12 +150,10 @@ class PreferenceRows:
         require(bool(self.samples), "data.pairs", len(self.samples), left if self.dropped else "no pair in it")
         self._margins = np.array([margin for margin, _ in marks], np.float32)
         self._ties = np.array([tie for _, tie in marks], bool)
-        self._lengths = np.array([max(map(len, pair)) for pair in self.samples])
-        self._slots = fill_rows(self._lengths, seq_len)
+        self._packed = PackedEpochs(np.array([max(map(len, pair)) for pair in self.samples]), seq_len, (seed, 4))
         self.reference: Sequence[Sequence[NDArray[np.float32]]] | None = None
         """log-probabilities of every sample's targets under the reference"""
         self.fingerprint = self._hash()
-        self._epoch: tuple[int, Ints, Ints] = (-1, self._lengths, self._lengths)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -162,7 +161,7 @@ class PreferenceRows:
     @property
     def rows(self) -> int:
         """Rows of an epoch."""
-        return 2 * len(self._slots)
+        return 2 * self._packed.rows
 
     @property
     def summary(self) -> str:
@@ -178,24 +177,18 @@ class PreferenceRows:
 
     def each(self) -> Iterator[tuple[list[int], int, PreferenceRow]]:
         """The pairs, the side and the row, for all rows of an epoch."""
-        for number in range(len(self._slots)):
-            pairs = self._pairs_of(0, number)
+        for number in range(self._packed.rows):
+            pairs = self.pairs_of(number)
             for side in (CHOSEN, REJECTED):
                 yield pairs, side, self._pack(pairs, side)
 
     def row(self, index: int) -> PreferenceRow:
         twin, side = divmod(index, 2)
-        epoch, number = divmod(twin, len(self._slots))
-        return self._pack(self._pairs_of(epoch, number), side)
+        return self._pack(self.pairs_of(twin), side)
 
-    def _pairs_of(self, epoch: int, number: int) -> list[int]:
-        if self._epoch[0] != epoch:
-            shuffle = np.random.default_rng((self._seed, 4, epoch))
-            # Slots are sorted by length, and equal lengths may trade places: every epoch has the same number of rows.
-            order = np.lexsort((shuffle.random(len(self)), -self._lengths))
-            self._epoch = epoch, order, shuffle.permutation(len(self._slots))
-        _, order, rows = self._epoch
-        return order[self._slots[rows[number]]].tolist()
+    def pairs_of(self, twin: int) -> list[int]:
+        """Numbers of the pairs in two rows, counted over all epochs."""
+        return self._packed.items(twin).tolist()
 
     def _pack(self, pairs: list[int], side: int) -> PreferenceRow:
         samples = [self.samples[pair][side] for pair in pairs]

@@ -173,22 +173,8 @@ def _run(package: str, command: list[str], folder: Path) -> None:
 
 
 def _pip(package: str, name: str, folder: Path) -> None:
-    _run(
-        package,
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--disable-pip-version-check",
-            "-d",
-            ".",
-            name,
-        ],
-        folder,
-    )
+    options = ["--quiet", "--no-deps", "--disable-pip-version-check", "-d", "."]
+    _run(package, [sys.executable, "-m", "pip", "download", *options, name], folder)
 
 
 def _npm(package: str, name: str, folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from openglm.config import require
+from openglm.config import require, shown
 from openglm.deepspeed.schedules import check_schedule
 
 # Keys that are honoured, by section.
@@ -128,7 +128,7 @@ def _sift(values: Any, name: str, faults: Faults) -> dict[str, Any]:
     """What can be used of a section and of those inside it; `faults` takes the rest."""
     if not isinstance(values, dict):
         if values:
-            faults.append((f"{name[:-1]} = {values!r}", "must be a table of options"))
+            faults.append((f"{name[:-1]} = {shown(values)}", "must be a table of options"))
         return {}
     found = {}
     known, hints, off = USED[name].split(), HINTS.get(name, "").split(), OFF.get(name, {})
@@ -146,7 +146,7 @@ def _sift(values: Any, name: str, faults: Faults) -> dict[str, Any]:
             way_out = (
                 f"only {off[key]!r} is supported" if key in off else "not supported; leave it out or switch it off"
             )
-            faults.append((f"{name}{key} = {value!r}", WAYS_OUT.get(key, way_out)))
+            faults.append((f"{name}{key} = {shown(value)}", WAYS_OUT.get(key, way_out)))
     return found
 
 

@@ -145,7 +145,7 @@ def test_an_answers_log_probability_does_not_depend_on_its_neighbours(base, file
     passes = WholeForwardBackward(model, Processes(model.device), torch.float32, 4, objective=PreferencePairs(beta=0.3))
     sums = passes.evaluate(batch)
     logp = measure_pairs(model, rows, torch.float32, log_probabilities(), "test")
-    pairs = rows._pairs_of(0, 0) + rows._pairs_of(0, 1)
+    pairs = rows.pairs_of(0) + rows.pairs_of(1)
     margins = [0.3 * (logp[pair][CHOSEN].sum() - logp[pair][REJECTED].sum()) for pair in pairs]
     assert sums.metrics["margin"] == pytest.approx(sum(margins), rel=1e-4)
     assert sums.loss == pytest.approx(sum(math.log(1 + math.exp(-margin)) for margin in margins), rel=1e-4)

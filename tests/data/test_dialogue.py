@@ -7,8 +7,9 @@ import pytest
 
 from openglm.config import DataConfig, InfillingConfig, SpecialTokens
 from openglm.data.conversations import conversation
-from openglm.data.dialogue import DialogueSource, fill_rows, shorten
+from openglm.data.dialogue import DialogueSource, shorten
 from openglm.data.mixture import Mixture
+from openglm.data.packing import fill_rows
 from openglm.text.formats import FORMATS
 from openglm.text.native import SPECIAL_TOKENS
 from openglm.text.tokenizer import Tokenizer
