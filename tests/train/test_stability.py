@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openglm.cli.options import parse, read_toml
-from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, StabilityConfig, TrainConfig, Yarn
+from openglm.config import DataConfig, OptimizerConfig, PretrainConfig, SFTConfig, StabilityConfig, TrainConfig, Yarn
 from openglm.data.mixture import batches
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import Processes
@@ -255,21 +255,27 @@ def test_a_run_goes_on_where_options_have_been_added_since(tmp_path):
     known = {name: value for name, value in before.items() if not name.startswith("optimizer")}
     optimizer = OptimizerConfig(**{name[10:]: value for name, value in before.items() if name.startswith("optimizer.")})
     old = {**record, "settings": before}
-    check_settings(old, {**known, "optimizer": optimizer, "stability": StabilityConfig()})
+    config = SFTConfig(init_from="x", train=TrainConfig(out="x"), data=DataConfig())
+    new = {"adapter": "none", "quantize": "none"}
+    same = {**known, **new, "optimizer": optimizer, "stability": StabilityConfig()}
+    check_settings(old, same, config)
     with pytest.raises(ValueError, match=r"^stability.ramp_from = 2: .*made with 0"):
-        check_settings(old, {**known, "optimizer": optimizer, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)})
+        check_settings(old, {**same, "stability": StabilityConfig(ramp_from=2, ramp_rows=9)}, config)
     with pytest.raises(ValueError, match=r"^optimizer.schedule = 'constant': .*made with 'cosine'"):
-        check_settings(old, {**known, "optimizer": dataclasses.replace(optimizer, schedule="constant")})
+        check_settings(old, {**same, "optimizer": dataclasses.replace(optimizer, schedule="constant")}, config)
+    with pytest.raises(ValueError, match=r"^adapter = 'lora': .*made with 'none'"):
+        check_settings(old, {**same, "adapter": "lora"}, config)
 
 
 def test_a_run_goes_on_where_a_table_of_options_has_been_added_since():
     now = {"model": model_preset("nano"), "train.steps": 5, "rows": "a"}
     flat = json.loads(json.dumps(flatten(now)))
     old = {"step": 0, "settings": {name: value for name, value in flat.items() if not name.startswith("model.yarn")}}
-    check_settings(old, now)
+    config = PretrainConfig(train=TrainConfig(out="x", steps=5), data=DataConfig())
+    check_settings(old, now, config)
     longer = dataclasses.replace(now["model"], yarn=Yarn(4, 512))
     with pytest.raises(ValueError, match=r"^model.yarn.attention_factor = 1.138.*made with 1.0"):
-        check_settings(old, {**now, "model": longer})
+        check_settings(old, {**now, "model": longer}, config)
 
 
 SCENES = {
