@@ -256,7 +256,7 @@ def test_a_run_goes_on_where_options_have_been_added_since(tmp_path):
     optimizer = OptimizerConfig(**{name[10:]: value for name, value in before.items() if name.startswith("optimizer.")})
     old = {**record, "settings": before}
     config = SFTConfig(init_from="x", train=TrainConfig(out="x"), data=DataConfig())
-    new = {"adapter": "none", "quantize": "none"}
+    new = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING}
     same = {**known, **new, "optimizer": optimizer, "stability": StabilityConfig()}
     check_settings(old, same, config)
     with pytest.raises(ValueError, match=r"^stability.ramp_from = 2: .*made with 0"):
@@ -271,7 +271,7 @@ def test_a_run_goes_on_where_a_table_of_options_has_been_added_since():
     now = {"model": model_preset("nano"), "train.steps": 5, "rows": "a"}
     flat = json.loads(json.dumps(flatten(now)))
     old = {"step": 0, "settings": {name: value for name, value in flat.items() if not name.startswith("model.yarn")}}
-    config = PretrainConfig(train=TrainConfig(out="x", steps=5), data=DataConfig())
+    config = PretrainConfig(model=now["model"], train=TrainConfig(out="x", steps=5), data=DataConfig())
     check_settings(old, now, config)
     longer = dataclasses.replace(now["model"], yarn=Yarn(4, 512))
     with pytest.raises(ValueError, match=r"^model.yarn.attention_factor = 1.138.*made with 1.0"):
