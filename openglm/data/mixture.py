@@ -209,12 +209,12 @@ class Mixture:
         way_out = "no token of this tokenizer ends a sentence; set it to 0"
         require(closed, "infilling.sentence_share", infilling.sentence_share, way_out)
 
-        def texts(source: Source) -> TextStream:
-            key = (config.seed, 2, zlib.crc32(source.name.encode()))
+        def texts(name: str, source: Source) -> TextStream:
+            key = (config.seed, 2, zlib.crc32(name.encode()))
             return TextStream(source, key, infilling, special, seq_len, span_positions, ends)
 
         streams: dict[str, Stream] = {
-            source.name: texts(source) for source in (corpus.sources.values() if corpus else ())
+            name: texts(name, source) for name, source in (corpus.sources.items() if corpus else ())
         }
         for name, dialogue in (dialogues or {}).items():
             require(name not in streams, "data.dialogues", name, "a text source has this name; choose another")

@@ -130,8 +130,7 @@ class Saver:
             "settings": flatten(settings),
         }
         text = json.dumps(record, indent=1) + "\n"
-        target: Future[Any] = Future()
-        writing: Future[Any] = Future()
+        target, writing = Future[Any](), Future[Any]()
         if self.side is None:
             return self._write(name, text, target, lambda: save_shards(target.result(), tensors))
         if self.group.first:

@@ -26,13 +26,13 @@ class Bytes(Tokenizer):
         names = [name.encode() for name in SPECIAL_TOKENS] + [b""] * (FIRST - len(SPECIAL_TOKENS))
         super().__init__(
             {},
-            names + [bytes([byte]) for byte in range(256)],
+            dict(enumerate([*names, *(bytes([byte]) for byte in range(256))])),
             {name: i for i, name in enumerate(SPECIAL_TOKENS)},
             FORMATS[form],
         )
 
-    def _encode(self, text):
-        return [FIRST + byte for byte in text.encode()]
+    def _encode_batch(self, texts):
+        return [[FIRST + byte for byte in text.encode()] for text in texts]
 
 
 def text_of(ids):
