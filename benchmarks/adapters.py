@@ -18,8 +18,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from train_throughput import causal_rows
 
 from openglm.checkpoints.adapters import new_encoder
 from openglm.cli.bench import random_model
@@ -34,6 +34,21 @@ from openglm.train.forward_backward import WholeForwardBackward
 from openglm.train.optimizer import Optimizers
 
 GIB = 1 << 30
+
+
+def causal_rows(rows: int, seq_len: int, vocab: int) -> dict[str, np.ndarray]:
+    """Rows in which each token sees its past, and all are trained."""
+    text = np.random.default_rng(0).integers(10, vocab, (rows, seq_len + 1))
+    position = np.tile(np.arange(seq_len), (rows, 1))
+    shifted = {"tokens": text[:, :-1].copy(), "targets": text[:, 1:].copy()}
+    trained = np.ones((rows, seq_len), np.float32)
+    return {
+        **shifted,
+        "loss_mask": trained,
+        "position": position,
+        "block_position": position + 1,
+        "segment": np.zeros_like(position),
+    }
 
 
 def our_step(model: Transformer, kind: str, batch: dict, lora: LoraConfig) -> Callable[[], None]:
