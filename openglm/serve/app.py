@@ -56,9 +56,9 @@ def build(
     app.include_router(reference.router)
     app.include_router(versions.router)
     if config.page:
-        from openglm.serve import page
+        from openglm.serve import layout
 
-        page.mount(app)
+        layout.mount(app)
     guard = Guard(app, config, lambda method, status: app.state.service.metrics.http.labels(method, str(status)).inc())
     guard.service = app.state.service
     return guard

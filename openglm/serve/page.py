@@ -1,22 +1,19 @@
-"""The web page: conversations over the same service as the API, kept in the browser alone; judgements go to the
-feedback store.
+"""What the web page does: conversations over the same service as the API, kept in the browser alone; judgements go to
+the feedback store. Where it stands on the screen: layout.py.
 
-Built with Gradio, of which only the routes that this page needs are reachable: none that reads, stores or fetches a
-file. The display is never an input: what comes from a browser is plain text and numbers, checked in chats.py.
+The display is never an input: what comes from a browser is plain text and numbers, checked in chats.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.responses import PlainTextResponse
 
 from openglm.assistant import SamplingParams
 from openglm.config import require
@@ -24,37 +21,7 @@ from openglm.serve import chats
 from openglm.serve.display import original, talk
 from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Broken, Busy, Service, Version
-from openglm.serve.strings import NOTES, STRINGS
-
-_ROUTES = re.compile(
-    r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)"
-)
-_STYLE = """
-.gradio-container {max-width: 60rem !important; width: 100% !important; margin: 0 auto !important}
-.gradio-container > main {padding: 0.5rem !important}
-#talk {height: calc(100dvh - 13rem) !important; min-height: 14rem}
-footer {display: none !important}
-"""
-_SAVE = """(text) => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
-  link.download = "chat.json"; link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}"""
-_OPEN = """(text, store, system) => new Promise((done) => {
-  const input = document.createElement("input");
-  input.type = "file"; input.accept = ".json"; input.id = "opened"; input.style.display = "none"; document.body.append(input);
-  const end = (text) => { input.remove(); done([text, store, system]); };
-  input.onchange = async () => end(await input.files[0].text());
-  input.oncancel = () => end("");
-  input.click();
-})"""
-_LATEX = [
-    {"left": a, "right": b, "display": d}
-    for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))
-]
-
-
-_FILE_KEYS = frozenset({"path", "url", "meta"})
+from openglm.serve.strings import NOTES
 
 
 class Run:
@@ -111,7 +78,7 @@ class Page:
         messages = chats.current(store)
         asked = _asked(which, messages)
         text = asked.pop()["content"] if asked else ""
-        return [gr.update(value=text), *self._shown(chats.with_current(store, asked))]
+        return [gr.update(value=text), *self.shown(chats.with_current(store, asked))]
 
     async def edit(self, change: gr.EditData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
         """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it. Steps and
@@ -120,7 +87,7 @@ class Page:
         messages, index = chats.current(store), _index(change, chats.current(store))
         old = messages[index] if messages else None
         if old is None or old["role"] == "tool" or old.keys() & {"call", "sources"}:
-            yield [gr.skip(), *self._shown(store)]
+            yield [gr.skip(), *self.shown(store)]
             return
         new = {**old, "content": original(str(change.value))}
         if new["role"] == "user":
@@ -128,7 +95,7 @@ class Page:
                 yield update
             return
         await self._keep(store, "edit", messages[:index], old, knobs.system, better=new["content"])
-        yield [gr.skip(), *self._shown(chats.with_current(store, [*messages[:index], new, *messages[index + 1 :]]))]
+        yield [gr.skip(), *self.shown(chats.with_current(store, [*messages[:index], new, *messages[index + 1 :]]))]
 
     async def like(self, vote: gr.LikeData, store: Any, system: str, reason: str | None) -> tuple[Any, Any]:
         store = chats.checked(store)
@@ -149,7 +116,7 @@ class Page:
         store = chats.checked(store)
         if self.state.feedback:
             await asyncio.to_thread(self.state.feedback.forget, store["now"])
-        return self._shown(chats.without(store, store["now"]))
+        return self.shown(chats.without(store, store["now"]))
 
     async def _keep(
         self, store: chats.Store, kind: str, before: chats.Messages, answer: Mapping[str, Any], system: str, better: str | None = None, reason: str | None = None,
@@ -202,7 +169,7 @@ class Page:
             if not last["content"] and not last.get("call")
             else (done, NOTES["called"] if last.get("call") else note)
         )
-        yield [gr.update(submit_btn=True, stop_btn=False), *self._shown(chats.with_current(store, done))[:-1], note]
+        yield [gr.update(submit_btn=True, stop_btn=False), *self.shown(chats.with_current(store, done))[:-1], note]
 
     async def _grow(
         self, ids: list[int], params: SamplingParams, reply: ReplyStream, stop: asyncio.Event, version: Version
@@ -232,7 +199,7 @@ class Page:
             finally:
                 stopped.cancel()
 
-    def _shown(self, store: chats.Store) -> list[Any]:
+    def shown(self, store: chats.Store) -> list[Any]:
         """Display, store, list of conversations and note for a store."""
         choices = chats.found(store, "")
         now = store["now"] if chats.current(store) else None
@@ -240,96 +207,23 @@ class Page:
 
     def open(self, name: str | None, store: Any) -> list[Any]:
         store = chats.checked(store)
-        return self._shown({**store, "now": name} if name in store["all"] else store)
+        return self.shown({**store, "now": name} if name in store["all"] else store)
 
     def new(self, store: Any) -> list[Any]:
-        return self._shown(chats.started(chats.checked(store)))
+        return self.shown(chats.started(chats.checked(store)))
 
     def bring(self, text: str, store: Any, system: str) -> list[Any]:
         """A conversation from a file becomes one of the page's."""
         store, (messages, found) = chats.checked(store), chats.imported(text)
         if not messages:
-            return [*self._shown(store)[:-1], NOTES["no_chat"] if text else "", system]
-        return [*self._shown(chats.with_current(chats.started(store), messages)), found]
+            return [*self.shown(store)[:-1], NOTES["no_chat"] if text else "", system]
+        return [*self.shown(chats.with_current(chats.started(store), messages)), found]
 
     def search(self, words: str, store: Any) -> Any:
         return gr.update(choices=chats.found(chats.checked(store), words))
 
-    def layout(self) -> gr.Blocks:
-        w = gr.I18n(
-            **{
-                language: {name: texts[index] for name, texts in STRINGS.items()}
-                for index, language in enumerate(("en", "zh-CN"))
-            }
-        )
-        self.i18n = w
-        with gr.Blocks(title="OpenGLM", analytics_enabled=False) as blocks:
-            store = gr.BrowserState(
-                None, storage_key="openglm-chats", secret="openglm"
-            )  # in the user's own browser: a form, not a secret
-            run = gr.State(Run())
-            with gr.Sidebar(open=False):
-                fresh = gr.Button(w("new"), variant="primary", elem_id="new")
-                words = gr.Textbox(placeholder=w("search"), show_label=False, container=False, elem_id="search")
-                picker = gr.Radio([], show_label=False, container=False, elem_id="picker")
-                with gr.Accordion(w("settings"), open=False):
-                    system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
-                    tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
-                    usual = self.service.assistant.sampling()
-                    temperature = gr.Slider(0, 2, usual["temperature"], step=0.05, label=w("temperature"))
-                    top_p = gr.Slider(0.05, 1, usual["top_p"], step=0.05, label=w("top_p"))
-                    tokens = gr.Slider(
-                        1, max(self.context // 2, 2), min(256, self.context // 2), step=1, label=w("tokens")
-                    )
-                with gr.Row():
-                    export, bring = (
-                        gr.Button(w("export"), elem_id="export", min_width=80),
-                        gr.Button(w("import"), elem_id="import", min_width=80),
-                    )
-                delete, file = gr.Button(w("delete"), variant="stop", elem_id="delete"), gr.Textbox(visible=False)
-            display = gr.Chatbot(
-                elem_id="talk", show_label=False, container=False, buttons=["copy"], editable="all", latex_delimiters=_LATEX, allow_tags=False, allow_file_downloads=False,
-                placeholder=f"**{self.state.model}**", feedback_options=("Like", "Dislike") if self.state.feedback else None,
-            )  # fmt: skip
-            note = gr.Markdown("", elem_id="note")
-            box = gr.Textbox(
-                placeholder=w("ask"),
-                show_label=False,
-                container=False,
-                submit_btn=True,
-                max_lines=8,
-                autofocus=True,
-                elem_id="box",
-                max_length=1 << 18,
-            )
-            with gr.Accordion(w("feedback"), open=False, visible=self.state.feedback is not None):
-                gr.Markdown(w("feedback_text"))
-                reason = gr.Textbox(placeholder=w("reason"), show_label=False, container=False, elem_id="reason")
-                kept, look = gr.JSON([], show_label=False), gr.Button(w("look"), elem_id="look")
-            knobs, shown = [system, tools, temperature, top_p, tokens], [display, store, picker, note]
-            quiet = {"show_progress": "hidden", "api_visibility": "private"}
-            blocks.load(lambda held: self._shown(chats.checked(held)), store, shown, **quiet)
-            box.submit(self.say, [box, store, run, *knobs], [box, *shown], **quiet)
-            box.stop(_stop, run, None, **quiet)
-            display.retry(self.retry, [store, run, *knobs], [box, *shown], **quiet)
-            display.undo(self.undo, store, [box, *shown], **quiet)
-            display.edit(self.edit, [store, run, *knobs], [box, *shown], **quiet)
-            if self.state.feedback:
-                display.like(self.like, [store, system, reason], [reason, kept], **quiet)
-                look.click(self.kept, store, kept, **quiet)
-            fresh.click(self.new, store, shown, **quiet)
-            words.change(self.search, [words, store], picker, **quiet)
-            display.clear(self.new, store, shown, **quiet)
-            picker.input(self.open, [picker, store], shown, **quiet)
-            delete.click(self.delete, store, shown, **quiet)
-            export.click(
-                lambda held, text: chats.exported(chats.checked(held), text), [store, system], file, **quiet
-            ).then(None, file, None, js=_SAVE, **quiet)
-            bring.click(self.bring, [file, store, system], [*shown, system], js=_OPEN, **quiet)
-        return blocks.queue(default_concurrency_limit=None)
 
-
-async def _stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
+async def stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
     if run.stop:
         run.stop.set()
 
@@ -375,66 +269,3 @@ def _asked(event: Any, messages: chats.Messages) -> chats.Messages:
     while asked and asked[-1]["role"] == "assistant":
         asked.pop()
     return asked
-
-
-def mount(app: FastAPI) -> None:
-    """Put the page at `/`, behind all other routes."""
-    page = Page(app)
-    theme = gr.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )  # none that is fetched
-    layout = page.layout()
-    gr.mount_gradio_app(
-        app,
-        layout,
-        path="/",
-        theme=theme,
-        css=_STYLE,
-        i18n=page.i18n,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-    )
-    app.routes[-1].app = _OnlyNeeded(app.routes[-1].app)
-
-
-class _OnlyNeeded:
-    """Gradio behind a list of routes, and without events that describe a file: it would copy or fetch what they
-    name."""
-
-    def __init__(self, gradio: Any) -> None:
-        self.app = gradio
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not _ROUTES.fullmatch(path) or ".." in path or "//" in path:
-            return await PlainTextResponse("no such path", 404)(scope, receive, send)
-        if scope["method"] == "POST":
-            message = await receive()  # the guard gives the whole body at once
-            if _names_files(message["body"]):
-                return await PlainTextResponse("this page takes no files", 400)(scope, receive, send)
-            pending = [message]
-            return await self.app(scope, lambda: _give(pending, receive), send)
-        await self.app(scope, receive, send)
-
-
-async def _give(pending: list[Any], receive: Any) -> Any:
-    return pending.pop() if pending else await receive()
-
-
-def _names_files(body: bytes) -> bool:
-    try:
-        layer = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return True
-    while layer:
-        if any(isinstance(one, dict) and not _FILE_KEYS.isdisjoint(one) for one in layer):
-            return True
-        layer = [
-            below
-            for one in layer
-            if isinstance(one, (dict, list))
-            for below in (one.values() if isinstance(one, dict) else one)
-        ]
-    return False

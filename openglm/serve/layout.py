@@ -1,0 +1,221 @@
+"""Where everything stands on the web page, and which handler of `Page` it calls.
+
+Built with Gradio, of which only the routes that this page needs are reachable: none that reads, stores or fetches a
+file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+
+from openglm.serve import chats
+from openglm.serve.page import Page, Run, stop
+from openglm.serve.strings import STRINGS
+
+_ROUTES = re.compile(
+    r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)"
+)
+_STYLE = """
+.gradio-container {max-width: 60rem !important; width: 100% !important; margin: 0 auto !important}
+.gradio-container > main {padding: 0.5rem !important}
+#talk {height: calc(100dvh - 13rem) !important; min-height: 14rem}
+footer {display: none !important}
+"""
+_SAVE = """(text) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
+  link.download = "chat.json"; link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}"""
+_OPEN = """(text, store, system) => new Promise((done) => {
+  const input = document.createElement("input");
+  input.type = "file"; input.accept = ".json"; input.id = "opened"; input.style.display = "none"; document.body.append(input);
+  const end = (text) => { input.remove(); done([text, store, system]); };
+  input.onchange = async () => end(await input.files[0].text());
+  input.oncancel = () => end("");
+  input.click();
+})"""
+_LATEX = [
+    {"left": a, "right": b, "display": d}
+    for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))
+]
+
+
+_FILE_KEYS = frozenset({"path", "url", "meta"})
+
+
+def layout(page: Page, words: gr.I18n) -> gr.Blocks:
+    """The whole page."""
+    with gr.Blocks(title="OpenGLM", analytics_enabled=False) as blocks:
+        # In the user's own browser: a form, not a secret.
+        store = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")
+        side, middle = _side(page, words), _middle(page, words)
+        _connect(page, blocks, store, side, middle)
+    return blocks.queue(default_concurrency_limit=None)
+
+
+def _words() -> gr.I18n:
+    languages = enumerate(("en", "zh-CN"))
+    return gr.I18n(**{name: {key: texts[index] for key, texts in STRINGS.items()} for index, name in languages})
+
+
+def _side(page: Page, words: gr.I18n) -> SimpleNamespace:
+    """The panel with the list of conversations and the settings."""
+    w, usual, half = words, page.service.assistant.sampling(), page.context // 2
+    with gr.Sidebar(open=False):
+        new = gr.Button(w("new"), variant="primary", elem_id="new")
+        search = gr.Textbox(placeholder=w("search"), show_label=False, container=False, elem_id="search")
+        picker = gr.Radio([], show_label=False, container=False, elem_id="picker")
+        with gr.Accordion(w("settings"), open=False):
+            system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
+            tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
+            temperature = gr.Slider(0, 2, usual["temperature"], step=0.05, label=w("temperature"))
+            top_p = gr.Slider(0.05, 1, usual["top_p"], step=0.05, label=w("top_p"))
+            tokens = gr.Slider(1, max(half, 2), min(256, half), step=1, label=w("tokens"))
+        with gr.Row():
+            export = gr.Button(w("export"), elem_id="export", min_width=80)
+            bring = gr.Button(w("import"), elem_id="import", min_width=80)
+        delete = gr.Button(w("delete"), variant="stop", elem_id="delete")
+        file = gr.Textbox(visible=False)
+    return SimpleNamespace(
+        new=new,
+        search=search,
+        picker=picker,
+        system=system,
+        knobs=[system, tools, temperature, top_p, tokens],
+        export=export,
+        bring=bring,
+        delete=delete,
+        file=file,
+    )
+
+
+def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
+    """The conversation, the box below it, and what is kept of it."""
+    w, rated = words, page.state.feedback is not None
+    talk = gr.Chatbot(
+        elem_id="talk",
+        show_label=False,
+        container=False,
+        buttons=["copy"],
+        editable="all",
+        latex_delimiters=_LATEX,
+        allow_tags=False,
+        allow_file_downloads=False,
+        placeholder=f"**{page.state.model}**",
+        feedback_options=("Like", "Dislike") if rated else None,
+    )
+    note = gr.Markdown("", elem_id="note")
+    box = gr.Textbox(
+        placeholder=w("ask"),
+        show_label=False,
+        container=False,
+        submit_btn=True,
+        max_lines=8,
+        autofocus=True,
+        elem_id="box",
+        max_length=1 << 18,
+    )
+    with gr.Accordion(w("feedback"), open=False, visible=rated):
+        gr.Markdown(w("feedback_text"))
+        reason = gr.Textbox(placeholder=w("reason"), show_label=False, container=False, elem_id="reason")
+        kept = gr.JSON([], show_label=False)
+        look = gr.Button(w("look"), elem_id="look")
+    return SimpleNamespace(talk=talk, note=note, box=box, reason=reason, kept=kept, look=look)
+
+
+def _connect(
+    page: Page, blocks: gr.Blocks, store: gr.BrowserState, side: SimpleNamespace, middle: SimpleNamespace
+) -> None:
+    """Let every part call its handler."""
+    run, talk, box = gr.State(Run()), middle.talk, middle.box
+    shown = [talk, store, side.picker, middle.note]
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    blocks.load(lambda held: page.shown(chats.checked(held)), store, shown, **quiet)
+    box.submit(page.say, [box, store, run, *side.knobs], [box, *shown], **quiet)
+    box.stop(stop, run, None, **quiet)
+    talk.retry(page.retry, [store, run, *side.knobs], [box, *shown], **quiet)
+    talk.undo(page.undo, store, [box, *shown], **quiet)
+    talk.edit(page.edit, [store, run, *side.knobs], [box, *shown], **quiet)
+    if page.state.feedback:
+        talk.like(page.like, [store, side.system, middle.reason], [middle.reason, middle.kept], **quiet)
+        middle.look.click(page.kept, store, middle.kept, **quiet)
+    talk.clear(page.new, store, shown, **quiet)
+    side.new.click(page.new, store, shown, **quiet)
+    side.search.change(page.search, [side.search, store], side.picker, **quiet)
+    side.picker.input(page.open, [side.picker, store], shown, **quiet)
+    side.delete.click(page.delete, store, shown, **quiet)
+    exported = side.export.click(
+        lambda held, text: chats.exported(chats.checked(held), text), [store, side.system], side.file, **quiet
+    )
+    exported.then(None, side.file, None, js=_SAVE, **quiet)
+    side.bring.click(page.bring, [side.file, store, side.system], [*shown, side.system], js=_OPEN, **quiet)
+
+
+def mount(app: FastAPI) -> None:
+    """Put the page at `/`, behind all other routes."""
+    page = Page(app)
+    theme = gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )  # none that is fetched
+    words = _words()
+    gr.mount_gradio_app(
+        app,
+        layout(page, words),
+        path="/",
+        theme=theme,
+        css=_STYLE,
+        i18n=words,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+    )
+    app.routes[-1].app = _OnlyNeeded(app.routes[-1].app)
+
+
+class _OnlyNeeded:
+    """Gradio behind a list of routes, and without events that describe a file: it would copy or fetch what they
+    name."""
+
+    def __init__(self, gradio: Any) -> None:
+        self.app = gradio
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not _ROUTES.fullmatch(path) or ".." in path or "//" in path:
+            return await PlainTextResponse("no such path", 404)(scope, receive, send)
+        if scope["method"] == "POST":
+            message = await receive()  # the guard gives the whole body at once
+            if _names_files(message["body"]):
+                return await PlainTextResponse("this page takes no files", 400)(scope, receive, send)
+            pending = [message]
+            return await self.app(scope, lambda: _give(pending, receive), send)
+        await self.app(scope, receive, send)
+
+
+async def _give(pending: list[Any], receive: Any) -> Any:
+    return pending.pop() if pending else await receive()
+
+
+def _names_files(body: bytes) -> bool:
+    try:
+        layer = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return True
+    while layer:
+        if any(isinstance(one, dict) and not _FILE_KEYS.isdisjoint(one) for one in layer):
+            return True
+        layer = [
+            below
+            for one in layer
+            if isinstance(one, (dict, list))
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
+    return False
