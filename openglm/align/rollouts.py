@@ -130,7 +130,7 @@ class Rollouts:
         assert self.demonstrations is not None
         samples = self.demonstrations.samples(number, np.random.default_rng((self.config.data.seed, 8, number)))
         row = pack(samples, self.config.train.seq_len, self._session.model.tokens.pad)
-        nothing = {name: np.zeros(len(row.tokens), np.float32) for name in _PLACED}
+        nothing: dict[str, Any] = {name: np.zeros(len(row.tokens), np.float32) for name in _PLACED}
         return RolloutRow(**vars(row), **nothing, demonstration=row.loss_mask)
 
     def _make(self, number: int) -> list[RolloutRow]:
@@ -224,7 +224,7 @@ class Rollouts:
         nothing: NDArray[np.float32] = np.zeros(self.config.train.seq_len, np.float32)
         found = []
         for number, row in enumerate(self._plain_rows(kept["answers"])):
-            placed = {name: _placed(row, kept[name][number]) for name in _PLACED}
+            placed: dict[str, Any] = {name: _placed(row, kept[name][number]) for name in _PLACED}
             found.append(RolloutRow(**vars(row), **placed, demonstration=nothing))
         return found
 

@@ -2,15 +2,12 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.pairs import SHAPE, write_pairs
+from helpers.pairs import SHAPE, logs_of_one_and_two, write_pairs
 from helpers.tiny_runs import options
 
 import openglm
@@ -104,18 +101,7 @@ def test_two_processes_take_the_steps_of_one(base, files, tmp_path):
             "--train.device", "cpu", "--train.dtype", "float32", "--train.log-every", "1", "--optimizer.lr", "3e-3",
         ]  # fmt: skip
 
-    assert main(command(tmp_path / "one")) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "openglm.cli.main", *command(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    logs = [
-        [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()] for out in ("one", "two")
-    ]
+    logs = logs_of_one_and_two(tmp_path, command)
     for one, two in zip(*logs, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
         assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-3, abs=1e-6)

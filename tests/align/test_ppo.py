@@ -1,14 +1,11 @@
 """PPO on the same rounds as GRPO: rewards at the right tokens, a value head that learns, a policy that improves."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers.pairs import SHAPE, WORDS, write_prompts
+from helpers.pairs import SHAPE, WORDS, logs_of_one_and_two, write_prompts
 from helpers.tiny_runs import options
 
 import openglm
@@ -16,7 +13,6 @@ from openglm.align.advantages import by_values
 from openglm.align.checks import CHECKS
 from openglm.align.online import ppo
 from openglm.checkpoints.load import network_config
-from openglm.cli.main import main
 from openglm.config import OptimizerConfig, PPOConfig, PromptsConfig, RolloutConfig
 
 
@@ -129,18 +125,7 @@ def test_two_processes_take_the_steps_of_one(talker, tmp_path):
             "--optimizer.lr", "1e-3", "--kl-target", "0.5",
         ]  # fmt: skip
 
-    assert main(command(tmp_path / "one")) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "openglm.cli.main", *command(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    logs = [
-        [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()] for out in ("one", "two")
-    ]
+    logs = logs_of_one_and_two(tmp_path, command)
     assert [one.get("round") for one in logs[0]] == [pytest.approx(two.get("round"), abs=1e-4) for two in logs[1]]
     for one, two in zip(*logs, strict=True):
         if "loss" in one:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from helpers.processes import run_together
 from openglm.checkpoints.native import save_model
+from openglm.cli.main import main
 from openglm.config import ModelConfig
 from openglm.model.transformer import Transformer
 from openglm.text.load import load_tokenizer
@@ -49,6 +52,14 @@ def write_chats(path: Path, count: int) -> Path:
         records.append({"messages": [user, answer]})
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def logs_of_one_and_two(folder: Path, command: Callable[[Path], list[str]]) -> list[list[dict]]:
+    """What a command writes into its log with one process and with two."""
+    assert main(command(folder / "one")) == 0
+    run_together(2, main, command(folder / "two"))
+    files = (folder / out / "log.jsonl" for out in ("one", "two"))
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
 
 def write_prompts(path: Path, **known: str) -> Path:
