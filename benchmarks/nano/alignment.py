@@ -85,7 +85,7 @@ def answer(model, before, tokenizer, prompts: Sequence[Prompt], tokens: int, tem
         sample = conversation_sample(whole, trained, model.config.tokens, model.config.span_positions == "pinned")
         rows.append(pack([sample], len(sample), model.config.tokens.pad))
     sums = [
-        np.array([values.sum() for values in measure(each, rows, torch.float32, log_probabilities())])
+        np.array([values.sum() for values in measure(each, rows, torch.float32, log_probabilities(temperature))])
         for each in (model, before)
     ]
     finished = np.array([one.finish_reason == "stop" for one in drawn])
