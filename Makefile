@@ -17,11 +17,12 @@ QUICK := tests/test_layers.py tests/model tests/quant tests/text tests/plan
 chat: $(VENV)/.installed
 	@if [ -n "$$PROMPT" ]; then $(BIN)/glm chat nano --prompt "$$PROMPT"; else $(BIN)/glm chat nano; fi
 
+# Two files at a time: most tests compute in one thread.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: check
-	$(BIN)/python -m pytest $(QUICK)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

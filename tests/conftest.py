@@ -38,16 +38,19 @@ def toy(tmp_path_factory):
     return save_model(folder / "model", model, tokenizer)
 
 
-BROWSER_TESTS = pytest.StashKey[list]()
-
-
-def pytest_collection_finish(session):
-    session.config.stash[BROWSER_TESTS] = [item.nodeid for item in session.items if "browser" in item.fixturenames]
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
 
 
 def pytest_unconfigure(config):
     """Say last how many of the page's tests ran: without Chromium they are skipped, which nobody should have to look for."""
-    reporter, asked = config.pluginmanager.get_plugin("terminalreporter"), config.stash.get(BROWSER_TESTS, [])
-    if reporter and asked:
-        ran = {report.nodeid for kind in ("passed", "failed") for report in reporter.stats.get(kind, ())}
-        reporter.write_line(f"browser tests: {len(ran.intersection(asked))} of {len(asked)} ran")
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    stats = reporter.stats if reporter else {}
+    ran, skipped = (
+        {report.nodeid for kind in kinds for report in stats.get(kind, ()) if "browser" in report.keywords}
+        for kinds in (("passed", "failed"), ("skipped",))
+    )
+    if ran or skipped:
+        reporter.write_line(f"browser tests: {len(ran)} of {len(ran | skipped)} ran")

@@ -152,8 +152,8 @@ def paged(another, tmp_path_factory):
     server.file, answer = file, server.service.answer
     # This model may end before it began, and its random bytes may be anything to Markdown: letters, without end.
     letters = dict.fromkeys(server.service.assistant.tokenizer.encode("abcdefghijklmnopqrstuvwxyz"), 100.0)
-    server.service.answer = lambda requests: answer(
-        [(ids, replace(params, ignore_eos=True, logit_bias=letters)) for ids, params in requests]
+    server.service.answer = lambda requests, version=None: answer(
+        [(ids, replace(params, ignore_eos=True, logit_bias=letters)) for ids, params in requests], version
     )
     return server
 
