@@ -139,7 +139,9 @@ def test_copies_for_transformers_keep_the_file_and_get_one_that_also_ends_answer
     assert made.eos_token_id == json.loads((tmp_path / "made" / "config.json").read_text())["eos_token_id"]
     own = {**GIVEN, "do_sample": True, "eos_token_id": [1, 2]}
     (glm4 / "generation_config.json").write_text(json.dumps(own))
-    assert json.loads((convert(glm4, tmp_path / "kept", "hf") / "generation_config.json").read_text()) == own
+    kept = json.loads((convert(glm4, tmp_path / "kept", "hf") / "generation_config.json").read_text())
+    assert {**kept, **own} == kept | {"eos_token_id": [1, 2]}
+    assert {1, 2} < set(kept["eos_token_id"])  # and the ends that configuration and tokenizer name
 
 
 def test_copies_for_llama_cpp_say_the_values(folder, tmp_path):

@@ -74,11 +74,11 @@ class Guard:
         if origin is not None and origin.split(b"://")[-1] != headers[b"host"]:
             raise ApiError(403, "pages of other origins may not use this server", param="Origin")
         admin = scope["path"].startswith(ADMIN_PATH)
-        if admin and not self.admin_key:
-            raise ApiError(403, "the model of this server is fixed; start it with --admin-key to change it")
-        key, given = self.admin_key if admin else self.key, headers.get(b"authorization", b"")
+        key, given = (admin and self.admin_key) or self.key, headers.get(b"authorization", b"")
         if key and scope["path"] not in OPEN_PATHS and not _is_key(given, key):
             raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers={"WWW-Authenticate": _ASK})
+        if admin and not self.admin_key:
+            raise ApiError(403, "the model of this server is fixed; start it with --admin-key to change it")
         if (
             scope["method"] == "POST"
             and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json"
