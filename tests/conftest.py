@@ -49,7 +49,12 @@ def pytest_unconfigure(config):
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     stats = reporter.stats if reporter else {}
     ran, skipped = (
-        {report.nodeid for kind in kinds for report in stats.get(kind, ()) if "browser" in report.keywords}
+        {
+            report.nodeid
+            for kind in kinds
+            for report in stats.get(kind, ())
+            if "browser" in getattr(report, "keywords", ())
+        }
         for kinds in (("passed", "failed"), ("skipped",))
     )
     if ran or skipped:

