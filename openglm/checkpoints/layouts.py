@@ -107,12 +107,8 @@ LAYOUTS = {
         "model.layers.{}.",
     ),
 }
-_STEMS = (
-    "",
-    "glm.",
-    "model.",
-    "model.glm.",
-)  # under these names GLM-10B's classes and trainers' modules hold the network
+# Under these names GLM-10B's classes and trainers' modules hold the network.
+_STEMS = ("", "glm.", "model.", "model.glm.")
 PREFIX_ENCODER = "prefix_encoder."
 _DERIVED = ("inv_freq",)  # tables that the network makes itself
 # Where ranks of a tensor-parallel run cut our modules: by rows, by columns; the others are whole in every rank.

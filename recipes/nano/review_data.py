@@ -8,7 +8,6 @@ pairs-b (for two reward models that know nothing of each other), pairs-heldout, 
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections import defaultdict
@@ -16,10 +15,10 @@ from pathlib import Path
 from random import Random
 
 import tyro
+from reward_data import write_all
 
 from openglm import runtime
 from openglm.data.sources import fetch
-from openglm.files import write_file
 
 CACHE = runtime.cache_folder() / "packages"
 Record = dict[str, object]
@@ -65,11 +64,7 @@ def main(out: Path, cache: Path = CACHE, seed: int = 1) -> None:
         files["prompts-heldout" if name == "heldout" else "prompts"].append({"prompt": question(beginning)})
         if name != "heldout":
             files["chats"] += [{"prompt": question(beginning), "response": review} for review in good + bad]
-    out.mkdir(parents=True, exist_ok=True)
-    for name, records in files.items():
-        rng.shuffle(records)
-        write_file(out / f"{name}.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
-        print(f"{name}: {len(records)}")
+    write_all(out, files, rng)
 
 
 if __name__ == "__main__":

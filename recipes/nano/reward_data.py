@@ -74,6 +74,15 @@ def asked(ask: str, theme: str, name: str) -> str:
     return ask.format(*((name, theme) if ask == ASKS[1] else (theme, name)))
 
 
+def write_all(out: Path, files: dict[str, list[dict[str, object]]], rng: Random) -> None:
+    """Each list of records, shuffled, in a file of its name; says how many there are."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, records in files.items():
+        rng.shuffle(records)
+        write_file(out / f"{name}.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
+        print(f"{name}: {len(records)} records")
+
+
 def main(out: Path, text: Path | None = None, seed: int = 1, heldout: float = 0.2) -> None:
     """Write the questions into `out`. heldout: share of the pairs of numbers that are only measured."""
     rng = Random(seed)
@@ -84,11 +93,7 @@ def main(out: Path, text: Path | None = None, seed: int = 1, heldout: float = 0.
     files["sums"], files["sums-heldout"] = sums(rng, heldout)
     if text:
         files["poems"] = poems(text, rng)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, records in files.items():
-        rng.shuffle(records)
-        write_file(out / f"{name}.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
-        print(f"{name}: {len(records)} questions")
+    write_all(out, files, rng)
 
 
 if __name__ == "__main__":
