@@ -77,8 +77,6 @@ class SamplingParams:
     """these tokens are the answer, for their logprobs; nothing is chosen, and max_tokens is their number"""
 
     def __post_init__(self) -> None:
-        drawn = self.temperature > 0 or not self.logprobs_as_drawn
-        require(drawn, "temperature", self.temperature, "must be positive for logprobs_as_drawn: nothing is drawn at 0")
         if self.forced:
             object.__setattr__(self, "max_tokens", len(self.forced))
         for name in ("stop", "stop_ids"):
@@ -125,6 +123,8 @@ class SamplingParams:
             self.continues,
             "cannot be combined with schema or regex; choose one",
         )
+        drawn = self.temperature > 0 or not self.logprobs_as_drawn
+        require(drawn, "temperature", self.temperature, "must be positive for logprobs_as_drawn: nothing is drawn at 0")
 
 
 def _real(value: object) -> bool:
