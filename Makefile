@@ -17,12 +17,12 @@ QUICK := tests/test_layers.py tests/model tests/quant tests/text tests/plan
 chat: $(VENV)/.installed
 	@if [ -n "$$PROMPT" ]; then $(BIN)/glm chat nano --prompt "$$PROMPT"; else $(BIN)/glm chat nano; fi
 
-# Two files at a time: most tests compute in one thread.
+# Two files at a time, one thread each: threads of two programs would wait for one another.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -247,6 +247,7 @@ def _seal(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {}
     for path in files:
+        path.chmod(folder.stat().st_mode & 0o666)  # safetensors keeps its files to their owner
         _sync_file(path)
         if path.name in _EDITED:
             continue

@@ -1,12 +1,16 @@
 """A toy model and tokenizer that any test may use."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import save_model
 from openglm.model.transformer import Transformer
 from openglm.presets import model_preset
 from openglm.text.bpe_training import train_tokenizer
+from openglm.text.load import load_tokenizer
 
 LINES = ["床前明月光，疑是地上霜。举头望明月，低头思故乡。", "你好！我是一个很小的模型。"]
 LINES += ["The cat sat on the mat, and the dog lay by the door.", "How are you today? I am fine, thank you."]
@@ -36,6 +40,17 @@ def toy(tmp_path_factory):
     )
     model.initialize(torch.Generator().manual_seed(3))
     return save_model(folder / "model", model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def two_blocks(tmp_path_factory):
+    """Folder of the first two blocks of the bundled model, in float32: whole weights that have learnt, and soon read."""
+    bundled = load_model("nano", device="cpu", dtype="float32")
+    model = Transformer(dataclasses.replace(bundled.config, layers=2))
+    for path, module in model.named_modules():
+        if isinstance(getattr(module, "weight", None), torch.Tensor):
+            module.weight.data.copy_(bundled.get_submodule(path).weight)
+    return save_model(tmp_path_factory.mktemp("nano"), model, load_tokenizer("nano"))
 
 
 def pytest_collection_modifyitems(items):

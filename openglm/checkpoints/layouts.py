@@ -18,6 +18,8 @@ from torch import Tensor
 from openglm.checkpoints.tensors import Tensors
 from openglm.config import ModelConfig, require
 from openglm.model.transformer import Transformer
+from openglm.quant.codes import dequantize
+from openglm.runtime import say
 
 Leaves = dict[str, Tensor]  # of one module: weight (or codes and scales), and bias where it has one
 Table = dict[str, tuple[str, ...]]  # foreign module: ours, whose rows it holds one under another
@@ -213,6 +215,18 @@ class Source:
             if "codes" in (names := self._leaf_names(foreign))
         ]
         return min((self._code_bits(*names) for names in coded), default=0)
+
+    def narrow(self, bits: int) -> None:
+        """Read int8 codes as the weights they stand for, wherever a network of `bits` bits has fewer. Says so."""
+        matrices = self.config.matrices()
+
+        def widened(path: str, leaves: Leaves) -> Leaves:
+            if "codes" not in leaves or matrices[path].quantized_bits(bits) == 8:
+                return leaves
+            return {"weight": dequantize(leaves.pop("codes"), leaves.pop("scales")), **leaves}
+
+        say(f"int{bits} codes are made from the int{self.bits} codes of {self.folder}, not from the whole weights")
+        self.change = widened
 
     def modules(self) -> Iterator[tuple[str, Leaves]]:
         """(path of a module of ours, its tensors). Raises ValueError that names a tensor of another shape or type."""

@@ -85,8 +85,9 @@ def load_model(
     target = choose_device(device or "auto")
     stored, had = checkpoint.source.dtype, checkpoint.source.bits
     bits = _BITS.get(quantize or "", 0)
-    free = not (bits and had) or bits == had
-    require(free, "quantize", quantize, f"these weights are int{had} already; leave the option out")
+    require(not had or bits <= had, "quantize", quantize, f"these weights are int{had} already; leave the option out")
+    if 0 < bits < had:
+        checkpoint.source.narrow(bits)
     kind = choose_type(checkpoint.config, stored, target, dtype)
     adapters = list(_adapters(checkpoint, adapter))
     network = empty_network(checkpoint.config)

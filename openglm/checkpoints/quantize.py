@@ -48,12 +48,10 @@ def quantize_checkpoint(
     """
     check_format(bits, group, max(group, 2))
     checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
-    require(
-        checkpoint.source.bits == 0,
-        "source",
-        str(source),
-        f"holds int{checkpoint.source.bits} codes already; quantize the whole weights",
-    )
+    had = checkpoint.source.bits
+    require(not had or bits < had, "source", str(source), f"holds int{had} codes already; quantize the whole weights")
+    if had:
+        checkpoint.source.narrow(bits)
     tokenizer = load_tokenizer(checkpoint.folder) if find(checkpoint.folder) else None
     shape = settled(checkpoint.config, tokenizer) if tokenizer else checkpoint.config
     require(
@@ -82,7 +80,7 @@ def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str,
     with progress("quantizing", len(checkpoint.source.ours), "matrices") as advance:
         for path, leaves in checkpoint.source.modules():
             matrix = checkpoint.config.matrices().get(path)
-            if matrix and matrix.quantized_bits(bits):
+            if matrix and matrix.quantized_bits(bits) and "weight" in leaves:
                 weight = leaves.pop("weight")
                 leaves["codes"], leaves["scales"] = quantize(weight, *matrix_format(matrix, bits, group))
             yield from ((f"{path}.{leaf}", tensor.contiguous()) for leaf, tensor in leaves.items())

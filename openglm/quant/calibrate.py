@@ -22,6 +22,7 @@ from openglm.quant.layers import QuantizedLinear
 
 _DAMPING = 0.01  # of the mean diagonal, added to it: the paper's value
 _FEWEST_TOKENS = 256
+_LINEAR = (nn.Linear, QuantizedLinear)  # int8 codes may become int4
 
 
 def quantize_calibrated(weight_OI: Tensor, hessian_II: Tensor, bits: int, group: int = 0) -> tuple[Tensor, Tensor]:
@@ -83,7 +84,7 @@ def calibrate_blocks(
     for block in model.blocks:
         run = partial(_run_block, model, block, positions=positions_B2T, mask=mask)
         hessians = _input_hessians(block, run, hidden, same_input)
-        for name, layer in [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear)]:
+        for name, layer in [(n, m) for n, m in block.named_modules() if isinstance(m, _LINEAR)]:
             parent, _, leaf = name.rpartition(".")
             kind = fitting_format(layer.weight.shape[1], bits, group)
             codes, scales = quantize_calibrated(layer.weight.detach(), hessians[same_input[leaf]], *kind)
@@ -125,7 +126,7 @@ def _input_hessians(
         sums[leaf] = sums[leaf] + x.T @ x if leaf in sums else x.T @ x
 
     leaves = [
-        (name.rpartition(".")[2], module) for name, module in block.named_modules() if isinstance(module, nn.Linear)
+        (name.rpartition(".")[2], module) for name, module in block.named_modules() if isinstance(module, _LINEAR)
     ]
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs, leaf=leaf: add(leaf, inputs))

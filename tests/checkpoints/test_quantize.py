@@ -1,10 +1,12 @@
 """Quantized folders: what is read back is what the definition says, calibrated or not; hostile and unfit input."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.pairs import SHAPE, tiny_model
 
 import openglm
 from openglm.checkpoints.native import save_model
@@ -30,9 +32,9 @@ def text(tmp_path):
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 0)])
-def test_a_quantized_folder_is_the_model_with_rounded_weights(tmp_path, bits, group):
-    folder = quantize_checkpoint("nano", tmp_path / "small", bits, group)
-    model, whole = openglm.load_model(folder, device="cpu"), openglm.load_model("nano", device="cpu")
+def test_a_quantized_folder_is_the_model_with_rounded_weights(tmp_path, two_blocks, bits, group):
+    folder = quantize_checkpoint(two_blocks, tmp_path / "small", bits, group)
+    model, whole = openglm.load_model(folder, device="cpu"), openglm.load_model(two_blocks, device="cpu")
     for name, parameter in whole.named_parameters():
         if parameter.dim() == 2:
             parameter.data = dequantize(*quantize(parameter, 8 if name == "embedding.weight" else bits, group))
@@ -44,12 +46,14 @@ def test_a_quantized_folder_is_the_model_with_rounded_weights(tmp_path, bits, gr
         assert stored < 0.35 * whole.config.parameters * 2 + whole.config.vocab_size * whole.config.hidden
 
 
-def test_calibration_brings_the_network_nearer_to_the_whole_one(tmp_path, text):
-    whole = openglm.load_model("nano", device="cpu")
+def test_calibration_brings_the_network_nearer_to_the_whole_one(tmp_path, two_blocks, text):
+    whole = openglm.load_model(two_blocks, device="cpu")
     rows = calibration_rows(openglm.load_tokenizer("nano"), whole.config, text)
     errors = [
         (
-            openglm.load_model(quantize_checkpoint("nano", tmp_path / name, 4, 64, file), device="cpu").logits(rows[:1])
+            openglm.load_model(quantize_checkpoint(two_blocks, tmp_path / name, 4, 64, file), device="cpu").logits(
+                rows[:1]
+            )
             - whole.logits(rows[:1])
         )
         .square()
@@ -62,7 +66,7 @@ def test_calibration_brings_the_network_nearer_to_the_whole_one(tmp_path, text):
 def test_calibration_text_is_cut_into_whole_rows_behind_the_head(text):
     tokenizer, config = openglm.load_tokenizer("nano"), openglm.load_model("nano", device="cpu").config
     rows = calibration_rows(tokenizer, config, text)
-    assert rows.shape[1] == config.max_positions == 512
+    assert rows.shape[1] == 512
     assert torch.equal(rows[:, 2:].flatten(), torch.tensor(tokenizer.encode(TEXT)[: rows.shape[0] * 510]))
     assert bool((rows[:, 0] == config.tokens.gmask).all()) and bool((rows[:, 1] == config.tokens.sop).all())
 
@@ -94,10 +98,10 @@ def test_a_folder_without_a_tokenizer_is_quantized_and_cannot_be_calibrated(tmp_
         quantize_checkpoint(source, tmp_path / "other", 4, 16, text)
 
 
-def test_calibrated_codes_are_of_the_same_kinds_as_plain_ones(tmp_path, text):
+def test_calibrated_codes_are_of_the_same_kinds_as_plain_ones(tmp_path, two_blocks, text):
     """A group that divides no row becomes one scale a row, with a text as without."""
     plain, calibrated = (
-        quantize_checkpoint("nano", tmp_path / name, 4, 48, file)
+        quantize_checkpoint(two_blocks, tmp_path / name, 4, 48, file)
         for name, file in (("plain", None), ("calibrated", text))
     )
     shapes = [
@@ -110,10 +114,33 @@ def test_calibrated_codes_are_of_the_same_kinds_as_plain_ones(tmp_path, text):
     assert shapes[0] == shapes[1]
 
 
-def test_codes_are_not_quantized_twice(tmp_path):
-    folder = quantize_checkpoint("nano", tmp_path / "once", 8, 64)
-    with pytest.raises(ValueError, match="holds int8 codes already"):
-        quantize_checkpoint(folder, tmp_path / "twice", 4, 64)
+def test_int8_codes_may_become_int4_and_nothing_else(tmp_path, text, capfd):
+    """By loading, by a file and calibrated; the output layer, which has 8 bits in all of them, keeps its codes."""
+    whole = tiny_model(tmp_path / "whole", SHAPE)
+    int8 = quantize_checkpoint(whole, tmp_path / "int8", 8, 16)
+    for bits in (8, 4):
+        folder = int8 if bits == 8 else quantize_checkpoint(int8, tmp_path / "int4", 4, 16)
+        with pytest.raises(ValueError, match=f"holds int{bits} codes already"):
+            quantize_checkpoint(folder, tmp_path / "again", 8, 16)
+    assert "int4 codes are made from the int8 codes" in capfd.readouterr().err
+    ids = torch.arange(10, 40)[None]
+    exact, kept = (openglm.load_model(folder, device="cpu") for folder in (whole, int8))
+    calibrated = quantize_checkpoint(int8, tmp_path / "calibrated", 4, 16, text)
+    narrow = [openglm.load_model(int8, device="cpu", quantize="int4"), *map(openglm.load_model, (folder, calibrated))]
+    for model in narrow:
+        assert {layer.bits for layer in model.blocks.modules() if isinstance(layer, QuantizedLinear)} == {4}
+        difference = (model.logits(ids) - exact.logits(ids)).norm() / exact.logits(ids).norm()
+        assert difference < 0.3
+    for model in narrow[:2]:
+        assert torch.equal(model.embedding.codes, kept.embedding.codes)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_others_may_read_what_the_folder_lets_them_read(tmp_path):
+    """safetensors makes its files readable by their owner alone."""
+    whole = tiny_model(tmp_path / "whole", SHAPE)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in whole.iterdir()}
+    assert set(modes.values()) == {whole.stat().st_mode & 0o666}, modes
 
 
 def test_a_vocabulary_that_was_resized_is_calibrated(toy, tmp_path, text):
