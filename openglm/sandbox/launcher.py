@@ -1,0 +1,262 @@
+"""The process that runs one job of the sandbox: `python -EsS launcher.py STATUS_DESCRIPTOR`, started by `openglm.sandbox.run`.
+
+Standard input brings the length of the job (4 bytes), the job (JSON) and the contents of its files; what follows is the program's own input.
+The steps (compile, run) are children of a supervisor, which is process 1 of its namespaces where there are any. It ends a step at its deadline or when
+its processes together hold too much memory, ends all when the reader of the status pipe goes away, and writes one object of JSON there.
+No process survives a step. A protection that was asked for and cannot be had ends the job before the program starts.
+"""
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+
+import isolation
+
+TICK = 0.02  # seconds between two looks at the memory. One thread touches some 2 GB/s, so it gets 40 MB too far
+PROCESSES = 64  # of a program, threads included: HotSpot starts 14, rustc 16
+OPEN_FILES = 256  # what macOS gives a process
+RESERVED = (
+    4 << 30
+)  # bytes of address space beside the memory, for HotSpot's 2.6 GB and V8's 0.7 GB; it bounds the page tables of empty mappings
+FILE_BYTES = 64 << 20  # of one file: a Rust program has 4 MB
+MESSAGES_BYTES = 1 << 16  # of a compiler's messages
+
+
+def main() -> None:
+    status = int(sys.argv[1])
+    os.set_inheritable(status, False)
+    try:
+        job = json.loads(read_exactly(int.from_bytes(read_exactly(4), "little")))
+        contents = [(name, read_exactly(size)) for name, size in job["files"]]
+        if "namespaces" in job["layers"]:
+            isolation.enter_namespaces()
+            first = os.fork()
+            if first:
+                os.waitpid(first, 0)
+                os._exit(0)
+        report = Supervisor(job, status).run(contents)
+    except Exception as error:  # whatever it is, the program must not run, and the caller must hear why
+        report = {"error": str(error)}
+    os.write(status, json.dumps(report).encode())
+
+
+def read_exactly(count: int) -> bytes:
+    """From standard input, unbuffered: the program's own input stays in the pipe."""
+    pieces = []
+    while count:
+        pieces.append(os.read(0, min(count, 1 << 20)))
+        if not pieces[-1]:
+            raise EOFError("the job ended early")
+        count -= len(pieces[-1])
+    return b"".join(pieces)
+
+
+class Supervisor:
+    """Runs the steps of a job one after another."""
+
+    def __init__(self, job: dict, status: int):
+        self.job = job
+        self.layers = job["layers"]
+        self.work = job["work"]
+        self.inside = "namespaces" in self.layers
+        self.user = isolation.USER if self.inside else isolation.NOBODY
+        self.becomes_user = os.geteuid() == 0 and "seccomp" in self.layers
+        self.mounted: set[str] = set()
+        if self.inside:
+            folders = sorted({folder for step in job["steps"] for folder in step["folders"]})
+            self.mounted = {
+                "/proc",
+                *isolation.build_view(folders, self.work, max(step["memory"] for step in job["steps"])),
+            }
+        elif "landlock" in self.layers:
+            isolation.adopt_orphans()
+        self.proc = (
+            os.open("/proc", os.O_RDONLY) if os.path.isdir("/proc/self") else None
+        )  # stays readable when it is unmounted
+        self.wake, woken = os.pipe()
+        os.set_blocking(woken, False)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.events = select.poll()
+        self.events.register(self.wake, select.POLLIN)
+        self.events.register(status, 0)  # 0: only that its reader is gone
+
+    def run(self, contents: list[tuple[str, bytes]]) -> dict:
+        self.write_files(contents)
+        report: dict = {}
+        for step in self.job["steps"]:
+            gone = self.mounted.difference(step["folders"], isolation.DEVICES)
+            for path in gone:  # what only the compiler needed; /proc was there for the supervisor
+                isolation.unmount(path)
+            self.mounted -= gone
+            report = self.run_step(step)
+            if report["status"] or report["killed_by"]:
+                break
+        return report
+
+    def write_files(self, contents: list[tuple[str, bytes]]) -> None:
+        """As the user who will run the program, so that it may change them."""
+        if self.becomes_user:
+            os.chown(self.work, self.user, self.user)
+            os.setegid(self.user)
+            os.seteuid(self.user)
+        for name, content in contents:
+            path = os.path.join(self.work, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "xb") as file:
+                file.write(content)
+        if self.becomes_user:
+            os.seteuid(0)
+            os.setegid(0)
+
+    def run_step(self, step: dict) -> dict:
+        messages = (
+            os.open(os.path.join(self.work, ".messages"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            if step["compiles"]
+            else None
+        )
+        if messages is not None:
+            os.unlink(os.path.join(self.work, ".messages"))
+        allowed = step["memory"] + self.files_in_memory()  # what the compiler left does not count
+        start = time.monotonic()
+        child = self.start(step, messages)
+        status, killed_by = None, None
+        while status is None and killed_by is None:
+            ready = [descriptor for descriptor, _ in self.events.poll(TICK * 1000)]
+            if self.wake in ready:
+                os.read(self.wake, 4096)
+            status = self.collect(child, os.WNOHANG)
+            if any(descriptor != self.wake for descriptor in ready):
+                killed_by = "caller"
+            elif status is None and time.monotonic() - start > step["seconds"]:
+                killed_by = "time"
+            elif status is None and self.memory(child) > allowed:
+                killed_by = "memory"
+        seconds = time.monotonic() - start
+        self.kill(child)
+        last = self.collect(child, 0)
+        if messages is not None and (status or killed_by):
+            os.write(2, os.pread(messages, MESSAGES_BYTES, 0))
+        return {"status": last if status is None else status, "seconds": seconds, "killed_by": killed_by}
+
+    def start(self, step: dict, messages: int | None) -> int:
+        """A child that runs the step's command; every error before that is raised here."""
+        limits = self.limits(step)
+        errors, failed = os.pipe()  # closed by exec
+        child = os.fork()
+        if child == 0:
+            try:
+                self.isolate(step, limits, messages)
+                os.execve(step["command"][0], step["command"], self.job["environment"])
+            except BaseException as error:
+                os.write(failed, str(error).encode())
+            finally:
+                os._exit(1)
+        os.close(failed)
+        failure = os.read(errors, 4096).decode()
+        os.close(errors)
+        if failure:
+            raise OSError(failure)
+        return child
+
+    def isolate(self, step: dict, limits: dict[int, int], messages: int | None) -> None:
+        os.setpgid(0, 0)
+        os.chdir(self.work)
+        if messages is not None:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(messages, 1)
+            os.dup2(messages, 2)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so
+            signal.signal(number, signal.SIG_DFL)
+        for name, value in limits.items():
+            hard = resource.getrlimit(name)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(name, (value, value))
+        if "seccomp" not in self.layers:
+            return
+        isolation.drop_privileges(self.user)
+        if "landlock" in self.layers:
+            isolation.restrict_files([folder for folder in step["folders"] if folder != "/proc"], self.work)
+        isolation.restrict_calls(self.inside or step["compiles"])
+
+    def limits(self, step: dict) -> dict[int, int]:
+        """Resource limits of each process: by number, since systems differ in what they have."""
+        limits = {
+            "AS": step["memory"] + RESERVED,
+            "DATA": step["memory"] + step["reserve"],  # unlike AS, it does not count what is only reserved
+            "CPU": int(step["seconds"] + 2) * (os.cpu_count() or 1),  # in case the supervisor itself dies
+            "FSIZE": FILE_BYTES,
+            "NOFILE": OPEN_FILES,
+            "NPROC": PROCESSES + self.tasks_of_user(),
+            "CORE": 0,
+            "MSGQUEUE": 0,
+            "MEMLOCK": 0,
+        }
+        return {
+            getattr(resource, f"RLIMIT_{name}"): v for name, v in limits.items() if hasattr(resource, f"RLIMIT_{name}")
+        }
+
+    def collect(self, child: int, flags: int) -> int | None:
+        """Reap the dead, orphans too: all there are, or with flags = 0 until there is no process left. Returns the child's exit status, negative
+        for a signal, if it is among them.
+        """
+        status = None
+        while True:
+            try:
+                process, code = os.waitpid(-1, flags)
+            except ChildProcessError:
+                return status
+            if process == 0:
+                return status
+            if process == child:
+                status = os.waitstatus_to_exitcode(code)
+
+    def kill(self, child: int) -> None:
+        """End every process of the step: all of the namespace, or else the child's group, which seccomp lets no one leave."""
+        try:
+            if self.inside:
+                os.kill(-1, signal.SIGKILL)
+            else:
+                os.killpg(child, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # all have ended by themselves
+
+    def memory(self, child: int) -> int:
+        """Bytes of all processes of the step, with their page tables, and of files in memory. A page that two of them share counts twice."""
+        total = self.files_in_memory() >> 10
+        for name in os.listdir(self.proc) if self.proc is not None else ():
+            try:
+                if name.isdigit() and int(name) != os.getpid() and (self.inside or os.getpgid(int(name)) == child):
+                    total += sum(self.fields(name, "RssAnon", "RssShmem", "VmPTE"))
+            except (ProcessLookupError, FileNotFoundError):
+                pass  # it has ended meanwhile
+        return total << 10
+
+    def files_in_memory(self) -> int:
+        space = os.statvfs("/")
+        return (space.f_blocks - space.f_bfree) * space.f_frsize if self.inside else 0
+
+    def tasks_of_user(self) -> int:
+        """Processes and threads that the limit of the user counts though they are not ours; namespaces count for themselves."""
+        user = self.user if self.becomes_user else os.getuid()
+        total = 0
+        for name in os.listdir(self.proc) if self.proc is not None and not self.inside else ():
+            try:
+                if name.isdigit() and os.stat(name, dir_fd=self.proc).st_uid == user:
+                    total += sum(self.fields(name, "Threads"))
+            except (ProcessLookupError, FileNotFoundError):
+                pass  # it has ended meanwhile
+        return total
+
+    def fields(self, process: str, *names: str) -> list[int]:
+        """Numbers of /proc/PROCESS/status; a dead process has none of memory."""
+        with open(os.open(f"{process}/status", os.O_RDONLY, dir_fd=self.proc), errors="replace") as file:
+            return [int(line.split()[1]) for line in file if line.split(":")[0] in names]
+
+
+if __name__ == "__main__":
+    main()
