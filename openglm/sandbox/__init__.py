@@ -35,7 +35,7 @@ from typing import NamedTuple
 from openglm.config import require
 from openglm.sandbox.languages import LANGUAGES, environment, steps, toolchain
 
-__all__ = ["LANGUAGES", "Result", "protections", "run", "toolchain"]
+__all__ = ["LANGUAGES", "Result", "protections", "run"]
 
 MIB = 1 << 20
 _LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -89,7 +89,7 @@ def run(
         "use Linux with user namespaces, or set it to True if you trust the program",
     )  # fmt: skip
     limits = dict(seconds=seconds, memory=memory_bytes)
-    return _run(layers, language, contents, stdin, limits, output_bytes)
+    return run_in_layers(layers, language, contents, stdin, limits, output_bytes)
 
 
 def _checked(files: Mapping[str, str | bytes], taken: str) -> Mapping[str, str | bytes]:
@@ -108,7 +108,7 @@ def protections() -> tuple[str, ...]:
     for layers in _LAYERS:
         with contextlib.suppress(OSError):
             if (
-                _run(
+                run_in_layers(
                     layers, "python", {"main.py": ""}, "", dict(seconds=_SPARE_SECONDS, memory=256 * MIB), 1 << 16
                 ).status
                 == 0
@@ -117,7 +117,7 @@ def protections() -> tuple[str, ...]:
     raise OSError("sandbox: Python itself does not start in a process of its own")
 
 
-def _run(
+def run_in_layers(
     layers: tuple[str, ...],
     language: str,
     contents: Mapping[str, str | bytes],

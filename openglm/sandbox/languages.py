@@ -18,8 +18,8 @@ class Language(NamedTuple):
     file: str
     compile: str
     run: str
-    reserve: int = 64 << 20
-    """bytes of writable mappings that a run time asks for and does not use: stacks of threads (8 MB each, ulimit -s), the code cache of HotSpot"""
+    reserve: int = 0
+    """bytes of writable mappings that a run time asks for and does not use: stacks of its threads (8 MB each, ulimit -s), HotSpot's code cache"""
     find: tuple[str, ...] = ()
     """prints the folder whose bin/ holds the tool, where the command on PATH is only a switch"""
 

@@ -6,6 +6,7 @@ its processes together hold too much memory, ends all when the reader of the sta
 No process survives a step. A protection that was asked for and cannot be had ends the job before the program starts.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -134,7 +135,7 @@ class Supervisor:
                 killed_by = "caller"
             elif status is None and time.monotonic() - start > step["seconds"]:
                 killed_by = "time"
-            elif status is None and self.memory(child) > allowed:
+            elif status is None and self.memory(child) > allowed and self.memory(child, exactly=True) > allowed:
                 killed_by = "memory"
         seconds = time.monotonic() - start
         self.kill(child)
@@ -225,37 +226,40 @@ class Supervisor:
         except ProcessLookupError:
             pass  # all have ended by themselves
 
-    def memory(self, child: int) -> int:
-        """Bytes of all processes of the step, with their page tables, and of files in memory. A page that two of them share counts twice."""
-        total = self.files_in_memory() >> 10
-        for name in os.listdir(self.proc) if self.proc is not None else ():
-            try:
-                if name.isdigit() and int(name) != os.getpid() and (self.inside or os.getpgid(int(name)) == child):
-                    total += sum(self.fields(name, "RssAnon", "RssShmem", "VmPTE"))
-            except (ProcessLookupError, FileNotFoundError):
-                pass  # it has ended meanwhile
-        return total << 10
+    def memory(self, child: int, exactly: bool = False) -> int:
+        """Bytes of all processes of the step, with their page tables, and of files in memory.
+
+        The quick sum counts a page that two of them share twice; the exact one walks their pages.
+        """
+        names = ("Pss_Anon", "Pss_Shmem") if exactly else ("RssAnon", "RssShmem", "VmPTE")
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
+                if process != os.getpid() and (self.inside or os.getpgid(process) == child):
+                    total += sum(self.fields(process, "smaps_rollup" if exactly else "status", names))
+        return (total << 10) + self.files_in_memory()
+
+    def processes(self) -> list[int]:
+        return [int(name) for name in os.listdir(self.proc) if name.isdigit()] if self.proc is not None else []
 
     def files_in_memory(self) -> int:
         space = os.statvfs("/")
         return (space.f_blocks - space.f_bfree) * space.f_frsize if self.inside else 0
 
     def tasks_of_user(self) -> int:
-        """Processes and threads that the limit of the user counts though they are not ours; namespaces count for themselves."""
+        """Processes and threads that the user's limit counts though they are not ours; a namespace counts for itself."""
         user = self.user if self.becomes_user else os.getuid()
         total = 0
-        for name in os.listdir(self.proc) if self.proc is not None and not self.inside else ():
-            try:
-                if name.isdigit() and os.stat(name, dir_fd=self.proc).st_uid == user:
-                    total += sum(self.fields(name, "Threads"))
-            except (ProcessLookupError, FileNotFoundError):
-                pass  # it has ended meanwhile
+        for process in () if self.inside else self.processes():
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                if os.stat(str(process), dir_fd=self.proc).st_uid == user:
+                    total += sum(self.fields(process, "status", ("Threads",)))
         return total
 
-    def fields(self, process: str, *names: str) -> list[int]:
-        """Numbers of /proc/PROCESS/status; a dead process has none of memory."""
-        with open(os.open(f"{process}/status", os.O_RDONLY, dir_fd=self.proc), errors="replace") as file:
-            return [int(line.split()[1]) for line in file if line.split(":")[0] in names]
+    def fields(self, process: int, file: str, names: tuple[str, ...]) -> list[int]:
+        """Numbers of a file in /proc/PROCESS; the dead have none of memory."""
+        with open(os.open(f"{process}/{file}", os.O_RDONLY, dir_fd=self.proc), errors="replace") as lines:
+            return [int(line.split()[1]) for line in lines if line.split(":")[0] in names]
 
 
 if __name__ == "__main__":
