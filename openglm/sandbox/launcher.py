@@ -115,34 +115,42 @@ class Supervisor:
             os.setegid(0)
 
     def run_step(self, step: dict) -> dict:
-        messages = (
-            os.open(os.path.join(self.work, ".messages"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            if step["compiles"]
-            else None
-        )
-        if messages is not None:
-            os.unlink(os.path.join(self.work, ".messages"))
+        messages = self.scratch_file() if step["compiles"] else None
         allowed = step["memory"] + self.files_in_memory()  # what the compiler left does not count
         start = time.monotonic()
         child = self.start(step, messages)
         status, killed_by = None, None
-        while status is None and killed_by is None:
-            ready = [descriptor for descriptor, _ in self.events.poll(TICK * 1000)]
-            if self.wake in ready:
-                os.read(self.wake, 4096)
-            status = self.collect(child, os.WNOHANG)
-            if any(descriptor != self.wake for descriptor in ready):
-                killed_by = "caller"
-            elif status is None and time.monotonic() - start > step["seconds"]:
-                killed_by = "time"
-            elif status is None and self.memory(child) > allowed and self.memory(child, exactly=True) > allowed:
-                killed_by = "memory"
-        seconds = time.monotonic() - start
-        self.kill(child)
-        last = self.collect(child, 0)
+        try:
+            while status is None and killed_by is None:
+                abandoned = self.wait()
+                status = self.collect(child, os.WNOHANG)
+                if abandoned:
+                    killed_by = "caller"
+                elif status is None and time.monotonic() - start > step["seconds"]:
+                    killed_by = "time"
+                elif status is None and self.holds_more(child, allowed):
+                    killed_by = "memory"
+        finally:
+            seconds = time.monotonic() - start
+            self.kill(child)
+            last = self.collect(child, 0)
         if messages is not None and (status or killed_by):
             os.write(2, os.pread(messages, MESSAGES_BYTES, 0))
         return {"status": last if status is None else status, "seconds": seconds, "killed_by": killed_by}
+
+    def scratch_file(self) -> int:
+        """For a compiler's messages, which nobody wants to see if it succeeds."""
+        path = os.path.join(self.work, ".messages")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        os.unlink(path)
+        return file
+
+    def wait(self) -> bool:
+        """Until a child ends, for one tick at most. Returns whether nobody reads the status pipe any more."""
+        ready = [descriptor for descriptor, _ in self.events.poll(TICK * 1000)]
+        if self.wake in ready:
+            os.read(self.wake, 4096)
+        return any(descriptor != self.wake for descriptor in ready)
 
     def start(self, step: dict, messages: int | None) -> int:
         """A child that runs the step's command; every error before that is raised here."""
@@ -226,18 +234,23 @@ class Supervisor:
         except ProcessLookupError:
             pass  # all have ended by themselves
 
-    def memory(self, child: int, exactly: bool = False) -> int:
-        """Bytes of all processes of the step, with their page tables, and of files in memory.
+    def holds_more(self, child: int, allowed: int) -> bool:
+        """Whether all processes of the step, with their page tables and with files in memory, hold more than `allowed` bytes."""
+        files = self.files_in_memory()
+        if files + self.memory(child, "status", ("RssAnon", "RssShmem", "VmPTE")) <= allowed:
+            return False
+        try:  # that sum counts what forked processes share once for each; this one does not, but walks all pages
+            return files + self.memory(child, "smaps_rollup", ("Pss_Anon", "Pss_Shmem")) > allowed
+        except PermissionError:  # a process has forbidden to be inspected
+            return True
 
-        The quick sum counts a page that two of them share twice; the exact one walks their pages.
-        """
-        names = ("Pss_Anon", "Pss_Shmem") if exactly else ("RssAnon", "RssShmem", "VmPTE")
+    def memory(self, child: int, file: str, names: tuple[str, ...]) -> int:
         total = 0
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
                 if process != os.getpid() and (self.inside or os.getpgid(process) == child):
-                    total += sum(self.fields(process, "smaps_rollup" if exactly else "status", names))
-        return (total << 10) + self.files_in_memory()
+                    total += sum(self.fields(process, file, names))
+        return total << 10
 
     def processes(self) -> list[int]:
         return [int(name) for name in os.listdir(self.proc) if name.isdigit()] if self.proc is not None else []

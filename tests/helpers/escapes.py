@@ -34,7 +34,8 @@ def connect(family, kind, address):
     with socket.socket(family, kind) as s:
         s.settimeout(2)
         s.connect(address)
-        s.send(b"stolen")
+        if kind == socket.SOCK_DGRAM:
+            s.send(b"stolen")
 def daemon():
     "Become a process that outlives its parent and holds no pipe of it."
     for descriptor in (0, 1, 2):
@@ -97,7 +98,7 @@ ESCAPES = [
     Escape("open the kernel's memory device", VIEW, "os.close(os.open('/dev/kmsg', os.O_RDONLY))"),
     # Secrets of the parent
     Escape("read the parent's environment", PIDS, "open(f\"/proc/{world['pid']}/environ\", 'rb').read()"),
-    Escape("read the memory of process 1", PIDS, "open('/proc/1/maps').read()"),
+    Escape("open another process's memory", PIDS, "open(f\"/proc/{world['victim']}/mem\", 'rb').close()"),
     Escape("go through another process's root", PIDS, "open(f\"/proc/{world['victim']}/root/etc/passwd\").read()"),
     Escape("list other processes", PIDS, "str(world['pid']) in os.listdir('/proc') or os.stat('/nowhere')"),
     Escape(
@@ -157,6 +158,7 @@ ESCAPES = [
         LIMITS,
         "\n".join(
             [
+                "threading.stack_size(1 << 16)",
                 "try: [threading.Thread(target=time.sleep, args=(30,), daemon=True).start() for _ in range(200)]",
                 "except RuntimeError as error: raise OSError(error)",
             ]
