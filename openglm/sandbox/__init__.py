@@ -5,7 +5,7 @@ of preference:
 
 * **namespaces** (Linux 5.12, with user namespaces allowed): an empty file system in memory that shows libraries and the language's own folder read-only,
   no network at all, no other process, its own users, host name and queues. When it ends, the kernel ends whatever it started.
-* or **landlock** (Linux 6.12), in containers that allow no namespaces: it opens only those folders and its work folder; signals stay inside.
+* or **landlock** (Linux 6.2), in containers that allow no namespaces: it opens only those folders and its work folder, and signals only itself.
 * **seccomp** with either: no sockets, no debugging, mounts, keys, kernel interfaces; no privileges, setuid programs included.
 
 `protections()` tells which are active; each call has them all or fails. Where only limits are left (macOS, older kernels), `run` refuses unless

@@ -15,8 +15,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 USER = 1000  # who the program is inside its namespace: any id that is not root's
 NOBODY = 65534  # who it is outside, if root started it (the kernel's overflowuid)
 
-# sched.h: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
-_NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
+_NAMESPACES = 0x7E020000  # sched.h: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 
 # mount.h
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
@@ -25,21 +24,18 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
-# prctl.h, capability.h
-_PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 22, 36, 38
-_CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 22, 36, 38  # prctl.h
 
-# Calls that have one number everywhere, since they are newer than 423 (or are named by machine below)
+# Calls newer than 423 have one number on all machines
 _MOUNT_SETATTR, _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 442, 444, 445, 446
 
-# landlock.h: execute, read file, read folder; with a file to be written: write and truncate too
-_READ, _WRITE = 1 | 4 | 8, 2 | 1 << 14
-_ALL_FILES, _ALL_NETWORK, _ALL_SCOPES = (1 << 16) - 1, 3, 3  # every right of ABI 6; scopes: abstract sockets, signals
-_ON_FILES = 1 | 2 | 4 | 1 << 14  # rights that a rule for a single file may have
-LANDLOCK_ABI = 6  # Linux 6.12: the first that keeps signals in
+# landlock.h, bits of rights: run, write, read a file, read a folder; 14 truncates. Version 3 (Linux 6.2) is the first that keeps files from being cut
+_READ, _WRITE, _ALL = 0b1101, 1 << 14 | 0b10, (1 << 15) - 1
+_ON_FILES = 1 << 14 | 0b111  # rights that a rule for a single file may give
+_LANDLOCK_VERSION = 3
 
-# audit.h: AUDIT_ARCH; pivot_root and capset of unistd.h
-_ARCHITECTURES = {"x86_64": (0xC000003E, 155, 126), "aarch64": (0xC00000B7, 41, 91)}
+# audit.h: AUDIT_ARCH; unistd.h: pivot_root
+_ARCHITECTURES = {"x86_64": (0xC000003E, 155), "aarch64": (0xC00000B7, 41)}
 _MACHINE = platform.machine()
 
 # A list of what is denied, not of what is allowed: six languages' run times use some 200 calls, other ones with each release, and a forgotten one
@@ -61,22 +57,27 @@ pages and pipes:   move_pages 279 239, migrate_pages 256 238, mbind 237 235, set
                    splice 275 76, vmsplice 278 75, tee 276 77
 unused:            _sysctl 156 -, uselib 134 -, ustat 136 -, sysfs 139 -, nfsservctl 180 42
 """
-# Without namespaces the program shares users and processes with the system: it may change no owner, mode, time or attribute of a file it cannot
-# open (Landlock does not ask), no other process, and must stay in the process group that is killed.
+# Without namespaces the program shares users and processes with the system: it may change no owner, mode, time or attribute of a file (Landlock does
+# not ask), touch no other process, and must stay in the process group that is killed.
 DENIED_OUTSIDE = """
 files:             chmod 90 -, fchmod 91 52, fchmodat 268 53, chown 92 -, fchown 93 55, lchown 94 -, fchownat 260 54, utime 132 -, utimes 235 -,
                    utimensat 280 88, futimesat 261 -, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7, removexattr 197 14, lremovexattr 198 15,
                    fremovexattr 199 16
 processes:         setsid 112 157, setpgid 109 154, setpriority 141 140, ioprio_set 251 30, sched_setaffinity 203 122, sched_setparam 142 118,
-                   sched_setscheduler 144 119, sched_setattr 314 274
+                   sched_setscheduler 144 119, sched_setattr 314 274, tkill 200 130, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240
 """
-# name, numbers, argument, mask, value: denied where (argument & mask) != value
+# name, numbers, argument, mask, value: allowed where (argument & mask) == value
 CONDITIONS = (
     ("clone", (56, 220), 0, _NAMESPACES, 0),  # no new namespaces
-    ("socketpair", (53, 199), 0, 0xFFFFFFFF, 1),  # AF_UNIX alone: event loops wake themselves through a pair
-    ("prlimit64", (302, 261), 0, 0xFFFFFFFF, 0),  # its own limits alone
+    ("socketpair", (53, 199), 0, 0xFFFFFFFF, 1),  # AF_UNIX: event loops wake themselves through a pair
+    ("prlimit64", (302, 261), 0, 0xFFFFFFFF, 0),  # its own limits
 )
-IOCTL, _TERMINAL = (16, 29), (0x5412, 0x541C)  # ioctls.h: TIOCSTI and TIOCLINUX type into a terminal
+SIGNALS = (("kill", (62, 129)), ("tgkill", (234, 131)))  # without namespaces: to itself alone, as abort does
+# name, numbers, values of the second argument that are denied: TIOCSTI and TIOCLINUX type into a terminal; the others let the kernel signal anyone
+REQUESTS = (
+    ("ioctl", (16, 29), (0x5412, 0x541C, 0x8901, 0x8902)),  # ioctls.h, sockios.h: FIOSETOWN, SIOCSPGRP
+    ("fcntl", (72, 25), (8, 15)),  # fcntl.h: F_SETOWN, F_SETOWN_EX
+)
 _FIRST_NEW = 424
 # close_range, openat2, faccessat2, epoll_pwait2, futex_waitv, fchmodat2 (452, inside namespaces alone)
 _NEW, _NEW_INSIDE = (436, 437, 439, 441, 449), (452,)
@@ -164,7 +165,9 @@ def build_view(folders: list[str], work: str, size: int) -> list[str]:
         os.chmod(path, 0o1777)
     os.mkdir("/proc")
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV)
-    mounted = [path for path in (*folders, *DEVICES) if _show(path)]
+    for device in DEVICES:
+        _show(device)
+    mounted = [path for path in folders if _show(path)]
     unmount("/old")
     os.rmdir("/old")
     return mounted
@@ -191,26 +194,25 @@ def _show(path: str) -> bool:
 
 
 def drop_privileges(user: int) -> None:
-    """Become `user` if this is root; hold no capability and never gain one (no setuid program works from here on)."""
+    """Become `user` if this is root, and never gain anything by running a program (setuid). Running one ends the capabilities of who is not root."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _syscall("capset", _ARCHITECTURES[_MACHINE][2], header, bytes(24))
     _prctl("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)
 
 
 def restrict_files(folders: list[str], work: str) -> None:
-    """Landlock: read and run what is in `folders`, write to `work`, nothing else; no TCP; no signal or abstract socket leaves the group."""
-    abi = _syscall("landlock", _LANDLOCK_CREATE, None, 0, 1)
-    if abi < LANDLOCK_ABI:
-        raise OSError(f"landlock: version {abi} does not hold signals back, {LANDLOCK_ABI} does")
-    ruleset = struct.pack("3Q", _ALL_FILES, _ALL_NETWORK, _ALL_SCOPES)
-    rules = _syscall("landlock", _LANDLOCK_CREATE, ruleset, len(ruleset), 0)
-    for path, rights in [(work, _ALL_FILES), *((f, _READ) for f in folders), *((d, _READ | _WRITE) for d in DEVICES)]:
+    """Landlock: read and run what is in `folders`, write to `work`, open nothing else."""
+    version = _syscall("landlock", _LANDLOCK_CREATE, None, 0, 1)
+    if version < _LANDLOCK_VERSION:
+        raise OSError(f"landlock: version {version}, needs {_LANDLOCK_VERSION}")
+    rules = _syscall("landlock", _LANDLOCK_CREATE, struct.pack("Q", _ALL), 8, 0)
+    rights = dict.fromkeys(folders, _READ) | dict.fromkeys(DEVICES, _READ | _WRITE) | {work: _ALL}
+    for path, allowed in rights.items():
+        if not os.path.isdir(path):
+            allowed &= _ON_FILES
         opened = os.open(path, os.O_PATH)
-        allowed = rights if os.path.isdir(path) else rights & _ON_FILES
         _syscall(f"landlock {path}", _LANDLOCK_ADD, rules, 1, struct.pack("=Qi", allowed, opened), 0)
         os.close(opened)
     _syscall("landlock", _LANDLOCK_RESTRICT, rules, 0)
@@ -245,9 +247,14 @@ def filter_program(inside: bool) -> bytes:
     code += [(jump_at_least, 0, 2 + len(new), _FIRST_NEW)]
     code += [(jump_equal, len(new) - index, 0, number) for index, number in enumerate(new)]
     code += [(give, 0, 0, unknown), (give, 0, 0, allow)]
-    for _, both, argument, bits, value in CONDITIONS:
+    signals = () if inside else [(*call, 0, 0xFFFFFFFF, os.getpid()) for call in SIGNALS]
+    for _, both, argument, bits, value in (*CONDITIONS, *signals):
         code += [(jump_equal, 0, 5, both[column]), (load, 0, 0, 16 + 8 * argument), (mask, 0, 0, bits)]
         code += [(jump_equal, 1, 0, value), (give, 0, 0, refuse), (give, 0, 0, allow)]
-    code += [(jump_equal, 0, 4, IOCTL[column]), (load, 0, 0, 16 + 8), (jump_equal, 1, 0, _TERMINAL[0])]
-    code += [(jump_equal, 0, 1, _TERMINAL[1]), (give, 0, 0, refuse), (give, 0, 0, allow)]
+    for _, both, values in REQUESTS:
+        code += [(jump_equal, 0, 2 + 2 * len(values), both[column]), (load, 0, 0, 16 + 8)]
+        for value in values:
+            code += [(jump_equal, 0, 1, value), (give, 0, 0, refuse)]
+        code += [(give, 0, 0, allow)]
+    code += [(give, 0, 0, allow)]
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)

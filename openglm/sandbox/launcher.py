@@ -69,15 +69,12 @@ class Supervisor:
         self.mounted: set[str] = set()
         if self.inside:
             folders = sorted({folder for step in job["steps"] for folder in step["folders"]})
-            self.mounted = {
-                "/proc",
-                *isolation.build_view(folders, self.work, max(step["memory"] for step in job["steps"])),
-            }
+            size = max(step["memory"] for step in job["steps"])
+            self.mounted = {"/proc", *isolation.build_view(folders, self.work, size)}
         elif "landlock" in self.layers:
             isolation.adopt_orphans()
-        self.proc = (
-            os.open("/proc", os.O_RDONLY) if os.path.isdir("/proc/self") else None
-        )  # stays readable when it is unmounted
+        # Stays readable when it is unmounted. Systems without it have no measure of memory
+        self.proc = os.open("/proc", os.O_RDONLY) if os.path.isdir("/proc/self") else None
         self.wake, woken = os.pipe()
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
@@ -90,7 +87,7 @@ class Supervisor:
         self.write_files(contents)
         report: dict = {}
         for step in self.job["steps"]:
-            gone = self.mounted.difference(step["folders"], isolation.DEVICES)
+            gone = self.mounted.difference(step["folders"])
             for path in gone:  # what only the compiler needed; /proc was there for the supervisor
                 isolation.unmount(path)
             self.mounted -= gone

@@ -71,9 +71,7 @@ def test_files_lie_beside_the_program_and_can_be_imported_and_changed():
 
 def test_files_cannot_take_the_place_of_what_the_launcher_imports():
     trap = "print('TRAPPED')"
-    result = run(
-        "print('fine')", files=dict.fromkeys(("isolation.py", "sitecustomize.py", "usercustomize.py"), trap)
-    )
+    result = run("print('fine')", files=dict.fromkeys(("isolation.py", "sitecustomize.py", "usercustomize.py"), trap))
     assert result.stdout == "fine\n", result
 
 

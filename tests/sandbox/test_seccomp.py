@@ -1,5 +1,6 @@
 """The seccomp filter, instruction by instruction, for both architectures, against the kernel's headers where they are installed."""
 
+import os
 import re
 import struct
 import sys
@@ -54,6 +55,8 @@ def test_each_call_is_decided_as_the_tables_say(machine, inside):
     )
     column = list(MACHINES).index(machine)
     conditional = {numbers[column]: 1 if name == "socketpair" else 0 for name, numbers, *_ in isolation.CONDITIONS}
+    if not inside:
+        conditional |= {numbers[column]: os.getpid() for _, numbers in isolation.SIGNALS}
     for number in range(424):
         expected = EPERM if number in denied else ALLOW
         assert decide(program, architecture, number, conditional.get(number, 0)) == expected, number
@@ -81,9 +84,19 @@ def test_conditions_look_at_the_argument(machine):
     assert {verdict(clone, 1 << bit) for bit in (17, 25, 26, 27, 28, 29, 30)} == {EPERM}
     assert (verdict(socketpair, 1), verdict(socketpair, 2)) == (ALLOW, EPERM)
     assert (verdict(prlimit, 0), verdict(prlimit, 4711), verdict(prlimit, 1)) == (ALLOW, EPERM, EPERM)
-    assert (verdict(isolation.IOCTL, 1, 0x5401), verdict(isolation.IOCTL, 0, 0x5412)) == (ALLOW, EPERM)
-    assert verdict(isolation.IOCTL, 0, 0x541C) == EPERM
-    assert verdict(isolation.IOCTL, 0, (7 << 32) | 0x5412) == EPERM  # the kernel drops the upper half
+    ioctl, fcntl = (numbers for _, numbers, _ in isolation.REQUESTS)
+    assert (verdict(ioctl, 1, 0x5401), verdict(fcntl, 1, 1)) == (ALLOW, ALLOW)
+    assert {verdict(ioctl, 0, request) for request in (0x5412, 0x541C, 0x8901, 0x8902)} == {EPERM}
+    assert {verdict(fcntl, 0, command) for command in (8, 15)} == {EPERM}
+    assert verdict(ioctl, 0, (7 << 32) | 0x5412) == EPERM  # the kernel drops the upper half
+
+
+def test_without_namespaces_signals_reach_the_process_itself_alone(machine):
+    program, architecture = isolation.filter_program(False), MACHINES[machine]
+    for _, numbers in isolation.SIGNALS:
+        number = numbers[list(MACHINES).index(machine)]
+        assert decide(program, architecture, number, os.getpid(), 6) == ALLOW
+        assert {decide(program, architecture, number, who, 9) for who in (0, 1, os.getppid(), 2**64 - 1)} == {EPERM}
 
 
 def test_numbers_are_the_headers(machine):
@@ -96,5 +109,5 @@ def test_numbers_are_the_headers(machine):
     assert len(rows) > 100
     for name, *numbers in rows:
         assert str(known.get(name, "-")) == numbers[column], name
-    for name, numbers, *_ in isolation.CONDITIONS:
+    for name, numbers, *_ in (*isolation.CONDITIONS, *isolation.SIGNALS, *isolation.REQUESTS):
         assert known[name] == numbers[column]
