@@ -83,6 +83,9 @@ class TrainConfig:
     """held-out rows to evaluate per source"""
     sample_every: int = 0
     """steps between printed samples; 0: none"""
+    patience: int = 0
+    """end after so many evaluations in a row without a lower mean held-out loss; the finished model is then the best
+    one measured, however the run ends. 0: the last one"""
     epochs: float = 0.0
     """passes over the data, in place of train.steps; 0 where both are: one"""
 
@@ -110,6 +113,9 @@ class TrainConfig:
             f"must divide train.batch_rows ({self.batch_rows})",
         )
         require(0 <= self.ema < 1, "train.ema", self.ema, "must lie in [0, 1)")
+        require(self.patience >= 0, "train.patience", self.patience, "must not be negative")
+        kept = not self.patience or self.eval_every % self.save_every == 0
+        require(kept, "train.eval_every", self.eval_every, "must be a multiple of train.save_every with train.patience")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -36,6 +37,7 @@ def between_steps(session: Session, state: State, forward_backward: ForwardBackw
             for name, rows in session.run.heldout.items():
                 for metric, value in _heldout_means(session, forward_backward, rows).items():
                     heldout[name if metric == "loss" else f"{name}/{metric}"] = value
+            note_best(session, state, heldout)
         if session.log and not session.stop.requested and heldout:
             session.log.write({"step": state.step, "heldout": heldout})
             bar.print(
@@ -49,6 +51,24 @@ def between_steps(session: Session, state: State, forward_backward: ForwardBackw
                     bar.print(f"step {state.step}  {name}: {text}")
                     session.log.text(state.step, f"sample/{name}", text)
     return heldout
+
+
+def ended(session: Session, state: State) -> bool:
+    """Whether the run has come to its end, or its patience has."""
+    train = session.train
+    return state.step >= train.steps or 0 < train.patience <= state.best.get("worse", 0)
+
+
+def note_best(session: Session, state: State, heldout: dict[str, float]) -> None:
+    """Remember the step of the lowest mean loss; nothing where a signal cut the measurement short."""
+    losses = [heldout[name] for name in session.run.heldout if name in heldout]
+    if not session.train.patience or len(losses) < len(session.run.heldout):
+        return
+    loss = statistics.fmean(losses)
+    if loss < state.best.get("loss", math.inf):
+        state.best = {"loss": loss, "step": state.step, "worse": 0}
+    else:
+        state.best["worse"] = state.best.get("worse", 0) + 1
 
 
 @contextmanager

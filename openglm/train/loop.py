@@ -30,7 +30,7 @@ from openglm.parallel.processes import Processes, local_part, processes
 from openglm.runtime import choose_dtype, keep_freed_memory, launched, progress, say
 from openglm.train.feed import Feed
 from openglm.train.forward_backward import ForwardBackward, PipelinedForwardBackward, WholeForwardBackward
-from openglm.train.heldout import between_steps
+from openglm.train.heldout import between_steps, ended
 from openglm.train.interrupt import stop_requests
 from openglm.train.log import Log
 from openglm.train.loss import step_flops
@@ -55,6 +55,8 @@ def train(run: Run) -> Result:
     with processes(config.parallel, options.device) as group, ExitStack() as held:
         if group.device.type == "cpu":
             keep_freed_memory()
+        measured = not options.patience or bool(run.heldout)
+        require(measured, "train.patience", options.patience, "needs held-out data, such as data.heldout_dialogues")
         check_layout(config.parallel, model, group, options.batch_rows, options.accumulation)
         whole = config.parallel.tensor == config.parallel.pipeline == 1
         whole = whole and not (run.adapter and run.adapter.options.adapter == "prefix")
@@ -209,7 +211,7 @@ def _drive(session: Session, state: State) -> Result:
         say(f"resuming at step {state.step} of {steps} in {session.out}")
     with progress("train", steps - state.step, "steps", first) as bar, closing(Feed(session, state.guard)) as feed:
         heldout = between_steps(session, state, forward_backward, bar)
-        while state.step < steps and (record := _step(session, state, forward_backward, feed, planned)):
+        while not ended(session, state) and (record := _step(session, state, forward_backward, feed, planned)):
             _report(session, state, record, bar)
             if state.step < record["step"]:  # went back
                 saved = state.step
@@ -220,7 +222,7 @@ def _drive(session: Session, state: State) -> Result:
         if saved != state.step:
             _save(session, state)
     session.saver.finish()
-    if state.step < steps:
+    if not ended(session, state):
         if first:
             say(
                 f"stopped by {session.stop.requested or 'another process'} at step {state.step} of {steps}; saved in {session.out}. The same command goes on from there"
@@ -238,9 +240,13 @@ def _save(session: Session, state: State) -> int:
 
 
 def _publish(session: Session, state: State) -> Path:
-    """The model's folder, from the last checkpoint: whatever the layout, it is whole there."""
+    """The model's folder, from the last or the best checkpoint: whatever the layout, it is whole there."""
+    step = state.step
+    if session.train.patience and "step" in state.best:
+        step = int(state.best["step"])
+        say(f"of {state.step} steps the held-out loss was lowest, {state.best['loss']:.4f}, after {step}: kept")
     tensors = whole_tensors(
-        session.out / "checkpoints" / f"step-{state.step:08d}", "average" if state.ema is not None else "weights"
+        session.out / "checkpoints" / f"step-{step:08d}", "average" if state.ema is not None else "weights"
     )
     if session.run.adapter:
         return session.run.adapter.write(session.out.resolve() / "adapter", state.config, tensors)

@@ -46,6 +46,7 @@ _FREE = (
     "train.eval_every",
     "train.eval_rows",
     "train.sample_every",
+    "train.patience",
     "data.path",
     "data.workers",
     "data.dialogues",
@@ -81,6 +82,8 @@ class State:
     """lines of the log that belong to the last checkpoint"""
     window: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "trained": 0.0})
     """sums since the last line of the log"""
+    best: dict[str, float] = field(default_factory=dict)
+    """lowest mean held-out loss, its step, and how many evaluations came since; kept with train.patience"""
 
     @property
     def config(self) -> ModelConfig:
@@ -111,17 +114,20 @@ class Saver:
         self.writing: Future | None = None
         self.sealing: threading.Thread | None = None
         self.failure = ""
+        self.spared = ""
 
     def save(self, state: State, settings: dict[str, Any]) -> None:
-        """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep`."""
+        """Write the checkpoint of this step, point `latest` at it, drop all but the newest `keep` and the best."""
         self.wait()
         self.report()
+        self.spared = f"step-{int(state.best.get('step', state.step)):08d}"
         name, tensors = f"step-{state.step:08d}", state.tensors()
         record = {
             "step": state.step,
             "rows": state.rows,
             "lines": state.lines,
             "window": state.window,
+            "best": state.best,
             "guard": state.guard.memory.record(),
         }
         record |= {
@@ -171,7 +177,8 @@ class Saver:
                 (folder / "state.json").write_text(text, encoding="utf-8")
             write_file(self.out / "latest", name + "\n")
             for old in _checkpoints(self.out)[self.keep :]:
-                remove_folder(old)
+                if old.name != self.spared:
+                    remove_folder(old)
         except Exception as error:
             self.failure = (
                 str(error)
@@ -305,6 +312,7 @@ def restore(folder: Path, state: State, record: dict[str, Any]) -> None:
         record.get("lines", 0),
         record["window"],
     )
+    state.best = record.get("best", {})
     if "guard" in record:
         state.guard.memory = Memory.of_record(record["guard"])
     _set_rng_state(record["rng"], state.group.device)
