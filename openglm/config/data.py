@@ -90,12 +90,8 @@ class DataConfig:
     workers: int = 1
     """processes that prepare batches in advance; 0: the training process prepares them. The data order stays the same
     """
-    replay_share: float = 0.0
-    """share of the rows that are plain text of data.path beside conversations, so that less is forgotten; 0: by weights
-    """
 
     def __post_init__(self) -> None:
-        require(0 <= self.replay_share < 1, "data.replay_share", self.replay_share, "must lie in [0, 1)")
         require(self.seed >= 0, "data.seed", self.seed, "must not be negative")
         require(self.workers >= 0, "data.workers", self.workers, "must not be negative")
         for pair in self.fields:

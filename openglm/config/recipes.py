@@ -50,12 +50,20 @@ class PretrainConfig(TextRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(TextRunConfig):
-    """A model tuned on conversations; with `data.path` also on plain text, so that it forgets less."""
+    """A model tuned on conversations; with `replay` also on plain text, so that it forgets less."""
 
     init_from: str
     """folder of the model to start from, or the name of a bundled model"""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4))
     """optimizer and learning rate"""
+    replay: str = ""
+    """plain text repeated beside the conversations, so that less is forgotten: a file or folder of texts, or a corpus
+    of `glm data build`"""
+    replay_share: float = 0.1
+    """share of the rows that are replayed text"""
+    answers: int = 0
+    """held-out conversations whose last answer is written before and after training and held against the true one:
+    BLEU-4 and ROUGE (pip install 'openglm[eval]')"""
     adapter: Literal["none", "lora", "prefix"] = "none"
     """what is trained and saved in place of the model: lora, or prefix (P-Tuning v2, which wants optimizer.lr 1e-2);
     none: the whole model"""
@@ -76,6 +84,10 @@ class SFTConfig(TextRunConfig):
 
     def __post_init__(self) -> None:
         check_choices(self, "")
+        require(0 < self.replay_share < 1, "replay_share", self.replay_share, "must lie in (0, 1)")
+        require(self.answers >= 0, "answers", self.answers, "must not be negative")
+        asked = not self.answers or bool(self.data.heldout_dialogues)
+        require(asked, "answers", self.answers, "are those of data.heldout_dialogues; give them")
         require(0 <= self.teacher_share <= 1, "teacher_share", self.teacher_share, "must lie in [0, 1]")
         require(self.teacher_tokens > 0, "teacher_tokens", self.teacher_tokens, "must be a positive whole number")
         for name in ("tensor", "pipeline"):

@@ -28,6 +28,7 @@ from openglm.data.samples import Ints, Sample
 if TYPE_CHECKING:
     from openglm.data.dialogue import DialogueSource
     from openglm.data.shards import Corpus, Source
+    from openglm.data.texts import Texts
 
 BLOCK = 1000  # rows over which the weights hold exactly
 STREAM_VERSION = 1  # goes up whenever the same options would give other rows
@@ -194,7 +195,7 @@ class Mixture:
 
     def __init__(
         self,
-        corpus: Corpus | None,
+        corpus: Corpus | Texts | None,
         config: DataConfig,
         infilling: InfillingConfig,
         special: SpecialTokens,

@@ -102,39 +102,13 @@ class Source:
     name; tokens: number of ids; lengths: int64 [documents], tokens of each.
     """
 
-    def __init__(
-        self, folder: Path, name: str, shards: list[dict[str, Any]], vocab_size: int, verify: bool = False
-    ) -> None:
+    def __init__(self, name: str, shards: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """shards: ids of documents back to back, and where each ends."""
         self.name = name
-        self._dtype = token_dtype(vocab_size)
-        self._tokens: list[np.ndarray] = []
-        self._ends: list[np.ndarray] = []
-        for shard in shards:
-            self._open(folder, shard, verify)
+        self._tokens, self._ends = zip(*shards, strict=True)
         self._first = np.cumsum([0] + [len(ends) for ends in self._ends])  # number of each shard's first document
         self.lengths = np.concatenate([np.diff(ends, prepend=0) for ends in self._ends])
         self.tokens = int(self.lengths.sum())
-
-    def _open(self, folder: Path, shard: dict[str, Any], verify: bool) -> None:
-        paths = [folder / f"{shard['file']}{suffix}" for suffix in (".tokens", ".index")]
-        for path, size in zip(paths, (shard["tokens"] * self._dtype.itemsize, shard["documents"] * 8), strict=True):
-            if not path.is_file():
-                raise ValueError(
-                    f"{path}: missing, though manifest.json lists it; build the corpus again with `glm data build`"
-                )
-            if path.stat().st_size != size:
-                state = "cut short" if path.stat().st_size < size else "too long"
-                raise ValueError(
-                    f"{path}: {state} ({path.stat().st_size} bytes, manifest.json says {size}); build the corpus again with `glm data build`"
-                )
-        if verify:
-            found = hashlib.sha256(paths[0].read_bytes() + paths[1].read_bytes()).hexdigest()
-            if found != shard["sha256"]:
-                raise ValueError(
-                    f"{paths[0]}: damaged (its SHA-256 is not the one in manifest.json); build the corpus again with `glm data build`"
-                )
-        self._tokens.append(np.memmap(paths[0], self._dtype, "r") if shard["tokens"] else np.zeros(0, self._dtype))
-        self._ends.append(np.fromfile(paths[1], "<i8"))
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -145,6 +119,28 @@ class Source:
         at = i - self._first[shard]
         start = self._ends[shard][at - 1] if at else 0
         return self._tokens[shard][start : self._ends[shard][at]]
+
+
+def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype, verify: bool) -> tuple[np.ndarray, np.ndarray]:
+    paths = [folder / f"{shard['file']}{suffix}" for suffix in (".tokens", ".index")]
+    for path, size in zip(paths, (shard["tokens"] * dtype.itemsize, shard["documents"] * 8), strict=True):
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: missing, though manifest.json lists it; build the corpus again with `glm data build`"
+            )
+        if path.stat().st_size != size:
+            state = "cut short" if path.stat().st_size < size else "too long"
+            raise ValueError(
+                f"{path}: {state} ({path.stat().st_size} bytes, manifest.json says {size}); build the corpus again with `glm data build`"
+            )
+    if verify:
+        found = hashlib.sha256(paths[0].read_bytes() + paths[1].read_bytes()).hexdigest()
+        if found != shard["sha256"]:
+            raise ValueError(
+                f"{paths[0]}: damaged (its SHA-256 is not the one in manifest.json); build the corpus again with `glm data build`"
+            )
+    tokens = np.memmap(paths[0], dtype, "r") if shard["tokens"] else np.zeros(0, dtype)
+    return tokens, np.fromfile(paths[1], "<i8")
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -185,7 +181,8 @@ class Corpus:
             shards = entry["shards"] if split == "train" else [entry["heldout"]]
             shards = [shard for shard in shards if shard["documents"]]
             if shards:
-                self.sources[entry["name"]] = Source(self.folder, entry["name"], shards, self.vocab_size, verify)
+                opened = [_open_shard(self.folder, shard, token_dtype(self.vocab_size), verify) for shard in shards]
+                self.sources[entry["name"]] = Source(entry["name"], opened)
         if not self.sources:
             raise ValueError(
                 f"corpus {folder}: no {split} documents in it; build it from more text with `glm data build`"

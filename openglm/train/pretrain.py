@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
 
 from openglm.checkpoints.native import resolve
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, require
 from openglm.data.dialogue import DialogueSource
 from openglm.data.mixture import Mixture
 from openglm.data.shards import Corpus
+from openglm.data.texts import Texts
 from openglm.parallel.processes import shape
 from openglm.runtime import launched, say
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
 from openglm.train.run import OnStep, Result, Run
+
+
+class Counted(Protocol):
+    """A source of rows."""
+
+    tokens: int
 
 
 def pretrain(config: PretrainConfig, on_step: OnStep | None = None) -> Result:
@@ -50,42 +59,55 @@ def fit_to_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def make_rows(
-    data: DataConfig, infilling: InfillingConfig, model: ModelConfig, tokenizer: Tokenizer, seq_len: int
+    data: DataConfig,
+    infilling: InfillingConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    replay: tuple[str, float] = ("", 0.0),
 ) -> tuple[Mixture, dict[str, Mixture]]:
-    """The training rows, and the held-out rows of each source that has some."""
+    """The training rows, and the held-out rows of each source that has some. replay: plain text, and its share."""
 
-    def mixture(corpus: Corpus | None, dialogues: dict[str, DialogueSource], weights: dict[str, float]) -> Mixture:
+    def mixture(
+        corpus: Corpus | Texts | None, dialogues: dict[str, DialogueSource], weights: dict[str, float]
+    ) -> Mixture:
         chosen = dataclasses.replace(data, weights=weights)
         return Mixture(
             corpus, chosen, infilling, model.tokens, seq_len, model.span_positions, tokenizer.sentence_ends, dialogues
         )
 
-    corpus = Corpus(data.path) if data.path else None
-    if corpus is not None:
-        expected = corpus.manifest["tokenizer"]
-        require(
-            expected == tokenizer.fingerprint,
-            "data.path",
-            data.path,
-            "its tokens were made with another tokenizer than the model's; build it again with that one",
-        )
+    texts = _texts(data.path, "data.path", tokenizer) if data.path else None
+    weights = data.weights
     dialogues = read_dialogues(data, data.dialogues, model, tokenizer, seq_len)
-    rows = mixture(corpus, dialogues, _replayed(data, corpus, dialogues) if data.replay_share else data.weights)
+    if replay[0]:
+        alone = texts is None and not weights
+        require(alone, "replay", replay[0], "brings the plain text; leave data.path and data.weights out")
+        texts = _texts(replay[0], "replay", tokenizer)
+        weights = replay_weights(replay[1], texts.sources, dialogues)
+    rows = mixture(texts, dialogues, weights)
     kept_out = read_dialogues(data, data.heldout_dialogues, model, tokenizer, seq_len)
     heldout = {name: mixture(None, {name: source}, {name: 1.0}) for name, source in kept_out.items()}
-    if corpus is not None and any(entry["heldout"]["documents"] for entry in corpus.manifest["sources"]):
-        kept = Corpus(data.path, "heldout")
+    if isinstance(texts, Corpus) and any(entry["heldout"]["documents"] for entry in texts.manifest["sources"]):
+        kept = Corpus(texts.folder, "heldout")
         heldout |= {name: mixture(kept, {}, {name: 1.0}) for name in kept.sources if name in rows.names}
     return rows, heldout
 
 
-def _replayed(data: DataConfig, corpus: Corpus | None, dialogues: Mapping[str, DialogueSource]) -> dict[str, float]:
+def _texts(path: str, option: str, tokenizer: Tokenizer) -> Corpus | Texts:
+    """Plain text to train on: a corpus, or for replay a user's files."""
+    if option == "replay" and not (Path(path) / "manifest.json").is_file():
+        texts = Texts(path, tokenizer, option)
+        say(texts.summary)
+        return texts
+    corpus = Corpus(path)
+    same = corpus.manifest["tokenizer"] == tokenizer.fingerprint
+    other = "its tokens were made with another tokenizer than the model's; build it again with that one"
+    require(same, option, path, other)
+    return corpus
+
+
+def replay_weights(share: float, texts: Mapping[str, Counted], dialogues: Mapping[str, Counted]) -> dict[str, float]:
     """Weights with which so many rows are plain text; within texts and within conversations in proportion to tokens."""
-    share, texts = data.replay_share, corpus.sources if corpus else {}
-    both = bool(texts and dialogues)
-    require(
-        both and not data.weights, "data.replay_share", share, "takes data.path and data.dialogues, no data.weights"
-    )
     weights: dict[str, float] = {}
     for part, sources in ((share, texts), (1 - share, dialogues)):
         total = sum(source.tokens for source in sources.values())

@@ -33,7 +33,8 @@ def sft_run(config: SFTConfig, on_step: OnStep | None = None) -> Run:
     count, local = launched()
     if not local:
         say_memory(open_checkpoint(folder), config, count)
-    rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len)
+    replay = config.replay, config.replay_share
+    rows, heldout = make_rows(config.data, config.infilling, model, tokenizer, config.train.seq_len, replay)
     return Run(
         config=config,
         model=model,

@@ -53,7 +53,10 @@ _FREE = (
     "data.heldout_dialogues",
     "data.fields",
     "data.skip_bad",
+    "data.replay_share",  # runs of older versions know it
     "init_from",
+    "replay",
+    "answers",
     "parallel.",
     # ... and what gets a run past the anomaly that stopped it
     "stability.policy",

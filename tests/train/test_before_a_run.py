@@ -11,7 +11,7 @@ from openglm.checkpoints.load import load_model, open_checkpoint
 from openglm.config import DataConfig, LoraConfig, PrefixConfig, SFTConfig
 from openglm.data.mixture import BLOCK, shares
 from openglm.train import memory
-from openglm.train.pretrain import _replayed
+from openglm.train.pretrain import replay_weights
 
 
 @pytest.fixture
@@ -53,10 +53,6 @@ def test_the_least_change_that_fits_is_said(checkpoint, config, monkeypatch, cap
 
 
 def test_replayed_text_has_its_share_of_the_rows():
-    corpus = SimpleNamespace(sources={"wiki": SimpleNamespace(tokens=300), "web": SimpleNamespace(tokens=900)})
-    talks = {"chat": SimpleNamespace(tokens=50)}
-    weights = _replayed(DataConfig(path="x", replay_share=0.1), corpus, talks)
+    texts = {"wiki": SimpleNamespace(tokens=300), "web": SimpleNamespace(tokens=900)}
+    weights = replay_weights(0.1, texts, {"chat": SimpleNamespace(tokens=50)})
     assert dict(zip(weights, shares(weights), strict=True)) == {"wiki": 25, "web": 75, "chat": BLOCK - 100}
-    for data, texts in ((DataConfig(replay_share=0.1), None), (DataConfig(weights={"a": 1}, replay_share=0.1), corpus)):
-        with pytest.raises(ValueError, match=r"data.replay_share = 0.1: takes data.path and data.dialogues"):
-            _replayed(data, texts, talks)

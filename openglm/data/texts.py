@@ -1,0 +1,30 @@
+"""Plain text of a user's files as a corpus in memory: read, cut into tokens, and nothing else done to it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from openglm.config import require
+from openglm.data.readers import own_files, own_texts
+from openglm.data.shards import Source, encode_in_batches
+from openglm.text.tokenizer import Tokenizer
+
+
+class Texts:
+    """What `shards.Corpus` is for a corpus folder, with one source and no held-out text.
+
+    path: a file or a folder of texts. Raises ValueError with the name of the `option` where there is none.
+    """
+
+    def __init__(self, path: str | Path, tokenizer: Tokenizer, option: str) -> None:
+        texts = (text for file in own_files(path, option) for text in own_texts(file))
+        documents = [ids for ids in encode_in_batches(tokenizer, texts) if ids]
+        require(bool(documents), option, str(path), "no text in it")
+        ids = np.concatenate([np.array(document, np.int32) for document in documents])
+        ends = np.cumsum([len(document) for document in documents])
+        self.sources = {option: Source(option, [(ids, ends)])}
+        self.fingerprint = hashlib.sha256(ids.tobytes() + ends.tobytes()).hexdigest()
+        self.summary = f"{path}: {len(documents)} texts, {len(ids)} tokens"
