@@ -78,10 +78,9 @@ def _run(
     folder = resolve(config.init_from)
     tokenizer = load_tokenizer(folder)
     model = settled(model, tokenizer)
+    sizes = config.train.seq_len, config.rollout.max_tokens
     prompts, heldout = (
-        fitting(tokenizer, read_prompts(file, option), config.train.seq_len, config.rollout.max_tokens, option)
-        if file
-        else []
+        fitting(tokenizer, read_prompts(file, option), *sizes, option) if file else []
         for option, file in (("data.prompts", config.data.prompts), ("data.heldout", config.data.heldout))
     )
     demonstrations = None
