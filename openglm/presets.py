@@ -140,15 +140,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "glm-4-0.4b": {**_GLM4_SMALL, "layers": 24, "hidden": 1024, "ffn_hidden": 2816},
     "glm-4-1.5b": {**_GLM4_SMALL, "layers": 28, "hidden": 2048, "ffn_hidden": 5632},
-    # Trained by this repository: recipes/nano.
+    # Trained by this repository; recipes/nano chooses its mask and the positions of its spans.
     "nano": {
         "vocab_size": 8192,
-        "layers": 6,
+        "layers": 8,
         "hidden": 256,
         "heads": 4,
         "kv_heads": 2,
-        "ffn_hidden": 640,
-        "max_positions": 512,
+        "ffn_hidden": 704,
+        "max_positions": 1024,
         "qk_norm": True,
         "tokens": SpecialTokens(pad=0, mask=1, gmask=2, smask=3, sop=4, eop=5, stop=(5, 7, 9)),
     },

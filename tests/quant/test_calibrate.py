@@ -76,16 +76,16 @@ def test_every_linear_layer_of_every_family_is_calibrated(preset):
     assert (model(ids, *described) - whole).norm() < 0.02 * whole.norm()
 
 
-def test_a_calibrated_nano_is_nearer_to_the_whole_one():
-    tokenizer = openglm.load_tokenizer("nano")
+def test_calibrated_blocks_of_nano_are_nearer_to_the_whole_ones(two_blocks):
+    tokenizer = openglm.load_tokenizer(two_blocks)
     fresh = torch.tensor([[2, 4, *tokenizer.encode(text)[:60]] for text in FRESH])
     starts = torch.tensor([[2, 4, i] for i in range(300, 332)])
     seen = openglm.generate(
-        openglm.load_model("nano", device="cpu"), starts, 60, temperature=1.0, seed=0
+        openglm.load_model(two_blocks, device="cpu"), starts, 60, temperature=1.0, seed=0
     )  # text of its own making
     divergence = {}
     for kind in ("plain", "calibrated"):
-        model = openglm.load_model("nano", device="cpu")
+        model = openglm.load_model(two_blocks, device="cpu")
         whole = model.logits(fresh).log_softmax(-1)
         if kind == "calibrated":
             calibrate_blocks(model, seen, *describe(seen, None, model.config), 4, 64)
