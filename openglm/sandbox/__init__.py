@@ -13,9 +13,9 @@ of preference:
 
 What it does not protect against: errors of the kernel, and what hardware shares (caches, timing); a virtual machine does. A program can use its share of
 the processor until its deadline. Reading what the language's folder and /usr/lib hold is allowed, and so is running programs in them. Memory of a group of
-processes is measured 50 times a second, so for a moment it can be exceeded; work files in memory have 64 MiB beside it. With landlock alone, the disk is
-bounded only file by file, names and times of files can be seen, and processes of the same user share one limit on their number. The text that comes back
-is a stranger's: it can say anything, terminal codes included.
+processes is measured 50 times a second, so for a moment it can be exceeded. With landlock instead of namespaces the disk is bounded only file by file,
+names and times of files can be seen, and all processes of a user share one limit on their number. The text that comes back is a stranger's: it can say
+anything, terminal codes included.
 """
 
 import contextlib
@@ -39,10 +39,7 @@ __all__ = ["LANGUAGES", "Result", "protections", "run"]
 
 MIB = 1 << 20
 _LAUNCHER = Path(__file__).with_name("launcher.py")
-_COMPILE_SECONDS, _COMPILE_BYTES = (
-    60.0,
-    1024 * MIB,
-)  # rustc -O and g++ with all of the standard library take seconds and 300 MB
+_COMPILE_SECONDS, _COMPILE_BYTES = 60.0, 1024 * MIB  # rustc and g++ with the whole library: seconds, 300 MB
 _SPARE_SECONDS = 30.0  # to start and to end, on a busy machine: only a launcher that has failed reaches it
 _LAYERS = (("limits", "namespaces", "seccomp"), ("limits", "landlock", "seccomp"), ("limits",))
 
@@ -105,14 +102,10 @@ def _checked(files: Mapping[str, str | bytes], taken: str) -> Mapping[str, str |
 def protections() -> tuple[str, ...]:
     """The layers that this system gives, found out by running an empty program with each: "limits", then "namespaces" or "landlock", and "seccomp"."""
     require(os.name == "posix", "platform", sys.platform, "the sandbox needs Linux or macOS; under Windows use WSL")
+    limits = dict(seconds=_SPARE_SECONDS, memory=256 * MIB)
     for layers in _LAYERS:
         with contextlib.suppress(OSError):
-            if (
-                run_in_layers(
-                    layers, "python", {"main.py": ""}, "", dict(seconds=_SPARE_SECONDS, memory=256 * MIB), 1 << 16
-                ).status
-                == 0
-            ):
+            if run_in_layers(layers, "python", {"main.py": ""}, "", limits, 1).status == 0:
                 return layers
     raise OSError("sandbox: Python itself does not start in a process of its own")
 
@@ -144,43 +137,48 @@ def run_in_layers(
         )
         head = json.dumps(job).encode()
         message = b"".join([len(head).to_bytes(4, "little"), head, *encoded.values(), stdin.encode()])
-        return _launch(message, output_bytes, sum(job["seconds"] for job in jobs) + _SPARE_SECONDS)
+        return _launch(message, output_bytes, sum(step["seconds"] for step in jobs) + _SPARE_SECONDS)
 
 
 def _launch(message: bytes, output_bytes: int, seconds: float) -> Result:
     """Start the launcher, send it the message, and collect what comes back."""
     start = time.monotonic()
     status, reports = os.pipe()
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-EsS", _LAUNCHER, str(reports)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=[reports],
-            env={},  # no secret of ours to inherit
-            cwd="/",
-            bufsize=0,
-            start_new_session=True,  # no terminal either
-        )
-    finally:
-        os.close(reports)
-    with process:
-        try:
-            texts = _exchange(process, status, message, output_bytes, start + seconds)
-        finally:
-            os.close(status)  # the supervisor ends everything when it has no reader
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SPARE_SECONDS)
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(open(status, "rb", buffering=0))
+        with open(reports, "wb", buffering=0):
+            process = subprocess.Popen(
+                [sys.executable, "-EsS", _LAUNCHER, str(reports)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[reports],
+                env={},  # no secret of ours to inherit
+                cwd="/",
+                bufsize=0,
+                start_new_session=True,  # no terminal either
+            )
+        stack.enter_context(process)
+        stack.callback(_end, process)
+        stack.callback(reader.close)  # called first: the supervisor ends everything when it has no reader
+        texts = _exchange(process, status, message, output_bytes, start + seconds)
     return _result(texts, output_bytes, time.monotonic() - start, seconds)
+
+
+def _end(process: subprocess.Popen) -> None:
+    try:
+        process.wait(_SPARE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _exchange(
     process: subprocess.Popen, status: int, message: bytes, output_bytes: int, deadline: float
 ) -> list[bytes]:
-    """Standard output, standard error and the report: until the launcher has ended, the output is over its limit, or the deadline has passed."""
+    """Standard output, standard error and the report.
+
+    Stops when the launcher has ended, the output is over its limit, or the deadline has passed.
+    """
     assert process.stdin and process.stdout and process.stderr
     output, errors, sink = process.stdout.fileno(), process.stderr.fileno(), process.stdin.fileno()
     texts = {output: bytearray(), errors: bytearray(), status: bytearray()}

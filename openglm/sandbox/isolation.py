@@ -6,7 +6,6 @@ Numbers come from the kernel's headers (include/uapi/linux), and tests/sandbox c
 
 import ctypes
 import os
-import platform
 import stat
 import struct
 
@@ -36,7 +35,7 @@ _LANDLOCK_VERSION = 3
 
 # audit.h: AUDIT_ARCH; unistd.h: pivot_root
 _ARCHITECTURES = {"x86_64": (0xC000003E, 155), "aarch64": (0xC00000B7, 41)}
-_MACHINE = platform.machine()
+_MACHINE = os.uname().machine
 
 # A list of what is denied, not of what is allowed: six languages' run times use some 200 calls, other ones with each release, and a forgotten one
 # is a program that fails now and then. The usual hole of such lists, calls yet to be invented, is closed: numbers up to 423 are complete in both

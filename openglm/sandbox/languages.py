@@ -21,7 +21,7 @@ class Language(NamedTuple):
     reserve: int = 0
     """bytes of writable mappings that a run time asks for and does not use: stacks of its threads (8 MB each, ulimit -s), HotSpot's code cache"""
     find: tuple[str, ...] = ()
-    """prints the folder whose bin/ holds the tool, where the command on PATH is only a switch"""
+    """arguments that make it print the folder whose bin/ holds the real tool, where the one on PATH may be a switch"""
 
 
 # {heap}: MiB, three quarters of the memory, so that a program of Java or JavaScript gets its own error before the sandbox ends it.
@@ -36,9 +36,9 @@ LANGUAGES = {
         "java -Xmx{heap}m -XX:+UseSerialGC -XX:ActiveProcessorCount=2 -Dfile.encoding=UTF-8 Main",
         512 << 20,
     ),
-    "go": Language("go", "main.go", "go build -o main main.go", "./main", 256 << 20, find=("go", "env", "GOROOT")),
+    "go": Language("go", "main.go", "go build -o main main.go", "./main", 256 << 20),
     "rust": Language(
-        "rustc", "main.rs", "rustc -O -C linker=gcc -o main main.rs", "./main", find=("rustc", "--print", "sysroot")
+        "rustc", "main.rs", "rustc -O -C linker=gcc -o main main.rs", "./main", find=("--print", "sysroot")
     ),
 }
 # Libraries and the dynamic linker's list of them, data of Debian's node and Java: nothing here is a secret, and of programs only what libraries start.
@@ -74,7 +74,7 @@ def toolchain(name: str) -> tuple[str, list[str]]:
     )
     assert found is not None
     if language.find:
-        home = subprocess.run([found, *language.find[1:]], capture_output=True, text=True, check=True).stdout.strip()
+        home = subprocess.run([found, *language.find], capture_output=True, text=True, check=True).stdout.strip()
         found = os.path.join(home, "bin", language.tool)
     tool = os.path.realpath(found)
     homes = {os.path.dirname(os.path.dirname(tool))} | (

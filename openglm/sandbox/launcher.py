@@ -20,9 +20,8 @@ import isolation
 TICK = 0.02  # seconds between two looks at the memory. One thread touches some 2 GB/s, so it gets 40 MB too far
 PROCESSES = 64  # of a program, threads included: HotSpot starts 14, rustc 16
 OPEN_FILES = 256  # what macOS gives a process
-RESERVED = (
-    4 << 30
-)  # bytes of address space beside the memory, for HotSpot's 2.6 GB and V8's 0.7 GB; it bounds the page tables of empty mappings
+# Bytes of address space beside the memory: HotSpot reserves 2.6 GB, V8 0.7 GB. It bounds the page tables of mappings that stay empty
+RESERVED = 4 << 30
 FILE_BYTES = 64 << 20  # of one file: a Rust program has 4 MB
 MESSAGES_BYTES = 1 << 16  # of a compiler's messages
 
@@ -202,13 +201,13 @@ class Supervisor:
             "MSGQUEUE": 0,
             "MEMLOCK": 0,
         }
-        return {
-            getattr(resource, f"RLIMIT_{name}"): v for name, v in limits.items() if hasattr(resource, f"RLIMIT_{name}")
-        }
+        numbers = {name: getattr(resource, f"RLIMIT_{name}", None) for name in limits}
+        return {number: limits[name] for name, number in numbers.items() if number is not None}
 
     def collect(self, child: int, flags: int) -> int | None:
-        """Reap the dead, orphans too: all there are, or with flags = 0 until there is no process left. Returns the child's exit status, negative
-        for a signal, if it is among them.
+        """Reap the dead, orphans too: those there are, or with flags = 0 until no process is left.
+
+        Returns the child's exit status, negative for a signal, if it is among them.
         """
         status = None
         while True:
@@ -247,7 +246,7 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
                 if process != os.getpid() and (self.inside or os.getpgid(process) == child):
                     total += sum(self.fields(process, file, names))
-        return total << 10
+        return total << 10  # from KiB
 
     def processes(self) -> list[int]:
         return [int(name) for name in os.listdir(self.proc) if name.isdigit()] if self.proc is not None else []
