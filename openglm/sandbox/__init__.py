@@ -1,21 +1,25 @@
 """Runs what a model wrote: the Python tool, code evaluation and code rewards all call `run`.
 
-A program gets a process of its own with limits on time, memory, processes, files and output. On Linux (x86-64 and aarch64) it also gets, in this order
-of preference:
+A program gets a process of its own with limits on time, memory, processes, files and output. On Linux (x86-64 and
+aarch64) it also gets, in this order of preference:
 
-* **namespaces** (Linux 5.12, with user namespaces allowed): an empty file system in memory that shows libraries and the language's own folder read-only,
-  no network at all, no other process, its own users, host name and queues. When it ends, the kernel ends whatever it started.
-* or **landlock** (Linux 6.2), in containers that allow no namespaces: it opens only those folders and its work folder, and signals only itself.
-* **seccomp** with either: no sockets, no debugging, mounts, keys, kernel interfaces; no privileges, setuid programs included.
+* **namespaces** (Linux 5.12, with user namespaces allowed): an empty file system in memory that shows libraries and
+  the language's own folder read-only, no network at all, no other process, its own users, host name and queues. When
+  it ends, the kernel ends whatever it started.
+* or **landlock** (Linux 6.2), in containers that allow no namespaces: it opens only those folders and its work
+  folder, and signals only itself.
+* **seccomp** with either: no sockets, no debugging, mounts, keys, kernel interfaces; no privileges, setuid programs
+  included.
 
-`protections()` tells which are active; each call has them all or fails. Where only limits are left (macOS, older kernels), `run` refuses unless
-`unprotected=True`; Windows has none of it.
+`protections()` tells which are active; each call has them all or fails. Where only limits are left (macOS, older
+kernels), `run` refuses unless `unprotected=True`; Windows has none of it.
 
-What it does not protect against: errors of the kernel, and what hardware shares (caches, timing); a virtual machine does. A program can use its share of
-the processor until its deadline. Reading what the language's folder and /usr/lib hold is allowed, and so is running programs in them. Memory of a group of
-processes is measured 50 times a second, so for a moment it can be exceeded. With landlock instead of namespaces the disk is bounded only file by file,
-names and times of files can be seen, and all processes of a user share one limit on their number. The text that comes back is a stranger's: it can say
-anything, terminal codes included.
+What it does not protect against: errors of the kernel, and what hardware shares (caches, timing); a virtual machine
+does. A program can use its share of the processor until its deadline. Reading what the language's folder and /usr/lib
+hold is allowed, and so is running programs in them. Memory of a group of processes is measured 50 times a second, so
+for a moment it can be exceeded. With landlock instead of namespaces the disk is bounded only file by file, names and
+times of files can be seen, and all processes of a user share one limit on their number. The text that comes back is a
+stranger's: it can say anything, terminal codes included.
 """
 
 import contextlib
@@ -68,11 +72,15 @@ def run(
     output_bytes: int = 64 << 10,
     unprotected: bool = False,
 ) -> Result:
-    """Compile and run a program. Safe to call from many threads at once; when it returns, no process of the program is left.
+    """Compile and run a program. Many threads may call it at once; when it returns, no process of the program is left.
 
-    `files` are put beside the program, by relative path. `seconds` is wall time of the run; compiling has a minute of its own. `memory_bytes` is for all
-    processes of the program together, `output_bytes` for standard output and error together. `unprotected` accepts a system with limits only.
-    Raises ValueError for a language that is not installed, a wrong option, or a system that cannot hold a program back; OSError if the sandbox itself fails.
+    `files` are put beside the program, by relative path. `seconds` is wall time of the run; compiling has a minute of
+    its own. `memory_bytes` is for all processes of the program and its files together, `output_bytes` for standard
+    output and error together. `unprotected` accepts a system with limits only. Python has the packages of the
+    interpreter that this environment was made from.
+
+    Raises ValueError for a language that is not installed, a wrong option, or a system that cannot hold a program
+    back; OSError if the sandbox itself fails.
     """
     require(0 < seconds <= 3600, "seconds", seconds, "more than 0 and at most 3600")
     require(memory_bytes >= 64 * MIB, "memory_bytes", memory_bytes, f"at least {64 * MIB}: interpreters need that much")
@@ -100,7 +108,10 @@ def _checked(files: Mapping[str, str | bytes], taken: str) -> Mapping[str, str |
 
 @functools.cache
 def protections() -> tuple[str, ...]:
-    """The layers that this system gives, found out by running an empty program with each: "limits", then "namespaces" or "landlock", and "seccomp"."""
+    """The layers that this system gives: "limits", then "namespaces" or "landlock", and "seccomp".
+
+    Found out by running an empty program with each.
+    """
     require(os.name == "posix", "platform", sys.platform, "the sandbox needs Linux or macOS; under Windows use WSL")
     limits = dict(seconds=_SPARE_SECONDS, memory=256 * MIB)
     for layers in _LAYERS:
@@ -121,8 +132,8 @@ def run_in_layers(
     """`run` with the given layers, whatever the system has."""
     *compiler, program = steps(language, int(limits["memory"]) * 3 // 4 // MIB)
     compiling = dict(seconds=_COMPILE_SECONDS, memory=_COMPILE_BYTES, reserve=_COMPILE_BYTES, compiles=True)
-    jobs = [step._asdict() | compiling for step in compiler]
-    jobs.append(program._asdict() | limits | dict(reserve=LANGUAGES[language].reserve, compiles=False))
+    jobs = [step | compiling for step in compiler]
+    jobs.append(program | limits | dict(reserve=LANGUAGES[language].reserve, compiles=False))
     encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
     with contextlib.ExitStack() as stack:
         work = "/work"  # in the empty file system
@@ -195,7 +206,10 @@ def _exchange(
                 break
             for key, _ in ready:
                 if key.fd == sink:
-                    unsent = _send(sink, unsent)
+                    try:
+                        unsent = unsent[os.write(sink, unsent[: 1 << 16]) :]
+                    except BrokenPipeError:  # the program reads no more
+                        unsent = unsent[:0]
                     if not unsent:
                         selector.unregister(sink)
                         process.stdin.close()
@@ -205,15 +219,6 @@ def _exchange(
                 if not piece:
                     selector.unregister(key.fd)
     return [bytes(text) for text in texts.values()]
-
-
-def _send(sink: int, unsent: memoryview) -> memoryview:
-    try:
-        return unsent[os.write(sink, unsent[: 1 << 16]) :]
-    except BlockingIOError:
-        return unsent
-    except BrokenPipeError:  # the program reads no more
-        return unsent[:0]
 
 
 def _result(texts: list[bytes], output_bytes: int, elapsed: float, deadline: float) -> Result:

@@ -12,19 +12,20 @@ from openglm.config import require
 
 
 class Language(NamedTuple):
-    """One row of LANGUAGES. The first word of a command is the tool itself, a name beside it (java), or a path in the work folder."""
+    """One row of LANGUAGES. A command begins with the tool, a name beside it (java), or a path in the work folder."""
 
     tool: str
     file: str
     compile: str
     run: str
     reserve: int = 0
-    """bytes of writable mappings that a run time asks for and does not use: stacks of its threads (8 MB each, ulimit -s), HotSpot's code cache"""
+    """bytes that a run time maps and does not use: stacks of its threads (8 MB, ulimit -s), HotSpot's code cache"""
     find: tuple[str, ...] = ()
     """arguments that make it print the folder whose bin/ holds the real tool, where the one on PATH may be a switch"""
 
 
-# {heap}: MiB, three quarters of the memory, so that a program of Java or JavaScript gets its own error before the sandbox ends it.
+# {heap}: MiB, three quarters of the memory, so that a program of Java or JavaScript gets its own error before the
+# sandbox ends it.
 LANGUAGES = {
     "python": Language("python", "main.py", "", "python -sB main.py"),
     "javascript": Language("node", "main.js", "", "node --max-old-space-size={heap} main.js", 256 << 20),
@@ -41,7 +42,8 @@ LANGUAGES = {
         "rustc", "main.rs", "rustc -O -C linker=gcc -o main main.rs", "./main", find=("--print", "sysroot")
     ),
 }
-# Libraries and the dynamic linker's list of them, data of Debian's node and Java: nothing here is a secret, and of programs only what libraries start.
+# Libraries and the dynamic linker's list of them, data of Debian's node and Java: nothing here is a secret, and of
+# programs only what libraries start.
 _RUN = (
     *("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64", "/lib", "/lib32", "/lib64"),
     *("/nix/store", "/etc/ld.so.cache", "/usr/share/nodejs", "/etc/java-*"),
@@ -53,13 +55,6 @@ _COMPILE = (
 )
 
 
-class Step(NamedTuple):
-    """A command with the folders it sees."""
-
-    command: list[str]
-    folders: list[str]
-
-
 @functools.cache
 def toolchain(name: str) -> tuple[str, list[str]]:
     """The real path of a language's tool, and the folders of its installation.
@@ -69,29 +64,28 @@ def toolchain(name: str) -> tuple[str, list[str]]:
     require(name in LANGUAGES, "language", name, f"it is one of {', '.join(LANGUAGES)}")
     language = LANGUAGES[name]
     found = sys.executable if name == "python" else shutil.which(language.tool)
-    require(
-        found is not None, "language", name, f"needs {language.tool}, which is not on this machine's PATH: install it"
-    )
+    if found and language.find:
+        home = subprocess.run([found, *language.find], capture_output=True, text=True, check=False).stdout.strip()
+        found = shutil.which(language.tool, path=f"{home}/bin")
+    require(bool(found), "language", name, f"needs {language.tool}, which this machine lacks: put it on PATH")
     assert found is not None
-    if language.find:
-        home = subprocess.run([found, *language.find], capture_output=True, text=True, check=True).stdout.strip()
-        found = os.path.join(home, "bin", language.tool)
     tool = os.path.realpath(found)
-    homes = {os.path.dirname(os.path.dirname(tool))} | (
-        {os.path.realpath(sys.base_prefix)} if name == "python" else set()
-    )
+    homes = {os.path.dirname(os.path.dirname(tool))}
+    if name == "python":
+        homes.add(os.path.realpath(sys.base_prefix))
     return tool, sorted(homes - {"/usr", "/usr/local"}) + [tool]
 
 
-def steps(name: str, heap: int) -> list[Step]:
+def steps(name: str, heap: int) -> list[dict]:
     """Commands of a language, each with what it may see. `heap`: MiB that a managed run time may fill."""
     language = LANGUAGES[name]
     tool, home = toolchain(name)
 
-    def step(command: str, patterns: tuple[str, ...]) -> Step:
+    def step(command: str, patterns: tuple[str, ...]) -> dict:
         first, *rest = command.format(heap=heap).split()
         path = tool if first == language.tool else first if "/" in first else os.path.join(os.path.dirname(tool), first)
-        return Step([path, *rest], home + [found for pattern in patterns for found in glob.glob(pattern)])
+        folders = home + [found for pattern in patterns for found in glob.glob(pattern)]
+        return dict(command=[path, *rest], folders=folders)
 
     run = step(language.run, _RUN)
     return [step(language.compile, _RUN + _COMPILE), run] if language.compile else [run]

@@ -1,9 +1,10 @@
-"""The process that runs one job of the sandbox: `python -EsS launcher.py STATUS_DESCRIPTOR`, started by `openglm.sandbox.run`.
+"""Runs one job of the sandbox: `python -EsS launcher.py STATUS_DESCRIPTOR`, started by `openglm.sandbox.run`.
 
-Standard input brings the length of the job (4 bytes), the job (JSON) and the contents of its files; what follows is the program's own input.
-The steps (compile, run) are children of a supervisor, which is process 1 of its namespaces where there are any. It ends a step at its deadline or when
-its processes together hold too much memory, ends all when the reader of the status pipe goes away, and writes one object of JSON there.
-No process survives a step. A protection that was asked for and cannot be had ends the job before the program starts.
+Standard input brings the length of the job (4 bytes), the job (JSON) and the contents of its files; what follows is
+the program's own input. The steps (compile, run) are children of a supervisor, which is process 1 of its namespaces
+where there are any. It ends a step at its deadline or when its processes together hold too much memory, ends all when
+the reader of the status pipe goes away, and writes one object of JSON there. No process survives a step. A protection
+that was asked for and cannot be had ends the job before the program starts.
 """
 
 import contextlib
@@ -14,13 +15,15 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import isolation
 
 TICK = 0.02  # seconds between two looks at the memory. One thread touches some 2 GB/s, so it gets 40 MB too far
 PROCESSES = 64  # of a program, threads included: HotSpot starts 14, rustc 16
 OPEN_FILES = 256  # what macOS gives a process
-# Bytes of address space beside the memory: HotSpot reserves 2.6 GB, V8 0.7 GB. It bounds the page tables of mappings that stay empty
+# Bytes of address space beside the memory: HotSpot reserves 2.6 GB, V8 0.7 GB. It bounds the page tables of mappings
+# that stay empty
 RESERVED = 4 << 30
 FILE_BYTES = 64 << 20  # of one file: a Rust program has 4 MB
 MESSAGES_BYTES = 1 << 16  # of a compiler's messages
@@ -196,7 +199,7 @@ class Supervisor:
             "CPU": int(step["seconds"] + 2) * (os.cpu_count() or 1),  # in case the supervisor itself dies
             "FSIZE": FILE_BYTES,
             "NOFILE": OPEN_FILES,
-            "NPROC": PROCESSES + self.tasks_of_user(),
+            "NPROC": PROCESSES + (0 if self.inside else self.tasks_of_user()),
             "CORE": 0,
             "MSGQUEUE": 0,
             "MEMLOCK": 0,
@@ -221,7 +224,7 @@ class Supervisor:
                 status = os.waitstatus_to_exitcode(code)
 
     def kill(self, child: int) -> None:
-        """End every process of the step: all of the namespace, or else the child's group, which seccomp lets no one leave."""
+        """End every process of the step: all of the namespace, or else the child's group, which no one may leave."""
         try:
             if self.inside:
                 os.kill(-1, signal.SIGKILL)
@@ -231,44 +234,40 @@ class Supervisor:
             pass  # all have ended by themselves
 
     def holds_more(self, child: int, allowed: int) -> bool:
-        """Whether all processes of the step, with their page tables and with files in memory, hold more than `allowed` bytes."""
+        """Whether the processes of the step, their page tables and files in memory hold more than `allowed` bytes."""
         files = self.files_in_memory()
-        if files + self.memory(child, "status", ("RssAnon", "RssShmem", "VmPTE")) <= allowed:
+
+        def ours(process: int) -> bool:
+            return process != os.getpid() and (self.inside or os.getpgid(process) == child)
+
+        if files + 1024 * self.total("status", ("RssAnon", "RssShmem", "VmPTE"), ours) <= allowed:
             return False
         try:  # that sum counts what forked processes share once for each; this one does not, but walks all pages
-            return files + self.memory(child, "smaps_rollup", ("Pss_Anon", "Pss_Shmem")) > allowed
+            return files + 1024 * self.total("smaps_rollup", ("Pss_Anon", "Pss_Shmem"), ours) > allowed
         except PermissionError:  # a process has forbidden to be inspected
             return True
-
-    def memory(self, child: int, file: str, names: tuple[str, ...]) -> int:
-        total = 0
-        for process in self.processes():
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
-                if process != os.getpid() and (self.inside or os.getpgid(process) == child):
-                    total += sum(self.fields(process, file, names))
-        return total << 10  # from KiB
-
-    def processes(self) -> list[int]:
-        return [int(name) for name in os.listdir(self.proc) if name.isdigit()] if self.proc is not None else []
 
     def files_in_memory(self) -> int:
         space = os.statvfs("/")
         return (space.f_blocks - space.f_bfree) * space.f_frsize if self.inside else 0
 
     def tasks_of_user(self) -> int:
-        """Processes and threads that the user's limit counts though they are not ours; a namespace counts for itself."""
+        """Processes and threads that the user's limit counts besides ours."""
         user = self.user if self.becomes_user else os.getuid()
-        total = 0
-        for process in () if self.inside else self.processes():
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-                if os.stat(str(process), dir_fd=self.proc).st_uid == user:
-                    total += sum(self.fields(process, "status", ("Threads",)))
-        return total
+        return self.total(
+            "status", ("Threads",), lambda process: os.stat(str(process), dir_fd=self.proc).st_uid == user
+        )
 
-    def fields(self, process: int, file: str, names: tuple[str, ...]) -> list[int]:
-        """Numbers of a file in /proc/PROCESS; the dead have none of memory."""
-        with open(os.open(f"{process}/{file}", os.O_RDONLY, dir_fd=self.proc), errors="replace") as lines:
-            return [int(line.split()[1]) for line in lines if line.split(":")[0] in names]
+    def total(self, file: str, names: tuple[str, ...], wanted: Callable[[int], bool]) -> int:
+        """Sum of the numbers with these names in /proc/PROCESS/FILE of all wanted processes."""
+        total = 0
+        for process in os.listdir(self.proc) if self.proc is not None else ():
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended meanwhile
+                if process.isdigit() and wanted(int(process)):
+                    opened = os.open(f"{process}/{file}", os.O_RDONLY, dir_fd=self.proc)
+                    with open(opened, errors="replace") as lines:
+                        total += sum(int(line.split()[1]) for line in lines if line.split(":")[0] in names)
+        return total
 
 
 if __name__ == "__main__":

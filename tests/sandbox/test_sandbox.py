@@ -182,7 +182,7 @@ def test_a_protection_that_cannot_be_had_is_an_error_and_nothing_runs(tmp_path, 
 def test_a_missing_compiler_is_one_line(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     languages.toolchain.cache_clear()
-    with pytest.raises(ValueError, match=r"needs javac, .*install it") as error:
+    with pytest.raises(ValueError, match=r"needs javac, .*put it on PATH") as error:
         run("", language="java")
     assert "\n" not in str(error.value)
 
