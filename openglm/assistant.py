@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from openglm.checkpoints.load import load_model, network_and_tokenizer
+from openglm.checkpoints.load import adapter_for, load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve
 from openglm.config import EngineConfig, require
 from openglm.engine.engine import Engine
@@ -66,27 +66,44 @@ class Assistant:
         path_or_name: str | Path = "nano",
         *,
         adapter: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
         device: str | None = None,
         quantize: str | None = None,
         engine: EngineConfig | None = None,
         format: str | None = None,
     ) -> None:
-        """format: the form of conversations (text/formats.py) where the folder does not tell it, or tells it wrong."""
+        """adapters: folders of adapters by the names by which requests to the engine choose one. format: the form of
+        conversations (text/formats.py) where the folder does not tell it, or tells it wrong."""
         self.folder = resolve(path_or_name)
         # First, for weights may take minutes.
         declared, self.tokenizer = network_and_tokenizer(self.folder, format)
         self.adapter = Path(adapter) if adapter else None
+        self.adapters = {name: Path(folder) for name, folder in (adapters or {}).items()}
+        chosen = {name: adapter_for(self.folder, declared, folder) for name, folder in self.adapters.items()}
         self.model = load_model(self.folder, adapter=self.adapter, device=device, quantize=quantize, format=format)
         self.model.config = dataclasses.replace(self.model.config, tokens=declared.tokens)
-        self.engine = Engine(self.model, engine or EngineConfig(keep_weights=False), tokenizer=self.tokenizer)
+        self.engine = Engine(
+            self.model,
+            engine or EngineConfig(keep_weights=False),
+            tokenizer=self.tokenizer,
+            adapters={name: each.to(self.model.device, self.model.dtype) for name, each in chosen.items()},
+        )
 
     @cached_property
     def fingerprint(self) -> str:
         """Names the weights in what is kept of answers: a hash of the manifest, or of the configuration and the files'
         sizes where there is none.
         """
+        return self.fingerprint_with(None)
+
+    def fingerprint_with(self, adapter: str | None) -> str:
+        """The same for one of `adapters`."""
         digest = hashlib.sha256()
-        folders = (self.folder, self.adapter) if self.adapter else (self.folder,)
+        folders = [
+            self.folder,
+            *([self.adapter] if self.adapter else []),
+            *([self.adapters[adapter]] if adapter else []),
+        ]
         for path in (path for folder in folders for path in sorted(folder.iterdir())):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes() if path.name in ("manifest.json", "config.json") else b"")

@@ -113,10 +113,16 @@ def _adapters(checkpoint: Checkpoint, adapter: Path | str | None) -> Iterator[Pr
     if any(checkpoint.source.prefix()):
         yield read_prefix(checkpoint.folder, checkpoint.config)
     if adapter:
-        yield read_adapter(adapter, checkpoint.config)
-        name, here = base_name(adapter), checkpoint.folder.name
-        if name.lower() not in ("", here.lower()):
-            say(f"adapter {adapter} was made for a model called {name}; this one is {here}")
+        yield adapter_for(checkpoint.folder, checkpoint.config, adapter)
+
+
+def adapter_for(folder: Path, config: ModelConfig, adapter: Path | str) -> Lora | Prefix:
+    """The adapter, for the model in `folder`; says where it was made for one of another name."""
+    found = read_adapter(adapter, config)
+    name, here = base_name(adapter), folder.name
+    if name.lower() not in ("", here.lower()):
+        say(f"adapter {adapter} was made for a model called {name}; this one is {here}")
+    return found
 
 
 def open_checkpoint(

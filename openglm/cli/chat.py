@@ -53,8 +53,13 @@ def run(argv: list[str]) -> int:
     prompt = sys.stdin.read().strip() if piped else options.prompt
     if piped and not prompt:
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
-    chosen = {"adapter": options.adapter or None, "format": options.format or None}
-    assistant = Assistant(options.model, device=options.device, engine=options.engine, **chosen)
+    assistant = Assistant(
+        options.model,
+        adapter=options.adapter or None,
+        device=options.device,
+        engine=options.engine,
+        format=options.format or None,
+    )
     sampling = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,

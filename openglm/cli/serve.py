@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from openglm.cli.options import parse
-from openglm.config import EngineConfig
+from openglm.config import EngineConfig, require
 from openglm.serve.config import ServeConfig
 
 
@@ -21,6 +21,8 @@ class ServeOptions(ServeConfig):
     """folder of a model, or the name of a bundled model"""
     adapter: str = ""
     """folder of a LoRA or a prefix for this model"""
+    adapters: tuple[str, ...] = ()
+    """more LoRAs and prefixes over the same weights, NAME=FOLDER: requests choose one by its name as their model"""
     name: str = ""
     """name of the model in the API; empty: the folder's name"""
     device: str = "auto"
@@ -33,6 +35,17 @@ class ServeOptions(ServeConfig):
     """limits on requests and memory"""
 
 
+def named(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Folders by name."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, _, folder = pair.partition("=")
+        require(bool(name and folder), "adapters", pair, "write NAME=FOLDER, such as poet=runs/poet/adapter")
+        require(name not in found, "adapters", pair, "this name is given twice; choose another")
+        found[name] = folder
+    return found
+
+
 def run(argv: list[str]) -> int:
     options = parse(
         ServeOptions, argv, "glm serve", "Serve a model over HTTP: OpenAI's API, a web page, and users' feedback."
@@ -40,10 +53,11 @@ def run(argv: list[str]) -> int:
     from openglm.assistant import Assistant
     from openglm.serve.app import bind, serve
 
-    def load(folder: str, adapter: str | None = None) -> Assistant:
+    def load(folder: str, adapter: str | None = None, adapters: dict[str, str] | None = None) -> Assistant:
         return Assistant(
             folder,
             adapter=adapter,
+            adapters=adapters,
             device=options.device,
             quantize=options.quantize or None,
             engine=options.engine,
@@ -51,5 +65,5 @@ def run(argv: list[str]) -> int:
         )
 
     listener = bind(options)
-    assistant = load(options.model, options.adapter or None)
+    assistant = load(options.model, options.adapter or None, named(options.adapters))
     return serve(assistant, options, options.name or Path(options.model).resolve().name, listener, load)

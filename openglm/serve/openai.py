@@ -33,13 +33,14 @@ async def models(request: Request) -> dict[str, Any]:
         if embedder
         else []
     )
-    return {"object": "list", "data": [_model(request), *more]}
+    adapters = [_model(request, name) for name in request.app.state.service.adapters]
+    return {"object": "list", "data": [_model(request), *adapters, *more]}
 
 
 @router.get("/models/{name}")
 async def model(request: Request, name: str) -> dict[str, Any]:
     _check_model(request, name)
-    return _model(request)
+    return _model(request, name)
 
 
 @router.post("/chat/completions")
@@ -60,21 +61,24 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return await _respond(request, body, "text_completion", answering)
 
 
-def _model(request: Request) -> dict[str, Any]:
+def _model(request: Request, name: str = "") -> dict[str, Any]:
     state = request.app.state
+    adapter = state.service.adapters.get(name)
     return {
-        "id": state.model,
+        "id": name or state.model,
         "object": "model",
         "created": state.created,
         "owned_by": "openglm",
         "max_model_len": state.service.assistant.context,
+        **({"parent": state.model} if adapter else {}),
     }
 
 
 def _check_model(request: Request, name: str | None) -> None:
-    known = request.app.state.model
-    if name not in (None, "", known):
-        raise ApiError(404, f"model: {name!r} is not served here; use {known!r}", param="model", code="model_not_found")
+    known = [request.app.state.model, *request.app.state.service.adapters]
+    if name not in (None, "", *known):
+        use = " or ".join(map(repr, known))
+        raise ApiError(404, f"model: {name!r} is not served here; use {use}", param="model", code="model_not_found")
 
 
 async def _chat(request: Request, service: Service, body: ChatRequest) -> Answering:
@@ -149,7 +153,7 @@ async def _choose(
     ids = await prepare(request, _prompt, service, body, tools, _thinking(body, closed=True))
     ids += service.assistant.call_opening()[0]
     params = SamplingParams(max_tokens=128, regex="|".join(name.replace(".", r"\.") for name in names))
-    async for batch in service.answer([(ids, params)]):
+    async for batch in service.answer([(ids, params)], service.pick(body.model)):
         result = batch[-1][1].result
     assert result is not None, "an answer's last event brings its result"
     return result.text
@@ -237,7 +241,8 @@ async def _best(service: Service, body: CompletionRequest) -> Answering:
         temperature=assistant.sampling(temperature=body.temperature)["temperature"],
         seed=None if body.seed is None else body.seed % (1 << 63),
     )
-    fillings = await service.settle(assistant.best_of([[p, suffix] for p in prompts], body.candidates, params))
+    rounds = assistant.best_of([[p, suffix] for p in prompts], body.candidates, params)
+    fillings = await service.settle(rounds, service.pick(body.model))
     choices = [TextChoice.done(assistant, filling.text) for [filling] in fillings]
     return Answering([], choices, sum(len(assistant.tokenizer.encode(p + suffix)) for p in prompts))
 
@@ -275,13 +280,13 @@ _SAME = (
 async def _respond(request: Request, body: Sampling, kind: str, answering: Answering) -> Response:
     state = request.app.state
     service: Service = state.service
-    version = service.pick()
+    version = service.pick(body.model)
     head = {
         "id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
-        "model": state.model,
-        "system_fingerprint": version.assistant.fingerprint,
+        "model": version.adapter or state.model,
+        "system_fingerprint": version.fingerprint,
     }
     if body.stream:
         if kind == "chat.completion":

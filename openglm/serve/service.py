@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from openglm.assistant import Assistant, Engine, EngineRequest, Event, Found, Result, Rounds
@@ -78,6 +78,12 @@ class Version:
     """of the requests that it gets"""
     requests: int = 0
     """that it got"""
+    adapter: str | None = None
+    """of its engine's, which it answers with"""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.assistant.fingerprint_with(self.adapter)
 
 
 @dataclass(eq=False)
@@ -88,6 +94,7 @@ class Ticket:
     request: EngineRequest
     inbox: Inbox
     engine: Engine
+    adapter: str | None
     number: int = -1
     """in the engine, once it took the request"""
     began: float = field(default_factory=time.perf_counter)
@@ -103,6 +110,8 @@ class Service:
 
     def __init__(self, assistant: Assistant, config: ServeConfig, name: str = "") -> None:
         self.versions = [Version(assistant, name)]
+        self.adapters = {each: Version(assistant, each, adapter=each) for each in assistant.adapters}
+        """by name: each stays with the weights that it was made for, whatever becomes of the versions"""
         self.config, self.metrics = config, Metrics(assistant.engine)
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._by_number: dict[tuple[Engine, int], Ticket] = {}
@@ -116,8 +125,10 @@ class Service:
         """That of the version that answers; what it says of prompts holds for one on trial too."""
         return self.versions[0].assistant
 
-    def pick(self) -> Version:
-        """The version that the next request goes to."""
+    def pick(self, name: str | None = None) -> Version:
+        """The version that the next request for this model goes to."""
+        if name in self.adapters:
+            return self.adapters[name]
         trial = self.versions[-1]
         return trial if random.random() < trial.share else self.versions[0]
 
@@ -168,7 +179,7 @@ class Service:
         version = version or self.pick()
         version.requests += len(requests)
         engine = version.assistant.engine
-        tickets = [Ticket(index, request, inbox, engine) for index, request in enumerate(requests)]
+        tickets = [Ticket(index, request, inbox, engine, version.adapter) for index, request in enumerate(requests)]
         self._open.update(tickets)
         for ticket in tickets:
             self._commands.put(partial(self._add, ticket))
@@ -186,7 +197,7 @@ class Service:
             for ticket in tickets:
                 self._commands.put(partial(self._drop, ticket))
 
-    async def settle(self, rounds: Rounds[Found]) -> Found:
+    async def settle(self, rounds: Rounds[Found], version: Version | None = None) -> Found:
         """Answer rounds of requests, as a blank with candidates takes them; errors as for `answer`."""
         results: list[Result] | None = None
         while True:
@@ -195,7 +206,7 @@ class Service:
             if requests is None:
                 return found
             by_index: dict[int, Result] = {}
-            async for batch in self.answer(requests):
+            async for batch in self.answer(requests, version):
                 by_index |= {index: event.result for index, event in batch if event.result is not None}
             if any(result.finish_reason == "cancelled" for result in by_index.values()):
                 raise Busy("the candidates were not done in time", 10, ending=True)
@@ -272,7 +283,7 @@ class Service:
         if ticket not in self._open:  # its reader left before it began
             return
         try:
-            ticket.number = ticket.engine.add_request(*ticket.request)
+            ticket.number = ticket.engine.add_request(*ticket.request, ticket.adapter)
             self._by_number[ticket.engine, ticket.number] = ticket
             self.metrics.asked_length.observe(ticket.request[1].max_tokens)
         except ValueError as error:
