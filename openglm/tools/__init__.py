@@ -1,0 +1,1 @@
+"""Tools that a model may call: the registry, what is built in, and servers of the Model Context Protocol."""

@@ -1,0 +1,102 @@
+"""A few processes that wait for calls of the built-in tools (worker.py); any number of threads may call at once."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from openglm.tools.worker import main; main()"
+_GRACE = 10.0  # seconds beyond a call's own limit, which the worker keeps, for a worker that has still to start
+WORKERS = min(os.cpu_count() or 1, 4)
+SECONDS, MEMORY_BYTES = 2.0, 256 << 20
+
+
+class Pool:
+    """`Pool().call("Calc", {"expression": "1+1"})`. A worker is started when none is idle; one that ended is replaced."""
+
+    def __init__(self, workers: int = WORKERS) -> None:
+        self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
+        self._processes: set[subprocess.Popen[str]] = set()
+        for _ in range(workers):
+            self._idle.put(None)
+
+    def warm(self) -> None:
+        """Start a worker now, so that no call waits for it."""
+        self._idle.put(self._usable(self._idle.get()))
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """The tool's result. Raises ValueError of one line where it failed, took too long or needed too much."""
+        worker = self._idle.get()
+        try:
+            worker = self._usable(worker)
+            answer = self._ask(worker, name, arguments)
+        finally:
+            self._idle.put(worker)
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return answer["result"]
+
+    def _usable(self, worker: subprocess.Popen[str] | None) -> subprocess.Popen[str]:
+        if worker is not None and worker.poll() is None:
+            return worker
+        if worker is not None:
+            self._end(worker)
+        # Isolated, so that neither the environment nor the folder it starts in decides what is imported; in a session
+        # of its own, so that Ctrl-C is not for it: it ends when its input does.
+        started = subprocess.Popen(
+            [sys.executable, "-I", "-c", _COMMAND, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self._processes.add(started)
+        return started
+
+    def _ask(self, worker: subprocess.Popen[str], name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+        call = {"name": name, "arguments": arguments, "seconds": SECONDS, "memory_bytes": MEMORY_BYTES}
+        timer = threading.Timer(SECONDS + _GRACE, worker.kill)
+        timer.start()
+        assert worker.stdin is not None and worker.stdout is not None
+        try:
+            worker.stdin.write(json.dumps(call) + "\n")
+            worker.stdin.flush()
+            line = worker.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        except BaseException:  # Ctrl-C: nobody will read its answer, and the next call must not
+            worker.kill()
+            raise
+        finally:
+            timer.cancel()
+        return json.loads(line) if line else {"error": "its process was ended"}
+
+    def _end(self, worker: subprocess.Popen[str]) -> None:
+        worker.kill()
+        worker.wait()
+        for pipe in (worker.stdin, worker.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._processes.discard(worker)
+
+    def close(self) -> None:
+        """End all workers; a later call starts new ones."""
+        for worker in list(self._processes):
+            self._end(worker)
+
+
+@cache
+def shared_pool() -> Pool:
+    """The pool of this process, which ends with it."""
+    pool = Pool()
+    atexit.register(pool.close)
+    return pool
