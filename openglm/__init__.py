@@ -14,6 +14,7 @@ _PUBLIC = {
     "Engine": "openglm.engine.engine",
     "SamplingParams": "openglm.engine.params",
     "Assistant": "openglm.assistant",
+    "Tools": "openglm.tools.registry",
 }
 __all__ = sorted(_PUBLIC)
 

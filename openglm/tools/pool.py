@@ -15,6 +15,7 @@ from typing import Any
 
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from openglm.tools.worker import main; main()"
 _GRACE = 10.0  # seconds beyond a call's own limit, which the worker keeps, for a worker that has still to start
+_WAIT = 60.0  # seconds, for a worker to be idle
 WORKERS = min(os.cpu_count() or 1, 4)
 SECONDS, MEMORY_BYTES = 2.0, 256 << 20
 
@@ -34,7 +35,10 @@ class Pool:
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """The tool's result. Raises ValueError of one line where it failed, took too long or needed too much."""
-        worker = self._idle.get()
+        try:
+            worker = self._idle.get(timeout=_WAIT)
+        except queue.Empty:
+            raise ValueError(f"all workers were busy for {_WAIT:g} s") from None
         try:
             worker = self._usable(worker)
             answer = self._ask(worker, name, arguments)
