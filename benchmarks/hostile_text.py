@@ -27,10 +27,10 @@ from openglm.checkpoints.native import save_model
 from openglm.model.transformer import Transformer
 from openglm.presets import model_preset
 from openglm.serve.display import original, shown
-from openglm.serve.replies import ReplyStream
 from openglm.text import replies
 from openglm.text.load import load_tokenizer
 from openglm.text.render import render
+from openglm.text.streaming import ReplyStream
 from openglm.train.pretrain import fit_to_tokenizer
 
 UNITS = (
@@ -47,7 +47,7 @@ def works(assistant: Assistant) -> dict[str, Callable[[str], object]]:
 
     def stream(text: str) -> None:
         """As an answer of many small pieces, while a tool might be called."""
-        reader = ReplyStream(assistant, ["tool", "a" * 60])
+        reader = ReplyStream(tokenizer, ["tool", "a" * 60])
         for start in range(0, len(text), 3):
             reader.feed(None, text[start : start + 3])
         reader.end([])

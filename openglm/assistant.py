@@ -38,7 +38,6 @@ __all__ = [
 ]
 CANDIDATES = 16
 """fillings of a blank that are tried where nothing else is said"""
-_CALL = "<|observation|>"  # closes an answer that calls a tool
 
 
 @dataclass
@@ -282,13 +281,6 @@ class Assistant:
     def blank_ends(self) -> tuple[int, ...]:
         """The token that ends the text in a blank."""
         return (self.tokenizer.tokens.eop,)
-
-    def parse_tool_call(self, ids: Sequence[int]) -> dict[str, Any] | None:
-        """A finished answer as a message, where it calls a tool."""
-        if not ids or ids[-1] != self.tokenizer.special.get(_CALL):
-            return None
-        message = parse_reply(self.tokenizer, ids)
-        return message if message.get("tool_calls") else None
 
     def call_opening(self, name: str = "") -> tuple[list[int], str]:
         """What an answer that calls this tool begins with, as ids and as text; its arguments follow: in marks where

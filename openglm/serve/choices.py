@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openglm.assistant import Assistant, EngineRequest, Event, Result
-from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Batch
 from openglm.text.reading import ReplyReader
+from openglm.text.streaming import ReplyStream
 
 _REASONS = {
     "stop": "stop",
@@ -70,7 +70,7 @@ class ChatChoice(Choice):
     ) -> None:
         """most: so many calls are passed on, and those behind them left out, where the request wants it so."""
         super().__init__(assistant)
-        self.reply, self.most = ReplyStream(assistant, names, reader), most
+        self.reply, self.most = ReplyStream(assistant.tokenizer, names, reader), most
         self.calls: list[Any] = []
         self._thoughts: list[str] = []
 

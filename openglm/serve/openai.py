@@ -1,5 +1,5 @@
 """OpenAI's interface: /v1/models, /v1/chat/completions, /v1/completions. Tools and blanks are in the words of the
-family, see replies.py and Assistant.
+family, see text/streaming.py and Assistant.
 """
 
 from __future__ import annotations

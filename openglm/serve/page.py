@@ -19,9 +19,9 @@ from openglm.assistant import SamplingParams
 from openglm.config import require
 from openglm.serve import chats
 from openglm.serve.display import original, talk
-from openglm.serve.replies import ReplyStream
 from openglm.serve.service import Broken, Busy, Service, Version
 from openglm.serve.strings import NOTES
+from openglm.text.streaming import ReplyStream
 
 
 class Run:
@@ -157,7 +157,7 @@ class Page:
             }
             version = self.service.pick()
             names = [tool.get("function", tool)["name"] for tool in tools]
-            reply = ReplyStream(self.service.assistant, names, self.service.assistant.reader(tools))
+            reply = ReplyStream(self.service.assistant.tokenizer, names, self.service.assistant.reader(tools))
             async for message in self._grow(ids, SamplingParams(**sampling), reply, run.stop, version):
                 done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
                 yield [gr.skip(), talk(done), gr.skip(), gr.skip(), note]

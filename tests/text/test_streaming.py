@@ -6,10 +6,9 @@ from helpers.tokenizer_files import ROLES, ROUNDS, THINKING, make_folders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openglm.assistant import Assistant
-from openglm.serve.replies import ReplyStream
 from openglm.text import load_tokenizer, train_tokenizer
-from openglm.text.render import parse_reply
+from openglm.text.render import parse_reply, reader_of
+from openglm.text.streaming import ReplyStream
 
 TOOLS = [{"function": {"name": "get_time", "parameters": {"properties": {"zone": {"type": "string"}}}}}]
 LINES = [
@@ -33,17 +32,10 @@ LINES = [
 
 
 @pytest.fixture(scope="module")
-def assistants(tmp_path_factory):
-    """Assistants without a network: what reads replies needs the tokenizer alone."""
+def tokenizers(tmp_path_factory):
     own = train_tokenizer(iter(TEXTS), VOCAB_SIZE, tmp_path_factory.mktemp("own"))
-    tokenizers = {
-        kind: load_tokenizer(path) for kind, path in make_folders(tmp_path_factory.mktemp("all"), own).items()
-    }
-    made = {}
-    for kind, tokenizer in {**tokenizers, "openglm": own}.items():
-        made[kind] = Assistant.__new__(Assistant)
-        made[kind].tokenizer = tokenizer
-    return made
+    folders = make_folders(tmp_path_factory.mktemp("all"), own)
+    return {"openglm": own, **{kind: load_tokenizer(path) for kind, path in folders.items()}}
 
 
 def ids_of(tokenizer, text):
@@ -59,16 +51,15 @@ def ids_of(tokenizer, text):
 @pytest.mark.parametrize("kind", [*ROLES, *ROUNDS, *THINKING])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(segments=st.lists(st.lists(st.sampled_from(LINES), max_size=4), min_size=1, max_size=2), closing=st.sampled_from(["<|user|>", "<|observation|>"]))  # fmt: skip
-def test_a_stream_adds_up_to_the_whole_answer(assistants, kind, segments, closing):
+def test_a_stream_adds_up_to_the_whole_answer(tokenizers, kind, segments, closing):
     """Token by token: its thoughts, its content and its calls; an unknown or broken call is text in both."""
-    assistant = assistants[kind]
-    tokenizer = assistant.tokenizer
+    tokenizer = tokenizers[kind]
     ids = []
     for lines in segments if kind in ROLES[:-1] else segments[:1]:
         ids += [tokenizer.special["<|assistant|>"]] if ids and "<|assistant|>" in tokenizer.special else []
         ids += ids_of(tokenizer, "\n".join(lines))
     ids.append(tokenizer.special.get(closing, tokenizer.stop[0]))
-    stream, decode, pending, content = ReplyStream(assistant, ["get_time"], assistant.reader(TOOLS)), tokenizer.decoder(), b"", ""  # fmt: skip
+    stream, decode, pending, content = ReplyStream(tokenizer, ["get_time"], reader_of(tokenizer.format, TOOLS)), tokenizer.decoder(), b"", ""  # fmt: skip
     for token in ids[:-1]:
         pending += decode(token)
         try:

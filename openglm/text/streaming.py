@@ -1,7 +1,7 @@
 """An answer as it comes: thoughts and content as soon as they are certain, a tool call once it is whole. One reader
 for all formats of the family.
 
-Since GLM-4.5 marks tell thoughts and calls: text/reading.py. Before, a call is a line with the tool's name and then its
+Since GLM-4.5 marks tell thoughts and calls: reading.py. Before, a call is a line with the tool's name and then its
 arguments, and counts only where <|observation|> closes the answer. So a line that may become the name of a tool is held
 back, and all behind it; at the end it is either a call or plain text.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openglm.assistant import Assistant
 from openglm.text.reading import Piece, ReplyReader
+from openglm.text.render import Tokenizer, parse_reply
 from openglm.text.replies import Tidied
 from openglm.text.thinking import ThinkingTurns
 
@@ -21,15 +21,15 @@ class ReplyStream:
     """Feed it the engine's events in order. White space around the content is dropped; a call of a tool that is not
     among `names` stays text. `thoughts` and `calls` hold what was read of them so far."""
 
-    def __init__(self, assistant: Assistant, names: Sequence[str] = (), reader: ReplyReader | None = None) -> None:
-        """reader: of a model that thinks, see Assistant.reader."""
-        self._assistant, self._names, self._reader = assistant, frozenset(names), reader
-        form = assistant.tokenizer.format
+    def __init__(self, tokenizer: Tokenizer, names: Sequence[str] = (), reader: ReplyReader | None = None) -> None:
+        """reader: of a model that thinks, see `reader_of` in render.py."""
+        self._tokenizer, self._names, self._reader = tokenizer, frozenset(names), reader
+        form = tokenizer.format
         self._marked = isinstance(form.turns, ThinkingTurns)
         self._tidied = Tidied(form.tidy) if form.tidy else None
         self.thoughts: list[str] = []
         self.calls: list[dict[str, Any]] = []
-        self._next_text = assistant.tokenizer.special.get("<|assistant|>")  # parts the texts of one answer
+        self._next_text = tokenizer.special.get("<|assistant|>")  # parts the texts of one answer
         self._sent: list[str] = []
         self._held = ""  # empty, or not white space alone
         self._later: list[
@@ -71,7 +71,7 @@ class ReplyStream:
 
     def _last(self, ids: Sequence[int]) -> tuple[str, list[dict[str, Any]]]:
         self._take("")
-        message = self._assistant.parse_tool_call(ids) if self._names else None
+        message = parse_tool_call(self._tokenizer, ids) if self._names else None
         if message is None or message["tool_calls"][0]["function"]["name"] not in self._names:
             return self._release(len(self._held.rstrip())), []
         sent, whole = "".join(self._sent), message["content"].strip()
@@ -101,3 +101,11 @@ class ReplyStream:
         if piece:
             self._sent.append(piece)
         return piece
+
+
+def parse_tool_call(tokenizer: Tokenizer, ids: Sequence[int]) -> dict[str, Any] | None:
+    """A finished answer as a message, where it calls a tool."""
+    if not ids or ids[-1] != tokenizer.special.get("<|observation|>"):
+        return None
+    message = parse_reply(tokenizer, ids)
+    return message if message.get("tool_calls") else None
