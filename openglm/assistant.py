@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openglm.checkpoints.load import adapter_for, load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve
@@ -18,10 +18,14 @@ from openglm.engine.engine import Engine
 from openglm.engine.filling import Choice, Filler, Filling, Found, Prompt, Rounds, together
 from openglm.engine.params import EngineRequest, Event, Result, SamplingParams
 from openglm.text.formats import RoleTurns
-from openglm.text.reading import ReplyReader
-from openglm.text.render import parse_reply, reader_of
-from openglm.text.replies import Tidied
+from openglm.text.reading import Piece, ReplyReader
+from openglm.text.render import reader_of
+from openglm.text.steps import BEGIN
 from openglm.text.thinking import AS_USUAL, Thinking, ThinkingTurns
+from openglm.tools.turn import Step, Turn
+
+if TYPE_CHECKING:
+    from openglm.tools.registry import Tools
 
 __all__ = [
     "Assistant",
@@ -42,11 +46,14 @@ CANDIDATES = 16
 
 @dataclass
 class Reply:
-    """A whole answer. `reasoning` holds its thoughts; `usage` counts prompt_tokens and completion_tokens; `dropped`
-    counts old messages that no longer fitted."""
+    """A whole answer. `steps`: calls of tools that were run; `tool_calls`: those that are left to the caller;
+    `reasoning`: its thoughts; `messages`: what it adds to the conversation; `usage` counts prompt_tokens and
+    completion_tokens; `dropped` counts old messages that no longer fitted."""
 
     text: str
+    steps: list[Step] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
     usage: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     dropped: int = 0
@@ -70,13 +77,16 @@ class Assistant:
         quantize: str | None = None,
         engine: EngineConfig | None = None,
         format: str | None = None,
+        tools: Tools | None = None,
     ) -> None:
         """adapters: folders of adapters by the names by which requests to the engine choose one. format: the form of
-        conversations (text/formats.py) where the folder does not tell it, or tells it wrong."""
+        conversations (text/formats.py) where the folder does not tell it, or tells it wrong. tools: what the model may
+        call while it answers; a conversation that brings tools of its own is answered with these instead, and their
+        calls are left to the caller."""
         self.folder = resolve(path_or_name)
         # First, for weights may take minutes.
         declared, self.tokenizer = network_and_tokenizer(self.folder, format)
-        self.adapter = Path(adapter) if adapter else None
+        self.adapter, self.tools = Path(adapter) if adapter else None, tools
         self.adapters = {name: Path(folder) for name, folder in (adapters or {}).items()}
         chosen = {name: adapter_for(self.folder, declared, folder) for name, folder in self.adapters.items()}
         self.model = load_model(self.folder, adapter=self.adapter, device=device, quantize=quantize, format=format)
@@ -133,42 +143,44 @@ class Assistant:
         quoted: bool = False,
         answer: Reply | None = None,
     ) -> Iterator[str]:
-        """Pieces of text as they are generated; whole characters only. Thoughts are left out, or with `quoted` come
-        first, as a quotation in Markdown. `answer`, where given, is filled in by the end. temperature, top_p: None
-        takes the model's own, as its makers or its folder say.
+        """Pieces of text as they are generated; whole characters only. Thoughts and steps are left out, or with
+        `quoted` come as quotations in Markdown. `answer`, where given, is filled in by the end. temperature, top_p:
+        None takes the model's own, as its makers or its folder say.
 
         Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays)
-        and counted in
-        `answer.dropped`. Raises ValueError where the last message alone is too long, or an option is wrong.
+        and counted in `answer.dropped`. Raises ValueError where the last message alone is too long, or an option is
+        wrong.
         """
         require(max_tokens > 0, "max_tokens", max_tokens, "must be a positive whole number")
         answer = answer if answer is not None else Reply("")
         start = time.perf_counter()
-        prompt, answer.dropped = self._fitting(list(messages), self.context, tools, thinking)
-        params = SamplingParams(
-            max_tokens=min(max_tokens, self.context - len(prompt)),
-            seed=seed,
-            **self.sampling(temperature=temperature, top_p=top_p),
-        )
-        reader, opening, tidy = self.reader(tools or (), thinking), "> ", self.tokenizer.format.tidy
-        tidied = Tidied(tidy) if tidy else None
-        for event in self.engine.stream(prompt, params):
-            text = tidied.feed(event.text, last=event.result is not None) if tidied else event.text
-            pieces = reader.feed(self.spelled(event)) if reader else [("content", text)]
-            pieces += reader.end() if reader and event.result is not None else []
-            for kind, what in pieces:
-                if kind == "content" and what:
-                    yield what if opening else f"\n\n{what}"
-                    opening = "> "
-                elif kind == "reasoning_content" and quoted:
-                    yield opening + what.replace("\n", "\n> ")
-                    opening = ""
-        ids = self._ids(event)
-        message = parse_reply(self.tokenizer, ids, tools or (), thinking)
-        answer.text, answer.tool_calls = message["content"], message.get("tool_calls", [])
-        answer.reasoning = message.get("reasoning_content", "")
-        answer.usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
+        params = SamplingParams(max_tokens, seed=seed, **self.sampling(temperature=temperature, top_p=top_p))
+        turn = self.turn(messages, params, tools, thinking)
+        answer.usage = {"prompt_tokens": len(turn.request[0])}
+        quote = _Quotes(quoted)
+        while not turn.over:
+            for event in self.engine.stream(*turn.request):
+                yield from quote(turn.feed(event.token, event.text))
+            yield from quote(turn.advance(self._ids(event)))
+        answer.text, answer.reasoning, answer.messages = turn.text, turn.reasoning, turn.added
+        answer.steps, answer.tool_calls, answer.dropped = turn.steps, turn.tool_calls, turn.dropped
+        answer.usage["completion_tokens"] = turn.tokens
         answer.seconds = time.perf_counter() - start
+
+    def turn(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: Thinking = AS_USUAL,
+    ) -> Turn:
+        """An answer that is still to be generated, in as many requests as it calls tools. tools: those that are left
+        to the caller; None: this assistant's own. Models that call tools inside their answers know the built-in
+        ones."""
+        own = self.tools if tools is None else None
+        listed = list(tools or ()) if own is None else own.added if BEGIN in self.tokenizer.special else own.schemas
+        ask = partial(self._fitting, room=self.context, tools=listed, thinking=thinking)
+        return Turn(self.tokenizer, own, listed, ask, messages, params, self.context, thinking)
 
     def sampling(self, **given: Any) -> dict[str, Any]:
         """temperature, top_p and top_k of an answer: what is given and not None, else the model's own."""
@@ -188,11 +200,6 @@ class Assistant:
     ) -> ReplyReader | None:
         """Parts the thoughts of an answer from the rest, where this model thinks."""
         return reader_of(self.tokenizer.format, tools, thinking)
-
-    def spelled(self, event: Event) -> str:
-        """An event's text; the token that parts the texts of one answer is a line end."""
-        between = event.token is not None and event.token == self.tokenizer.special.get("<|assistant|>")
-        return "\n" if between else event.text
 
     def _fitting(
         self,
@@ -353,3 +360,21 @@ class Assistant:
 
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(message.get("content") or "") for message in messages)
+
+
+class _Quotes:
+    """Turns what comes of an answer into text."""
+
+    def __init__(self, quoted: bool) -> None:
+        self._quoted, self._open, self._said = quoted, False, False
+
+    def __call__(self, pieces: Iterable[Piece]) -> Iterator[str]:
+        for kind, what in pieces:
+            if kind == "content":
+                yield f"\n\n{what}" if self._open else what
+                self._open, self._said = False, True
+            elif self._quoted:
+                between = "\n> \n> " if kind == "step" else ""
+                opening = between if self._open else "\n\n> " if self._said else "> "
+                yield opening + str(what).replace("\n", "\n> ")
+                self._open = True

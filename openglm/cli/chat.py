@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from openglm.cli.options import parse
+from openglm.cli.options import chosen_tools, parse
 from openglm.config import EngineConfig
 
 
@@ -38,6 +37,10 @@ class ChatOptions:
     """device to run on: auto, cpu, cuda, mps, ..."""
     format: str = ""
     """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
+    tools: bool = False
+    """let the model call tools while it answers: solve and calculate, convert units, dates"""
+    mcp: str = ""
+    """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
     json: bool = False
     """print one JSON object instead of text"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -59,6 +62,7 @@ def run(argv: list[str]) -> int:
         device=options.device,
         engine=options.engine,
         format=options.format or None,
+        tools=chosen_tools(options.tools, options.mcp),
     )
     sampling = {
         "max_tokens": options.max_tokens,
@@ -83,11 +87,14 @@ def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> in
     if as_json:
         for _ in pieces:
             pass
-        fields = dataclasses.asdict(reply)
-        shown = {"text": fields["text"], "tool_calls": fields["tool_calls"], "citations": [], "usage": fields["usage"]}
+        calls = [{"name": step.name, "arguments": step.arguments, "result": step.result} for step in reply.steps]
+        shown = {"text": reply.text, "tool_calls": calls, "citations": [], "usage": reply.usage}
         print(json.dumps(shown | ({"reasoning": reply.reasoning} if reply.reasoning else {}), ensure_ascii=False))
     else:
         screen.show(pieces)
+    for step in reply.steps:
+        if step.failed or not (quoted or as_json):
+            print(f"({step})", file=sys.stderr)
     if reply.reasoning and not (reply.text or reply.tool_calls):
         print("(the answer ended within its thoughts; raise --max-tokens)", file=sys.stderr)
     if reply.dropped:

@@ -12,9 +12,12 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 from openglm.config import require
+
+if TYPE_CHECKING:
+    from openglm.tools.registry import Tools
 
 Options = TypeVar("Options")
 
@@ -50,6 +53,18 @@ def parse(
         if end.code in (0, None):
             raise
         raise ValueError(plain(captured.getvalue()) + (f" (with {file})" if file else "")) from None
+
+
+def chosen_tools(enabled: bool, mcp: str) -> Tools | None:
+    """The tools that `--tools` and `--mcp` ask for."""
+    if not enabled and not mcp:
+        return None
+    from openglm.tools.registry import Tools
+
+    tools = Tools()
+    if mcp:
+        tools.add_mcp(mcp)
+    return tools
 
 
 def join_repeated(cls: type, argv: list[str]) -> list[str]:

@@ -148,21 +148,18 @@ class Conversation:
         said = self.screen.show(pieces)
         if reply.dropped:
             self.note(f"({reply.dropped} old messages no longer fit the context and were left out)")
-        thought = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
         if reply.tool_calls:
-            called = {"role": "assistant", "content": reply.text, "tool_calls": reply.tool_calls, **thought}
-            self.messages = [*messages, called]
+            self.messages = [*messages, *reply.messages]
             results = []
             for call in reply.tool_calls:
                 name, arguments = call["function"]["name"], call["function"]["arguments"]
-                if name not in said:  # marks around a call are not shown
-                    self.note(f"{name} {json.dumps(arguments, ensure_ascii=False)}")
+                self.note(f"{name} {json.dumps(arguments, ensure_ascii=False)}")
                 results.append({"role": "tool", "content": input("result> ")})
             self.answer([*self.messages, *results])
-        elif thought and not reply.text:
+        elif reply.reasoning and not reply.text:
             self.note("(the answer ended within its thoughts; raise --max-tokens)")
-        elif said:
-            self.messages = [*messages, {"role": "assistant", "content": reply.text or said, **thought}]
+        elif reply.text or said:
+            self.messages = [*messages, *(reply.messages or [{"role": "assistant", "content": said}])]
 
     def clear(self, _: str) -> None:
         self.messages = []

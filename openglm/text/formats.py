@@ -34,6 +34,7 @@ from openglm.text.replies import (
     write_json_call,
     write_python_call,
 )
+from openglm.text.steps import with_steps
 from openglm.text.thinking import AS_USUAL, Thinking, ThinkingTurns
 
 ROLE_TOKENS = {
@@ -136,12 +137,12 @@ class RoleTurns:
     ) -> Iterator[Part]:
         yield from ((name, True, False) for name in self.head)
         trained = False
-        for role, header, content, is_trained, opened in self._turns(messages, tools):
+        for role, header, content, is_trained, opened, steps in self._turns(messages, tools):
             yield ROLE_TOKENS[role], True, trained  # it also closes the answer before it
             trained = is_trained
             if opened:
                 yield self.opening, False, False
-                yield content, False, trained
+                yield from with_steps(content, steps, trained)
             else:
                 yield from self._text(header, content, trained)
         if messages[-1]["role"] == "assistant":
@@ -161,9 +162,11 @@ class RoleTurns:
         """Whether an answer to this request begins inside thoughts."""
         return self.thinks and not thinking.closed
 
-    def _turns(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[tuple[str, str, str, bool, bool]]:
-        """Role, header line, content, whether trained, and whether the prompt has opened it, of each turn; an answer
-        that calls a tool may be two."""
+    def _turns(
+        self, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> Iterator[tuple[str, str, str, bool, bool, Sequence[Message]]]:
+        """Role, header line, content, whether trained, whether the prompt has opened it, and calls inside of it, of
+        each turn; an answer that calls a tool may be two."""
         if tools:
             yield (
                 "system",
@@ -171,6 +174,7 @@ class RoleTurns:
                 self.list_tools(tools, messages[0]["content"] if messages[0]["role"] == "system" else ""),
                 False,
                 False,
+                (),
             )
         for number, message in enumerate(messages):
             role, content = message["role"], message.get("content") or ""
@@ -183,7 +187,8 @@ class RoleTurns:
                 content = _with_thoughts(message) if asked else content.rpartition("</think>")[2].strip()
             opened = answered and (asked if self.thinks else bool(self.opening))
             for header, text in self._texts(message, content):
-                yield role, header, text, answered and message.get("loss", True), opened and not header
+                trained = answered and message.get("loss", True)
+                yield role, header, text, trained, opened and not header, message.get("steps") or ()
 
     def _texts(self, message: Message, content: str) -> Iterator[tuple[str, str]]:
         if not message.get("tool_calls"):

@@ -17,6 +17,7 @@ from openglm.text.checks import require_text
 from openglm.text.formats import ROLE_TOKENS, Format
 from openglm.text.reading import ReplyReader, read_reply
 from openglm.text.replies import Message, Tool, arguments_of, is_name, json_text
+from openglm.text.steps import BEGIN, check_steps
 from openglm.text.thinking import AS_USUAL, MARKS, Thinking, ThinkingTurns, by_call
 
 _ENDS = ("<eop>", "</s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|observation|>")
@@ -46,8 +47,9 @@ def render(
 
     messages: in OpenAI's form: {"role": system | user | assistant | tool (or observation), "content": str}. An
     assistant message may hold calls, "tool_calls": [{"function": {"name", "arguments": object or JSON text}}], and a
-    result follows for each; "reasoning_content": its thoughts; or, as ChatGLM3 and GLM-4 write it, "metadata": a
-    header line whose content is passed on as it is. "loss": false leaves it out of training.
+    result follows for each; "steps": calls inside its content (steps.py); "reasoning_content": its thoughts; or, as
+    ChatGLM3 and GLM-4 write it, "metadata": a header line whose content is passed on as it is. "loss": false leaves it
+    out of training.
     tools: in OpenAI's form: [{"type": "function", "function": {"name", "description", "parameters"}}]; a first system
     message may hold them instead.
     generation_prompt: end with the opening of an answer, for a model to go on. thinking: what its thoughts are to be.
@@ -75,6 +77,8 @@ def render(
         )
     ids: list[int] = []
     loss_mask: list[int] = []
+    if BEGIN not in tokenizer.special:
+        messages = [{key: value for key, value in one.items() if key != "steps"} for one in messages]
     messages = messages if turns.parallel else _one_call_each(messages)
     for text, is_special, trained in turns(messages, tools, generation_prompt, thinking):
         spelled = not is_special or (text in MARKS and text not in tokenizer.special)
@@ -205,6 +209,8 @@ def _check_fields(message: Message, where: str) -> None:
             message["role"] == "assistant", f"{where}.reasoning_content", message["role"], "only an assistant thinks"
         )
         require_text(message["reasoning_content"], f"{where}.reasoning_content")
+    if message.get("steps"):
+        check_steps(message, f"{where}.steps")
     require(isinstance(message.get("loss", True), bool), f"{where}.loss", message.get("loss"), "must be true or false")
 
 

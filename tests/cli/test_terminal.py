@@ -113,14 +113,14 @@ def test_a_file_that_is_no_conversation_changes_nothing(conversation, tmp_path, 
 def test_a_call_is_answered_by_the_user(conversation, monkeypatch):
     said = iter(
         [
-            {"role": "assistant", "calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]},
-            {"role": "assistant", "calls": []},
+            [{"type": "function", "function": {"name": "f", "arguments": {}}}],
+            [],
         ]
     )
 
     def stream(messages, tools, answer, **_):
-        answer.tool_calls = next(said)["calls"]
-        answer.text = "look"
+        answer.text, answer.tool_calls = "look", next(said)
+        answer.messages = [{"role": "assistant", "content": "look", "tool_calls": answer.tool_calls}]
         yield "look"
 
     monkeypatch.setattr(conversation.assistant, "stream", stream)

@@ -1,0 +1,172 @@
+"""One answer in which a model may call tools: what the engine is asked next, what the reader sees, what the tools said.
+
+A model calls a tool inside its answer (text/steps.py) or by ending it (text/replies.py). In both cases its result is
+put behind what the model has read and written so far, and the next request begins with these tokens: the engine finds
+them in its cache. Only tokens that the model chose open or close a call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from openglm.config import shorten
+from openglm.text.reading import Piece
+from openglm.text.render import parse_reply, reader_of
+from openglm.text.steps import BEGIN, END, GEN, read_call
+from openglm.text.streaming import ReplyStream
+from openglm.text.thinking import Thinking
+from openglm.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from openglm.tools.registry import Tools  # which takes a second to import
+
+
+_FIELDS = ("at", "name", "arguments", "result")
+
+
+@dataclass
+class Step:
+    """One call. `result` is what the model was told, an error included; `at` counts the characters before it."""
+
+    name: str
+    arguments: Any
+    result: str
+    at: int = 0
+    failed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.arguments} → {self.result}"
+
+
+class Turn:
+    """While it is not `over`: put `request` to the engine, `feed` what comes of it and `advance` with its result."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tools: Tools | None,
+        schemas: Sequence[Mapping[str, Any]],
+        ask: Callable[[list[Mapping[str, Any]]], tuple[list[int], int]],
+        messages: Iterable[Mapping[str, Any]],
+        params: Any,
+        context: int,
+        thinking: Thinking,
+    ) -> None:
+        """tools: those that are run here; None: calls are the caller's. schemas: the tools that the prompt lists.
+        ask: prompt ids for messages, and how many of the oldest it left out. params: of all that the answer generates, an engine's SamplingParams."""
+        self._tokenizer, self._tools, self._schemas, self._ask = tokenizer, tools, schemas, ask
+        self._messages, self._params, self._context, self._thinking = list(messages), params, context, thinking
+        self._special = tokenizer.special
+        inline = tools is not None and BEGIN in self._special
+        self._params = (
+            dataclasses.replace(params, stop_ids=(*params.stop_ids, self._special[END])) if inline else params
+        )
+        self.added: list[dict[str, Any]] = []
+        """what the answer adds to the conversation"""
+        self.steps: list[Step] = []
+        self.tool_calls: list[dict[str, Any]] = []
+        """calls that are left to the caller"""
+        self.tokens, self.over, self._spent = 0, False, 0.0
+        self._open()
+
+    def _open(self) -> None:
+        """Begin an answer, of which a turn may have several."""
+        prompt, self.dropped = self._ask([*self._messages, *self.added])
+        names = [tool.get("function", tool)["name"] for tool in self._schemas]
+        reader = reader_of(self._tokenizer.format, self._schemas, self._thinking)
+        self._stream = ReplyStream(self._tokenizer, names, reader)
+        self._ids: list[int] = []  # without those of calls inside
+        self._inside: list[str] | None = None  # text of a call that is open
+        self._first_step, self._continues = len(self.steps), bool(self.text)
+        self._request(prompt)
+
+    def _request(self, prompt: list[int]) -> None:
+        room = min(self._params.max_tokens - self.tokens, self._context - len(prompt))
+        self.over = room < 1
+        self.request = prompt, dataclasses.replace(self._params, max_tokens=max(room, 1))
+
+    @property
+    def text(self) -> str:
+        """Of all answers so far."""
+        return "\n".join(filter(None, (message["content"] for message in self.added if message["role"] == "assistant")))
+
+    @property
+    def reasoning(self) -> str:
+        return "\n".join(message.get("reasoning_content", "") for message in self.added).strip()
+
+    def feed(self, token: int | None, text: str) -> list[Piece]:
+        """What the reader sees of the engine's next token."""
+        if self._tools is not None and token is not None and token == self._special.get(BEGIN):
+            shown, self._inside = self._inside or [], []
+            return self._read((None, one) for one in shown)  # an earlier call that was never closed
+        if self._inside is not None:
+            self._inside.append(text)
+            return []
+        return self._read([(token, text)])
+
+    def _read(self, pieces: Iterable[tuple[int | None, str]]) -> list[Piece]:
+        content = "".join([self._stream.feed(token, text) for token, text in pieces])
+        return self._taken(content)
+
+    def _taken(self, content: str) -> list[Piece]:
+        thoughts, self._stream.thoughts = "".join(self._stream.thoughts), []
+        if content and self._continues:
+            content, self._continues = f"\n{content}", False
+        found = [("reasoning_content", thoughts), ("content", content)]
+        return [(kind, text) for kind, text in found if text]
+
+    def advance(self, ids: Sequence[int]) -> list[Piece]:
+        """Take in all tokens of the request's result, and run what they call; returns what the reader sees, steps as
+        ("step", Step)."""
+        self.tokens += len(ids)
+        self._room = self._context - len(self.request[0]) - len(ids)
+        call = read_call(self._special, ids) if self._tools is not None else None
+        if call is not None:
+            start, name, arguments = call
+            self._ids += ids[:start]
+            self._inside = None
+            step = self._run(self._tokenizer.decode(name).strip(), self._tokenizer.decode(arguments))
+            step.at = len(self._tokenizer.decode(self._ids))
+            result = [*self._tokenizer.encode(step.result), self._special[GEN]]
+            self._request([*self.request[0], *ids, *result])
+            return [("step", step), *(self._end() if self.over else [])]
+        self._ids += ids
+        return self._end()
+
+    def _end(self) -> list[Piece]:
+        """An answer has ended; where it calls tools, the next one begins behind their results."""
+        pieces = self._read((None, text) for text in self._inside or ())
+        pieces += self._taken(self._stream.end(self._ids)[0])
+        message = parse_reply(self._tokenizer, self._ids, self._schemas, self._thinking)
+        calls = message.pop("tool_calls", [])
+        inside = [{field: getattr(step, field) for field in _FIELDS} for step in self.steps[self._first_step :]]
+        self.added.append(message | ({"steps": inside} if inside else {}) | ({"tool_calls": calls} if calls else {}))
+        if not calls or self._tools is None:
+            self.tool_calls, self.over = calls, True
+            return pieces
+        for call in calls:
+            step = self._run(call["function"]["name"], call["function"]["arguments"])
+            self.added.append({"role": "tool", "content": step.result})
+            pieces.append(("step", step))
+        self._open()
+        return pieces
+
+    def _run(self, name: str, arguments: Any) -> Step:
+        assert self._tools is not None
+        start, left = time.monotonic(), self._tools.seconds - self._spent
+        step = Step(name, arguments, "")
+        try:
+            if len(self.steps) >= self._tools.calls:
+                raise ValueError(f"no more than {self._tools.calls} calls in one answer; answer without them")
+            if left <= 0:
+                raise ValueError(f"no more than {self._tools.seconds:g} s of calls in one answer; answer without them")
+            step.result = shorten(self._tools.call(name, arguments, left), max(self._room // 2, 100))
+        except ValueError as error:
+            step.result, step.failed = f"error: {error}", True
+        self._spent += time.monotonic() - start
+        self.steps.append(step)
+        return step
