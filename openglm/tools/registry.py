@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -97,20 +98,32 @@ class Tools:
         require(tool.name not in self._tools, "tool", tool.name, "there is one of this name already; choose another")
         self._tools[tool.name] = tool
 
-    def call(self, name: str, arguments: str | Mapping[str, Any], seconds: float | None = None) -> str:
+    def call(
+        self,
+        name: str,
+        arguments: str | Mapping[str, Any],
+        *,
+        seconds: float | None = None,
+        characters: int | None = None,
+    ) -> str:
         """The tool's result as text. arguments: by name, or as text: the values in their order, with commas between
-        them and lists in brackets, as in "[x+y=3, x-y=1],[x, y]". Raises ValueError of one line where it fails."""
+        them and lists in brackets, as in "[x+y=3, x-y=1],[x, y]". seconds, characters: limits below the usual ones.
+        Raises ValueError of one line where it fails."""
+        seconds, characters = (
+            min(seconds or math.inf, self.seconds),
+            min(characters or self.characters, self.characters),
+        )
         tool = self._tools.get(name)
         known = shorten(", ".join(self._tools))
         if tool is None:
             raise ValueError(f"there is no tool {shorten(name, 80)!r}; there are {known}")
         try:
-            result = tool.run(tool.check(_by_name(tool, arguments)), self.seconds if seconds is None else seconds)
+            result = tool.run(tool.check(_by_name(tool, arguments)), seconds)
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(_line(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}")) from None
         except (TimeoutError, Late):  # one and the same since Python 3.11
-            raise ValueError(f"{name}: no result in {self.seconds if seconds is None else seconds:g} s") from None
+            raise ValueError(f"{name}: no result in {seconds:.3g} s") from None
         except ValueError as error:
             raise ValueError(_line(f"{name}: {error}")) from None
         except BaseException as error:
@@ -118,7 +131,7 @@ class Tools:
                 raise
             raise ValueError(_line(f"{name}: {type(error).__name__}: {error}")) from None
         text = result if isinstance(result, str) else json_text(result) or str(result)
-        return shorten(text.encode(errors="replace").decode(), self.characters)
+        return shorten(text.encode(errors="replace").decode(), characters)
 
     def close(self) -> None:
         """End the MCP servers. The workers of the built-in tools serve the whole process and end with it."""
@@ -192,6 +205,7 @@ def _by_name(tool: Tool, arguments: str | Mapping[str, Any]) -> dict[str, Any]:
         return named
     properties = tool.parameters.get("properties", {})
     values = [arguments.strip()] if len(properties) == 1 else split(arguments)
+    values = values if any(values) else []
     if len(values) > len(properties):
         raise ValueError(f"takes {', '.join(properties) or 'no arguments'}, but {len(values)} values were given")
     pairs = zip(properties.items(), values, strict=False)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from openglm.config import shorten
 from openglm.text.reading import Piece
 from openglm.text.render import parse_reply, reader_of
 from openglm.text.steps import BEGIN, END, GEN, read_call
@@ -164,7 +163,7 @@ class Turn:
                 raise ValueError(f"no more than {self._tools.calls} calls in one answer; answer without them")
             if left <= 0:
                 raise ValueError(f"no more than {self._tools.seconds:g} s of calls in one answer; answer without them")
-            step.result = shorten(self._tools.call(name, arguments, left), max(self._room // 2, 100))
+            step.result = self._tools.call(name, arguments, seconds=left, characters=max(self._room // 2, 100))
         except ValueError as error:
             step.result, step.failed = f"error: {error}", True
         self._spent += time.monotonic() - start

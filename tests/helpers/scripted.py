@@ -38,7 +38,7 @@ class Script:
         return logits
 
 
-def scripted(tokenizer, text: str, tools=None, context: int = 1024) -> Assistant:
+def scripted(tokenizer, text: str, tools=None, context: int = 4096) -> Assistant:
     """text: what the model generates, with the names of special tokens; what tools return is not in it."""
     mask = "prefix" if tokenizer.format.name == "openglm" else "causal"
     shape = dict(layers=1, hidden=32, heads=2, kv_heads=1, head_dim=16, ffn_hidden=48, mask=mask)
