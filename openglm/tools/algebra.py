@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy
 from sympy import Expr, Rational, Symbol
+from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
 from openglm.tools.expressions import Relation, normalized, parse_expression, parse_relations
 
@@ -22,17 +23,18 @@ def solve(equations: list[str], variables: list[str] = []) -> str:  # noqa: B006
     variables: the unknowns; all names in the equations if left out
     """
     relations = [one for text in equations for one in _relations(text, variables)]
-    unknown = [Symbol(name) for name in variables] or _symbols(side for one in relations for side in one[1:])
+    unknown = [_symbol(name) for name in variables] or _symbols(side for one in relations for side in one[1:])
     if not relations or not unknown:
         raise ValueError("nothing to solve for; give equations with an unknown, or use Calc")
-    real = {symbol: Symbol(symbol.name, real=True) for symbol in unknown}
-    relations = [Relation(one.sign, one.left.xreplace(real), one.right.xreplace(real)) for one in relations]
-    decimal = any(_has_decimals(text) for text in equations)
     if all(one.sign == "=" for one in relations):
-        return _solved_equations([one.left - one.right for one in relations], list(real.values()), decimal)
-    if len(unknown) > 1:
+        decimal = any(_has_decimals(text) for text in equations)
+        solved = _solved_equations([one.left - one.right for one in relations], unknown, decimal)
+    elif len(unknown) == 1:
+        solved = _solved_inequalities(relations, *unknown)
+    else:
         raise ValueError(f"inequalities are solved for one unknown, not for {len(unknown)}")
-    return _solved_inequalities(relations, *real.values())
+    periodic = any(side.has(TrigonometricFunction) for one in relations for side in one[1:])
+    return f"{solved} (within one period)" if periodic else solved
 
 
 def calc(expression: str, decimals: int | None = None) -> str:
@@ -101,17 +103,24 @@ def add_up(expression: str, variable: str, first: str, last: str) -> str:
 
 
 def _relations(text: str, variables: Iterable[str]) -> list[Relation]:
-    found = parse_relations(text, list(variables))
+    found = parse_relations(text, [normalized(name).strip() for name in variables])
     return found if isinstance(found, list) else [Relation("=", found, sympy.S.Zero)]
 
 
 def _of(expression: str, variable: str) -> tuple[Expr, Symbol]:
     """An expression, and the variable that is named or the only one."""
-    value = parse_expression(expression, [variable])
+    value = parse_expression(expression, [normalized(variable).strip()])
     symbols = _symbols([value])
     if not variable and len(symbols) != 1:
         raise ValueError(f"variable: name one of {', '.join(map(str, symbols)) or 'none'}")
-    return value, Symbol(normalized(variable).strip()) if variable else symbols[0]
+    return value, _symbol(variable) if variable else symbols[0]
+
+
+def _symbol(name: str) -> Symbol:
+    value = parse_expression(name, [normalized(name).strip()])
+    if not value.is_Symbol:
+        raise ValueError(f"{name!r} is no name of a variable")
+    return value
 
 
 def _symbols(values: Iterable[Expr]) -> list[Symbol]:
@@ -123,7 +132,7 @@ def _has_decimals(text: str) -> bool:
 
 
 def _evaluated(value: Expr) -> Expr:
-    if value.has(sympy.Integral, sympy.Sum, sympy.Limit):
+    if value.has(sympy.Integral, sympy.Sum, sympy.Limit, sympy.AccumBounds):
         raise ValueError("no closed form was found")
     return value
 
@@ -139,17 +148,31 @@ def _holds(relation: Relation) -> bool:
 def _solved_equations(zeros: list[Expr], unknown: list[Symbol], decimal: bool) -> str:
     if all(sympy.simplify(zero) == 0 for zero in zeros):
         return "every number"
-    solutions = sympy.solve(zeros, unknown, dict=True)
-    texts = [", ".join(_equals(name, value, decimal) for name, value in one.items()) for one in solutions]
-    periodic = any(zero.has(sympy.functions.elementary.trigonometric.TrigonometricFunction) for zero in zeros)
-    return "; ".join(texts) + (" (within one period)" if periodic and texts else "") or "no real solution"
+    if any(zero.has(sympy.Abs) for zero in zeros):  # SymPy wants to know that these are real; else it loses roots then
+        real = {symbol: Symbol(symbol.name, real=True) for symbol in unknown}
+        zeros, unknown = [zero.xreplace(real) for zero in zeros], list(real.values())
+    solutions = sympy.solve(zeros[0] if len(zeros) == 1 else zeros, unknown, dict=True)  # in a system it loses roots
+    real_ones = [one for one in solutions if all(map(_is_real, one.values()))]
+    texts = [", ".join(_equals(name, value, decimal) for name, value in one.items()) for one in real_ones]
+    return "; ".join(texts) or ("no real solution" if solutions else "no solution found")
+
+
+def _is_real(value: Expr) -> bool:
+    """Of what has parameters nothing is known, so it counts."""
+    return not value.is_number or abs(sympy.im(sympy.N(value, 20))) < 1e-12
 
 
 def _equals(name: Symbol, value: Expr, decimal: bool) -> str:
-    text = written(value, decimal)
-    if len(text) > _LONGEST_ROOT and value.is_number:
-        return f"{name}≈{sympy.N(value, 10, chop=True)}"
-    return f"{name}={text}"
+    return f"{name}≈{_decimals(value)}" if _is_long(value) else f"{name}={written(value, decimal)}"
+
+
+def _is_long(value: Expr) -> bool:
+    """Whether a number is better read in decimals."""
+    return value.is_number and (len(str(value)) > _LONGEST_ROOT or value.has(sympy.CRootOf))
+
+
+def _decimals(value: Expr) -> str:
+    return str(sympy.re(sympy.N(value, 10)))
 
 
 def _solved_inequalities(relations: list[Relation], unknown: Symbol) -> str:
@@ -159,18 +182,19 @@ def _solved_inequalities(relations: list[Relation], unknown: Symbol) -> str:
         found = found.intersect(sympy.solveset(condition, unknown, sympy.S.Reals))
     if found is sympy.S.Reals:
         return "every real number"
-    return "; ".join(_interval(part, unknown) for part in (found.args if found.is_Union else [found])) or str(found)
+    return "; ".join(_interval(part, unknown) for part in (found.args if found.is_Union else [found]))
 
 
 def _interval(part: Any, unknown: Symbol) -> str:
     if part is sympy.S.EmptySet:
         return "no real solution"
     if part.is_FiniteSet:
-        return "; ".join(f"{unknown}={value}" for value in part)
+        return "; ".join(_equals(unknown, value, False) for value in part)
     if not part.is_Interval:
         raise ValueError("no closed form was found")
-    below = "" if part.start is -sympy.oo else f"{part.start}{'<' if part.left_open else '<='}"
-    above = "" if part.end is sympy.oo else f"{'<' if part.right_open else '<='}{part.end}"
+    start, end = (_decimals(value) if _is_long(value) else str(value) for value in (part.start, part.end))
+    below = "" if part.start is -sympy.oo else f"{start}{'<' if part.left_open else '<='}"
+    above = "" if part.end is sympy.oo else f"{'<' if part.right_open else '<='}{end}"
     return f"{below}{unknown}{above}"
 
 

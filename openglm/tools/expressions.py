@@ -31,7 +31,7 @@ _SIGNS = str.maketrans(
     }
 )
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)"
+    r"\s*(?:(?P<number>(?!0[a-zA-Z])(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)"
     r"|(?P<name>[^\W\d_]\w*)|(?P<sign>\*\*|[<>=]=|!!|[-+*/^=<>≠!%()\[\]{},|√°]))"
 )
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -271,6 +271,8 @@ class _Parser:
             return value
         if name in CONSTANTS and name not in self.symbols:
             return CONSTANTS[name]
+        if len(name) > 1 and self.next == "(" and name not in self.symbols:
+            raise ValueError(f"the function {name!r} is not known; to multiply, write {name}*(...)")
         if len(name) > LONGEST_NAME:
             raise ValueError(f"the name {name!r} is longer than {LONGEST_NAME} characters")
         return Symbol(name)

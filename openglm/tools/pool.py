@@ -5,57 +5,55 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from openglm.tools.worker import main; main()"
-_GRACE = 10.0  # seconds beyond a call's own limit, which the worker keeps, for a worker that has still to start
-_WAIT = 60.0  # seconds, for a worker to be idle
+_GRACE = 30.0  # seconds beyond a call's own limit, which the worker keeps, for a worker that has still to start
 WORKERS = min(os.cpu_count() or 1, 4)
-SECONDS, MEMORY_BYTES = 2.0, 256 << 20
+SECONDS, MEMORY_BYTES = 1.8, 256 << 20  # of a call, so that with all around it none takes 2 s
 
 
 class Pool:
-    """`Pool().call("Calc", {"expression": "1+1"})`. A worker is started when none is idle; one that ended is replaced."""
+    """`Pool().call("Calc", {"expression": "1+1"})`. First come, first served; a worker that ended is replaced."""
 
     def __init__(self, workers: int = WORKERS) -> None:
-        self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
+        # Each thread has a worker of its own, so that calls wait in line and a caller who is interrupted leaves
+        # nothing unread behind.
+        self._threads = ThreadPoolExecutor(workers, "tools")
+        self._own = threading.local()
         self._processes: set[subprocess.Popen[str]] = set()
-        for _ in range(workers):
-            self._idle.put(None)
 
     def warm(self) -> None:
         """Start a worker now, so that no call waits for it."""
-        self._idle.put(self._usable(self._idle.get()))
+        self._threads.submit(self._worker)
 
-    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """The tool's result. Raises ValueError of one line where it failed, took too long or needed too much."""
+    def call(self, name: str, arguments: Mapping[str, Any], seconds: float = 60.0) -> str:
+        """The tool's result. Raises ValueError of one line where it failed, took too long or needed too much, and
+        TimeoutError where no worker was free for so many seconds."""
+        waiting = self._threads.submit(self._ask, name, arguments)
         try:
-            worker = self._idle.get(timeout=_WAIT)
-        except queue.Empty:
-            raise ValueError(f"all workers were busy for {_WAIT:g} s") from None
-        try:
-            worker = self._usable(worker)
-            answer = self._ask(worker, name, arguments)
+            answer = waiting.result(seconds + SECONDS)
         finally:
-            self._idle.put(worker)
+            waiting.cancel()
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer["result"]
 
-    def _usable(self, worker: subprocess.Popen[str] | None) -> subprocess.Popen[str]:
+    def _worker(self) -> subprocess.Popen[str]:
+        worker: subprocess.Popen[str] | None = getattr(self._own, "worker", None)
         if worker is not None and worker.poll() is None:
             return worker
         if worker is not None:
             self._end(worker)
         # Isolated, so that neither the environment nor the folder it starts in decides what is imported; in a session
         # of its own, so that Ctrl-C is not for it: it ends when its input does.
-        started = subprocess.Popen(
+        self._own.worker = started = subprocess.Popen(
             [sys.executable, "-I", "-c", _COMMAND, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -66,7 +64,8 @@ class Pool:
         self._processes.add(started)
         return started
 
-    def _ask(self, worker: subprocess.Popen[str], name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+    def _ask(self, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+        worker = self._worker()
         call = {"name": name, "arguments": arguments, "seconds": SECONDS, "memory_bytes": MEMORY_BYTES}
         timer = threading.Timer(SECONDS + _GRACE, worker.kill)
         timer.start()
@@ -77,9 +76,6 @@ class Pool:
             line = worker.stdout.readline()
         except BrokenPipeError:
             line = ""
-        except BaseException:  # Ctrl-C: nobody will read its answer, and the next call must not
-            worker.kill()
-            raise
         finally:
             timer.cancel()
         return json.loads(line) if line else {"error": "its process was ended"}

@@ -180,7 +180,7 @@ def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def _in_worker(name: str, arguments: dict[str, Any], seconds: float) -> str:
-    return shared_pool().call(name, arguments)
+    return shared_pool().call(name, arguments, seconds)
 
 
 def _in_thread(function: Callable[..., Any], arguments: dict[str, Any], seconds: float) -> Any:
