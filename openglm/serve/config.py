@@ -25,6 +25,8 @@ class ServeConfig:
     hosts: tuple[str, ...] = ()
     """other names under which browsers may reach the server, such as that of a proxy; addresses and --host always work
     """
+    aliases: tuple[str, ...] = ()
+    """other names of the model in the API, for clients that ask for one of their own"""
     queue: int = 128
     """maximum number of waiting requests; further ones get status 429"""
     deadline: float = 600.0

