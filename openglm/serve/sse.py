@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 DONE = b"data: [DONE]\n\n"
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _SEPARATORS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
-_PATIENCE, _QUIET = 1.0, 10.0  # seconds until the headers are sent, and between two pings in silence
+_PATIENCE, _QUIET = 1.0, 5.0  # seconds until the headers are sent, and between two pings in silence
 _SMALL = 1 << 14  # bytes; cutting so much into tokens takes a millisecond or two
 
 
@@ -89,7 +89,7 @@ class EventStream(Response):
         try:
             while True:
                 await asyncio.wait({turn}, timeout=_QUIET if started else _PATIENCE)
-                chunk = turn.result() if turn.done() else self.ping
+                chunk = turn.result() if turn.done() else self.ping if started else b""
                 if not started:
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     started = True
