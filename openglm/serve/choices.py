@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openglm.assistant import Assistant, EngineRequest, Event, Result
@@ -26,7 +26,7 @@ class Choice:
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
         self.reason: str | None = None
-        self.text, self.tokens, self.cached = "", 0, 0
+        self.tokens, self.cached, self.echoed = 0, 0, False
         self._pieces: list[str] = []
         self._logprobs: list[Any] = []
 
@@ -35,7 +35,9 @@ class Choice:
         self._logprobs += [
             one.logprob
             for one in events
-            if one.logprob is not None and one.token is not None and self.assistant.tokenizer.decode_bytes([one.token])
+            if one.logprob is not None
+            and one.token is not None
+            and (self.echoed or self.assistant.tokenizer.decode_bytes([one.token]))
         ]
         result = events[-1].result
         if result is not None:
@@ -67,10 +69,12 @@ class ChatChoice(Choice):
         names: Sequence[str] = (),
         reader: ReplyReader | None = None,
         most: int | None = None,
+        begun: bool = False,
     ) -> None:
-        """most: so many calls are passed on, and those behind them left out, where the request wants it so."""
+        """most: so many calls are passed on, and those behind them left out, where the request wants it so. begun: the
+        request wrote how the answer begins."""
         super().__init__(assistant)
-        self.reply, self.most = ReplyStream(assistant.tokenizer, names, reader), most
+        self.reply, self.most = ReplyStream(assistant.tokenizer, names, reader, begun), most
         self.calls: list[Any] = []
         self._thoughts: list[str] = []
 
@@ -101,12 +105,12 @@ class ChatChoice(Choice):
     def opening(self) -> list[dict[str, Any]]:
         return [{"role": "assistant", "content": ""}]
 
-    def chunk(self, index: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
+    def chunk(self, index: int, delta: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "index": index,
-            "delta": delta,
-            "logprobs": None if "role" in delta else self._written(),
-            "finish_reason": self.reason if last else None,
+            "delta": delta or {},
+            "logprobs": None if "role" in (delta or ()) else self._written(),
+            "finish_reason": self.reason if delta is None else None,
         }
 
     def whole(self, index: int) -> dict[str, Any]:
@@ -164,9 +168,17 @@ class TextChoice(Choice):
     def done(cls, assistant: Assistant, text: str) -> TextChoice:
         """One whose text is known already."""
         choice = cls(assistant)
-        choice.text, choice.reason = text, "stop"
-        choice._pieces = [text]
-        choice.tokens = len(assistant.tokenizer.encode(text))
+        choice.reason, choice._pieces, choice.tokens = "stop", [text], len(assistant.tokenizer.encode(text))
+        return choice
+
+    @classmethod
+    def echo(cls, assistant: Assistant, text: str, score: Result | None, alone: bool) -> TextChoice:
+        """One that begins with its prompt, of which `score` has the log-probabilities, and ends with it where `alone`.
+        What nothing stands before has none, as in OpenAI's answers."""
+        choice = cls(assistant)
+        choice.reason, choice._pieces, choice.echoed = "length" if alone else None, [text], True
+        first, *others = score.logprobs if score else [None]
+        choice._logprobs = [replace(first, logprob=None, top=None), *others] if first else []  # type: ignore[arg-type]
         return choice
 
     def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
@@ -175,14 +187,15 @@ class TextChoice(Choice):
         return [{"text": text}] if text else []
 
     def opening(self) -> list[dict[str, Any]]:
-        return []
+        """What is known before the engine says anything."""
+        return [{"text": "".join(self._pieces)}] if self.reason or self.echoed else []
 
-    def chunk(self, index: int, delta: dict[str, Any], last: bool) -> dict[str, Any]:
+    def chunk(self, index: int, delta: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "index": index,
-            "text": delta.get("text", ""),
+            "text": (delta or {}).get("text", ""),
             "logprobs": self._written(),
-            "finish_reason": self.reason if last else None,
+            "finish_reason": self.reason if delta is None else None,
         }
 
     def whole(self, index: int) -> dict[str, Any]:
@@ -197,7 +210,7 @@ class TextChoice(Choice):
         taken, texts, offsets, where = [], [], [], self._offset
         for one in self.take_logprobs():
             raw = bytes(self.name(one.token)[1])
-            if shown := raw[self._repeats :]:
+            if (shown := raw[self._repeats :]) or self.echoed:
                 taken.append(one)
                 texts.append(shown.decode("utf-8", errors="replace"))
             self._repeats = max(self._repeats - len(raw), 0)
@@ -207,7 +220,7 @@ class TextChoice(Choice):
             offsets.append(where)
             where += len(text)
         self._offset = where
-        tops = [{self.name(token)[0]: value for token, value in t.top.items()} for t in taken]
+        tops = [t.top and {self.name(token)[0]: value for token, value in t.top.items()} for t in taken]
         return {
             "tokens": texts,
             "token_logprobs": [t.logprob for t in taken],

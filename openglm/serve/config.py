@@ -16,6 +16,10 @@ class ServeConfig:
     """address to listen on; if other machines can reach it, set an API key too"""
     port: int = 8000
     """port to listen on; 0: any free port"""
+    socket: str = ""
+    """file of a socket to listen on, in place of host and port"""
+    root_path: str = ""
+    """path under which a proxy shows the server, such as /glm; it may leave it in or take it away"""
     api_key: str = ""
     """key that clients must send; a browser asks for it as a password.
     Set it in a --config file to keep it out of the process list"""
@@ -25,6 +29,13 @@ class ServeConfig:
     hosts: tuple[str, ...] = ()
     """other names under which browsers may reach the server, such as that of a proxy; addresses and --host always work
     """
+    origins: tuple[str, ...] = ()
+    """other sites whose pages may use the server, such as https://chat.example.com; *: all"""
+    log_requests: bool = False
+    """write a line for each request: time, x-request-id, client, method, path, status, seconds until the answer began
+    """
+    aliases: tuple[str, ...] = ()
+    """other names of the model in the API, for clients that ask for one of their own"""
     queue: int = 128
     """maximum number of waiting requests; further ones get status 429"""
     deadline: float = 600.0

@@ -85,9 +85,10 @@ def install(app: FastAPI) -> None:
 
 
 def of_validation(errors: list[Any]) -> ApiError:
-    """The most precise of pydantic's complaints, with the field written as in the request's JSON: messages[0].role. Its
-    path names branches of unions too: those are left out."""
-    first = max(errors[:16], key=lambda error: len(error["loc"]))
+    """The complaint that got furthest into the request, for of a union's branches that is the one that was meant, with
+    the field written as in the request's JSON: messages[0].role. Its path names branches of unions too: those are left
+    out."""
+    first = max(errors, key=lambda error: (len(error["loc"]), [part for part in error["loc"] if isinstance(part, int)]))
     field = ""
     for part in first["loc"]:
         if isinstance(part, int):

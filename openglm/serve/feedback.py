@@ -59,7 +59,10 @@ class Feedback:
 
     def __init__(self, url: str = "") -> None:
         if not url:
-            data_folder().mkdir(parents=True, exist_ok=True)
+            try:
+                data_folder().mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"feedback_url = '': {data_folder()}: {error.strerror}; name a data base") from None
             url = f"sqlite:///{data_folder() / 'feedback.db'}"
         try:
             self.engine: Engine = create_engine(url)

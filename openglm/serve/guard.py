@@ -1,5 +1,5 @@
 """What every HTTP request must pass before anything looks into it: name of this server, origin, key, type and size of
-the body.
+the body; and what every answer carries: its number, security headers, leave for other origins.
 
 Plain ASGI around the whole application, so that no route, present or future, mounted ones included, can be without it.
 """
@@ -9,26 +9,40 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import datetime
 import hashlib
 import hmac
 import ipaddress
 import re
 import socket
+import time
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.responses import Response
+
+from openglm.runtime import say
 from openglm.serve.config import ServeConfig
 from openglm.serve.errors import ApiError
 from openglm.serve.service import Service
 
 OPEN_PATHS = frozenset({"/health"})
-"""Paths that need no key."""
+"""Paths that need no key, and no name of this server: probes know neither."""
 
 ADMIN_PATH = "/v1/versions"
 """Only the admin key opens what lies here."""
 
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
 _BODY_SECONDS = 30.0
+_PAGE = "/gradio_api/"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # an unknown one is no label
+_NUMBER = re.compile(rb"[\w.:-]{1,128}")
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "*, Authorization",
+    "Access-Control-Max-Age": "600",
+}
 _ASK = 'Basic realm="OpenGLM: the API key is the password", charset="UTF-8"'
 
 Scope = dict[str, Any]
@@ -43,38 +57,74 @@ class Guard:
     def __init__(self, app: Any, config: ServeConfig, count: Callable[[str, int], None]) -> None:
         self.app, self.config, self.count = app, config, count
         self.key, self.admin_key = _digest(config.api_key), _digest(config.admin_key)
+        self.names = {name.lower().encode() for name in config.hosts}
         self.hosts = {"localhost", socket.gethostname().lower(), config.host.lower(), *map(str.lower, config.hosts)}
+        self.origins = {origin.lower().rstrip("/").encode() for origin in config.origins}
+        self.root = "/" + config.root_path.strip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # nothing here speaks over web sockets
             return await send({"type": "websocket.close", "code": 1008})
+        start, head, headers = time.perf_counter(), scope["method"] == "HEAD", dict(scope["headers"])
+        whole = False
+        given = headers.get(b"x-request-id", b"")
+        number = given if _NUMBER.fullmatch(given) else uuid.uuid4().hex.encode()
+        extra = [*_SECURITY, (b"x-request-id", number), *self._leave(headers)]
 
-        async def counting(message: dict[str, Any]) -> None:
+        async def answering(message: dict[str, Any]) -> None:
+            nonlocal whole
+            whole = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
-                self.count(scope["method"], message["status"])
-                message["headers"] = [*message.get("headers", ()), *_SECURITY]
+                self.count(scope["method"] if scope["method"] in _METHODS else "other", message["status"])
+                message["headers"] = [*message.get("headers", ()), *extra]
+                self._log(scope, number, message["status"], time.perf_counter() - start)
+            elif head:
+                message["body"] = b""
             await send(message)
 
+        path = scope["path"].removeprefix(self.root) if scope["path"].startswith(f"{self.root}/") else scope["path"]
+        inner = {**scope, "path": path, "method": "GET" if head else scope["method"]}
         try:
-            self._check(scope)
-            receive = await self._read(scope, receive)
+            if headers.get(b"access-control-request-method") and self._leave(headers):
+                return await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, answering)
+            self._check(inner, headers)
+            receive = await self._read(inner, receive)
         except ApiError as error:
-            return await error.response()(scope, receive, counting)
-        await self.app(scope, receive, counting)
+            return await error.response()(scope, receive, answering)
+        await self.app(inner, receive, answering)
+        if not whole:  # a page's connection, at the end of the server
+            await answering({"type": "http.response.body"})
 
-    def _check(self, scope: Scope) -> None:
+    def _leave(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        """What lets a page of one of `origins` read the answer."""
+        origin = headers.get(b"origin", b"")
+        if origin and (b"*" in self.origins or origin.lower() in self.origins):
+            return [
+                (b"access-control-allow-origin", origin),
+                (b"access-control-expose-headers", b"*"),
+                (b"vary", b"Origin"),
+            ]
+        return []
+
+    def _log(self, scope: Scope, number: bytes, status: int, seconds: float) -> None:
+        if self.config.log_requests:
+            client, path = (scope.get("client") or ["-"])[0], scope["raw_path"].decode("latin-1")[:200]
+            now = datetime.datetime.now().isoformat(timespec="milliseconds")
+            say(f"{now} {number.decode()} {client} {scope['method']} {path} {status} {seconds:.3f} s")
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise ApiError where the headers or the path say that this request is not for us."""
-        headers = dict(scope["headers"])
-        host = _name(headers.get(b"host", b""))
-        if host is None or not (host in self.hosts or _is_address(host)):
-            raise ApiError(403, "this server is not known under this name; name it in --hosts", param="Host")
-        origin = headers.get(b"origin")
-        if origin is not None and origin.split(b"://")[-1] != headers[b"host"]:
-            raise ApiError(403, "pages of other origins may not use this server", param="Origin")
+        if scope["path"] not in OPEN_PATHS and not self.config.socket:
+            host = _name(headers.get(b"host", b""))
+            if host is None or not (host in self.hosts or _is_address(host)):
+                raise ApiError(403, "this server is not known under this name; name it in --hosts", param="Host")
+        if not self._is_ours(headers):
+            raise ApiError(403, "pages of other origins may not use this server; allow in --origins", param="Origin")
         admin = scope["path"].startswith(ADMIN_PATH)
         key, given = (admin and self.admin_key) or self.key, headers.get(b"authorization", b"")
+        given = b"Bearer " + headers[b"x-api-key"] if b"x-api-key" in headers else given
         if key and scope["path"] not in OPEN_PATHS and not _is_key(given, key):
             raise ApiError(401, "missing or wrong API key", code="invalid_api_key", headers={"WWW-Authenticate": _ASK})
         if admin and not self.admin_key:
@@ -84,6 +134,15 @@ class Guard:
             and headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json"
         ):
             raise ApiError(415, "the body must be JSON, with Content-Type: application/json", param="Content-Type")
+
+    def _is_ours(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether no page asks, or one of this server. Behind a proxy the names differ, but a browser says what it
+        sees, and no page can make it say otherwise."""
+        origin = headers.get(b"origin")
+        name = (origin or b"").split(b"://")[-1]
+        own = name == headers.get(b"host") or headers.get(b"sec-fetch-site") == b"same-origin"
+        named = name.lower() in self.names or name.rpartition(b":")[0].lower() in self.names
+        return origin is None or own or named or bool(self._leave(headers))
 
     async def _read(self, scope: Scope, receive: Receive) -> Receive:
         """Take in the whole body, within its limits of size and time; returns what gives it out again."""
@@ -97,9 +156,21 @@ class Guard:
         pending = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> dict[str, Any]:
-            return pending.pop() if pending else await receive()
+            if pending:
+                return pending.pop()
+            return await (self._until_the_end(receive) if scope["path"].startswith(_PAGE) else receive())
 
         return again
+
+    async def _until_the_end(self, receive: Receive) -> dict[str, Any]:
+        """A page holds connections open for ever: at the server's end they count as closed."""
+        tasks = asyncio.ensure_future(receive()), asyncio.ensure_future(self.service.ended.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].result() if tasks[0].done() else {"type": "http.disconnect"}
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _body(self, receive: Receive) -> bytes:
         body = bytearray()

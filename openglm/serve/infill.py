@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from openglm.assistant import EngineRequest, SamplingParams
+from openglm.serve.asking import Ask, collect, deltas
 from openglm.serve.choices import Answering, TextChoice
-from openglm.serve.openai import collect
 from openglm.serve.schemas import InfillRequest
 from openglm.serve.service import Service
-from openglm.serve.sse import EventStream, event, prepare, unless_gone
+from openglm.serve.sse import EventStream, event, prepare
 
 router = APIRouter()
 _INFILL_TOKENS = 128  # where a plug-in leaves it to the model
@@ -26,16 +26,10 @@ async def infill(request: Request, body: InfillRequest) -> Response:
     if body.n_predict == 0:  # a plug-in warms the cache while the user types
         return JSONResponse({"content": "", "stop": True, "tokens_predicted": 0})
     start = time.perf_counter()
-    if body.candidates > 1:
-        answering = await unless_gone(request.receive, _best(service, body))
-        if body.stream:
-            return EventStream(_whole(answering.choices[0].text))
-    else:
-        ids, params = engine_request = await prepare(request, _blank, service, body)
-        if body.stream:
-            return EventStream(_pieces(service, engine_request))
-        answering = Answering([engine_request], [TextChoice(service.assistant, params.continues)], len(ids))
-        await unless_gone(request.receive, collect(service, answering))
+    ask = partial(_best, service, body) if body.candidates > 1 else partial(_blank, request, service, body)
+    if body.stream:
+        return EventStream(_pieces(request, ask))
+    answering = await collect(request, ask)
     choice, seconds = answering.choices[0], time.perf_counter() - start
     return JSONResponse(
         {
@@ -58,7 +52,12 @@ async def infill(request: Request, body: InfillRequest) -> Response:
     )
 
 
-def _blank(service: Service, body: InfillRequest) -> EngineRequest:
+async def _blank(request: Request, service: Service, body: InfillRequest) -> Answering:
+    ids, params = engine_request = await prepare(request, _prompt, service, body)
+    return Answering([engine_request], [TextChoice(service.assistant, params.continues)], len(ids))
+
+
+def _prompt(service: Service, body: InfillRequest) -> EngineRequest:
     """Files around the edited one stand before it, as much of them as fits."""
     assistant, tokens = service.assistant, _most(service, body)
     room = assistant.context - tokens
@@ -100,12 +99,7 @@ def _seed(body: InfillRequest) -> int | None:
     return None if body.seed == -1 else body.seed
 
 
-async def _whole(text: str) -> AsyncGenerator[bytes, None]:
-    yield event({"content": text, "stop": True})
-
-
-async def _pieces(service: Service, engine_request: EngineRequest) -> AsyncGenerator[bytes, None]:
-    async with aclosing(service.answer([engine_request])) as batches:
-        async for batch in batches:
-            done = batch[-1][1].result is not None
-            yield event({"content": "".join(one.text for _, one in batch), "stop": done})
+async def _pieces(request: Request, ask: Ask) -> AsyncGenerator[bytes, None]:
+    async for _, parts in deltas(request, ask):
+        text = "".join(delta["text"] for _, delta in parts if delta)
+        yield event({"content": text, "stop": parts[-1][1] is None})

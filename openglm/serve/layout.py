@@ -6,6 +6,7 @@ file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
+from starlette.routing import Match, Mount
 
 from openglm.serve import chats
 from openglm.serve.page import Page, Run, stop
@@ -22,6 +24,7 @@ from openglm.serve.strings import STRINGS
 _ROUTES = re.compile(
     r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)"
 )
+_ROOT, _HERE = "http://here.invalid", b'(location.origin + location.pathname.replace(/\\/$/, ""))'
 _STYLE = """
 .gradio-container {max-width: 60rem !important; width: 100% !important; margin: 0 auto !important}
 .gradio-container > main {padding: 0.5rem !important}
@@ -176,28 +179,55 @@ def mount(app: FastAPI) -> None:
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
+        root_path=_ROOT,
     )
-    app.routes[-1].app = _OnlyNeeded(app.routes[-1].app)
+    app.router.routes[-1] = _PageRoute("", app=_OnlyNeeded(app.router.routes[-1].app))
+
+
+class _PageRoute(Mount):
+    """Gradio behind a list of paths: what is not among them is for the other routes to answer, or to refuse."""
+
+    def matches(self, scope: Any) -> Any:
+        path, get = scope["path"], scope["method"] == "GET"
+        ours = _ROUTES.fullmatch(path) and ".." not in path and "//" not in path
+        wanted = get or (scope["method"] == "POST" and path.startswith("/gradio_api/"))
+        return super().matches(scope) if ours and wanted else (Match.NONE, {})
 
 
 class _OnlyNeeded:
-    """Gradio behind a list of routes, and without events that describe a file: it would copy or fetch what they
-    name."""
+    """Gradio without events that describe a file, which it would copy or fetch. Where the page is, its browser knows."""
 
     def __init__(self, gradio: Any) -> None:
         self.app = gradio
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not _ROUTES.fullmatch(path) or ".." in path or "//" in path:
-            return await PlainTextResponse("no such path", 404)(scope, receive, send)
         if scope["method"] == "POST":
             message = await receive()  # the guard gives the whole body at once
             if _names_files(message["body"]):
                 return await PlainTextResponse("this page takes no files", 400)(scope, receive, send)
             pending = [message]
             return await self.app(scope, lambda: _give(pending, receive), send)
-        await self.app(scope, receive, send)
+        with contextlib.suppress(RuntimeError):  # Gradio's way to end a session that it does not know
+            await self.app(scope, receive, _Placed(send) if scope["path"] == "/" else send)
+
+
+class _Placed:
+    """Sends the page on, once it is whole, with its own address in place of Gradio's guess, which a proxy makes wrong."""
+
+    def __init__(self, send: Any) -> None:
+        self.send, self.body = send, b""
+        self.start: dict[str, Any] = {}
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.start = message
+            return
+        self.body += message.get("body", b"")
+        if not message.get("more_body"):
+            body = self.body.replace(_ROOT.encode().join((b'"', b'"')), _HERE)
+            others = [pair for pair in self.start["headers"] if pair[0] != b"content-length"]
+            await self.send({**self.start, "headers": [*others, (b"content-length", b"%d" % len(body))]})
+            await self.send({"type": "http.response.body", "body": body})
 
 
 async def _give(pending: list[Any], receive: Any) -> Any:

@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from openglm.assistant import EngineRequest, SamplingParams
+from openglm.serve.asking import collect
 from openglm.serve.choices import Answering, ChatChoice
-from openglm.serve.openai import collect
 from openglm.serve.schemas import ChatGLMRequest
 from openglm.serve.service import Service
-from openglm.serve.sse import prepare, unless_gone
+from openglm.serve.sse import prepare
 
 router = APIRouter()
 
@@ -29,11 +29,14 @@ async def chatglm(request: Request, body: ChatGLMRequest) -> dict[str, Any]:
         for pair in history
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    engine_request = await prepare(request, _chat, service, [*messages, {"role": "user", "content": body.prompt}], body)
-    answering = Answering(
-        [engine_request], [ChatChoice(service.assistant, (), service.assistant.reader(()))], len(engine_request[0])
-    )
-    await unless_gone(request.receive, collect(service, answering))
+    messages.append({"role": "user", "content": body.prompt})
+
+    async def ask() -> Answering:
+        engine_request = await prepare(request, _chat, service, messages, body)
+        choice = ChatChoice(service.assistant, (), service.assistant.reader(()))
+        return Answering([engine_request], [choice], len(engine_request[0]))
+
+    answering = await collect(request, ask)
     response = answering.choices[0].message()["content"]
     return {
         "response": response,

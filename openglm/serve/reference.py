@@ -15,10 +15,10 @@ _PAGE = """<!doctype html>
 body {font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 1rem auto; padding: 0 1rem}
 summary {cursor: pointer; padding: .3rem 0} code {font-family: ui-monospace, monospace; overflow-wrap: anywhere}
 table {border-collapse: collapse; width: 100%} td {border-top: 1px solid #8886; padding: .2rem .6rem .2rem 0; vertical-align: top}
-</style></head><body><h1>OpenGLM</h1><p><a href="/openapi.json">openapi.json</a></p><main></main>
+</style></head><body><h1>OpenGLM</h1><p><a href="openapi.json">openapi.json</a></p><main></main>
 <script>
 const make = (parent, tag, text) => { const one = document.createElement(tag); if (text) one.textContent = text; parent.append(one); return one; };
-fetch("/openapi.json").then((answer) => answer.json()).then((api) => {
+fetch("openapi.json").then((answer) => answer.json()).then((api) => {
   const found = (schema) => schema.$ref ? schema.$ref.split("/").slice(1).reduce((at, key) => at[key], api) : schema;
   const limits = {minimum: "≥ ", exclusiveMinimum: "> ", maximum: "≤ ", exclusiveMaximum: "< ",
     minLength: "length ≥ ", maxLength: "length ≤ ", minItems: "items ≥ ", maxItems: "items ≤ "};

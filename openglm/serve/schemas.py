@@ -15,7 +15,21 @@ Text = Annotated[str, Field(max_length=1 << 20)]
 Embedded = Annotated[str, Field(min_length=1, max_length=1 << 15)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Effort = Annotated[str, Field(max_length=32)]
-Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+TopK = Annotated[int, Field(ge=-1, le=1 << 31), AfterValidator(lambda count: max(count, 0))]
+"""-1: all, as 0"""
+TopP = Annotated[Real, Field(ge=0, le=1), AfterValidator(lambda share: share or 1e-6)]
+"""0: the likeliest token alone"""
+Most = Annotated[int, Field(ge=-1, le=1 << 31)]
+"""tokens of an answer; -1: as many as there is room for"""
+Temperature = Annotated[Real, Field(ge=0, le=2)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=2048, fail_fast=True)]
+Ids = Annotated[list[int], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
+_Stop = Annotated[str, Field(max_length=1024)]
+Stop = Annotated[
+    _Stop | Annotated[list[_Stop], Field(max_length=16, fail_fast=True)],
+    AfterValidator(lambda stop: [text for text in ([stop] if isinstance(stop, str) else stop) if text]),
+]
+"""empty texts stop nothing"""
 _DEEPEST = 32
 
 
@@ -51,18 +65,18 @@ class TextPart(Body):
 
 class Function(Body):
     name: Name
-    arguments: Text
+    arguments: Annotated[Text, AfterValidator(lambda text: text.strip() or "{}")] = "{}"
 
 
 class ToolCall(Body):
-    id: Annotated[str, Field(max_length=256)]
+    id: Annotated[str, Field(max_length=256)] = ""
     type: Literal["function"] = "function"
     function: Function
 
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=64)] | None = None
+    content: Text | Annotated[list[TextPart], Field(max_length=64)] | None = None
     reasoning_content: Text | None = Field(None, validation_alias=AliasChoices("reasoning_content", "reasoning"))
     tool_calls: Annotated[list[ToolCall], Field(max_length=32)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
@@ -115,6 +129,12 @@ class TemplateOptions(Body):
         return values
 
 
+class ThinkingSwitch(Body):
+    """Z.ai's own."""
+
+    type: Literal["enabled", "disabled"]
+
+
 class StreamOptions(Body):
     include_usage: bool | None = None
 
@@ -123,10 +143,10 @@ class Sampling(Body):
     """What chat and completions share."""
 
     model: Annotated[str, Field(max_length=256)] | None = None
-    max_tokens: _Count | None = None
-    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    max_tokens: Most | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
     min_p: Annotated[Real, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Real, Field(ge=0.001, le=1000)] | None = None
     frequency_penalty: Annotated[Real, Field(ge=-2, le=2)] | None = None
@@ -139,7 +159,7 @@ class Sampling(Body):
         | None
     ) = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -152,9 +172,10 @@ class Sampling(Body):
 
 class ChatRequest(Sampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
-    max_completion_tokens: _Count | None = None
+    max_completion_tokens: Most | None = None
     chat_template_kwargs: TemplateOptions | None = None  # type: ignore[assignment]
     reasoning_effort: Effort | None = None
+    thinking: ThinkingSwitch | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
@@ -164,22 +185,18 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    prompt: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=16)]
-        | Annotated[list[int], Field(min_length=1, max_length=1 << 20)]
-    )
+    prompt: Text | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=2048, fail_fast=True)]
     suffix: Text | None = None
     candidates: Candidates = 1
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    echo: Literal[False] | None = None
+    echo: bool | None = None
 
 
 class EmbeddingRequest(Body):
     """`input_type` tells questions from what is searched, as other servers of such models have it."""
 
     model: Annotated[str, Field(max_length=256)] | None = None
-    input: Embedded | Annotated[list[Embedded], Field(min_length=1, max_length=256)]
+    input: Embedded | Annotated[list[Embedded], Field(min_length=1, max_length=2048, fail_fast=True)]
     input_type: Literal["query", "passage"] = "passage"
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: _Count | None = None
@@ -199,11 +216,11 @@ class InfillRequest(Body):
     prompt: Text = ""
     n_predict: Annotated[int, Field(ge=-2, le=1 << 31)] = 128
     candidates: Candidates = 1
-    temperature: Annotated[Real, Field(ge=0, le=2)] = 0.0
-    top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 40
-    top_p: Annotated[Real, Field(gt=0, le=1)] = 0.99
+    temperature: Temperature = 0.0
+    top_k: TopK = 40
+    top_p: TopP = 0.99
     seed: Annotated[int, Field(ge=-1, lt=1 << 63)] | None = None
-    stop: Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | None = None
     stream: bool = False
 
 
@@ -215,8 +232,8 @@ class ChatGLMRequest(Body):
         None
     )
     max_length: _Count | None = None
-    top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
-    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
+    top_p: TopP | None = None
+    temperature: Temperature | None = None
 
 
 class FeedbackMessage(Body):

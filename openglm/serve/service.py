@@ -42,6 +42,7 @@ class Broken(Exception):
 
 Batch = list[tuple[int, Event]]
 _GATHER = 0.04  # seconds
+_LAST_WORDS = 0.3  # seconds for the end of the last answer to reach its reader
 
 
 def _advance(rounds: Rounds[Found], results: list[Result] | None) -> tuple[Sequence[EngineRequest] | None, Any]:
@@ -118,7 +119,8 @@ class Service:
         self._open: set[Ticket] = set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ringing, self._rang = False, 0.0
-        self.draining = False
+        self.draining, self.ended = False, asyncio.Event()
+        """ended: asked to end, and all answers are given"""
 
     @property
     def assistant(self) -> Assistant:
@@ -166,6 +168,11 @@ class Service:
         self._loop.call_soon_threadsafe(
             self._loop.call_later, self.config.grace, lambda: self._cut_all(list(self._open))
         )
+        self._loop.call_soon_threadsafe(self._look_for_the_end)
+
+    def _look_for_the_end(self) -> None:
+        if self.draining and not self._open:
+            self._loop.call_later(_LAST_WORDS, self.ended.set)
 
     async def answer(
         self, requests: Sequence[EngineRequest], version: Version | None = None
@@ -194,6 +201,7 @@ class Service:
         finally:
             timer.cancel()
             self._open.difference_update(tickets)
+            self._look_for_the_end()
             for ticket in tickets:
                 self._commands.put(partial(self._drop, ticket))
 

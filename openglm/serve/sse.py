@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from openglm.serve.errors import as_api_error
+from openglm.serve.errors import ApiError, as_api_error
 
 Result = TypeVar("Result")
 DONE = b"data: [DONE]\n\n"
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_SEPARATORS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
+_PATIENCE, _QUIET = 1.0, 5.0  # seconds until the headers are sent, and between two pings in silence
 _SMALL = 1 << 14  # bytes; cutting so much into tokens takes a millisecond or two
 
 
@@ -22,9 +24,14 @@ class Gone(Exception):
     """The client went away."""
 
 
-def event(value: Any) -> bytes:
-    """One server-sent event. JSON has no line ends of its own, so no text can end an event or begin another."""
-    return b"data: %b\n\n" % _to_json(value).encode()
+def line(value: Any) -> bytes:
+    """JSON in which nothing ends a line, not even for readers that take Unicode's separators for line ends."""
+    return _to_json(value).translate(_SEPARATORS).encode()
+
+
+def event(value: Any, name: str = "") -> bytes:
+    """One server-sent event; no text can end it or begin another."""
+    return b"%bdata: %b\n\n" % (f"event: {name}\n".encode() if name else b"", line(value))
 
 
 async def prepare(request: Request, work: Callable[..., Result], *arguments: Any) -> Result:
@@ -54,16 +61,20 @@ async def _gone(receive: Any) -> None:
 
 
 class EventStream(Response):
-    """Send chunks as they come. The first is awaited before the status is sent, so that a request which fails at once
-    has its proper status; a later failure is an event with OpenAI's error object. Closing the chunks, which happens in
-    any case, frees what they hold."""
+    """Send chunks as they come. A request that fails at once has its proper status; one that waits for its turn gets the
+    headers, and comments that keep the connection open. A later failure is an event with OpenAI's error object. Closing
+    the chunks, which happens in any case, frees what they hold."""
 
     media_type = "text/event-stream"
+    ping = b": waiting\n\n"
 
     def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.chunks = chunks
+
+    def failed(self, error: ApiError) -> bytes:
+        return event(error.body()) + DONE
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -74,17 +85,26 @@ class EventStream(Response):
             await self.chunks.aclose()
 
     async def _send(self, send: Any, scope: Any, receive: Any) -> None:
+        started, turn = False, asyncio.ensure_future(anext(self.chunks, None))
         try:
-            first = await anext(self.chunks)
+            while True:
+                await asyncio.wait({turn}, timeout=_QUIET if started else _PATIENCE)
+                chunk = turn.result() if turn.done() else self.ping if started else b""
+                if not started:
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    started = True
+                if chunk is None:
+                    break
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if turn.done():
+                    turn = asyncio.ensure_future(anext(self.chunks, None))
         except Exception as error:
-            return await as_api_error(error).response()(scope, receive, send)
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        try:
-            async for chunk in self.chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except Exception as error:
-            await send(
-                {"type": "http.response.body", "body": event(as_api_error(error).body()) + DONE, "more_body": True}
-            )
+            if not started:
+                return await as_api_error(error).response()(scope, receive, send)
+            body = self.failed(as_api_error(error))
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        finally:
+            turn.cancel()
+            await asyncio.gather(turn, return_exceptions=True)
         await send({"type": "http.response.body", "body": b""})

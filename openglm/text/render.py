@@ -10,11 +10,12 @@ and ChatGLM2, which are one text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 from openglm.config import require
 from openglm.text.checks import require_text
-from openglm.text.formats import ROLE_TOKENS, Format
+from openglm.text.formats import ROLE_TOKENS, Format, Rounds
 from openglm.text.reading import ReplyReader, read_reply
 from openglm.text.replies import Message, Tool, arguments_of, is_name, json_text
 from openglm.text.steps import BEGIN, check_steps
@@ -41,6 +42,7 @@ def render(
     *,
     generation_prompt: bool = False,
     thinking: Thinking = AS_USUAL,
+    lenient: bool = False,
 ) -> tuple[list[int], list[int]]:
     """Ids of a conversation, and a loss mask of the same length: 1 where the token itself is predicted and trained (not
     shifted).
@@ -53,6 +55,8 @@ def render(
     tools: in OpenAI's form: [{"type": "function", "function": {"name", "description", "parameters"}}]; a first system
     message may hold them instead.
     generation_prompt: end with the opening of an answer, for a model to go on. thinking: what its thoughts are to be.
+    lenient: take messages in any order, as clients send them: each stands where it came, as the published templates
+    have it, and a prompt goes on with an answer that comes last. Nothing is to be learnt from these.
     Trained are the assistants' contents and the tokens that close them, and nothing else. Raises ValueError naming
     message and field.
     """
@@ -64,23 +68,26 @@ def render(
         "this is a base model, which is not asked in conversations; use Tokenizer.prompt",
     )
     assert turns is not None
-    _check_messages(messages)
+    _check_messages(messages, lenient)
     tools = list(tools or messages[0].get("tools") or [])
     _check_tools(messages, tools, turns.tools)
-    if generation_prompt:
-        last = len(messages) - 1
-        require(
-            messages[last]["role"] != "assistant",
-            f"messages[{last}].role",
-            "assistant",
-            "to ask for an answer, the last message must be another's",
-        )
+    answered = generation_prompt and messages[-1]["role"] == "assistant"
+    require(
+        lenient or not answered,
+        f"messages[{len(messages) - 1}].role",
+        "assistant",
+        "to ask for an answer, the last message must be another's",
+    )
+    begun = answered and not _calls(messages[-1])
     ids: list[int] = []
     loss_mask: list[int] = []
     if BEGIN not in tokenizer.special:
         messages = [{key: value for key, value in one.items() if key != "steps"} for one in messages]
-    messages = messages if turns.parallel else _one_call_each(messages)
-    for text, is_special, trained in turns(messages, tools, generation_prompt, thinking):
+    messages = messages if turns.parallel else _one_call_each(messages, lenient)
+    if lenient and isinstance(turns, Rounds):
+        messages = _alternating(messages)
+    parts = list(turns(messages, tools, generation_prompt and not begun, thinking))
+    for text, is_special, trained in parts[: len(parts) - begun]:  # the last one closes the answer
         spelled = not is_special or (text in MARKS and text not in tokenizer.special)
         piece = tokenizer.encode(text) if spelled else [tokenizer.special[text]]
         ids += piece
@@ -127,8 +134,25 @@ def parse_reply(
     return tokenizer.format.parse(texts, called)
 
 
-def _one_call_each(messages: Sequence[Message]) -> list[Message]:
-    """Several calls of one answer one after another, each followed by its result."""
+def _alternating(messages: Sequence[Message]) -> list[Message]:
+    """Questions and answers in turn: what one side says in several messages is one text; all that is no answer, and
+    not the system message in front, asks."""
+    first = messages[:1] if messages[0]["role"] == "system" else []
+    flat: list[Message] = [*first]
+    for message in messages[len(first) :]:
+        role, content = "assistant" if message["role"] == "assistant" else "user", message["content"]
+        if role == "assistant" and len(flat) == len(first):
+            flat.append({"role": "user", "content": ""})
+        if len(flat) > len(first) and flat[-1]["role"] == role:
+            flat[-1] = {**flat[-1], "content": f"{flat[-1]['content']}\n{content}"}
+        else:
+            flat.append({"role": role, "content": content})
+    return flat if len(flat) > len(first) else [{**flat[0], "role": "user"}]
+
+
+def _one_call_each(messages: Sequence[Message], lenient: bool) -> list[Message]:
+    """Several calls of one answer one after another, each followed by its result; where some may lack theirs, they
+    come last."""
     flat: list[Message] = []
     done = 0
     for number, message in enumerate(messages):
@@ -139,20 +163,28 @@ def _one_call_each(messages: Sequence[Message]) -> list[Message]:
         if len(calls) < 2:
             flat.append(message)
             continue
-        done += len(calls)
-        results = messages[number + 1 : done]
+        results = list(takewhile(_is_result, messages[done : done + len(calls)]))
+        done += len(results)
         require(
-            len(results) == len(calls),
+            lenient or len(results) == len(calls),
             f"messages[{number}].tool_calls",
             f"{len(calls)} calls",
             "this model writes one call at a time, so the result of each must follow",
         )
-        for index, (call, result) in enumerate(zip(calls, by_call(calls, results), strict=True)):
-            flat += [{**message, "content": "" if index else message.get("content"), "tool_calls": [call]}, result]
+        named = [one.get("tool_call_id") for one in results]
+        calls = sorted(calls, key=lambda call: call.get("id") not in named)
+        results = by_call(calls[: len(results)], results)
+        for index, call in enumerate(calls):
+            content = "" if index else message.get("content")
+            flat += [{**message, "content": content, "tool_calls": [call]}, *results[index : index + 1]]
     return flat
 
 
-def _check_messages(messages: Sequence[Message]) -> None:
+def _is_result(message: Message) -> bool:
+    return ROLE_TOKENS[message["role"]] == "<|observation|>"
+
+
+def _check_messages(messages: Sequence[Message], lenient: bool) -> None:
     require(
         isinstance(messages, Sequence) and len(messages) > 0,
         "messages",
@@ -178,11 +210,12 @@ def _check_messages(messages: Sequence[Message]) -> None:
             "...",
             "tools stand beside the messages, or in a first system message",
         )
-        _check_order(before, message, where, waiting)
+        if not lenient:
+            _check_order(before, message, where, waiting)
         before = message
         waiting = max(waiting - 1, len(message.get("tool_calls") or ()), int(bool(message.get("metadata"))))
     require(
-        not waiting or _calls(before),
+        lenient or not waiting or _calls(before),
         f"messages[{len(messages) - 1}].role",
         before["role"],
         f"results (role tool) of {waiting} more calls must follow",
@@ -233,7 +266,7 @@ def _function(one: Any, where: str, bare: Any = None) -> Mapping[str, Any]:
 def _check_order(before: Message, message: Message, where: str, waiting: int) -> None:
     """The token that closes an answer is the one that generation stops at, so only its role may follow."""
     role = message["role"]
-    result = ROLE_TOKENS[role] == "<|observation|>"
+    result = _is_result(message)
     if waiting or result:
         require(
             bool(waiting) and result,

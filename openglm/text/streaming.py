@@ -21,8 +21,11 @@ class ReplyStream:
     """Feed it the engine's events in order. White space around the content is dropped; a call of a tool that is not
     among `names` stays text. `thoughts` and `calls` hold what was read of them so far."""
 
-    def __init__(self, tokenizer: Tokenizer, names: Sequence[str] = (), reader: ReplyReader | None = None) -> None:
-        """reader: of a model that thinks, see `reader_of` in render.py."""
+    def __init__(
+        self, tokenizer: Tokenizer, names: Sequence[str] = (), reader: ReplyReader | None = None, begun: bool = False
+    ) -> None:
+        """reader: of a model that thinks, see `reader_of` in render.py. begun: the prompt holds the content's
+        beginning."""
         self._tokenizer, self._names, self._reader = tokenizer, frozenset(names), reader
         form = tokenizer.format
         self._marked = isinstance(form.turns, ThinkingTurns)
@@ -30,6 +33,7 @@ class ReplyStream:
         self.thoughts: list[str] = []
         self.calls: list[dict[str, Any]] = []
         self._next_text = tokenizer.special.get("<|assistant|>")  # parts the texts of one answer
+        self._begun = begun
         self._sent: list[str] = []
         self._held = ""  # empty, or not white space alone
         self._later: list[
@@ -84,7 +88,7 @@ class ReplyStream:
         """How much of the held text no call can claim: all but white space at its end and what begins with a line that
         may be a name."""
         end = len(self._held.rstrip())
-        start = (self._held.find("\n") + 1 or end) if self._sent else 0
+        start = (self._held.find("\n") + 1 or end) if self._sent or self._begun else 0
         while self._names and start < end:
             stop = self._held.find("\n", start)
             ended, line = stop >= 0, self._held[start : stop if stop >= 0 else None]
@@ -97,7 +101,7 @@ class ReplyStream:
 
     def _release(self, count: int) -> str:
         piece, self._held = self._held[:count], self._held[count:]
-        piece = piece if self._sent else piece.lstrip()
+        piece = piece if self._sent or self._begun else piece.lstrip()
         if piece:
             self._sent.append(piece)
         return piece

@@ -198,9 +198,10 @@ class Tokenizer:
         *,
         generation_prompt: bool = False,
         thinking: Thinking = AS_USUAL,
+        lenient: bool = False,
     ) -> tuple[list[int], list[int]]:
         """Ids and loss mask of a conversation: see `openglm.text.render.render`."""
-        return render(self, messages, tools, generation_prompt=generation_prompt, thinking=thinking)
+        return render(self, messages, tools, generation_prompt=generation_prompt, thinking=thinking, lenient=lenient)
 
 
 def _table(texts: Mapping[int, bytes], named: Sequence[tuple[str, int]]) -> tuple[bytes, ...]:

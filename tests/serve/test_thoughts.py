@@ -210,7 +210,8 @@ def test_a_demanded_call_is_written_in_marks(server):
 
 def test_a_stream_says_that_it_goes_on_while_a_call_grows(server, monkeypatch):
     """Nothing of a call is sent before it is whole, and that may take minutes."""
-    monkeypatch.setattr("openglm.serve.openai._QUIET", -1.0)
+    monkeypatch.setattr("openglm.serve.sse._PATIENCE", 0.0)
+    monkeypatch.setattr("openglm.serve.sse._QUIET", 0.001)
     one = server("glm-4.7")
     one.says = f"</think><tool_call>f<arg_key>s</arg_key><arg_value>{'好' * 600}</arg_value></tool_call><|observation|>"
     stream = one.client.post("/v1/chat/completions", json={"messages": [USER], "tools": TOOLS, "stream": True}).text
