@@ -148,6 +148,11 @@ def kernel_path() -> str:
     return os.environ.get("OPENGLM_KERNELS") or "auto"
 
 
+def endpoint_key() -> str:
+    """What opens a model behind somebody's OpenAI-compatible interface: $OPENAI_API_KEY."""
+    return os.environ.get("OPENAI_API_KEY", "")
+
+
 def launched() -> tuple[int, int]:
     """Processes that torchrun (or a batch system in its manner) started for this run, and this one's number on its
     machine; (1, 0): none did."""

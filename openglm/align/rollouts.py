@@ -13,10 +13,11 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,8 +39,13 @@ from openglm.text.tokenizer import Tokenizer
 from openglm.train.run import Session
 from openglm.train.state import State
 
+if TYPE_CHECKING:  # it needs httpx
+    from openglm.align.endpoint import Endpoint
+
 _HELDOUT = 1 << 40  # stands for a round in the seeds of held-out answers
 _SHOWN = 10  # held-out answers kept in the log
+Drawn = tuple[list[int], "list[float | None]", bool, str]
+"""ids of an answer, their log-probabilities, whether it ended, its text"""
 Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
 """rewards of answers, each to its prompt"""
 
@@ -75,7 +81,8 @@ class Answer:
     prompt: list[int]
     ids: list[int]
     """with the token that ended it, if one did"""
-    sampler_logp: list[float]
+    sampler_logp: list[float | None]
+    """None where the sampler does not say"""
     finished: bool
     text: str
     reward: float
@@ -102,6 +109,8 @@ class Rollouts:
         self.fingerprint = hashlib.sha256((plain + fingerprint(prompts)).encode()).hexdigest()
         self._round, self._rows = -1, list[RolloutRow]()
         self.reference: Transformer | None = None
+        self.endpoint: Endpoint | None = None
+        """draws the answers of rounds, where there is one"""
 
     def attach(self, session: Session, state: State) -> None:
         """Called by the loop before the first step."""
@@ -145,8 +154,13 @@ class Rollouts:
         if before.get("round") == number:  # stopped after the round was drawn and before its first step
             before = before["before"]
         drawn = self._draw(number)
-        kept = {"round": number, "answers": drawn, "sampler_logp": [answer.pop("sampler_logp") for answer in drawn]}
+        kept: dict[str, Any] = {
+            "round": number,
+            "answers": drawn,
+            "sampler_logp": [answer.pop("sampler_logp") for answer in drawn],
+        }
         kept |= self._measured(self._plain_rows(drawn))
+        kept["sampler_logp"] = _told(kept["sampler_logp"], kept["old_logp"])
         kept |= self.advise([answer["reward"] for answer in drawn], kept, before)
         kept["before"] = {name: value for name, value in before.items() if not isinstance(value, list | dict)}
         if group.first:
@@ -167,7 +181,7 @@ class Rollouts:
             self._write({"heldout": self.evaluate(whole)})
         asked = [prompt for prompt in self._questions(number) for _ in range(options.group)]
         return self._session.group.broadcast(
-            lambda: [dataclasses.asdict(answer) for answer in self.answers(whole, asked, number)]
+            lambda: [dataclasses.asdict(answer) for answer in self.answers(whole, asked, number, self.endpoint)]
         )
 
     def _questions(self, number: int) -> list[Prompt]:
@@ -178,37 +192,77 @@ class Rollouts:
         order = {epoch: np.random.default_rng((seed, 5, epoch)).permutation(total) for epoch in epochs}
         return [self.prompts[order[place // total][place % total]] for place in places]
 
-    def answers(self, model: Transformer, prompts: Sequence[Prompt], number: int) -> list[Answer]:
-        """One answer to each prompt, from the model alone: no token is kept from it, none made likelier."""
-        options, tokenizer = self.config.rollout, self.tokenizer
+    def answers(
+        self, model: Transformer, prompts: Sequence[Prompt], number: int, endpoint: Endpoint | None = None
+    ) -> list[Answer]:
+        """One answer to each prompt, from the model alone: no token is kept from it, none made likelier. Raises
+        ValueError for a reward that is no number."""
+        tokenizer = self.tokenizer
         ids = [tokenizer.render(one.messages, tools=one.tools, generation_prompt=True)[0] for one in prompts]
+        seeds = [
+            int(np.random.default_rng((self.config.data.seed, 7, number, place)).integers(1 << 62))
+            for place in range(len(prompts))
+        ]
+        drawn = self._ask(endpoint, prompts, ids, seeds) if endpoint else self._generate(model, ids, seeds)
+        rewards = self.score(prompts, [text for *_, text in drawn])
+        wrong = next((place for place, reward in enumerate(rewards) if not math.isfinite(reward)), None)
+        what = f"is the reward of {drawn[wrong or 0][-1][:60]!r}; rewards must be finite numbers"
+        require(wrong is None, "rollout", rewards[wrong or 0], what)
+        return [
+            Answer(
+                prompt=asked,
+                ids=tokens,
+                sampler_logp=logp,
+                finished=finished,
+                text=text,
+                reward=reward if finished else self.config.rollout.unfinished,
+            )
+            for asked, (tokens, logp, finished, text), reward in zip(ids, drawn, rewards, strict=True)
+        ]
+
+    def _generate(self, model: Transformer, ids: list[list[int]], seeds: list[int]) -> list[Drawn]:
+        """Answers by the engine."""
+        options = self.config.rollout
         params = [
             SamplingParams(
                 max_tokens=options.max_tokens,
                 temperature=options.temperature,
-                seed=int(np.random.default_rng((self.config.data.seed, 7, number, place)).integers(1 << 62)),
+                seed=seed,
                 logprobs=0,
                 logprobs_as_drawn=True,
             )
-            for place in range(len(prompts))
+            for seed in seeds
         ]
         bits = {"": 0, "int8": 8, "int4": 4}[options.quantize]
         sampler = quantize_model(copy.deepcopy(model), bits, 32) if bits else model
-        drawn = Engine(sampler, tokenizer=tokenizer).generate(ids, params)
+        drawn = Engine(sampler, tokenizer=self.tokenizer).generate(ids, params)
         for result in drawn:
             assert not result.error, result.error
-        rewards = self.score(prompts, [result.text for result in drawn])
         return [
-            Answer(
-                prompt=asked,
-                ids=result.ids,
-                sampler_logp=[token.logprob for token in result.logprobs],
-                finished=result.finish_reason == "stop",
-                text=result.text,
-                reward=reward if result.finish_reason == "stop" else options.unfinished,
-            )
-            for asked, result, reward in zip(ids, drawn, rewards, strict=True)
+            (result.ids, [token.logprob for token in result.logprobs], result.finish_reason == "stop", result.text)
+            for result in drawn
         ]
+
+    def _ask(
+        self, endpoint: Endpoint, prompts: Sequence[Prompt], ids: list[list[int]], seeds: list[int]
+    ) -> list[Drawn]:
+        """Answers by a model elsewhere."""
+        from openglm.align.endpoint import token_ids
+
+        most = self.config.rollout.max_tokens
+        usual = {"max_tokens": most, "temperature": 1, "top_p": 1, "top_k": 0, "logprobs": True}
+        requests = [
+            {**usual, "messages": one.messages, "seed": seed, **({"tools": one.tools} if one.tools else {})}
+            for one, seed in zip(prompts, seeds, strict=True)
+        ]
+        replies = endpoint.ask(requests)
+        cut = [token_ids(self.tokenizer, *given, most) for given in zip(prompts, ids, replies, strict=True)]
+        silent = sum(bool(tokens) and all(value is None for value in logp) for tokens, logp, _ in cut)
+        if silent:
+            say(
+                f"{silent} of {len(cut)} answers came without log-probabilities of their tokens; the trainer's are used"
+            )
+        return [(*parts, reply.text) for parts, reply in zip(cut, replies, strict=True)]
 
     def _plain_rows(self, answers: list[dict[str, Any]]) -> list[Row]:
         model, rows = self._session.model, []
@@ -295,6 +349,14 @@ class Rollouts:
     def _write(self, record: dict[str, Any]) -> None:
         if self._session.log and any(record.values()):
             self._session.log.write({"step": self._state.step, **record})
+
+
+def _told(sampler: Sequence[Sequence[float | None]], trainer: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Log-probabilities of the sampler, and the trainer's where it does not say."""
+    return [
+        [theirs if own is None else own for own, theirs in zip(*pair, strict=True)]
+        for pair in zip(sampler, trainer, strict=True)
+    ]
 
 
 def _placed(row: Row, values: Sequence[float]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ pairs. `glm data self-instruct` lets a model write instructions and answers.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +64,10 @@ class SelfInstructOptions:
     to: str
     """file to write: JSON lines of {prompt, response}"""
     model: str = "nano"
-    """folder of the model that writes, or the name of a bundled one"""
+    """folder of the model that writes, or the name of a bundled one; with endpoint its name there"""
+    endpoint: str = ""
+    """OpenAI-compatible interface of the model that writes, such as http://127.0.0.1:8000/v1; $OPENAI_API_KEY is its
+    key"""
     count: int = 100
     """records to have in the file"""
     max_tokens: int = 256
@@ -108,20 +112,13 @@ def export(options: FeedbackOptions) -> int:
 
 def write_instructions(options: SelfInstructOptions) -> int:
     from openglm.align.self_instruct import self_instruct
-    from openglm.assistant import Assistant
     from openglm.config import require
     from openglm.data.prompts import read_prompts
 
     for name in ("count", "max_tokens"):
         require(getattr(options, name) > 0, name, getattr(options, name), "must be a positive whole number")
     seeds = [str(one.messages[-1]["content"]) for one in read_prompts(options.seeds, "seeds")]
-    assistant = Assistant(options.model)
-
-    def ask(text: str, seed: int) -> tuple[str, bool]:
-        drawn = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": seed}
-        reply = assistant.reply([{"role": "user", "content": text}], **drawn)
-        return reply.text, reply.usage["completion_tokens"] < options.max_tokens
-
+    ask = endpoint_writer(options) if options.endpoint else own_writer(options)
     found = self_instruct(seeds, ask, Path(options.to), options.count, options.seed)
     if options.json:
         print(json.dumps({"records": found.records, "left_out": found.left_out}))
@@ -130,3 +127,31 @@ def write_instructions(options: SelfInstructOptions) -> int:
     less = f" ({options.count} were asked for: the model found nothing new)" if found.records < options.count else ""
     print(f"{found.records} records in {options.to}{less}; left out: {reasons}")
     return 0
+
+
+def own_writer(options: SelfInstructOptions) -> Callable[[str, int], tuple[str, bool]]:
+    """A model of this machine."""
+    from openglm.assistant import Assistant
+
+    assistant = Assistant(options.model)
+
+    def ask(text: str, seed: int) -> tuple[str, bool]:
+        drawn = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": seed}
+        reply = assistant.reply([{"role": "user", "content": text}], **drawn)
+        return reply.text, reply.usage["completion_tokens"] < options.max_tokens
+
+    return ask
+
+
+def endpoint_writer(options: SelfInstructOptions) -> Callable[[str, int], tuple[str, bool]]:
+    """A model elsewhere."""
+    from openglm.align.endpoint import Endpoint
+
+    endpoint = Endpoint(options.endpoint, options.model)
+
+    def ask(text: str, seed: int) -> tuple[str, bool]:
+        drawn = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": seed}
+        (reply,) = endpoint.ask([{"messages": [{"role": "user", "content": text}], **drawn}])
+        return reply.text, reply.finished
+
+    return ask

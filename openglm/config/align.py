@@ -114,6 +114,11 @@ class RolloutConfig:
     """of the draw, and of the probabilities that training changes"""
     quantize: Literal["", "int8", "int4"] = ""
     """draw with weights of fewer bits, made anew each round; what that changes is weighed in the loss"""
+    endpoint: str = ""
+    """draw from a model behind OpenAI's interface, such as http://127.0.0.1:8000/v1, in place of the one in training:
+    one with nearly the same weights, for a token counts by the ratio of both probabilities"""
+    endpoint_model: str = ""
+    """its name there"""
     unfinished: float = 0.0
     """reward of an answer that was cut off at max_tokens"""
     eval_rounds: int = 10
@@ -123,6 +128,9 @@ class RolloutConfig:
         for name in ("questions", "group", "epochs", "max_tokens", "eval_rounds"):
             require(getattr(self, name) > 0, f"rollout.{name}", getattr(self, name), "must be a positive whole number")
         require(self.temperature > 0, "rollout.temperature", self.temperature, "must be positive")
+        plain = not self.endpoint or self.temperature == 1
+        require(plain, "rollout.temperature", self.temperature, "must be 1: an endpoint tells no other probabilities")
+        require(not (self.endpoint and self.quantize), "rollout.quantize", self.quantize, "belongs to our own draw")
         check_choices(self, "rollout.")
 
     @property
