@@ -31,8 +31,8 @@ class Reply:
 
 
 class Endpoint:
-    """`Endpoint("http://127.0.0.1:8000/v1").ask([{"messages": [..], "max_tokens": 16}])`. $OPENAI_API_KEY is sent along.
-    The host may be a private one, for the user named it."""
+    """`Endpoint("http://127.0.0.1:8000/v1").ask([{"messages": [..], "max_tokens": 16}])`. $OPENAI_API_KEY is sent
+    along. The host may be a private one, for the user named it."""
 
     def __init__(self, url: str, model: str = "") -> None:
         parsed = parse(url)

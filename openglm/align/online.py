@@ -96,10 +96,6 @@ def _run(
         )
         say(demonstrations.summary)
     rollouts = Rollouts(config, prompts, heldout, tokenizer, scorer(config), advise, demonstrations)
-    if config.rollout.endpoint:
-        from openglm.align.endpoint import Endpoint
-
-        rollouts.endpoint = Endpoint(config.rollout.endpoint, config.rollout.endpoint_model)
     if penalty:
         rollouts.reference = load_model(folder, device=config.train.device, dtype="float32")
     run = Run(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from openglm.align.advantages import Advise
 from openglm.align.measure import log_probabilities, measure, scores
-from openglm.config import RolloutRunConfig, require
+from openglm.config import RolloutConfig, RolloutRunConfig, require
 from openglm.data.dialogue import conversation_sample
 from openglm.data.mixture import Row, Stream, pack
 from openglm.data.prompts import Prompt, fingerprint
@@ -109,8 +109,7 @@ class Rollouts:
         self.fingerprint = hashlib.sha256((plain + fingerprint(prompts)).encode()).hexdigest()
         self._round, self._rows = -1, list[RolloutRow]()
         self.reference: Transformer | None = None
-        self.endpoint: Endpoint | None = None
-        """draws the answers of rounds, where there is one"""
+        self.endpoint = _endpoint(config.rollout)
 
     def attach(self, session: Session, state: State) -> None:
         """Called by the loop before the first step."""
@@ -349,6 +348,15 @@ class Rollouts:
     def _write(self, record: dict[str, Any]) -> None:
         if self._session.log and any(record.values()):
             self._session.log.write({"step": self._state.step, **record})
+
+
+def _endpoint(options: RolloutConfig) -> Endpoint | None:
+    """Where answers are drawn, if not here."""
+    if not options.endpoint:
+        return None
+    from openglm.align.endpoint import Endpoint
+
+    return Endpoint(options.endpoint, options.endpoint_model)
 
 
 def _told(sampler: Sequence[Sequence[float | None]], trainer: Sequence[Sequence[float]]) -> list[list[float]]:
