@@ -39,6 +39,7 @@ __all__ = [
     "Rounds",
     "SamplingParams",
     "Thinking",
+    "Turn",
 ]
 CANDIDATES = 16
 """fillings of a blank that are tried where nothing else is said"""
@@ -173,13 +174,15 @@ class Assistant:
         params: SamplingParams,
         tools: Sequence[Mapping[str, Any]] | None = None,
         thinking: Thinking = AS_USUAL,
+        *,
+        cut: bool = True,
     ) -> Turn:
         """An answer that is still to be generated, in as many requests as it calls tools. tools: those that are left
         to the caller; None: this assistant's own. Models that call tools inside their answers know the built-in
-        ones."""
+        ones. cut: as for `chat_prompt`."""
         own = self.tools if tools is None else None
         listed = list(tools or ()) if own is None else own.added if BEGIN in self.tokenizer.special else own.schemas
-        ask = partial(self._fitting, room=self.context, tools=listed, thinking=thinking)
+        ask = partial(self.chat_prompt, tools=listed, cut=cut, thinking=thinking)
         return Turn(self.tokenizer, own, listed, ask, messages, params, self.context, thinking)
 
     def sampling(self, **given: Any) -> dict[str, Any]:

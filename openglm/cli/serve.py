@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from openglm.cli.options import parse
+from openglm.cli.options import chosen_tools, parse
 from openglm.config import EngineConfig, require
 from openglm.serve.config import ServeConfig
 
@@ -29,6 +29,11 @@ class ServeOptions(ServeConfig):
     """device to run on: auto, cpu, cuda, mps, ..."""
     format: str = ""
     """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
+    tools: bool = False
+    """let the model call tools while it answers: solve and calculate, convert units, dates. Requests that bring tools
+    of their own are answered with these instead"""
+    mcp: str = ""
+    """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
     quantize: Literal["", "int8", "int4"] = ""
     """quantize the weights to 8 or 4 bits"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -62,8 +67,10 @@ def run(argv: list[str]) -> int:
             quantize=options.quantize or None,
             engine=options.engine,
             format=options.format or None,
+            tools=tools,
         )
 
     listener = bind(options)
+    tools = chosen_tools(options.tools, options.mcp)
     assistant = load(options.model, options.adapter or None, named(options.adapters))
     return serve(assistant, options, options.name or Path(options.model).resolve().name, listener, load)

@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 
 from openglm.assistant import Assistant, EngineRequest, Result, Rounds, SamplingParams, Thinking
 from openglm.config import require
-from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice
+from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice, TurnChoice
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling, TemplateOptions, ToolChoice
 from openglm.serve.service import Service, Version
@@ -34,6 +35,8 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
     schema, assistant = _schema(body), service.assistant
     begun = "" if forced or schema is not None else _begun(body)
     thinking = _thinking(body, closed=bool(forced or begun) or schema is not None)
+    if body.tools is None and schema is None and not begun and assistant.tools is not None:
+        return await _with_tools(request, service, body, thinking)
     ids = await prepare(request, _prompt, service, body, tools, thinking, bool(begun))
     opening = ""
     if forced:
@@ -45,7 +48,7 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
         service,
         body,
         ids,
-        body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        _most_of_chat(body),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         schema=schema,
         continues=b"" if begun else None,
@@ -59,6 +62,23 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
     most = 1 if body.parallel_tool_calls is False else None
     choices = [ChatChoice(assistant, names, reader, most, bool(begun)) for reader in readers]
     return Answering(requests, choices, len(ids))
+
+
+async def _with_tools(request: Request, service: Service, body: ChatRequest, thinking: Thinking) -> Answering:
+    """A chat whose tools are run here."""
+    for option, wrong in (("n", (body.n or 1) > 1), ("logprobs", bool(body.logprobs))):
+        if wrong:
+            raise ApiError(
+                400, f"{option}: not where the server runs tools; send tools: [] to do without", param=option
+            )
+    [(_, params)] = _requests(service, body, [], _most_of_chat(body))
+    start = partial(service.assistant.turn, thinking=thinking, cut=False)
+    turn = await prepare(request, start, plain(body.messages), params)
+    return Answering([], [TurnChoice(service.assistant, turn)], len(turn.request[0]))
+
+
+def _most_of_chat(body: ChatRequest) -> int | None:
+    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 
 def _begun(body: ChatRequest) -> str:
@@ -313,7 +333,7 @@ async def collect(request: Request, ask: Ask, version: Version | None = None) ->
 
     async def work() -> Answering:
         answering = await ask()
-        async for batch in request.app.state.service.answer(answering.requests, version):
+        async for batch in answering.batches(request.app.state.service, version):
             for _ in answering.feed(batch):
                 pass
         return answering
@@ -331,7 +351,7 @@ async def deltas(
     known = [index for index, choice in enumerate(answering.choices) if choice.reason]
     if known:  # before the engine says anything
         yield answering, [(index, one) for index in known for one in [*answering.choices[index].opening(), None]]
-    async with aclosing(request.app.state.service.answer(answering.requests, version)) as batches:
+    async with aclosing(answering.batches(request.app.state.service, version)) as batches:
         async for batch in batches:
             parts: list[tuple[int, Delta]] = []
             for index, found in answering.feed(batch):

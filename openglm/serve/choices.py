@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openglm.assistant import Assistant, EngineRequest, Event, Result
-from openglm.serve.service import Batch
-from openglm.text.reading import ReplyReader
+from openglm.assistant import Assistant, EngineRequest, Event, Result, Turn
+from openglm.serve.service import Batch, Service, Version
+from openglm.text.reading import Piece, ReplyReader
 from openglm.text.streaming import ReplyStream
 
 _REASONS = {
@@ -135,6 +138,45 @@ class ChatChoice(Choice):
         return {"token": text, "logprob": logprob, "bytes": raw}
 
 
+class TurnChoice(ChatChoice):
+    """An answer whose tools are run here; each call is a step, in a field of its own beside the text."""
+
+    def __init__(self, assistant: Assistant, turn: Turn) -> None:
+        super().__init__(assistant)
+        self.turn, self.steps = turn, list[dict[str, Any]]()
+        self._ready: list[Piece] = []
+
+    async def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
+        """The events of one request after another, and an empty one when tools have been run."""
+        while not self.turn.over:
+            async with aclosing(service.answer([self.turn.request], version)) as batches:
+                async for batch in batches:
+                    yield batch
+            result = batch[-1][1].result
+            assert result is not None, "an answer's last event brings its result"
+            self.cached = self.cached or result.cached_tokens
+            self._ready = await asyncio.to_thread(self.turn.advance, result.ids)
+            self.turn.over = self.turn.over or result.finish_reason == "cancelled"
+            self.reason = _REASONS[result.finish_reason] if self.turn.over else None
+            yield [(0, Event(0))]
+
+    def feed(self, events: Sequence[Event]) -> list[dict[str, Any]]:
+        pieces = [piece for one in events for piece in self.turn.feed(one.token, one.text)] + self._ready
+        self._ready, self.tokens = [], self.turn.tokens
+        deltas: list[dict[str, Any]] = []
+        for kind, what in pieces:
+            if kind == "step":
+                self.steps.append(dataclasses.asdict(what))
+                deltas.append({"steps": self.steps[-1:]})
+            else:
+                (self._pieces if kind == "content" else self._thoughts).append(what)
+                deltas.append({kind: what})
+        return deltas
+
+    def message(self) -> dict[str, Any]:
+        return super().message() | ({"steps": self.steps} if self.steps else {})
+
+
 class CallChoice(ChatChoice):
     """A call that the request demanded: the answer is its arguments and nothing else."""
 
@@ -236,6 +278,13 @@ class Answering:
     requests: list[EngineRequest]
     choices: list[Any]
     prompt_tokens: int
+
+    def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
+        """All events, as `Service.answer` gives them."""
+        [first, *_] = self.choices
+        return (
+            first.batches(service, version) if isinstance(first, TurnChoice) else service.answer(self.requests, version)
+        )
 
     def feed(self, batch: Batch) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Take in events of several choices; each one's index, and the deltas that came of it."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from openglm.config import require
 from openglm.text.reading import Piece
 from openglm.text.render import parse_reply, reader_of
 from openglm.text.steps import BEGIN, END, GEN, read_call
@@ -71,6 +72,8 @@ class Turn:
         """calls that are left to the caller"""
         self.tokens, self.over, self._spent = 0, False, 0.0
         self._open()
+        prompt = f"{len(self.request[0])} tokens"
+        require(not self.over, "messages", prompt, f"do not fit the context of {context}; shorten them")
 
     def _open(self) -> None:
         """Begin an answer, of which a turn may have several."""

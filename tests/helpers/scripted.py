@@ -46,7 +46,8 @@ def scripted(tokenizer, text: str, tools=None, context: int = 4096) -> Assistant
     model = Transformer(model_preset("nano", **shape, **vocabulary)).eval()
     model.initialize(torch.Generator().manual_seed(1))
     made = Assistant.__new__(Assistant)
-    made.tokenizer, made.model, made.tools = tokenizer, model, tools
+    made.tokenizer, made.model, made.tools, made.adapters = tokenizer, model, tools, {}
+    made.fingerprint_with = lambda adapter: "scripted"
     made.engine = Engine(model, EngineConfig(max_sequences=2, runner="torch"), tokenizer=tokenizer)
     made.engine.runner = made.script = Script(made.engine.runner, with_marks(tokenizer, text))
     return made
