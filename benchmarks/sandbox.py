@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from helpers.escapes import ESCAPES, Escape, open_world, outcome
 
 from openglm import sandbox
-from openglm.sandbox.languages import LANGUAGES
+from openglm.sandbox.languages import LANGUAGES, toolchain
 
 ADD = {
     "python": "print(1 + 1)",
@@ -42,8 +42,10 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 
 def costs(calls: int) -> None:
+    interpreter = toolchain("python")[0]
+
     def bare() -> None:
-        subprocess.run([sys.executable, "-sBc", ADD["python"]], capture_output=True, check=True)
+        subprocess.run([interpreter, "-sBc", ADD["python"]], capture_output=True, check=True, env={})
 
     def isolated(language: str) -> None:
         assert sandbox.run(ADD[language], language=language, seconds=60).stdout == "2\n"
