@@ -23,7 +23,7 @@ import torch
 
 from openglm.checkpoints.adapters import new_encoder
 from openglm.cli.bench import random_model
-from openglm.config import LoraConfig, OptimizerConfig, PrefixConfig
+from openglm.config import LoraConfig, ModelConfig, OptimizerConfig, PrefixConfig
 from openglm.model.adapters import Lora
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import named_parameters
@@ -68,17 +68,22 @@ def our_step(model: Transformer, kind: str, batch: dict, lora: LoraConfig) -> Ca
     return step
 
 
-def peer_step(preset: str, batch: dict, lora: LoraConfig) -> Callable[[], None]:
-    import peft
+def peer_model(config: ModelConfig) -> torch.nn.Module:
+    """The shape in `transformers`, with random weights in fp32."""
     from transformers import GlmConfig, GlmForCausalLM
 
-    config = model_preset(preset)
     torch.manual_seed(0)
-    base = GlmForCausalLM(GlmConfig(
+    return GlmForCausalLM(GlmConfig(
         vocab_size=config.vocab_size, hidden_size=config.hidden, intermediate_size=config.ffn_hidden, num_hidden_layers=config.layers,
         num_attention_heads=config.heads, num_key_value_heads=config.kv_heads, head_dim=config.head_dim, attention_bias=config.bias == "qkv",
         tie_word_embeddings=config.tied, max_position_embeddings=config.max_positions, pad_token_id=0, eos_token_id=5,
     ))  # fmt: skip
+
+
+def peer_step(preset: str, batch: dict, lora: LoraConfig) -> Callable[[], None]:
+    import peft
+
+    base = peer_model(model_preset(preset))
     options = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))
     model = peft.get_peft_model(base, options).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
