@@ -281,10 +281,10 @@ class Answering:
 
     def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
         """All events, as `Service.answer` gives them."""
-        [first, *_] = self.choices
-        return (
-            first.batches(service, version) if isinstance(first, TurnChoice) else service.answer(self.requests, version)
-        )
+        for choice in self.choices:
+            if isinstance(choice, TurnChoice):
+                return choice.batches(service, version)
+        return service.answer(self.requests, version)
 
     def feed(self, batch: Batch) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Take in events of several choices; each one's index, and the deltas that came of it."""
