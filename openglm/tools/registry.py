@@ -21,6 +21,7 @@ from openglm.text.replies import arguments_of, is_name, json_text
 from openglm.tools.builtin import BUILT_IN
 from openglm.tools.expressions import split
 from openglm.tools.pool import shared_pool
+from openglm.tools.programs import python
 from openglm.tools.servers import Servers
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -37,6 +38,7 @@ class Tool:
     """its result for checked arguments, in so many seconds"""
     check: Callable[[dict[str, Any]], dict[str, Any]] = dict
     """arguments as `run` takes them. Raises pydantic's ValidationError"""
+    built_in: bool = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -61,7 +63,8 @@ class Tools:
         self._tools: dict[str, Tool] = {}
         self._servers: Servers | None = None
         for name, function in BUILT_IN.items():
-            self._put(_tool_of(name, function, partial(_in_worker, name)))
+            self._put(_tool_of(name, function, partial(_in_worker, name), built_in=True))
+        self._put(_tool_of("Python", python, _in_sandbox, built_in=True))
 
     @property
     def names(self) -> list[str]:
@@ -75,7 +78,7 @@ class Tools:
     @property
     def added(self) -> list[dict[str, Any]]:
         """The schemas of those that are not built in."""
-        return [tool.schema for tool in self._tools.values() if tool.name not in BUILT_IN]
+        return [tool.schema for tool in self._tools.values() if not tool.built_in]
 
     def add(self, function: Function) -> Function:
         """Let the model call a function; also a decorator. Its parameters have types; its docstring says what it does,
@@ -143,7 +146,9 @@ def _line(text: str) -> str:
     return shorten(" ".join(text.encode(errors="replace").decode().split()), _LONGEST_ERROR)
 
 
-def _tool_of(name: str, function: Callable[..., Any], run: Callable[[dict[str, Any], float], Any]) -> Tool:
+def _tool_of(
+    name: str, function: Callable[..., Any], run: Callable[[dict[str, Any], float], Any], built_in: bool = False
+) -> Tool:
     """A tool from a function's signature and docstring. Raises ValueError where a parameter has no type."""
     description, notes = _documentation(function)
     hints, fields = get_type_hints(function), dict[str, Any]()
@@ -161,7 +166,7 @@ def _tool_of(name: str, function: Callable[..., Any], run: Callable[[dict[str, A
         made = model.model_validate(arguments)
         return {name: getattr(made, name) for name in made.model_fields_set}
 
-    return Tool(name, description, schema, run, check)
+    return Tool(name, description, schema, run, check, built_in)
 
 
 def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
@@ -181,6 +186,10 @@ def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 def _in_worker(name: str, arguments: dict[str, Any], seconds: float) -> str:
     return shared_pool().call(name, arguments, seconds)
+
+
+def _in_sandbox(arguments: dict[str, Any], seconds: float) -> str:
+    return python(**arguments)  # which has a limit of its own
 
 
 def _in_thread(function: Callable[..., Any], arguments: dict[str, Any], seconds: float) -> Any:

@@ -76,6 +76,19 @@ def test_what_cannot_be_a_tool_is_refused(tools):
         Tools(seconds=0)
 
 
+def test_a_program_runs_in_the_sandbox(tools):
+    assert tools.call("Python", "for n in range(3):\n    print(n, end=',')") == "0,1,2,"
+    assert tools.call("Python", {"code": "x = 1"}) == "(it printed nothing)"
+    for code, told in (
+        ("1/0", "ZeroDivisionError: division by zero"),
+        ("import socket; socket.socket()", "PermissionError"),
+        ("x = 'y' * 10**10", "MemoryError|memory"),
+    ):
+        with pytest.raises(ValueError, match=told) as error:
+            tools.call("Python", code)
+        assert "\n" not in str(error.value)
+
+
 def test_an_mcp_server_is_driven_over_its_standard_input(tools, tmp_path):
     command, args = SERVER
     config = tmp_path / "mcp.json"
