@@ -64,7 +64,7 @@ class Tools:
         self._servers: Servers | None = None
         for name, function in BUILT_IN.items():
             self._put(_tool_of(name, function, partial(_in_worker, name), built_in=True))
-        self._put(_tool_of("Python", python, _in_sandbox, built_in=True))
+        self._put(_tool_of("Python", python, partial(_in_thread, python), built_in=True))
 
     @property
     def names(self) -> list[str]:
@@ -106,20 +106,16 @@ class Tools:
         name: str,
         arguments: str | Mapping[str, Any],
         *,
-        seconds: float | None = None,
-        characters: int | None = None,
+        seconds: float = math.inf,
+        characters: int = 1 << 30,
     ) -> str:
         """The tool's result as text. arguments: by name, or as text: the values in their order, with commas between
         them and lists in brackets, as in "[x+y=3, x-y=1],[x, y]". seconds, characters: limits below the usual ones.
         Raises ValueError of one line where it fails."""
-        seconds, characters = (
-            min(seconds or math.inf, self.seconds),
-            min(characters or self.characters, self.characters),
-        )
+        seconds, characters = min(seconds, self.seconds), min(characters, self.characters)
         tool = self._tools.get(name)
-        known = shorten(", ".join(self._tools))
         if tool is None:
-            raise ValueError(f"there is no tool {shorten(name, 80)!r}; there are {known}")
+            raise ValueError(f"there is no tool {shorten(name, 80)!r}; there are {shorten(', '.join(self._tools))}")
         try:
             result = tool.run(tool.check(_by_name(tool, arguments)), seconds)
         except ValidationError as error:
@@ -129,9 +125,9 @@ class Tools:
             raise ValueError(f"{name}: no result in {seconds:.3g} s") from None
         except ValueError as error:
             raise ValueError(_line(f"{name}: {error}")) from None
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
             raise ValueError(_line(f"{name}: {type(error).__name__}: {error}")) from None
         text = result if isinstance(result, str) else json_text(result) or str(result)
         return shorten(text.encode(errors="replace").decode(), characters)
@@ -186,10 +182,6 @@ def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 def _in_worker(name: str, arguments: dict[str, Any], seconds: float) -> str:
     return shared_pool().call(name, arguments, seconds)
-
-
-def _in_sandbox(arguments: dict[str, Any], seconds: float) -> str:
-    return python(**arguments)  # which has a limit of its own
 
 
 def _in_thread(function: Callable[..., Any], arguments: dict[str, Any], seconds: float) -> Any:

@@ -57,14 +57,13 @@ class Turn:
         thinking: Thinking,
     ) -> None:
         """tools: those that are run here; None: calls are the caller's. schemas: the tools that the prompt lists.
-        ask: prompt ids for messages, and how many of the oldest it left out. params: of all that the answer generates, an engine's SamplingParams."""
+        ask: prompt ids for messages, and how many of the oldest it left out. params: of all that the answer generates,
+        an engine's SamplingParams."""
         self._tokenizer, self._tools, self._schemas, self._ask = tokenizer, tools, schemas, ask
         self._messages, self._params, self._context, self._thinking = list(messages), params, context, thinking
         self._special = tokenizer.special
-        inline = tools is not None and BEGIN in self._special
-        self._params = (
-            dataclasses.replace(params, stop_ids=(*params.stop_ids, self._special[END])) if inline else params
-        )
+        if tools is not None and BEGIN in self._special:
+            self._params = dataclasses.replace(params, stop_ids=(*params.stop_ids, self._special[END]))
         self.added: list[dict[str, Any]] = []
         """what the answer adds to the conversation"""
         self.steps: list[Step] = []
