@@ -111,6 +111,7 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
     w, rated = words, page.state.feedback is not None
     talk = gr.Chatbot(
         elem_id="talk",
+        elem_classes="rated" if rated else None,
         label=w("talk"),
         show_label=False,
         container=False,

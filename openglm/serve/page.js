@@ -110,6 +110,8 @@
     const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
     for (let node = root.nodeType === Node.TEXT_NODE ? root : texts.nextNode(); node; node = texts.nextNode())
       if (/[\u2060\ufeff]/.test(node.data)) node.data = node.data.replace(/[\u2060\ufeff]/g, "");
+    for (const one of root.querySelectorAll?.("[aria-label*='```typed']") ?? [])
+      one.ariaLabel = one.ariaLabel.replace(/`{3,}(typed\n)?/g, "").trim();
     for (const area of root.querySelectorAll?.("textarea") ?? []) requestAnimationFrame(() => {
       area.value = plain(area.value);
       area.dispatchEvent(new Event("input", {bubbles: true}));

@@ -40,8 +40,8 @@ NOTES = {
     "failed": "⚠️ 出错了 · that failed:",
 }
 
-STARTERS = ("续写：床前明月光，", "你好", "Hello, who are you?", "写一首关于月亮的诗")
+STARTERS = ("给我讲一个小故事", "写一首关于月亮的诗", "Tell me a short story.", "What is the capital of France?")
 """first questions, one click away; a network of a few million parameters answers them well"""
 
-SAMPLE = "The sun rises in the ___ and sets in the ___."
+SAMPLE = "She opened the ___ and looked out of the ___."
 """a text with blanks to begin with"""
