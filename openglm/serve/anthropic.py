@@ -116,7 +116,11 @@ async def _events(request: Request, ask: Ask, head: Json) -> AsyncGenerator[byte
     yield event(ended, "message_delta") + event({"type": "message_stop"}, "message_stop")
 
 
-_DELTAS = {"text": ("text_delta", "text"), "thoughts": ("thinking_delta", "thinking"), "call": ("input_json_delta", "partial_json")}  # fmt: skip
+_DELTAS = {
+    "text": ("text_delta", "text"),
+    "thoughts": ("thinking_delta", "thinking"),
+    "call": ("input_json_delta", "partial_json"),
+}
 
 
 def _of_step(kind: str, block: Block, text: str) -> Json:

@@ -78,14 +78,18 @@ def render(
         "to ask for an answer, the last message must be another's",
     )
     begun = answered and not _calls(messages[-1])
-    ids: list[int] = []
-    loss_mask: list[int] = []
     messages = messages if BEGIN in tokenizer.special else [_without_steps(one) for one in messages]
     messages = messages if turns.parallel else _one_call_each(messages, lenient)
     if lenient and isinstance(turns, Rounds):
         messages = _alternating(messages)
     parts = list(turns(messages, tools, generation_prompt and not begun, thinking))
-    for text, is_special, trained in parts[: len(parts) - begun]:  # the last one closes the answer
+    return _encoded(tokenizer, parts[: len(parts) - begun])  # the last one closes the answer
+
+
+def _encoded(tokenizer: Tokenizer, parts: Iterable[tuple[str, bool, bool]]) -> tuple[list[int], list[int]]:
+    ids: list[int] = []
+    loss_mask: list[int] = []
+    for text, is_special, trained in parts:
         spelled = not is_special or (text in MARKS and text not in tokenizer.special)
         piece = tokenizer.encode(text) if spelled else [tokenizer.special[text]]
         ids += piece

@@ -9,7 +9,20 @@ from random import Random
 
 from tool_draws import Values, decimal, draw, plain, whole
 
-MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 
 # Percentages and ratios.
