@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -29,12 +28,14 @@ from typing import Any
 
 import tool_stories  # noqa: F401  (it adds draws)
 from chat_skills import HERE
-from chat_text import expand, key, say
+from chat_text import key, reading
+from chat_text import say as typed_talk
 from tool_draws import DRAWS, Values, plain, whole
 
 from openglm.cli.options import read_toml
 from openglm.data.clean import is_held_out
 from openglm.files import write_file
+from openglm.runtime import progress, say
 from openglm.tools.registry import Tools
 
 Call = Callable[[str, str], str]
@@ -161,14 +162,14 @@ def typed(rng: Random, text: str, language: str) -> str:
     return text + rng.choice(marks[language])
 
 
-def problem(templates: list[Template], words: dict[str, dict[str, list[str]]], rng: Random, side: str) -> Problem:
-    """A template with numbers of its side."""
+def problem(templates: list[Template], words: dict[str, dict[str, list[str]]], rng: Random, side: str = "") -> Problem:
+    """A template with numbers, of this side where one is named."""
     weights = [template.weight for template in templates]
-    template = rng.choices(templates, weights)[0]
     while True:
+        template = rng.choices(templates, weights)[0]
         values = {**things(words[template.language], rng), **DRAWS[template.name](rng, template.language)}
-        question = typed(rng, fill(rng.choice(expand(template.ask)), values), template.language)
-        if side_of(question) == side:
+        question = typed(rng, fill(reading(rng, template.ask), values), template.language)
+        if side_of(question) == (side or side_of(question)):
             return Problem(template, question, values)
 
 
@@ -231,9 +232,9 @@ def talk(templates: list[Template], words: dict[str, dict[str, list[str]]], rng:
         "version": f"{rng.randint(1, 20)}.{rng.randint(0, 30)}",
         "expression": rng.choice([f"{a}+{b}", f"{a}-{b}=", f"{a}×{b}", f"{a}/{b}", str(a * b), f"x={a}", f"{a}:{b}"]),
     }
-    text = fill(rng.choice(expand(template.ask)), values)
+    text = fill(reading(rng, template.ask), values)
     # What is to be repeated is not changed.
-    ask = text if "<expression>" in template.ask else say(rng, text, template.language, lead=False)
+    ask = text if "<expression>" in template.ask else typed_talk(rng, text, template.language, lead=False)
     answer = fill(rng.choice(template.answer.split("\n")), values)
     return [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
 
@@ -285,7 +286,7 @@ def heldout_problems(given: Templates, count: int, seed: int) -> list[Problem]:
 def template_problems(given: Templates, seed: int) -> list[Problem]:
     """One of each held-out template."""
     found = enumerate(given.problems["heldout"])
-    return [problem([one], given.words, Random(f"{seed}/template/{place}"), "heldout") for place, one in found]
+    return [problem([one], given.words, Random(f"{seed}/template/{place}")) for place, one in found]
 
 
 def heldout_talk(given: Templates, count: int, seed: int) -> list[dict[str, Any]]:
@@ -302,46 +303,45 @@ def prompts(problems: Iterable[Problem]) -> Iterator[dict[str, Any]]:
             yield {"prompt": one.question, "answer": answer}
 
 
-def training(given: Templates, tools: Tools, count: int, seed: int) -> list[dict[str, Any]]:
-    """The calls wait for other processes, so some conversations are made at a time."""
-    call = lru_cache(maxsize=100_000)(lambda name, arguments: tools.call(name, arguments))
-    with ThreadPoolExecutor(4) as threads:
-        seeds = (f"{seed}/train/{number}" for number in range(count))
-        return list(threads.map(partial(conversation, given, call), seeds))
+def at_once(make: Callable[[Any], Any], given: Iterable[Any], count: int, title: str) -> list[Any]:
+    """In order, some at a time: the calls wait for other processes."""
+    found = []
+    with ThreadPoolExecutor(4) as threads, progress(title, count) as advance:
+        for one in threads.map(make, given):
+            found.append(one)
+            advance()
+    return found
 
 
-def main(
-    out: Path, count: int = 24_000, seed: int = 1, heldout: int = 500, talk: int = 300, prompts_: int = 6000
-) -> None:
+def main(out: Path, count: int = 18_000, seed: int = 1, asked: int = 6000) -> None:
     """Write the dialogues and what they are measured with.
 
     Args:
         out: folder to write to
         count: conversations to learn from
         seed: another seed, other numbers
-        heldout: problems to measure with
-        talk: messages that need no tool, to measure with
-        prompts_: questions for `glm grpo`
+        asked: questions for `glm grpo`
     """
     given, tools = read_templates(), Tools()
-    problems, others = heldout_problems(given, heldout, seed), template_problems(given, seed)
-    print(f"working out {count} conversations", file=sys.stderr)
-    asked = [
-        problem(given.problems["train"], given.words, Random(f"{seed}/prompt/{number}"), "train")
-        for number in range(prompts_)
-    ]
+    call = lru_cache(maxsize=100_000)(lambda name, arguments: tools.call(name, arguments))
+    train = partial(problem, given.problems["train"], given.words, side="train")
+    problems, others = heldout_problems(given, 500, seed), template_problems(given, seed)
+    questions = (train(Random(f"{seed}/prompt/{number}")) for number in range(asked))
+    seeds = (f"{seed}/train/{number}" for number in range(count))
+    work = partial(measured, call=call)
     files: dict[str, list[dict[str, Any]]] = {
-        "tools": training(given, tools, count, seed),
-        "tools-heldout": [measured(one, tools.call) for one in problems],
-        "tools-templates": [measured(one, tools.call) for one in others],
-        "tools-talk": heldout_talk(given, talk, seed),
-        "tools-prompts": list(prompts(asked)),
+        "tools": at_once(partial(conversation, given, call), seeds, count, "conversations"),
+        "tools-heldout": at_once(work, problems, len(problems), "held-out problems"),
+        "tools-templates": at_once(work, others, len(others), "held-out wordings"),
+        "tools-talk": heldout_talk(given, 300, seed),
+        "tools-prompts": list(prompts(questions)),
         "tools-prompts-heldout": list(prompts(problems)),
     }
+    out.mkdir(parents=True, exist_ok=True)
     for name, records in files.items():
         write_file(out / f"{name}.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
         kinds = dict(Counter(one["task"] for one in records if "task" in one))
-        print(f"{name}: {len(records)} records {kinds or ''}", file=sys.stderr)
+        say(f"{name}: {len(records)} records {kinds or ''}")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,18 @@ def draw(function: Callable[[Random, str], Values]) -> Callable[[Random, str], V
 
 def plain(value: Any) -> str:
     """A number as one writes it: with decimals where they end, else as a fraction."""
-    if not isinstance(value, Fraction):
+    if not isinstance(value, Fraction) or value.denominator == 1:
         return str(value)
-    places = next((places for places in range(30) if value.denominator and (value * 10**places).denominator == 1), None)
-    if places is None:
-        return f"{value.numerator}/{value.denominator}"
-    digits = str(abs(value) * 10**places).rjust(places + 1, "0")
-    return ("-" if value < 0 else "") + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
+    twos, fives, rest = 0, 0, value.denominator
+    while rest % 2 == 0:
+        twos, rest = twos + 1, rest // 2
+    while rest % 5 == 0:
+        fives, rest = fives + 1, rest // 5
+    if rest > 1:
+        return str(value)
+    places = max(twos, fives)
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
 def whole(rng: Random, most: int = 4, least: int = 1) -> int:

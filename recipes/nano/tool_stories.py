@@ -9,6 +9,9 @@ from random import Random
 
 from tool_draws import Values, decimal, draw, plain, whole
 
+# Pairs of times whose rates, added or taken off each other, make a whole time.
+TOGETHER = [(a, b) for a in range(2, 61) for b in range(2, 61) if a != b and a * b % (a + b) == 0]
+AGAINST = [(a, b) for a in range(2, 41) for b in range(a + 1, 61) if a * b % (b - a) == 0]
 MONTHS = [
     "January",
     "February",
@@ -172,15 +175,13 @@ def average_speed(rng: Random, lang: str) -> Values:
 
 @draw
 def work_together(rng: Random, lang: str) -> Values:
-    pairs = [(a, b) for a in range(2, 61) for b in range(2, 61) if a != b and a * b % (a + b) == 0]
-    a, b = rng.choice(pairs)
+    a, b = rng.choice(TOGETHER)
     return {"a": a, "b": b, "answer": a * b // (a + b)}
 
 
 @draw
 def in_and_out(rng: Random, lang: str) -> Values:
-    pairs = [(a, b) for a in range(2, 41) for b in range(a + 1, 61) if a * b % (b - a) == 0]
-    a, b = rng.choice(pairs)
+    a, b = rng.choice(AGAINST)
     return {"a": a, "b": b, "answer": a * b // (b - a)}
 
 
