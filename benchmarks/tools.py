@@ -39,7 +39,7 @@ def main() -> None:
     tools = Tools(seconds=60)
     print(f"first call, which starts a worker: {milliseconds(tools, *CALLS[0]):.0f} ms")
     for call in CALLS:
-        times = [milliseconds(tools, *call) for _ in range(100)]
+        times = [milliseconds(tools, *call) for _ in range(50)]
         print(f"{call[0]} {call[1]}: median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms")
     end = time.monotonic() + options.seconds
 
