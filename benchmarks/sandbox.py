@@ -4,7 +4,7 @@
     python benchmarks/sandbox.py --escapes
 
 Every call is cold: a new process, new namespaces, an interpreter that starts. The same program in a bare subprocess is timed in turn with it.
-`--escapes` tries the programs of tests/helpers/escapes.py (95) three ways and prints a table; without protection it tries only those that do no harm
+`--escapes` tries the programs of tests/helpers/escapes.py in the sandbox and without and prints a table; without protection it tries only those that do no harm
 where nothing holds them. As root, on Linux.
 """
 

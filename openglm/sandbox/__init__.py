@@ -11,14 +11,15 @@ aarch64) it also gets, in this order of preference:
 * **seccomp** with either: no sockets, no debugging, mounts, keys, kernel interfaces; no privileges, setuid programs
   included.
 
-`protections()` tells which are active; each call has them all or fails. Where only limits are left (macOS, older
-kernels), `run` refuses unless `unprotected=True`; Windows has none of it.
+`protections()` tells which are active; each call has them all or fails. Where only limits are left (older kernels;
+macOS, without those on memory and processes), `run` refuses unless `unprotected=True`; Windows has none of it.
 
 What it does not protect against: errors of the kernel, and what hardware shares (caches, timing); a virtual machine
-does. A program can use its share of the processor until its deadline. Reading what the language's folder and /usr/lib
-hold is allowed, and so is running programs in them. Memory of a group of processes is measured 50 times a second, so
-for a moment it can be exceeded. With landlock instead of namespaces the disk is bounded only file by file, names and
-times of files can be seen, and all processes of a user share one limit on their number. The text that comes back is a
+does. A program can use its share of the processor until its deadline. It can read what the language's folder and
+/usr/lib hold, and run programs in them. Its memory is measured 50 times a second, so for a moment it can be exceeded;
+what the kernel keeps for it (pipes, lists of mappings) is only bounded in number, and can come to 1 GB. With landlock
+instead of namespaces the disk is bounded only file by file, sockets' buffers are not measured, names and times of
+files can be seen, and all processes of a user share one limit on their number. The text that comes back is a
 stranger's: it can say anything, terminal codes included.
 """
 

@@ -21,7 +21,8 @@ import isolation
 
 TICK = 0.02  # seconds between two looks at the memory. One thread touches some 2 GB/s, so it gets 40 MB too far
 PROCESSES = 64  # of a program, threads included: HotSpot starts 14, rustc 16
-OPEN_FILES = 256  # what macOS gives a process
+OPEN_FILES, COMPILER_FILES = 64, 1024  # of each process; linkers keep their inputs open
+SOCKET_BYTES = 425_984  # what may wait in a socket unread: twice net.core.wmem_max, as SO_SNDBUF gives
 # Bytes of address space beside the memory: HotSpot reserves 2.6 GB, V8 0.7 GB. It bounds the page tables of mappings
 # that stay empty
 RESERVED = 4 << 30
@@ -115,7 +116,7 @@ class Supervisor:
 
     def run_step(self, step: dict) -> dict:
         messages = self.scratch_file() if step["compiles"] else None
-        allowed = step["memory"] + self.files_in_memory()  # what the compiler left does not count
+        allowed = step["memory"] + self.shared_memory()  # what the compiler left does not count
         start = time.monotonic()
         child = self.start(step, messages)
         status, killed_by = None, None
@@ -198,12 +199,14 @@ class Supervisor:
             "DATA": step["memory"] + step["reserve"],  # unlike AS, it does not count what is only reserved
             "CPU": int(step["seconds"] + 2) * (os.cpu_count() or 1),  # in case the supervisor itself dies
             "FSIZE": FILE_BYTES,
-            "NOFILE": OPEN_FILES,
+            "NOFILE": COMPILER_FILES if step["compiles"] else OPEN_FILES,
             "NPROC": PROCESSES + (0 if self.inside else self.tasks_of_user()),
             "CORE": 0,
             "MSGQUEUE": 0,
             "MEMLOCK": 0,
         }
+        if self.proc is None:  # macOS has no measure of the user's processes, and large mappings from the start
+            limits = {name: value for name, value in limits.items() if name not in ("AS", "DATA", "NPROC")}
         numbers = {name: getattr(resource, f"RLIMIT_{name}", None) for name in limits}
         return {number: limits[name] for name, number in numbers.items() if number is not None}
 
@@ -234,22 +237,26 @@ class Supervisor:
             pass  # all have ended by themselves
 
     def holds_more(self, child: int, allowed: int) -> bool:
-        """Whether the processes of the step, their page tables and files in memory hold more than `allowed` bytes."""
-        files = self.files_in_memory()
+        """Whether the processes of the step, their page tables, sockets and files hold more than `allowed` bytes."""
+        shared = self.shared_memory()
 
         def ours(process: int) -> bool:
             return process != os.getpid() and (self.inside or os.getpgid(process) == child)
 
-        if files + 1024 * self.total("status", ("RssAnon", "RssShmem", "VmPTE"), ours) <= allowed:
+        if shared + 1024 * self.total("status", ("RssAnon", "RssShmem", "VmPTE"), ours) <= allowed:
             return False
         try:  # that sum counts what forked processes share once for each; this one does not, but walks all pages
-            return files + 1024 * self.total("smaps_rollup", ("Pss_Anon", "Pss_Shmem"), ours) > allowed
+            return shared + 1024 * self.total("smaps_rollup", ("Pss_Anon", "Pss_Shmem"), ours) > allowed
         except PermissionError:  # a process has forbidden to be inspected
             return True
 
-    def files_in_memory(self) -> int:
+    def shared_memory(self) -> int:
+        """Bytes of files in memory and of sockets, which no process shows; namespaces have their own."""
+        if not self.inside:
+            return 0
         space = os.statvfs("/")
-        return (space.f_blocks - space.f_bfree) * space.f_frsize if self.inside else 0
+        with open(os.open("self/net/unix", os.O_RDONLY, dir_fd=self.proc)) as sockets:
+            return (space.f_blocks - space.f_bfree) * space.f_frsize + SOCKET_BYTES * (len(list(sockets)) - 1)
 
     def tasks_of_user(self) -> int:
         """Processes and threads that the user's limit counts besides ours."""

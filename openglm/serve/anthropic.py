@@ -14,6 +14,7 @@ from openglm.serve.asking import Ask, ask_chat, collect, deltas
 from openglm.serve.blocks import Block, Blocks, Json, as_chat, call, function, text_of
 from openglm.serve.choices import Answering
 from openglm.serve.openai import check_model
+from openglm.serve.service import Version
 from openglm.serve.sse import EventStream, event
 from openglm.text.replies import arguments_of
 
@@ -25,12 +26,13 @@ _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"
 async def messages(request: Request, body: Json) -> Response:
     """messages, max_tokens, system, tools, tool_choice, thinking, stop_sequences, temperature, top_p, top_k, stream."""
     chat = as_chat(asked, body)
-    check_model(request, chat.model)
+    version = check_model(request, chat.model)
     ask = partial(ask_chat, request, chat)
-    head = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant", "model": request.app.state.model}
+    head = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant"}
+    head["model"] = version.adapter or request.app.state.model
     if chat.stream:
-        return EventStream(_events(request, ask, head))
-    answering, blocks = await collect(request, ask), Blocks()
+        return EventStream(_events(request, ask, head, version))
+    answering, blocks = await collect(request, ask, version), Blocks()
     blocks.feed(answering.choices[0].message())
     content = [_content(block) for block in blocks]
     return JSONResponse({**head, "content": content, **_stop(answering), "usage": _usage(answering)})
@@ -104,9 +106,9 @@ def _usage(answering: Answering) -> Json:
     return {**counts, "cache_read_input_tokens": cached, "cache_creation_input_tokens": 0}
 
 
-async def _events(request: Request, ask: Ask, head: Json) -> AsyncGenerator[bytes, None]:
+async def _events(request: Request, ask: Ask, head: Json, version: Version) -> AsyncGenerator[bytes, None]:
     blocks, begun = Blocks(), False
-    async for answering, parts in deltas(request, ask):
+    async for answering, parts in deltas(request, ask, version):
         start = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(answering)}
         events = [] if begun else [{"type": "message_start", "message": start}]
         begun = True
@@ -116,7 +118,11 @@ async def _events(request: Request, ask: Ask, head: Json) -> AsyncGenerator[byte
     yield event(ended, "message_delta") + event({"type": "message_stop"}, "message_stop")
 
 
-_DELTAS = {"text": ("text_delta", "text"), "thoughts": ("thinking_delta", "thinking"), "call": ("input_json_delta", "partial_json")}  # fmt: skip
+_DELTAS = {
+    "text": ("text_delta", "text"),
+    "thoughts": ("thinking_delta", "thinking"),
+    "call": ("input_json_delta", "partial_json"),
+}
 
 
 def _of_step(kind: str, block: Block, text: str) -> Json:

@@ -181,7 +181,8 @@ def serve(
     """Answer until a signal comes; returns the exit code."""
     if not config.api_key and not config.socket and not _only_here(config.host):
         say(
-            f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: whoever reaches this port can use the model and read its page"
+            f"glm serve: warning: host = {config.host!r} lets others in and there is no --api-key: "
+            "whoever reaches this port can use the model and read its page"
         )
     server = Server(build(assistant, config, name, load=load), config)
     gc.collect()

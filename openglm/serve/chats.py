@@ -4,7 +4,8 @@ anything is done with it.
 A store is {"now": id, "all": {id: [messages]}}, with the one conversation that is shown. Ids are random, so that they also
 name what is kept of a conversation's feedback (feedback.py) without anybody else being able to. A message has a role
 (user, assistant, tool) and a content; an answer may have `call`, [name, arguments as JSON text], `sources`, [[title,
-address, quote], ...], `sampling`, what it was drawn with, and `version`, the weights it came from.
+address, quote], ...], `steps`, [[name, arguments, result], ...] of tools that the server ran, `sampling`, what it was
+drawn with, and `version`, the weights it came from.
 """
 
 from __future__ import annotations
@@ -61,6 +62,12 @@ def _sources(value: object) -> list[list[str]]:
     return [[text[:1024] for text in one] for one in texts[:_MOST_SOURCES]]
 
 
+def _steps(value: object) -> list[list[str]]:
+    """[name, arguments, result] of each."""
+    found = [one for one in value if isinstance(one, list) and len(one) == 3] if isinstance(value, list) else []
+    return [[text[:_LONGEST] for text in one] for one in found[:_MOST_SOURCES] if all(isinstance(t, str) for t in one)]
+
+
 def _sampling(value: object) -> dict[str, float]:
     return (
         {
@@ -77,7 +84,7 @@ def _version(value: object) -> str:
     return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) else ""
 
 
-_EXTRAS = {"call": _call, "sources": _sources, "sampling": _sampling, "version": _version}
+_EXTRAS = {"call": _call, "sources": _sources, "steps": _steps, "sampling": _sampling, "version": _version}
 _SOURCE = ("title", "url", "quote")
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 
@@ -103,7 +110,8 @@ def for_model(messages: Messages) -> list[dict[str, Any]]:
 def answer(message: Mapping[str, Any], sampling: Mapping[str, float], version: str) -> dict[str, Any]:
     """An assistant's message in OpenAI's form as a store keeps it. What a tool returned or a page said comes in here,
     so all of it is checked. version: which weights answered."""
-    own = {"role": "assistant", "content": message["content"], "sampling": sampling, "version": version}
+    steps = [[one["name"], str(one["arguments"]), one["result"]] for one in message.get("steps", ())]
+    own = {"role": "assistant", "content": message["content"], "sampling": sampling, "version": version, "steps": steps}
     return _messages([{**own, **_extras(message)}])[0]
 
 

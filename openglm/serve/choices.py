@@ -148,6 +148,7 @@ class TurnChoice(ChatChoice):
 
     async def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
         """The events of one request after another, and an empty one when tools have been run."""
+        version = version or service.pick()
         while not self.turn.over:
             async with aclosing(service.answer([self.turn.request], version)) as batches:
                 async for batch in batches:

@@ -57,10 +57,13 @@ def _broken(text: str) -> str:
 
 
 def talk(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages of a conversation (chats.py) as Gradio's display takes them, one for one: calls and their results fold
-    up, sources stand below their answer."""
+    """Messages of a conversation (chats.py) as Gradio's display takes them, one for one but that steps stand
+    before their answer: these, calls and results fold up, sources stand below their answer."""
     out, name = [], ""
     for message in messages:
+        for step in message.get("steps", ()):
+            title, parts = f"↪ {step[0]}", "\n\n".join(map(_code, step[1:]))
+            out.append({"role": "assistant", "content": parts, "metadata": {"title": shown(title)}})
         content, title = shown(message["content"]), ""
         if call := message.get("call"):
             name = call[0]

@@ -20,6 +20,7 @@ from openglm.serve.choices import Answering
 from openglm.serve.errors import ApiError
 from openglm.serve.openai import check_model
 from openglm.serve.schemas import CompletionRequest
+from openglm.serve.service import Version
 from openglm.serve.sse import EventStream, line
 
 router = APIRouter(prefix="/api", tags=["Ollama"])
@@ -58,7 +59,8 @@ async def version() -> Json:
 @router.get("/tags")
 async def tags(request: Request) -> Json:
     state = request.app.state
-    return {"models": [{"name": name, "model": name, **_card(request)} for name in (state.model, *state.aliases)]}
+    names = [state.model, *state.aliases, *state.service.adapters]
+    return {"models": [{"name": name, "model": name, **_card(request)} for name in names]}
 
 
 @router.post("/show")
@@ -78,8 +80,8 @@ def _time(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat()
 
 
-def _check(request: Request, body: Json) -> None:
-    check_model(request, str(body.get("model") or body.get("name") or "").removesuffix(":latest"))
+def _check(request: Request, body: Json) -> Version:
+    return check_model(request, str(body.get("model") or body.get("name") or "").removesuffix(":latest"))
 
 
 def asked(body: Json) -> Json:
@@ -142,17 +144,18 @@ class _Lines(EventStream):
 
 
 async def _answer(request: Request, body: Json, ask: Ask, form: Form) -> Response:
-    _check(request, body)
+    version = _check(request, body)
     start = time.perf_counter()
     if body.get("stream", True):
-        return _Lines(_stream(request, body, ask, form, start))
-    answering = await collect(request, ask)
+        return _Lines(_stream(request, body, ask, form, version))
+    answering = await collect(request, ask, version)
     whole = answering.choices[0].whole(0)
     return JSONResponse({**_head(body), **form(whole.get("message", whole)), **_ended(answering, start)})
 
 
-async def _stream(request: Request, body: Json, ask: Ask, form: Form, start: float) -> AsyncGenerator[bytes, None]:
-    async for answering, parts in deltas(request, ask):  # noqa: B007
+async def _stream(request: Request, body: Json, ask: Ask, form: Form, version: Version) -> AsyncGenerator[bytes, None]:
+    start = time.perf_counter()
+    async for answering, parts in deltas(request, ask, version):  # noqa: B007
         said = [{**_head(body), **form(delta), "done": False} for _, delta in parts if delta and "role" not in delta]
         yield b"".join(line(one) + b"\n" for one in said)
     yield line({**_head(body), **form({}), **_ended(answering, start)}) + b"\n"

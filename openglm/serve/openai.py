@@ -36,13 +36,11 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 
 @router.post("/chat/completions")
 async def chat(request: Request, body: ChatRequest) -> Response:
-    check_model(request, body.model)
     return await _respond(request, body, "chat.completion", partial(ask_chat, request, body))
 
 
 @router.post("/completions")
 async def completions(request: Request, body: CompletionRequest) -> Response:
-    check_model(request, body.model)
     return await _respond(request, body, "text_completion", partial(ask_completion, request, body))
 
 
@@ -55,23 +53,23 @@ def _model(request: Request, name: str) -> dict[str, Any]:
     return {**card, "max_model_len": state.service.assistant.context, **parent}
 
 
-def check_model(request: Request, name: str | None) -> None:
-    """Raise ApiError where a request names a model that is not here."""
+def check_model(request: Request, name: str | None) -> Version:
+    """The version that answers a request for this model. Raises ApiError where it is not here."""
     state = request.app.state
     known = [state.model, *state.aliases, *state.service.adapters]
     if name not in (None, "", *known):
         use = " or ".join(map(repr, known))
         raise ApiError(404, f"model: {name!r} is not served here; use {use}", param="model", code="model_not_found")
+    return state.service.pick(name)
 
 
 async def _respond(request: Request, body: Sampling, kind: str, ask: Ask) -> Response:
-    state = request.app.state
-    version = state.service.pick(body.model)
+    version = check_model(request, body.model)
     head = {
         "id": f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
-        "model": version.adapter or state.model,
+        "model": version.adapter or request.app.state.model,
         "system_fingerprint": version.fingerprint,
     }
     if body.stream:

@@ -22,10 +22,10 @@ from fastapi import FastAPI
 from openglm.assistant import CANDIDATES, SamplingParams
 from openglm.config import require
 from openglm.serve import chats
+from openglm.serve.choices import TurnChoice
 from openglm.serve.display import BLANK, filled, original, shown, talk
 from openglm.serve.service import Broken, Busy, Service, Version
 from openglm.serve.strings import NOTES
-from openglm.text.streaming import ReplyStream
 
 _KEEP = 2.0  # seconds between two states of a growing answer that the browser keeps
 _LAST_WORDS = 5.0  # seconds for an answer to end that was told to
@@ -112,7 +112,7 @@ class Page:
         store, knobs = chats.checked(store), Knobs(*knobs)
         messages, index = chats.current(store), _index(change, chats.current(store))
         old = messages[index] if messages else None
-        if old is None or old["role"] == "tool" or old.keys() & {"call", "sources"}:
+        if old is None or old["role"] == "tool" or old.keys() & {"call", "sources", "steps"}:
             yield [gr.skip(), *self.shown(store)]
             return
         new = {**old, "content": original(str(change.value))}
@@ -182,18 +182,15 @@ class Page:
         asked, done, note, kept = chats.current(store), chats.current(store), "", time.monotonic()
         try:
             tools = _tools(knobs.tools)
-            ids, dropped = await asyncio.to_thread(
-                self.service.assistant.chat_prompt, _with_system(knobs.system, asked), tools, cut=True
-            )
-            note = NOTES["cut"].format(dropped) if dropped else ""
+            assistant, version = self.service.assistant, self.service.pick()
             sampling = {
-                **self.service.assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p)),
-                "max_tokens": max(1, min(int(knobs.tokens), self.context - len(ids))),
+                **assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p)),
+                "max_tokens": max(1, min(int(knobs.tokens), self.context)),
             }
-            version = self.service.pick()
-            names = [tool.get("function", tool)["name"] for tool in tools]
-            reply = ReplyStream(self.service.assistant.tokenizer, names, self.service.assistant.reader(tools))
-            async for message in self._grow(ids, SamplingParams(**sampling), reply, run, version):
+            messages = _with_system(knobs.system, asked)
+            turn = await asyncio.to_thread(assistant.turn, messages, SamplingParams(**sampling), tools or None)
+            note = NOTES["cut"].format(turn.dropped) if turn.dropped else ""
+            async for message in self._grow(TurnChoice(assistant, turn), run, version):
                 done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
                 late = time.monotonic() - kept > _KEEP
                 kept = time.monotonic() if late else kept
@@ -208,14 +205,12 @@ class Page:
             done = asked
         yield [gr.update(submit_btn=True, stop_btn=False), *self.shown(chats.with_current(store, done))[:-1], note]
 
-    async def _grow(
-        self, ids: list[int], params: SamplingParams, reply: ReplyStream, run: Run, version: Version
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def _grow(self, choice: TurnChoice, run: Run, version: Version) -> AsyncIterator[dict[str, Any]]:
         """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
         is nothing else."""
         assert run.stop is not None, "an answer is under way"
-        text, stopped = "", asyncio.ensure_future(run.stop.wait())
-        async with aclosing(self.service.answer([(ids, params)], version)) as batches:
+        stopped = asyncio.ensure_future(run.stop.wait())
+        async with aclosing(choice.batches(self.service, version)) as batches:
             try:
                 while True:
                     batch = asyncio.ensure_future(anext(batches, None))
@@ -227,14 +222,13 @@ class Page:
                     if (events := batch.result()) is None:
                         return
                     run.tokens += len(events)
-                    text += "".join([reply.feed(one.token, one.text) for _, one in events])
-                    result = events[-1][1].result
-                    rest, calls = reply.end(result.ids) if result else ("", [])
-                    text += rest
-                    thoughts = "".join(reply.thoughts).replace("\n", "\n> ")
+                    choice.feed([event for _, event in events])
+                    message, calls = choice.message(), choice.turn.tool_calls
+                    thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
                     quoted = f"> {thoughts}" if thoughts and not calls else ""
                     others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
-                    yield {"content": "\n\n".join([text or quoted, *others]).strip(), "tool_calls": calls}
+                    content = "\n\n".join([message["content"] or quoted, *others]).strip()
+                    yield {"content": content, "tool_calls": calls, "steps": choice.steps}
             finally:
                 stopped.cancel()
 
@@ -313,7 +307,12 @@ def _tools(text: str | None) -> list[dict[str, Any]]:
 def _index(event: Any, messages: chats.Messages) -> int:
     """Which message an event of the display is about; a browser may say anything."""
     index = event.index[0] if isinstance(event.index, (list, tuple)) and event.index else event.index
-    return min(max(index, 0), max(len(messages) - 1, 0)) if isinstance(index, int) else max(len(messages) - 1, 0)
+    if isinstance(index, int):
+        for number, message in enumerate(messages):
+            index -= 1 + len(message.get("steps", ()))  # each stands in a place of its own
+            if index < 0:
+                return number
+    return max(len(messages) - 1, 0)
 
 
 def _end(index: int, messages: chats.Messages) -> int:

@@ -18,6 +18,7 @@ from openglm.serve.asking import Ask, ask_chat, collect, deltas
 from openglm.serve.blocks import Block, Blocks, Json, as_chat, call, function, text_of
 from openglm.serve.choices import Answering
 from openglm.serve.openai import check_model
+from openglm.serve.service import Version
 from openglm.serve.sse import EventStream, event
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -32,14 +33,20 @@ async def responses(request: Request, body: Json) -> Response:
     for name in ("previous_response_id", "conversation"):
         require(not body.get(name), name, body.get(name), "nothing is stored here; send the whole conversation")
     chat = as_chat(asked, body)
-    check_model(request, chat.model)
+    version = check_model(request, chat.model)
     head = {name: body.get(name, usual) for name, usual in _SHOWN.items()}
     head |= {"id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": int(time.time()), "store": False}
-    head |= {"model": request.app.state.model, "status": "in_progress", "output": [], "error": None, "usage": None}
+    head |= {
+        "model": version.adapter or request.app.state.model,
+        "status": "in_progress",
+        "output": [],
+        "error": None,
+        "usage": None,
+    }
     ask = partial(ask_chat, request, chat)
     if chat.stream:
-        return EventStream(_events(request, ask, head))
-    answering, blocks = await collect(request, ask), Blocks()
+        return EventStream(_events(request, ask, head, version))
+    answering, blocks = await collect(request, ask, version), Blocks()
     blocks.feed(answering.choices[0].message())
     return JSONResponse(_ended(head, answering, blocks))
 
@@ -128,7 +135,7 @@ def _part(block: Block) -> Json:
     return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
 
 
-async def _events(request: Request, ask: Ask, head: Json) -> AsyncGenerator[bytes, None]:
+async def _events(request: Request, ask: Ask, head: Json, version: Version) -> AsyncGenerator[bytes, None]:
     blocks, numbers = Blocks(), itertools.count()
 
     def written(kind: str, **fields: Any) -> bytes:
@@ -136,7 +143,7 @@ async def _events(request: Request, ask: Ask, head: Json) -> AsyncGenerator[byte
         return event({"type": name, "sequence_number": next(numbers), **fields}, name)
 
     yield written("created", response=head) + written("in_progress", response=head)
-    async for answering, parts in deltas(request, ask):  # noqa: B007
+    async for answering, parts in deltas(request, ask, version):  # noqa: B007
         steps = [step for _, delta in parts for step in blocks.feed(delta)]
         yield b"".join(written(name, **fields) for step in steps for name, fields in _of_step(*step))
     ended = _ended(head, answering, blocks)

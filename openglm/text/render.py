@@ -57,8 +57,7 @@ def render(
     generation_prompt: end with the opening of an answer, for a model to go on. thinking: what its thoughts are to be.
     lenient: take messages in any order, as clients send them: each stands where it came, as the published templates
     have it, and a prompt goes on with an answer that comes last. Nothing is to be learnt from these.
-    Trained are the assistants' contents and the tokens that close them, and nothing else. Raises ValueError naming
-    message and field.
+    Trained are the assistants' contents and the tokens that close them alone. Raises ValueError naming the field.
     """
     turns = tokenizer.format.turns
     require(
@@ -79,20 +78,27 @@ def render(
         "to ask for an answer, the last message must be another's",
     )
     begun = answered and not _calls(messages[-1])
-    ids: list[int] = []
-    loss_mask: list[int] = []
-    if BEGIN not in tokenizer.special:
-        messages = [{key: value for key, value in one.items() if key != "steps"} for one in messages]
+    messages = messages if BEGIN in tokenizer.special else [_without_steps(one) for one in messages]
     messages = messages if turns.parallel else _one_call_each(messages, lenient)
     if lenient and isinstance(turns, Rounds):
         messages = _alternating(messages)
     parts = list(turns(messages, tools, generation_prompt and not begun, thinking))
-    for text, is_special, trained in parts[: len(parts) - begun]:  # the last one closes the answer
+    return _encoded(tokenizer, parts[: len(parts) - begun])  # the last one closes the answer
+
+
+def _encoded(tokenizer: Tokenizer, parts: Iterable[tuple[str, bool, bool]]) -> tuple[list[int], list[int]]:
+    ids: list[int] = []
+    loss_mask: list[int] = []
+    for text, is_special, trained in parts:
         spelled = not is_special or (text in MARKS and text not in tokenizer.special)
         piece = tokenizer.encode(text) if spelled else [tokenizer.special[text]]
         ids += piece
         loss_mask += [int(trained)] * len(piece)
     return ids, loss_mask
+
+
+def _without_steps(message: Message) -> Message:
+    return {key: value for key, value in message.items() if key != "steps"}
 
 
 def reader_of(format: Format, tools: Sequence[Tool] | None = None, thinking: Thinking = AS_USUAL) -> ReplyReader | None:

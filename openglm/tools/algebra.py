@@ -128,7 +128,8 @@ def _symbols(values: Iterable[Expr]) -> list[Symbol]:
 
 
 def _has_decimals(text: str) -> bool:
-    return "." in normalized(text)
+    """A percentage is one, and the remainder of whole numbers, of the same sign, has no decimals anyway."""
+    return not {".", "%"}.isdisjoint(normalized(text))
 
 
 def _evaluated(value: Expr) -> Expr:

@@ -1,4 +1,4 @@
-"""Dates as a tool: days between two, a date some time away, its weekday, and the Chinese calendar by the package `borax`."""
+"""Dates as a tool: days between two, another date, weekdays, and the Chinese calendar by the package `borax`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to SymPy objects by a parser of our own: a tokenizer and precedence climbing. Nothing of a text is run as Python.
+"""Text to SymPy objects by a parser of our own: a tokenizer and precedence climbing. Nothing of a text is run.
 
 A text holds numbers, names and operators. A name is a constant or a function of the lists below, else a symbol, so
 there is nothing through which a text could reach Python: no attributes, no strings, no indices. The size of a number is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -13,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from openglm.tools.worker import main; main()"
 _GRACE = 30.0  # seconds beyond a call's own limit, which the worker keeps, for a worker that has still to start
 WORKERS = min(os.cpu_count() or 1, 4)
 SECONDS, MEMORY_BYTES = 1.8, 256 << 20  # of a call, so that with all around it none takes 2 s
+_MAIN = f"from openglm.tools.worker import main; main({SECONDS}, {MEMORY_BYTES})"
+_COMMAND = f"import sys; sys.path[:] = sys.argv[1:]; {_MAIN}"
 
 
 class Pool:
@@ -66,12 +68,11 @@ class Pool:
 
     def _ask(self, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
         worker = self._worker()
-        call = {"name": name, "arguments": arguments, "seconds": SECONDS, "memory_bytes": MEMORY_BYTES}
         timer = threading.Timer(SECONDS + _GRACE, worker.kill)
         timer.start()
         assert worker.stdin is not None and worker.stdout is not None
         try:
-            worker.stdin.write(json.dumps(call) + "\n")
+            worker.stdin.write(json.dumps({"name": name, "arguments": arguments}) + "\n")
             worker.stdin.flush()
             line = worker.stdout.readline()
         except BrokenPipeError:
@@ -81,11 +82,15 @@ class Pool:
         return json.loads(line) if line else {"error": "its process was ended"}
 
     def _end(self, worker: subprocess.Popen[str]) -> None:
-        worker.kill()
-        worker.wait()
-        for pipe in (worker.stdin, worker.stdout):
-            if pipe is not None:
-                pipe.close()
+        assert worker.stdin is not None and worker.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            worker.stdin.close()  # which ends it and its fork
+        try:
+            worker.wait(SECONDS)
+        except subprocess.TimeoutExpired:  # in a call, which the system ends
+            worker.kill()
+            worker.wait()
+        worker.stdout.close()
         self._processes.discard(worker)
 
     def close(self) -> None:

@@ -22,9 +22,9 @@ until curl -sf "$url/health" > /dev/null; do sleep 0.5; kill -0 $server; done
 
 python recipes/feedback/ratings.py --url "$url" --heldout "$out/heldout.jsonl"
 glm data feedback --url "$store" --to "$out/pairs.jsonl"
-glm reward --init-from nano --data.pairs "$out/pairs.jsonl" --train.out "$out/reward" --train.steps 150 \
+glm reward --init-from nano --data.pairs "$out/pairs.jsonl" --train.out "$out/reward" --train.steps 150 --train.save-every 50 \
     --train.seq-len 256 --train.batch-rows 16 --train.accumulation 2 --optimizer.name adamw --optimizer.lr 2e-4
-glm dpo --init-from nano --data.pairs "$out/pairs.jsonl" --train.out "$out/dpo" --train.steps 100 \
+glm dpo --init-from nano --data.pairs "$out/pairs.jsonl" --train.out "$out/dpo" --train.steps 100 --train.save-every 50 \
     --train.seq-len 256 --train.batch-rows 16 --train.accumulation 2 --optimizer.name adamw --optimizer.lr 3e-5
 python recipes/feedback/compare.py nano "$out/dpo/model" "$out/reward/model" "$out/heldout.jsonl"
 

@@ -34,6 +34,13 @@ def expand(pattern: str) -> list[str]:
     )
 
 
+def reading(rng: Random, pattern: str) -> str:
+    """One reading of a pattern, which may have too many to list."""
+    while found := _CHOICE.search(pattern):
+        pattern = pattern[: found.start()] + rng.choice(found[1].split("|")) + pattern[found.end() :]
+    return re.sub(" +", " ", pattern).strip()
+
+
 def key(text: str) -> str:
     """What two requests share if they differ in punctuation, blanks, width and case alone."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).lower())

@@ -212,6 +212,25 @@ ESCAPES = [
         LIMITS,
         "mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | 0x4000, prot=mmap.PROT_READ)",
     ),
+    Escape(
+        "memory of sockets",
+        WATCH,
+        """for _ in range(20):
+  if os.fork() == 0: break
+kept = []
+try:
+  while True:
+    kept += socket.socketpair()
+    for s in kept[-2:]:
+      s.setblocking(False)
+      try:
+        while True: s.send(bytes(1 << 16))
+      except BlockingIOError: pass
+except OSError: time.sleep(60)""",
+        "memory",
+        landlock=False,
+        harmless=False,
+    ),
     Escape("memory without a process", CALLS, "os.memfd_create('x')"),
     Escape("System V shared memory", CALLS, "refused(29, 194, 0, 1 << 16, 0o1600)"),
     Escape("message queues", CALLS, "refused(240, 180, b'x', 0, 0, 0)"),

@@ -137,14 +137,13 @@ def test_many_at_once_answer_for_themselves_and_leave_nothing():
 
 
 def test_when_the_caller_is_killed_its_programs_end_too():
-    marker = f"orphan-{os.getpid()}"
-    program = (
-        f"import os, sys; os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(99)', '{marker}'])"
-    )
+    sleep = f"['python', '-c', 'import time; time.sleep(99)', 'or' + 'phan-{os.getpid()}']"  # no one else has the word whole
+    program = f"import os, sys; os.execv(sys.executable, {sleep})"
     caller = subprocess.Popen(
-        [sys.executable, "-c", f"from openglm import sandbox; sandbox.run({program!r}, seconds=99)", "caller"]
+        [sys.executable, "-c", f"from openglm import sandbox; sandbox.run({program!r}, seconds=99)"]
     )
-    assert wait_until(lambda: [process for process in running(marker) if process != caller.pid])
+    marker = f"orphan-{os.getpid()}"
+    assert wait_until(lambda: running(marker))
     caller.kill()
     caller.wait()
     assert wait_until(lambda: not running(marker))
@@ -152,9 +151,9 @@ def test_when_the_caller_is_killed_its_programs_end_too():
 
 def wait_until(true) -> bool:
     deadline = time.monotonic() + 60
-    while not true() and time.monotonic() < deadline:
+    while not (reached := bool(true())) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return bool(true())
+    return reached
 
 
 def test_a_system_with_limits_alone_needs_the_callers_word(monkeypatch):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -57,6 +58,41 @@ def test_a_mixed_batch_is_answered_as_each_adapter_answers_alone(toy, folders, s
     for name, reply in zip(asked, replies, strict=True):
         assert reply["choices"][0]["message"]["content"].strip() == wanted[name]
         assert reply["model"] == (name or "toy") and reply["system_fingerprint"] == marks[name]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_interface_answers_with_the_adapter_that_it_is_asked_for(toy, folders, server, stream):
+    alone = Assistant(toy, adapter=folders["poet"], device="cpu")
+    wanted = alone.reply([{"role": "user", "content": "你好"}], max_tokens=8, temperature=0).text.strip()
+    said = [{"role": "user", "content": "你好"}]
+    usual = {"model": "poet", "stream": stream}
+    asked = {
+        "/v1/responses": {"input": "你好", "max_output_tokens": 8, "temperature": 0, **usual},
+        "/v1/messages": {"messages": said, "max_tokens": 8, "temperature": 0, **usual},
+        "/api/chat": {"messages": said, "options": {"num_predict": 8, "temperature": 0}, **usual},
+    }
+    whole = {
+        "/v1/responses": lambda reply: reply["output"][0]["content"][0]["text"],
+        "/v1/messages": lambda reply: reply["content"][0]["text"],
+        "/api/chat": lambda reply: reply["message"]["content"],
+    }
+    for path, body in asked.items():
+        reply = server.client.post(path, json=body)
+        assert reply.status_code == 200 and '"poet"' in reply.text, reply.text
+        found = _streamed(reply.text) if stream else whole[path](reply.json())
+        assert found.strip() == wanted, path
+
+
+def _streamed(stream):
+    """The pieces of an answer in any of the three forms."""
+    found = []
+    for line in stream.splitlines():
+        line = line.removeprefix("data: ")
+        if line.startswith("{"):
+            event = json.loads(line)
+            delta = event.get("delta", event["message"]["content"] if "done" in event else "")
+            found.append(delta.get("text", "") if isinstance(delta, dict) else delta)
+    return "".join(found)
 
 
 def test_adapters_are_models_of_the_list(server):

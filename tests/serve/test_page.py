@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from openglm.serve import chats
 from openglm.serve.display import original, shown, talk
 from openglm.serve.feedback import Feedback
-from openglm.text import streaming
+from openglm.tools import turn
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
@@ -347,8 +347,8 @@ def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypat
         "type": "function",
         "function": {"name": "get_time", "arguments": {"path": "<img src=x onerror=alert(1)>", "url": "x"}},
     }
-    answers = iter([{"role": "assistant", "content": "", "tool_calls": [call]}])
-    monkeypatch.setattr(streaming, "parse_tool_call", lambda tokenizer, ids: next(answers, None))
+    answers, parsed = iter([[call], []]), turn.parse_reply
+    monkeypatch.setattr(turn, "parse_reply", lambda *of: {**parsed(*of), "tool_calls": next(answers)})
     whole, seen = assistant.chat_prompt, []
 
     def short(messages, tools, **more):  # the tools do not fit this model

@@ -1,6 +1,8 @@
 """Tools that the server runs: steps beside the text, streamed and whole; a client's own tools stay the client's."""
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from helpers.live import Live
@@ -77,3 +79,24 @@ def test_a_clients_own_tools_and_what_cannot_be_are_told_apart(server, write):
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
     write("好<eop>")
     assert server.chat(tools=[], n=1, max_tokens=9).json()["choices"][0]["message"]["content"] == "好"
+
+
+def test_the_page_shows_each_step_in_a_place_of_its_own(server, write):
+    """What the display counts is led back to the messages of the conversation."""
+    pytest.importorskip("gradio")
+    from openglm.serve.page import Page, Run, _index
+
+    page = Page(server.app.app)
+
+    async def say():
+        return [update async for update in page.say("和是多少？", None, Run(), "", "", 0.0, 1.0, 200)]
+
+    write(WRITTEN)
+    _, display, store, *_ = asyncio.run_coroutine_threadsafe(say(), server.service._loop).result(60)[-1]
+    [messages] = store["all"].values()
+    assert [message["role"] for message in messages] == ["user", "assistant"] and messages[1]["content"] == SHOWN
+    assert [tuple(step) for step in messages[1]["steps"]] == STEPS
+    assert [row.get("metadata", {}).get("title") for row in display] == [None, "↪ Solve", "↪ Calc", None]
+    assert "n=111" in display[1]["content"] and display[3]["content"] == SHOWN
+    found = [_index(SimpleNamespace(index=index), [*messages, {"role": "user", "content": "?"}]) for index in range(6)]
+    assert found == [0, 1, 1, 1, 2, 2]

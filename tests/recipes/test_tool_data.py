@@ -1,0 +1,259 @@
+"""nano's tool dialogues: answers hold when they are tried out, calls are really run, and what is held out is nowhere learnt from."""
+
+import datetime
+import json
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from random import Random
+
+import pytest
+from helpers.scripted import with_marks
+from helpers.text_samples import TEXTS, VOCAB_SIZE
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "nano"))
+
+import tool_data
+from chat_text import key
+from tool_data import Problem, fill, is_right, problem, read_templates, side_of, talk, worked
+from tool_draws import DRAWS, plain
+
+from openglm import Tools
+from openglm.text import train_tokenizer
+from openglm.text.steps import read_call
+
+GIVEN = read_templates()
+MARKS = ("[Begin]", "[Param]", "[End]", "[Gen]")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_tokenizer(iter(TEXTS), VOCAB_SIZE, tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture(scope="module")
+def one_of_each():
+    """A problem of each draw in each language with its worked answer: by a wording that is learnt from, or held out."""
+    found = []
+    for place, name in enumerate(DRAWS):
+        for language in ("zh", "en"):
+            mine = [t for t in GIVEN.problems["train"] + GIVEN.problems["heldout"] if t.name == name]
+            mine = [t for t in mine if t.language == language]
+            found.append(problem(mine, GIVEN.words, Random(place)))
+    tools = Tools()
+    with ThreadPoolExecutor(4) as threads:
+        return list(zip(found, threads.map(lambda one: worked(one, tools.call), found), strict=True))
+
+
+# Tried out: the answer is put in, or everything is counted, term by term.
+
+
+def day(text):
+    return datetime.date(*map(int, text.split("-")))
+
+
+def steps_until(value, test, last=10**6):
+    return next(number for number in range(value, last) if test(number))
+
+
+TRIED = {
+    "series": lambda v: sum(range(v["a"], v["l"] + 1, v["d"])),
+    "series_terms": lambda v: len(range(v["a"], v["l"] + 1, v["d"])),
+    "even_numbers": lambda v: sum(number for number in range(v["l"] + 1) if number % 2 == 0),
+    "odd_numbers": lambda v: sum(number for number in range(v["l"] + 1) if number % 2),
+    "number_puzzle": lambda v: steps_until(
+        1, lambda x: v["k"] * x + v["b"] == v["c"] and v["k"] * (x + v["b"]) == v["c_of"]
+    ),
+    "heads_and_legs": lambda v: next(
+        [x, v["heads"] - x] for x in range(v["heads"]) if 2 * x + 4 * (v["heads"] - x) == v["legs"]
+    ),
+    "two_prices": lambda v: next(
+        [x, v["n"] - x] for x in range(v["n"]) if v["p"] * x + v["q"] * (v["n"] - x) == v["total"]
+    ),
+    "age_times": lambda v: steps_until(0, lambda y: v["m"] + y == v["k"] * (v["c"] + y)),
+    "age_ago": lambda v: steps_until(0, lambda y: v["m"] - y == v["k"] * (v["c"] - y)),
+    "catching_up": lambda v: steps_until(0, lambda t: v["w"] * t + v["s"] == v["v"] * t),
+    "meeting": lambda v: steps_until(0, lambda t: v["v"] * t + v["w"] * t == v["s"]),
+    "work_together": lambda v: steps_until(1, lambda t: Fraction(t, v["a"]) + Fraction(t, v["b"]) == 1),
+    "in_and_out": lambda v: steps_until(1, lambda t: Fraction(t, v["a"]) - Fraction(t, v["b"]) == 1),
+    "common_multiple": lambda v: steps_until(max(v["a"], v["b"]), lambda x: x % v["a"] == 0 == x % v["b"]),
+    "common_divisor": lambda v: max(x for x in range(1, v["a"] + 1) if v["a"] % x == 0 == v["b"] % x),
+    "root": lambda v: steps_until(0, lambda x: x * x == v["a"]),
+    "days_between": lambda v: (day(v["cb"]) - day(v["ca"])).days,
+    "days_after": lambda v: (day(v["ca"]) + datetime.timedelta(v["n"])).isoformat(),
+    "before_percent": lambda v: steps_until(
+        0, lambda x: 100 * v["up"] == x * (100 + v["p"]) and 100 * v["down"] == x * (100 - v["p"])
+    ),
+    "share_out": lambda v: next(x for x in range(v["n"]) if x * v["b"] == (v["n"] - x) * v["a"]),
+    "geometric": lambda v: sum(v["a"] * v["q"] ** k for k in range(40) if v["a"] * v["q"] ** k <= v["l"]),
+}
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_answers_hold_when_they_are_tried_out(name):
+    for seed in range(25):
+        values = DRAWS[name](Random(seed), "en")
+        assert TRIED[name](values) == values["answer"], values
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "answer"),
+    [
+        ("series", {"sum": "3+6+9+12+...+333", "a": 3, "d": 3, "l": 333}, "18648"),
+        ("heads_and_legs", {"heads": 35, "legs": 94}, "23, 12"),
+        ("larger", {"a": "9.11", "b": "9.9"}, "9.9"),
+        ("percent_of", {"p": 15, "n": 37}, "5.55"),
+    ],
+)
+def test_known_problems_are_worked_out(name, asked, answer):
+    """The deck's sum, the pheasants and rabbits of Sunzi, the comparison that models get wrong."""
+    for language in ("zh", "en"):
+        template = next(t for t in GIVEN.problems["train"] if t.name == name and t.language == language)
+        given = Problem(template, "", {**asked, "answer": answer})
+        assert is_right(answer, worked(given, Tools().call)["content"])
+
+
+def test_every_worked_answer_ends_in_what_was_worked_out_by_hand(one_of_each):
+    """`worked` refuses others; here the last numbers are read once more, by no code of the recipe."""
+    assert len(one_of_each) == 2 * len(DRAWS)
+    for one, message in one_of_each:
+        answer = one.values["answer"]
+        expected = answer if isinstance(answer, list) else [answer]
+        if all(isinstance(value, int) for value in expected):
+            digits = "".join(c if c.isascii() and (c.isdigit() or c == "-") else " " for c in message["content"])
+            said = [int(piece) for piece in digits.split() if piece.strip("-")][-len(expected) :]
+            assert Counter(said) == Counter(expected), (one.question, message)
+        assert message["steps"] and not any(step["result"].startswith("error") for step in message["steps"])
+
+
+def test_a_wrong_result_stops_the_build():
+    template = next(t for t in GIVEN.problems["train"] if t.name == "add")
+    with pytest.raises(ValueError, match="12 by hand"):
+        worked(Problem(template, "5+7", {"a": 5, "b": 7, "answer": 12}), lambda name, arguments: "13")
+
+
+def test_dialogues_are_rendered_with_the_calls_they_hold_and_no_others(one_of_each, tokenizer):
+    """Marks come from the steps alone; each call is found again, letter by letter."""
+    for one, message in one_of_each:
+        ids, trained = tokenizer.render([{"role": "user", "content": one.question}, message])
+        special = tokenizer.special
+        ends = [place + 1 for place, token in enumerate(ids) if token == special["[End]"]]
+        found = []
+        for number, end in enumerate(ends):
+            _, name, arguments = read_call(special, ids[:end])
+            result = ids[end : ids.index(special["[Gen]"], end)]
+            assert not any(trained[end : end + len(result) + 1]), "what a tool returned is not learnt"
+            at = message["steps"][number]["at"]
+            found.append(
+                {
+                    "at": at,
+                    "name": tokenizer.decode(name),
+                    "arguments": tokenizer.decode(arguments),
+                    "result": tokenizer.decode(result),
+                }
+            )
+        assert found == message["steps"]
+        assert sum(token in {special[mark] for mark in MARKS} for token in ids) == 4 * len(found)
+
+
+def test_digits_are_copied_one_by_one(tokenizer, one_of_each):
+    """A digit is the same token wherever it stands, so a number is copied token by token."""
+    token = {digit: tokenizer.encode(digit) for digit in "0123456789"}
+    for one, message in one_of_each:
+        for text in (one.question, *(step["arguments"] for step in message["steps"])):
+            pieces = [tokenizer.decode([number]) for number in tokenizer.encode(text)]
+            assert all(len(piece) == 1 for piece in pieces if any(c in token for c in piece)), (text, pieces)
+
+
+def test_no_special_token_stands_in_a_template(tokenizer):
+    folder = Path(tool_data.__file__).parent
+    for name in ("tool_problems.toml", "tool_talk.toml"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert not [mark for mark in tokenizer.special if mark in text]
+        assert with_marks(tokenizer, text[:2000]) == tokenizer.encode(text[:2000])
+
+
+def test_wordings_have_every_place_filled():
+    """A place without a value would raise; none is left behind, and no choice."""
+    for side in ("train", "heldout"):
+        for number, template in enumerate(GIVEN.problems[side]):
+            question = problem([template], GIVEN.words, Random(number)).question
+            assert (
+                "<" not in question.replace("<=", "").replace("< ", "").replace(" <", "")
+                or template.kind == "inequality"
+            )
+            assert "|" not in question
+
+
+def test_what_is_held_out_is_not_learnt_from():
+    """By numbers for the wordings that are shared; by wording for the others; nothing shared in normalized text."""
+    train = [problem(GIVEN.problems["train"], GIVEN.words, Random(f"a{n}"), "train") for n in range(1500)]
+    seen = {key(one.question) for one in train}
+    held = tool_data.heldout_problems(GIVEN, 60, 1)
+    wordings = tool_data.template_problems(GIVEN, 1)
+    assert all(side_of(one.question) == "heldout" for one in held) and len(wordings) >= 300
+    assert all(side_of(one.question) == "train" for one in train)
+    assert not seen & {key(one.question) for one in held} and not seen & {key(one.question) for one in wordings}
+    asks = {key(template.ask) for template in GIVEN.problems["train"]}
+    assert not asks & {key(template.ask) for template in GIVEN.problems["heldout"]}
+    assert side_of("3+6+9+12+...+333 是多少？") == "heldout" == side_of("What is 3 + 6 + 9 + … + 333?")
+
+
+def test_messages_that_need_no_tool_are_answered_without():
+    held = tool_data.heldout_talk(GIVEN, 300, 1)
+    learnt = {key(talk(GIVEN.talk["train"], GIVEN.words, Random(n))[0]["content"]) for n in range(3000)}
+    texts = [record["messages"][0]["content"] for record in held]
+    assert len(set(map(key, texts))) == 300 and not learnt & set(map(key, texts))
+    assert sum(any(c.isdigit() for c in text) for text in texts) > 200
+    assert all("steps" not in message for record in held for message in record["messages"])
+    assert not [text for record in held for text in (record["messages"][1]["content"],) if "<" in text]
+
+
+def test_the_same_seed_gives_the_same_conversations():
+    def call(name, arguments):
+        return cache.setdefault((name, arguments), None) or tools.call(name, arguments)
+
+    cache, tools = {}, Tools()
+    made = [tool_data.conversation(GIVEN, call, f"{seed}/train/{n}") for seed in (1, 1, 2) for n in range(6)]
+    assert made[:6] == made[6:12] != made[12:]
+    for one in made:
+        roles = [message["role"] for message in one["messages"]]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        assert set(one) == {"messages", "task", "language"}
+    assert json.loads(json.dumps(made[0])) == made[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "right"),
+    [
+        ("18648", "一共111项，和是18648。", True),
+        ("18648", "和是18648，不是9348。", False),
+        ("2, 3", "The solution is x=3; x=2.", True),
+        ("2, 3", "The solution is x=2.", False),
+        ("0.5", "It is 1/2.", True),
+        ("1/3", "It is 0.3333333333.", True),
+        ("1/3", "It is 0.333.", False),
+        ("x<5", "解是x<5。", True),
+        ("x<5", "解是x<50。", False),
+        ("是的", "不是。", False),
+        ("Friday", "It is Friday.", True),
+        ("3*x**2 + 2", "The derivative is 3*x**2+2.", True),
+        ("3*x**2 + 2", "The derivative is 13*x**2 + 2.", False),
+        ("2024-03-01", "是2024-03-01。", True),
+    ],
+)
+def test_answers_are_judged_by_what_they_end_in(answer, text, right):
+    assert is_right(answer, text) == right
+
+
+def test_numbers_are_written_as_people_do():
+    assert [plain(Fraction(*pair)) for pair in ((1, 8), (-5, 2), (1, 3), (6, 2), (1, 1000))] == [
+        "0.125",
+        "-2.5",
+        "1/3",
+        "3",
+        "0.001",
+    ]
+    assert fill("<a>+<b>", {"a": Fraction(1, 2), "b": 3}) == "0.5+3"
