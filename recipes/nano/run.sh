@@ -9,5 +9,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 glm pretrain --config recipes/nano/pretrain.toml
 glm sft --config recipes/nano/finish.toml
 glm sft --config recipes/nano/sft.toml
+[ -d runs/nano/tools ] || python recipes/nano/tool_data.py --out runs/nano/tools
+glm sft --config recipes/nano/tools.toml
 python recipes/nano/publish.py
 python recipes/nano/chat_probe.py nano

@@ -2,14 +2,15 @@
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 
 from openglm.cli.options import read_toml
-from openglm.config import PretrainConfig, SFTConfig, from_dict
+from openglm.config import GRPOConfig, PretrainConfig, SFTConfig, from_dict
 from openglm.presets import model_preset
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano"
-RUNS = ("pretrain", "finish", "sft")
+RUNS = ("pretrain", "finish", "sft", "tools")
 
 
 def options(name):
@@ -31,4 +32,15 @@ def test_the_script_makes_all_that_it_publishes():
     script, publish = (RECIPE / "run.sh").read_text(), (RECIPE / "publish.py").read_text()
     places = [script.index(f"recipes/nano/{name}.toml") for name in RUNS] + [script.index("publish.py")]
     assert places == sorted(places)
-    assert [f"{options(name).train.out}/model" in publish for name in ("finish", "sft")] == [True, True]
+    assert [f"{options(name).train.out}/model" in publish for name in ("finish", "tools")] == [True, True]
+
+
+def test_tools_are_learnt_from_what_their_script_writes_and_then_from_rewards():
+    tuned, rewarded = options("tools"), from_dict(GRPOConfig, read_toml(RECIPE / "tools_grpo.toml"))
+    assert rewarded.init_from == f"{tuned.train.out}/model" and rewarded.rollout.tools
+    written = set(re.findall(r'^        "(tools[a-z-]*)":', (RECIPE / "tool_data.py").read_text(), re.M))
+    files = {tuned.data.dialogues["tools"], tuned.data.heldout_dialogues["tools"]}
+    files |= {rewarded.data.prompts, rewarded.data.heldout}
+    assert {Path(file).stem for file in files} <= written
+    assert all(f"{Path(file).parent}" == "runs/nano/tools" for file in files)
+    assert rewarded.train.seq_len <= options("pretrain").model.max_positions
