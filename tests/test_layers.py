@@ -50,7 +50,7 @@ ROOMS = {
     "evaluation": Room(6, 3_000, "assistant engine tools model checkpoints data"),
     "plan": Room(6, 7_600, "parallel", wide_lines=5),
     "deepspeed": Room(6, 10_800, "parallel", wide_lines=3),
-    "serve": Room(6, 32_700, "assistant", wide_lines=14),
+    "serve": Room(6, 32_800, "assistant", wide_lines=14),
     "cli": Room(
         7,
         10_700,
@@ -58,7 +58,7 @@ ROOMS = {
         wide_lines=12,
     ),
 }
-PACKAGE_TOKENS = 217_300
+PACKAGE_TOKENS = 217_400
 FILE_LINES = 450
 FUNCTION_LINES = 50
 LINE_COLUMNS = 120
