@@ -36,6 +36,7 @@ ADMIN_PATH = "/v1/versions"
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
 _BODY_SECONDS = 30.0
 _PAGE = "/gradio_api/"
+_ANY_TYPE = "/api/"  # Ollama's clients name none, or a wrong one; a page cannot ask without its origin
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # an unknown one is no label
 _NUMBER = re.compile(rb"[\w.:-]{1,128}")
 _ASK = 'Basic realm="OpenGLM: the API key is the password", charset="UTF-8"'
@@ -87,8 +88,12 @@ class Guard:
             await answering({"type": "http.response.body"})
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if scope["path"].startswith(_ANY_TYPE) and b"origin" not in headers:
+            headers[b"content-type"] = b"application/json"
+            scope = {**scope, "headers": list(headers.items())}
         try:
-            self._check(scope, dict(scope["headers"]))
+            self._check(scope, headers)
             receive = await self._read(scope, receive)
         except ApiError as error:
             return await error.response()(scope, receive, send)
