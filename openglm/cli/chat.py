@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ class ChatOptions:
     adapter: str = ""
     """folder of a LoRA or a prefix for this model"""
     prompt: str = ""
-    """answer this prompt and exit"""
+    """answer this prompt and exit; a text from a pipe is put below it"""
     system: str = ""
     """system message at the start of the conversation"""
     max_tokens: int = 256
@@ -52,9 +53,9 @@ def run(argv: list[str]) -> int:
     from openglm.assistant import Assistant
     from openglm.cli.terminal import Conversation
 
-    piped = not options.prompt and not sys.stdin.isatty()
-    prompt = sys.stdin.read().strip() if piped else options.prompt
-    if piped and not prompt:
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    prompt = "\n\n".join(text for text in (options.prompt, "" if typed else _piped()) if text)
+    if not (typed or prompt):
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
     assistant = Assistant(
         options.model,
@@ -74,6 +75,13 @@ def run(argv: list[str]) -> int:
         return Conversation(assistant, options.model, options.system, sampling).run()
     messages = [{"role": "system", "content": options.system}] if options.system else []
     return answer(assistant, [*messages, {"role": "user", "content": prompt}], sampling, options.json)
+
+
+def _piped() -> str:
+    """What stands in standard input; nothing where it is closed or, as under nohup, cannot be read."""
+    with contextlib.suppress(OSError):
+        return sys.stdin.read().strip() if sys.stdin else ""
+    return ""
 
 
 def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> int:

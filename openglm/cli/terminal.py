@@ -1,21 +1,26 @@
-"""A conversation in the terminal: Markdown as it streams, and commands. Knows nothing of how answers are made."""
+"""A conversation in the terminal: text as it streams, and commands. Knows nothing of how answers are made."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.output import create_output
 from rich.console import Console
-from rich.live import Live
-from rich.markdown import Markdown
+from rich.segment import Segment, Segments
+from rich.style import Style
 
 from openglm.assistant import Assistant, Reply
 from openglm.config import require
 from openglm.files import write_file
+from openglm.runtime import data_folder
 
 HELP = """/clear         start a new conversation; the system text stays
 /undo          remove the last question and its answer
@@ -24,69 +29,85 @@ HELP = """/clear         start a new conversation; the system text stays
 /save FILE     save the conversation as JSON
 /load FILE     continue a saved conversation
 /tools FILE    give the model tools (in OpenAI's JSON format); you type in their results
-/exit          quit; Ctrl-C stops an answer"""
+/exit          quit; so does Ctrl-D. Ctrl-C stops an answer, or clears the line
+//TEXT         send a text that begins with /
+Several lines: paste them, end a line with \\, or put them between \"\"\" and \"\"\". Arrow up: what you asked before"""
 
 # What moves a cursor, rings or renames a window belongs to the terminal, not to a model.
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+_QUOTES = '"""'
+_MARKS = re.compile(r"\n|`+|~{3,}|\*\*|[~*]|[^\n`~*]+")
+_UNDECIDED = re.compile(r"[`~*#> ]*$")  # may be half a mark
+_BOLD, _CODE, _QUOTED = Style(bold=True), Style(color="cyan"), Style(dim=True)
+
+
+class Paint:
+    """Styles of a growing Markdown text. Every character of it stays, marks too: `2*3*4` and `List<int>` have the same
+    ones, and what is copied from the screen is what was said. What is drawn is never drawn again, so that a window may
+    change its size at any time."""
+
+    def __init__(self) -> None:
+        self.waiting = self.fence = self.code = ""
+        self.bold, self.begins, self.line = False, True, Style.null()
+
+    def __call__(self, text: str, last: bool = False) -> Segments:
+        text = self.waiting + text
+        self.waiting = "" if last else _UNDECIDED.findall(text)[0]
+        decided = text[: len(text) - len(self.waiting)]
+        return Segments([Segment(mark, self._style(mark)) for mark in _MARKS.findall(decided)])
+
+    def _style(self, mark: str) -> Style:
+        if mark == "\n":
+            self.bold, self.begins, self.code, self.line = False, True, "", Style.null()
+            return self.line
+        begins, self.begins = self.begins, self.begins and not mark.strip()
+        if begins and mark.startswith(self.fence or ("```", "~~~")):
+            self.fence = "" if self.fence else mark
+            return _CODE
+        if not self.fence and mark[0] == "`" and self.code in ("", mark):
+            self.code = "" if self.code else mark
+            return _CODE
+        if self.fence or self.code:
+            return _CODE
+        if begins:
+            self.line = _BOLD if re.match(" *#+ ", mark) else _QUOTED if mark.lstrip()[:1] == ">" else self.line
+        self.bold ^= mark == "**"
+        return self.line + _BOLD if self.bold or mark == "**" else self.line
 
 
 class Screen:
-    """Shows answers: Markdown on a terminal, the bare text where it is not one."""
+    """Shows answers: with styles on a terminal, the bare text where it is not one."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
 
     def show(self, pieces: Iterable[str]) -> str:
         """Show a growing text; returns what there was of it, Ctrl-C or not."""
-        said: list[str] = []
+        said, paint = "", Paint()
         with contextlib.suppress(KeyboardInterrupt):
-            self._markdown(pieces, said) if self.console.is_terminal else self._plain(pieces, said)
-        if not self.console.is_terminal:
-            print(flush=True)
-        return "".join(said)
+            for piece in pieces:
+                shown = piece if said.strip() else piece.lstrip("\n")
+                said += piece
+                self._write(paint(shown.translate(_CONTROLS)) if self.console.is_terminal else shown)
+        self._write(paint("", last=True) if self.console.is_terminal else "")
+        self._write("\n")
+        return said
 
-    def _plain(self, pieces: Iterable[str], said: list[str]) -> None:
-        for piece in pieces:
-            print(piece if "".join(said).strip() else piece.lstrip("\n"), end="", flush=True)
-            said.append(piece)
-
-    def _markdown(self, pieces: Iterable[str], said: list[str]) -> None:
-        """Whole blocks are printed for good; only the last one, which still grows, is drawn again."""
-        done, rest = 0, ""
-        with Live(console=self.console, refresh_per_second=12, transient=True, vertical_overflow="ellipsis") as live:
-            try:
-                for piece in pieces:
-                    said.append(piece)
-                    rest += piece.translate(_CONTROLS)
-                    done = finished(rest)
-                    if done:
-                        self.console.print(Markdown(rest[:done]), "")
-                        rest = rest[done:]
-                    live.update(Markdown(rest))
-            finally:
-                live.update("")
-                self.console.print(Markdown(rest))
+    def _write(self, text: str | Segments) -> None:
+        """Without wrapping, which is for the terminal to do."""
+        segments = Segments([Segment(text)]) if isinstance(text, str) else text
+        self.console.print(segments, end="", crop=False)
 
 
-def finished(text: str) -> int:
-    """How many characters of a growing Markdown text form blocks that nothing can change: up to the last blank line
-    outside code and lists.
-    """
-    end, position, fenced = 0, 0, False
-    for line in text.splitlines(keepends=True):
-        position += len(line)
-        if line.lstrip().startswith(("```", "~~~")):
-            fenced = not fenced
-        following = text[position : position + 1]
-        if (
-            not line.strip()
-            and not fenced
-            and following
-            and not following.isspace()
-            and following not in "-*+0123456789>"
-        ):
-            end = position
-    return end
+def _history() -> History:
+    """What this user asked, for all sessions; for this one alone where there is no place for it."""
+    try:
+        file = data_folder() / "chat_history"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        return FileHistory(str(file))
+    except (ValueError, OSError):
+        return InMemoryHistory()
 
 
 class Conversation:
@@ -99,38 +120,50 @@ class Conversation:
         self.screen = screen or Screen()
         self.messages: list[dict[str, Any]] = []
         self.tools: list[dict[str, Any]] | None = None
+        self.session: PromptSession[str] | None = None
         self.commands = {"/clear": self.clear, "/undo": self.undo, "/retry": self.retry, "/system": self.set_system}
         self.commands |= {"/save": self.save, "/load": self.load, "/tools": self.set_tools}
 
     def run(self) -> int:
-        config = self.assistant.model.config
-        self.note(
-            f"{self.name}: {config.parameters / 1e6:.1f} M parameters, context {self.assistant.context} tokens. /help lists the commands."
-        )
-        with contextlib.suppress(ImportError):  # line editing and history, right with wide characters
-            import readline  # noqa: F401
+        parameters, context = self.assistant.model.config.parameters / 1e6, self.assistant.context
+        self.note(f"{self.name}: {parameters:.1f} M parameters, context {context} tokens. /help lists the commands.")
+        self.session = PromptSession(history=_history(), output=create_output(always_prefer_tty=True))
         while True:
             try:
-                text = input("> ").strip()
-            except (EOFError, KeyboardInterrupt):
-                print(file=sys.stderr)
-                return 0
-            if text == "/exit":
-                return 0
-            try:
+                text = self.read()
+                if text.strip() == "/exit":
+                    return 0
                 self.take(text)
+            except KeyboardInterrupt:  # the line is cleared
+                continue
+            except EOFError:
+                return 0
             except (ValueError, OSError) as error:
                 self.note(f"glm chat: {error}")
 
+    def ask(self, prompt: str) -> str:
+        """What the user types or pastes before Enter. Raises EOFError, KeyboardInterrupt."""
+        return self.session.prompt(prompt) if self.session else input(prompt)
+
+    def read(self) -> str:
+        """A question or a command; several lines where they are quoted or end in backslashes."""
+        text = self.ask("> ")
+        while text.endswith("\\") or (text.startswith(_QUOTES) and not text[3:].rstrip().endswith(_QUOTES)):
+            text = text.removesuffix("\\") + "\n" + self.ask("... ")
+        return text
+
     def take(self, text: str) -> None:
-        """One line of the user's: a command, or something to answer."""
-        word, _, argument = text.partition(" ")
+        """What the user said: a command, or something to answer."""
+        word, _, argument = text.rstrip().partition(" ")
         if word in self.commands:
             self.commands[word](argument.strip())
-        elif word.startswith("/"):
-            self.note(HELP)
-        elif text:
-            self.answer([*self.messages, {"role": "user", "content": text}])
+        elif word.startswith("/") and not word.startswith("//"):
+            known = "" if word == "/help" else f"{word}: no such command; /{text.rstrip()} sends it as a text\n"
+            self.note(known + HELP)
+        elif text.strip():
+            text = text.strip().removeprefix(_QUOTES).removesuffix(_QUOTES) if text.startswith(_QUOTES) else text
+            text = text.removeprefix("/") if word.startswith("//") else text
+            self.answer([*self.messages, {"role": "user", "content": text.strip("\n")}])
 
     def answer(self, messages: list[dict[str, Any]]) -> None:
         """Answer, and take question and answer into the conversation unless nothing came. A call is answered by the
@@ -149,17 +182,20 @@ class Conversation:
         if reply.dropped:
             self.note(f"({reply.dropped} old messages no longer fit the context and were left out)")
         if reply.tool_calls:
-            self.messages = [*messages, *reply.messages]
-            results = []
-            for call in reply.tool_calls:
-                name, arguments = call["function"]["name"], call["function"]["arguments"]
-                self.note(f"{name} {json.dumps(arguments, ensure_ascii=False)}")
-                results.append({"role": "tool", "content": input("result> ")})
-            self.answer([*self.messages, *results])
+            try:
+                results = [{"role": "tool", "content": self._result(call["function"])} for call in reply.tool_calls]
+            except (EOFError, KeyboardInterrupt):
+                self.note("(no result: the question is taken back)")
+                return
+            self.answer([*messages, *reply.messages, *results])
         elif reply.reasoning and not reply.text:
             self.note("(the answer ended within its thoughts; raise --max-tokens)")
         elif reply.text or said:
             self.messages = [*messages, *(reply.messages or [{"role": "assistant", "content": said}])]
+
+    def _result(self, call: dict[str, Any]) -> str:
+        self.note(f"{call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}")
+        return self.ask("result> ")
 
     def clear(self, _: str) -> None:
         self.messages = []

@@ -1,7 +1,7 @@
-"""The conversations that a browser keeps, as plain values: what comes from a browser is checked here before anything is
-done with it.
+"""A conversation that a browser keeps (page.js), as plain values: what comes from a browser is checked here before
+anything is done with it.
 
-A store is {"now": id, "all": {id: [messages]}}; the newest conversation is the last. Ids are random, so that they also
+A store is {"now": id, "all": {id: [messages]}}, with the one conversation that is shown. Ids are random, so that they also
 name what is kept of a conversation's feedback (feedback.py) without anybody else being able to. A message has a role
 (user, assistant, tool) and a content; an answer may have `call`, [name, arguments as JSON text], `sources`, [[title,
 address, quote], ...], `steps`, [[name, arguments, result], ...] of tools that the server ran, `sampling`, what it was
@@ -22,21 +22,14 @@ Store = dict[str, Any]
 Messages = list[dict[str, Any]]
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_MOST_CHATS, _MOST_MESSAGES, _MOST_SOURCES, _LONGEST = 200, 1024, 64, 1 << 18
-_TITLE = 40
+_MOST_MESSAGES, _MOST_SOURCES, _LONGEST = 1024, 64, 1 << 18
 
 
 def checked(store: object) -> Store:
-    """A store with all that is malformed left out, and a conversation to go on with."""
-    found = store.get("all") if isinstance(store, dict) else None
-    chats = {
-        name: _messages(value)
-        for name, value in (found if isinstance(found, dict) else {}).items()
-        if isinstance(name, str) and _ID.fullmatch(name)
-    }
-    chats = dict(list(chats.items())[-_MOST_CHATS:])
-    now = store.get("now") if isinstance(store, dict) else None
-    return {"now": now, "all": chats} if isinstance(now, str) and now in chats else started({"now": "", "all": chats})
+    """The current conversation with all that is malformed left out; a new one where there is none."""
+    chats, now = (store.get("all"), store.get("now")) if isinstance(store, dict) else (None, None)
+    known = isinstance(chats, dict) and isinstance(now, str) and _ID.fullmatch(now) and now in chats
+    return {"now": now, "all": {now: _messages(chats[now])}} if known else started()
 
 
 def _messages(value: object) -> Messages:
@@ -154,11 +147,10 @@ def imported(text: str) -> tuple[Messages, str]:
     return _messages(messages), system[:_LONGEST] if isinstance(system, str) else ""
 
 
-def started(store: Store) -> Store:
-    """With a new conversation, or the empty one that there is already."""
-    chats = {name: messages for name, messages in store["all"].items() if messages}
+def started() -> Store:
+    """With a new conversation."""
     name = uuid.uuid4().hex
-    return {"now": name, "all": {**chats, name: []}}
+    return {"now": name, "all": {name: []}}
 
 
 def current(store: Store) -> Messages:
@@ -166,27 +158,5 @@ def current(store: Store) -> Messages:
 
 
 def with_current(store: Store, messages: Messages) -> Store:
-    """The current conversation replaced, as the newest."""
-    others = {name: kept for name, kept in store["all"].items() if name != store["now"]}
-    return {"now": store["now"], "all": {**others, store["now"]: messages}}
-
-
-def without(store: Store, name: str) -> Store:
-    left = {"now": "", "all": {other: kept for other, kept in store["all"].items() if other != name}}
-    return started(left)
-
-
-def found(store: Store, words: str) -> list[tuple[str, str]]:
-    """(title, id) of the conversations that hold all words, newest first."""
-    wanted = words.lower().split()
-    hits = []
-    for name, messages in reversed(store["all"].items()):
-        text = "\n".join(message["content"] for message in messages).lower()
-        if messages and all(word in text for word in wanted):
-            hits.append((title(messages), name))
-    return hits
-
-
-def title(messages: Messages) -> str:
-    line = " ".join(messages[0]["content"].split())
-    return line[:_TITLE] + ("…" if len(line) > _TITLE else "")
+    """With these messages in place of the conversation's."""
+    return {"now": store["now"], "all": {store["now"]: messages}}

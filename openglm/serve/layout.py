@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,34 +20,29 @@ from starlette.routing import Match, Mount
 
 from openglm.serve import chats
 from openglm.serve.page import Page, Run, stop
-from openglm.serve.strings import STRINGS
+from openglm.serve.strings import SAMPLE, STARTERS, STRINGS
 
 _ROUTES = re.compile(
     r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/(?:static|assets|svelte)/[\w./-]+|/gradio_api/(?:queue/(?:join|data)|heartbeat/\w+|cancel|reset)"
 )
 _ROOT, _HERE = "http://here.invalid", b'(location.origin + location.pathname.replace(/\\/$/, ""))'
-_STYLE = """
-.gradio-container {max-width: 60rem !important; width: 100% !important; margin: 0 auto !important}
-.gradio-container > main {padding: 0.5rem !important}
-#talk {height: calc(100dvh - 13rem) !important; min-height: 14rem}
-footer {display: none !important}
-"""
+_FOLDER = Path(__file__).parent
 _SAVE = """(text) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
   link.download = "chat.json"; link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
-_OPEN = """(text, store, system) => new Promise((done) => {
+_OPEN = """(text, store, system, run) => new Promise((done) => {
   const input = document.createElement("input");
   input.type = "file"; input.accept = ".json"; input.id = "opened"; input.style.display = "none"; document.body.append(input);
-  const end = (text) => { input.remove(); done([text, store, system]); };
+  const end = (text) => { input.remove(); done([text, store, system, run]); };
   input.onchange = async () => end(await input.files[0].text());
   input.oncancel = () => end("");
   input.click();
 })"""
 _LATEX = [
     {"left": a, "right": b, "display": d}
-    for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))
+    for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False))
 ]
 
 
@@ -56,10 +52,15 @@ _FILE_KEYS = frozenset({"path", "url", "meta"})
 def layout(page: Page, words: gr.I18n) -> gr.Blocks:
     """The whole page."""
     with gr.Blocks(title="OpenGLM", analytics_enabled=False) as blocks:
-        # In the user's own browser: a form, not a secret.
-        store = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")
-        side, middle = _side(page, words), _middle(page, words)
-        _connect(page, blocks, store, side, middle)
+        side = _side(page, words)
+        model = gr.Markdown(page.model, elem_id="model")
+        with gr.Tab(words("chat_tab"), id="chat"):
+            middle = _middle(page, words)
+        with gr.Tab(words("fill_tab"), id="fill"):
+            _fill(page, words)
+        _connect(page, blocks, side, middle)
+        _keep(blocks, side)
+        blocks.load(page.about, None, model, **_QUIET)
     return blocks.queue(default_concurrency_limit=None)
 
 
@@ -73,29 +74,35 @@ def _side(page: Page, words: gr.I18n) -> SimpleNamespace:
     w, usual, half = words, page.service.assistant.sampling(), page.context // 2
     with gr.Sidebar(open=False):
         new = gr.Button(w("new"), variant="primary", elem_id="new")
-        search = gr.Textbox(placeholder=w("search"), show_label=False, container=False, elem_id="search")
-        picker = gr.Radio([], show_label=False, container=False, elem_id="picker")
+        search = gr.Textbox(
+            label=w("search"), placeholder=w("search"), show_label=False, container=False, elem_id="search"
+        )
+        picker = gr.Radio([], label=w("chats"), show_label=False, container=False, elem_id="picker")
         with gr.Accordion(w("settings"), open=False):
             system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
             tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
             temperature = gr.Slider(0, 2, usual["temperature"], step=0.05, label=w("temperature"))
             top_p = gr.Slider(0.05, 1, usual["top_p"], step=0.05, label=w("top_p"))
             tokens = gr.Slider(1, max(half, 2), min(256, half), step=1, label=w("tokens"))
+            dark = gr.Button(w("dark"), elem_id="dark")
         with gr.Row():
             export = gr.Button(w("export"), elem_id="export", min_width=80)
             bring = gr.Button(w("import"), elem_id="import", min_width=80)
         delete = gr.Button(w("delete"), variant="stop", elem_id="delete")
         file = gr.Textbox(visible=False)
+        relist = gr.Button(visible="hidden", elem_id="relist")
     return SimpleNamespace(
         new=new,
         search=search,
         picker=picker,
         system=system,
         knobs=[system, tools, temperature, top_p, tokens],
+        dark=dark,
         export=export,
         bring=bring,
         delete=delete,
         file=file,
+        relist=relist,
     )
 
 
@@ -104,6 +111,8 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
     w, rated = words, page.state.feedback is not None
     talk = gr.Chatbot(
         elem_id="talk",
+        elem_classes="rated" if rated else None,
+        label=w("talk"),
         show_label=False,
         container=False,
         buttons=["copy"],
@@ -111,11 +120,12 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
         latex_delimiters=_LATEX,
         allow_tags=False,
         allow_file_downloads=False,
-        placeholder=f"**{page.state.model}**",
+        examples=[{"text": text} for text in STARTERS],
         feedback_options=("Like", "Dislike") if rated else None,
     )
     note = gr.Markdown("", elem_id="note")
     box = gr.Textbox(
+        label=w("ask"),
         placeholder=w("ask"),
         show_label=False,
         container=False,
@@ -127,38 +137,62 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
     )
     with gr.Accordion(w("feedback"), open=False, visible=rated):
         gr.Markdown(w("feedback_text"))
-        reason = gr.Textbox(placeholder=w("reason"), show_label=False, container=False, elem_id="reason")
+        reason = gr.Textbox(
+            label=w("reason"), placeholder=w("reason"), show_label=False, container=False, elem_id="reason"
+        )
         kept = gr.JSON([], show_label=False)
         look = gr.Button(w("look"), elem_id="look")
     return SimpleNamespace(talk=talk, note=note, box=box, reason=reason, kept=kept, look=look)
 
 
-def _connect(
-    page: Page, blocks: gr.Blocks, store: gr.BrowserState, side: SimpleNamespace, middle: SimpleNamespace
-) -> None:
+def _fill(page: Page, words: gr.I18n) -> None:
+    """A text with blanks, and what may stand in them."""
+    text = gr.Textbox(SAMPLE, label=words("fill_label"), lines=3, elem_id="fill-text", max_length=1 << 16)
+    go = gr.Button(words("fill"), variant="primary", elem_id="fill-go")
+    gr.Markdown(words("filled"))
+    out = gr.HTML("", elem_id="filled")
+    gr.on([text.submit, go.click], page.fill, text, out, show_progress="minimal", api_visibility="private")
+
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def _connect(page: Page, blocks: gr.Blocks, side: SimpleNamespace, middle: SimpleNamespace) -> None:
     """Let every part call its handler."""
     run, talk, box = gr.State(Run()), middle.talk, middle.box
-    shown = [talk, store, side.picker, middle.note]
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    blocks.load(lambda held: page.shown(chats.checked(held)), store, shown, **quiet)
-    box.submit(page.say, [box, store, run, *side.knobs], [box, *shown], **quiet)
-    box.stop(stop, run, None, **quiet)
-    talk.retry(page.retry, [store, run, *side.knobs], [box, *shown], **quiet)
-    talk.undo(page.undo, store, [box, *shown], **quiet)
-    talk.edit(page.edit, [store, run, *side.knobs], [box, *shown], **quiet)
+    store = gr.JSON(visible="hidden", elem_id="store")  # the conversation that is shown
+    shown = [talk, store, middle.note]
+    # Encrypted by earlier versions of this page, with a secret that was none.
+    old = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")
+    blocks.load(page.open, [old, run], shown, js="(old, run) => [openglm.first(old), run]", **_QUIET)
+    store.change(None, [store, side.search], side.picker, js="openglm.saved", **_QUIET)
+    ask = "(text, store, ...rest) => [text, openglm.latest(store), ...rest]"
+    box.submit(page.say, [box, store, run, *side.knobs], [box, *shown], js=ask, **_QUIET)
+    box.stop(stop, run, None, **_QUIET)
+    talk.example_select(page.start, [store, run, *side.knobs], [box, *shown], **_QUIET)
+    talk.retry(page.retry, [store, run, *side.knobs], [box, *shown], **_QUIET)
+    talk.undo(page.undo, store, [box, *shown], **_QUIET)
+    talk.edit(page.edit, [store, run, *side.knobs], [box, *shown], **_QUIET)
     if page.state.feedback:
-        talk.like(page.like, [store, side.system, middle.reason], [middle.reason, middle.kept], **quiet)
-        middle.look.click(page.kept, store, middle.kept, **quiet)
-    talk.clear(page.new, store, shown, **quiet)
-    side.new.click(page.new, store, shown, **quiet)
-    side.search.change(page.search, [side.search, store], side.picker, **quiet)
-    side.picker.input(page.open, [side.picker, store], shown, **quiet)
-    side.delete.click(page.delete, store, shown, **quiet)
+        talk.like(page.like, [store, side.system, middle.reason], [middle.reason, middle.kept], **_QUIET)
+        middle.look.click(page.kept, store, middle.kept, **_QUIET)
+    gr.on([talk.clear, side.new.click], page.open, [store, run], shown, js="(_, run) => [null, run]", **_QUIET)
+    gr.on([side.search.change, side.relist.click], None, side.search, side.picker, js="openglm.found", **_QUIET)
+    pick = "(name, run) => [openglm.opened(name), run]"
+    side.picker.input(page.open, [side.picker, run], shown, js=pick, **_QUIET)
+    side.delete.click(page.delete, [store, run], shown, js="(store, run) => [openglm.dropped(store), run]", **_QUIET)
     exported = side.export.click(
-        lambda held, text: chats.exported(chats.checked(held), text), [store, side.system], side.file, **quiet
+        lambda held, text: chats.exported(chats.checked(held), text), [store, side.system], side.file, **_QUIET
     )
-    exported.then(None, side.file, None, js=_SAVE, **quiet)
-    side.bring.click(page.bring, [side.file, store, side.system], [*shown, side.system], js=_OPEN, **quiet)
+    exported.then(None, side.file, None, js=_SAVE, **_QUIET)
+    side.bring.click(page.bring, [side.file, store, side.system, run], [*shown, side.system], js=_OPEN, **_QUIET)
+
+
+def _keep(blocks: gr.Blocks, side: SimpleNamespace) -> None:
+    """Settings outlive the page."""
+    blocks.load(None, side.knobs, side.knobs, js="openglm.settings.load", **_QUIET)
+    gr.on([knob.change for knob in side.knobs], None, side.knobs, None, js="openglm.settings.save", **_QUIET)
+    side.dark.click(None, None, None, js="() => openglm.dark()", **_QUIET)
 
 
 def mount(app: FastAPI) -> None:
@@ -173,7 +207,8 @@ def mount(app: FastAPI) -> None:
         layout(page, words),
         path="/",
         theme=theme,
-        css=_STYLE,
+        css=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        head=f"<script>{(_FOLDER / 'page.js').read_text(encoding='utf-8')}</script>",
         i18n=words,
         show_error=False,
         ssr_mode=False,

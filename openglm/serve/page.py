@@ -1,5 +1,5 @@
-"""What the web page does: conversations over the same service as the API, kept in the browser alone; judgements go to
-the feedback store. Where it stands on the screen: layout.py.
+"""What the web page does: conversations over the same service as the API, kept in the browser alone (page.js);
+judgements go to the feedback store. Where it stands on the screen: layout.py.
 
 The display is never an input: what comes from a browser is plain text and numbers, checked in chats.py.
 """
@@ -7,27 +7,45 @@ The display is never an input: what comes from a browser is plain text and numbe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import html
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import gradio as gr
 from fastapi import FastAPI
 
-from openglm.assistant import SamplingParams
+from openglm.assistant import CANDIDATES, SamplingParams
 from openglm.config import require
 from openglm.serve import chats
 from openglm.serve.choices import TurnChoice
-from openglm.serve.display import original, talk
+from openglm.serve.display import BLANK, filled, original, shown, talk
 from openglm.serve.service import Broken, Busy, Service, Version
 from openglm.serve.strings import NOTES
+
+_KEEP = 2.0  # seconds between two states of a growing answer that the browser keeps
+_LAST_WORDS = 5.0  # seconds for an answer to end that was told to
+_TRIED = 17  # tokens from which the model's speed is told
 
 
 class Run:
     """The answer that a page is waiting for."""
 
     stop: asyncio.Event | None = None
+    over: asyncio.Event
+    tokens: int
+    began: float
+
+    async def end(self) -> None:
+        """Stop it, and wait until the page has what there is of it."""
+        if self.stop:
+            self.stop.set()
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self.over.wait(), _LAST_WORDS)
 
 
 class Knobs(NamedTuple):
@@ -47,16 +65,24 @@ class Page:
         self.state = app.state
         self.service: Service = app.state.service
         self.context = self.service.assistant.context
+        self.speed = 0.0
 
     async def say(self, text: str, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
         """A question, or what a tool returned that the model has called."""
+        await run.end()
         store = chats.checked(store)
         if text and text.strip():
             before = chats.current(store)
             role = "tool" if before and before[-1].get("call") else "user"
-            store = chats.with_current(store, [*before, {"role": role, "content": text.strip()}])
+            store = chats.with_current(store, [*before, {"role": role, "content": text.strip("\n")}])
             async for update in self._answer(store, run, Knobs(*knobs)):
                 yield update
+
+    async def start(self, chosen: gr.SelectData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
+        """One of the questions that the page offers."""
+        text = chosen.value.get("text") if isinstance(chosen.value, dict) else None
+        async for update in self.say(text if isinstance(text, str) else "", store, run, *knobs):
+            yield update
 
     async def retry(self, which: gr.RetryData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
         """A new answer to the question at `which`; the old one is kept as feedback, as what was not wanted."""
@@ -112,11 +138,11 @@ class Page:
         store = chats.checked(store)
         return await asyncio.to_thread(self.state.feedback.of, store["now"]) if self.state.feedback else []
 
-    async def delete(self, store: Any) -> list[Any]:
-        store = chats.checked(store)
+    async def delete(self, store: Any, run: Run) -> list[Any]:
+        await run.end()
         if self.state.feedback:
-            await asyncio.to_thread(self.state.feedback.forget, store["now"])
-        return self.shown(chats.without(store, store["now"]))
+            await asyncio.to_thread(self.state.feedback.forget, chats.checked(store)["now"])
+        return self.shown(chats.started())
 
     async def _keep(
         self, store: chats.Store, kind: str, before: chats.Messages, answer: Mapping[str, Any], system: str, better: str | None = None, reason: str | None = None,
@@ -141,10 +167,19 @@ class Page:
             self.service.metrics.feedback.inc()
 
     async def _answer(self, store: chats.Store, run: Run, knobs: Knobs) -> AsyncIterator[list[Any]]:
-        """Show an answer to the current conversation while it grows; the browser stores it once it has ended."""
-        asked, done, note = chats.current(store), chats.current(store), ""
-        run.stop = asyncio.Event()
-        yield [gr.update(value="", submit_btn=False, stop_btn=True), talk(asked), gr.skip(), gr.skip(), ""]
+        """Show an answer to the current conversation while it grows. The browser keeps the question at once, and what
+        there is of the answer now and then."""
+        run.stop, run.over, run.tokens, run.began = asyncio.Event(), asyncio.Event(), 0, time.monotonic()
+        try:
+            yield [gr.update(value="", submit_btn=False, stop_btn=True), talk(chats.current(store)), store, ""]
+            async for update in self._told(store, run, knobs):
+                yield update
+        finally:
+            run.stop = None
+            run.over.set()
+
+    async def _told(self, store: chats.Store, run: Run, knobs: Knobs) -> AsyncIterator[list[Any]]:
+        asked, done, note, kept = chats.current(store), chats.current(store), "", time.monotonic()
         try:
             tools = _tools(knobs.tools)
             assistant, version = self.service.assistant, self.service.pick()
@@ -155,23 +190,26 @@ class Page:
             messages = _with_system(knobs.system, asked)
             turn = await asyncio.to_thread(assistant.turn, messages, SamplingParams(**sampling), tools or None)
             note = NOTES["cut"].format(turn.dropped) if turn.dropped else ""
-            async for message in self._grow(TurnChoice(assistant, turn), run.stop, version):
+            async for message in self._grow(TurnChoice(assistant, turn), run, version):
                 done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
-                yield [gr.skip(), talk(done), gr.skip(), gr.skip(), note]
+                late = time.monotonic() - kept > _KEEP
+                kept = time.monotonic() if late else kept
+                yield [gr.skip(), talk(done), chats.with_current(store, done) if late else gr.skip(), note]
+            note = note or NOTES["speed"].format(run.tokens, run.tokens / (time.monotonic() - run.began))
         except (ValueError, Busy, Broken) as error:
             note = f"{NOTES['failed']} {error}"
         last = done[-1]
-        done, note = (
-            (asked, note)
-            if not last["content"] and not last.get("call")
-            else (done, NOTES["called"] if last.get("call") else note)
-        )
+        if last.get("call"):
+            note = NOTES["called"]
+        elif not last["content"]:
+            done = asked
         yield [gr.update(submit_btn=True, stop_btn=False), *self.shown(chats.with_current(store, done))[:-1], note]
 
-    async def _grow(self, choice: TurnChoice, stop: asyncio.Event, version: Version) -> AsyncIterator[dict[str, Any]]:
+    async def _grow(self, choice: TurnChoice, run: Run, version: Version) -> AsyncIterator[dict[str, Any]]:
         """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
         is nothing else."""
-        stopped = asyncio.ensure_future(stop.wait())
+        assert run.stop is not None, "an answer is under way"
+        stopped = asyncio.ensure_future(run.stop.wait())
         async with aclosing(choice.batches(self.service, version)) as batches:
             try:
                 while True:
@@ -183,6 +221,7 @@ class Page:
                         return
                     if (events := batch.result()) is None:
                         return
+                    run.tokens += len(events)
                     choice.feed([event for _, event in events])
                     message, calls = choice.message(), choice.turn.tool_calls
                     thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
@@ -193,28 +232,51 @@ class Page:
             finally:
                 stopped.cancel()
 
+    @cached_property
+    def model(self) -> str:
+        """Name and size, for Markdown."""
+        size = self.service.assistant.model.config.parameters / 1e6
+        digits = f"{size / 1000:.1f} B" if size >= 1000 else f"{size:.1f} M"
+        return NOTES["model"].format(shown(self.state.model), digits, self.context)
+
+    async def about(self) -> str:
+        """Name, size and speed of the model: that of a short answer, which is measured once."""
+        if not self.speed:
+            with contextlib.suppress(ValueError, Busy, Broken):
+                ids, _ = await asyncio.to_thread(
+                    self.service.assistant.chat_prompt, [{"role": "user", "content": "你好"}]
+                )
+                params = SamplingParams(max_tokens=_TRIED, ignore_eos=True)
+                times = [time.monotonic() async for _ in self.service.answer([(ids, params)])]
+                self.speed = (_TRIED - 1) / max(times[-1] - times[0], 1e-3)
+        return self.model + (NOTES["pace"].format(self.speed) if self.speed else "")
+
+    async def fill(self, text: str) -> str:
+        """The text with its blanks filled, and how likely other words were, as HTML."""
+        pieces = BLANK.split(text or "")
+        try:
+            require(len(pieces) > 1, "text", text, "has no blank; write ___ where words are missing")
+            params = SamplingParams(max_tokens=32, temperature=0.0)
+            [found] = await self.service.settle(self.service.assistant.best_of([pieces], CANDIDATES, params))
+        except (ValueError, Busy, Broken) as error:
+            return f"<p>{html.escape(str(error))}</p>"
+        return filled(pieces, found)
+
     def shown(self, store: chats.Store) -> list[Any]:
-        """Display, store, list of conversations and note for a store."""
-        choices = chats.found(store, "")
-        now = store["now"] if chats.current(store) else None
-        return [talk(chats.current(store)), store, gr.update(choices=choices, value=now), ""]
+        """Display, store and note for a store."""
+        return [talk(chats.current(store)), store, ""]
 
-    def open(self, name: str | None, store: Any) -> list[Any]:
-        store = chats.checked(store)
-        return self.shown({**store, "now": name} if name in store["all"] else store)
+    async def open(self, store: Any, run: Run) -> list[Any]:
+        await run.end()
+        return self.shown(chats.checked(store))
 
-    def new(self, store: Any) -> list[Any]:
-        return self.shown(chats.started(chats.checked(store)))
-
-    def bring(self, text: str, store: Any, system: str) -> list[Any]:
+    async def bring(self, text: str, store: Any, system: str, run: Run) -> list[Any]:
         """A conversation from a file becomes one of the page's."""
-        store, (messages, found) = chats.checked(store), chats.imported(text)
+        await run.end()
+        messages, found = chats.imported(text)
         if not messages:
-            return [*self.shown(store)[:-1], NOTES["no_chat"] if text else "", system]
-        return [*self.shown(chats.with_current(chats.started(store), messages)), found]
-
-    def search(self, words: str, store: Any) -> Any:
-        return gr.update(choices=chats.found(chats.checked(store), words))
+            return [*self.shown(chats.checked(store))[:-1], NOTES["no_chat"] if text else "", system]
+        return [*self.shown(chats.with_current(chats.started(), messages)), found]
 
 
 async def stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks

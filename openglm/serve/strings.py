@@ -13,6 +13,14 @@ STRINGS = {
     "import": ("Import a chat", "导入对话"),
     "delete": ("Delete this chat and its feedback", "删除本对话及其反馈"),
     "ask": ("Ask something", "说点什么"),
+    "chat_tab": ("Chat", "对话"),
+    "fill_tab": ("Fill", "填空"),
+    "fill_label": ("A text with blanks: write ___ where words are missing", "带空的文字：缺词的地方写 ___"),
+    "fill": ("Fill the blanks", "填空"),
+    "filled": ("The likeliest words of each blank, with their chances", "每个空最可能的词及其概率"),
+    "dark": ("Dark or light", "深色或浅色"),
+    "chats": ("Chats", "对话列表"),
+    "talk": ("Conversation", "对话内容"),
     "feedback": ("Feedback", "反馈"),
     "feedback_text": (
         "Thumbs, edited answers and retries are kept on this server with the whole chat. Deleting a chat deletes them.",
@@ -23,8 +31,17 @@ STRINGS = {
 }
 
 NOTES = {
+    "model": "**{0}** · {1} parameters 参数 · {2} tokens 上下文",
+    "pace": " · {0:.0f} tokens/s",
+    "speed": "{0} tokens · {1:.0f} tokens/s",
     "cut": "⚠️ 最早的 {0} 条消息放不下，没有读 · the {0} oldest messages did not fit and were not read",
     "called": "↪ 模型在调用工具，请写出工具的结果 · the model calls a tool: write what it returns",
     "no_chat": "⚠️ 文件里没有对话 · there is no chat in this file",
     "failed": "⚠️ 出错了 · that failed:",
 }
+
+STARTERS = ("给我讲一个小故事", "写一首关于月亮的诗", "Tell me a short story.", "What is the capital of France?")
+"""first questions, one click away; a network of a few million parameters answers them well"""
+
+SAMPLE = "She opened the ___ and looked out of the ___."
+"""a text with blanks to begin with"""

@@ -1,19 +1,26 @@
 """The terminal: what is shown is what was said, commands change the conversation and nothing else, Ctrl-C ends an answer and no more."""
 
 import io
+import itertools
 import json
 import os
 import pty
 import subprocess
 import sys
 
+import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from openglm import Assistant
-from openglm.cli.terminal import Conversation, Screen, finished
+from openglm.cli import terminal as terminal_module
+from openglm.cli.main import main
+from openglm.cli.terminal import Conversation, Screen
 
 
 def terminal(width=40):
@@ -25,42 +32,45 @@ def conversation(toy):
     return Conversation(Assistant(toy), "toy", "", {"max_tokens": 6, "temperature": 0.0}, terminal())
 
 
-@given(
-    st.lists(
-        st.sampled_from(["# a\n", "\n", "text\n", "- x\n", "```\n", "  \n", "好\n", "> q\n", "1. n\n", "x\n"]),
-        max_size=14,
-    )
-)
-def test_blocks_printed_for_good_are_never_changed_by_what_follows(lines):
-    """The shown text is the same whether it came at once or line by line; no block is lost, none is shown twice."""
-    from rich.markdown import Markdown
-
-    text, done, rest = "".join(lines), [], ""
-    for line in lines:
-        rest += line
-        end = finished(rest)
-        done, rest = [*done, rest[:end]] if end else done, rest[end:]
-    assert "".join(done) + rest == text
-    for piece in done:
-        assert piece.count("```") % 2 == 0 and Markdown(piece)
+def lines(output, columns=40):
+    """What a terminal of this width shows of an output."""
+    screen = pyte.Screen(columns, 200)
+    screen.set_mode(pyte.modes.LNM)  # a tty turns \n into \r\n
+    pyte.Stream(screen).feed(output)
+    return [line.rstrip() for line in screen.display]
 
 
-def test_markdown_is_drawn_and_a_terminals_controls_are_not_obeyed():
+MARKDOWN = st.text(alphabet="ab<>&*_`~#|$\\\\[]()!-+.=1: \n好", max_size=60)
+
+
+@given(MARKDOWN, st.lists(st.integers(0, 60)))
+def test_every_character_of_an_answer_is_on_the_screen(text, cuts):
+    """In its line, whatever the pieces in which it comes."""
+    text = text.strip("\n")
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    screen = terminal(200)
+    assert screen.show([text[a:b] for a, b in itertools.pairwise(edges)]) == text
+    shown = lines(screen.console.file.getvalue(), 200)
+    assert [line.replace("好 ", "好") for line in shown if line] == [
+        line for line in (line.rstrip(" ").replace("好 ", "好") for line in text.split("\n")) if line
+    ]
+
+
+def test_what_is_drawn_is_never_drawn_again():
+    """So a window may change its size: no cursor goes up, no line is cleared."""
+    screen = terminal(11)
+    screen.show(iter(["床前明月光，", "疑是地上霜。\n举头", "望明月\n\n- **a**\n- b"]))
+    output = screen.console.file.getvalue()
+    assert not [one for one in output.split("\x1b[")[1:] if not one.lstrip("0123456789;").startswith("m")]
+    assert "".join(lines(output, 11)).replace(" ", "") == "床前明月光，疑是地上霜。举头望明月-**a**-b"
+
+
+def test_marks_have_styles_and_a_terminals_controls_are_not_obeyed():
     screen = terminal()
-    said = screen.show(iter(["# 标题\n\n**bo", "ld** 你好\n\n", "\x1b]0;owned\x07 \x1b[2Jend\r"]))
+    said = screen.show(iter(["# 标题\n\n**bo", "ld** 你好 `co", "de`\n\n", "\x1b]0;owned\x07 \x1b[2Jend\r"]))
     out = screen.console.file.getvalue()
-    assert "标题" in out and "bold" in out and "**" not in out.split("\n")[-3]
-    assert "\x1b]0;" not in out and "\x1b[2J end" not in out and "\x07" not in out and said.endswith("end\r")
-
-
-def test_wide_characters_wrap_within_the_width():
-    from rich.cells import cell_len
-    from rich.text import Text
-
-    screen = terminal(width=11)
-    screen.show(iter(["床前明月光疑是地上霜举头望明月"]))
-    final = screen.console.file.getvalue().split("\x1b[?25h")[-1] or screen.console.file.getvalue()
-    assert all(cell_len(Text.from_ansi(line).plain) <= 11 for line in final.split("\n"))
+    assert "\x1b[1mld" in out and "\x1b[36mde" in out and "\x1b[1m# 标题" in out
+    assert "\x1b]0;" not in out and "\x1b[2J" not in out and "\x07" not in out and said.endswith("end\r")
 
 
 def test_ctrl_c_keeps_what_was_said():
@@ -134,19 +144,90 @@ def test_a_call_is_answered_by_the_user(conversation, monkeypatch):
     ] and conversation.messages[2]["content"] == "42"
 
 
-def test_a_real_terminal_talks_and_ends(toy):
-    """Under a pseudo-terminal: prompt, an answer, end of input."""
+def typed(conversation, monkeypatch, text):
+    """A conversation by keyboard; returns what was asked."""
+    monkeypatch.setattr(terminal_module, "create_output", lambda **_: DummyOutput())
+    with create_pipe_input() as keys, create_app_session(input=keys):
+        keys.send_text(text + "\x04")
+        assert conversation.run() == 0
+    return [message["content"] for message in conversation.messages if message["role"] == "user"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [
+        ("\x1b[200~第一行\n  第二行\n/x\n\x1b[201~\r", ["第一行\n  第二行\n/x"]),
+        ("\x1b[200~if a:\r\n\tb\x1b[201~\r", ["if a:\n\tb"]),
+        ('"""\r/a\r\r  b\r"""\r', ["/a\n\n  b"]),
+        ('"""one"""\r', ["one"]),
+        ("one\\\rtwo\r", ["one\ntwo"]),
+        ("half a line\x03whole\r", ["whole"]),
+        ('"""\rhalf\x03whole\r', ["whole"]),
+        ("//etc/hosts?\r", ["/etc/hosts?"]),
+        ("  indented\r", ["  indented"]),
+        ("/nothing\r   \r", []),
+    ],
+)
+def test_what_is_typed_and_pasted_is_what_is_asked(conversation, monkeypatch, tmp_path, capsys, keys, asked):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert typed(conversation, monkeypatch, keys) == asked
+    assert ("/nothing: no such command" in capsys.readouterr().err) == ("/nothing" in keys)
+
+
+def test_the_next_session_knows_what_was_asked(conversation, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert typed(conversation, monkeypatch, "\x1b[200~两\n行\x1b[201~\r") == ["两\n行"]
+    again = Conversation(conversation.assistant, "toy", "", {"max_tokens": 2}, terminal())
+    assert typed(again, monkeypatch, "\x10\r") == ["两\n行"]  # Ctrl-P
+    (file,) = (tmp_path / "openglm").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x04"])
+def test_a_call_without_a_result_takes_the_question_back(conversation, monkeypatch, tmp_path, capsys, key):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+
+    def stream(messages, answer, **_):
+        answer.text = "well"
+        answer.tool_calls = [call] if messages[-1]["content"] == "call" else []
+        answer.messages = [{"role": "assistant", "content": "well"}]
+        yield "well"
+
+    monkeypatch.setattr(conversation.assistant, "stream", stream)
+    assert typed(conversation, monkeypatch, f"first\rcall\r{key}last\r") == ["first", "last"]
+    assert "taken back" in capsys.readouterr().err
+
+
+def test_a_text_from_a_pipe_stands_below_the_prompt(toy, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(Assistant, "stream", lambda self, messages, **_: asked.append(messages) or iter(()))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a poem\n"))
+    assert main(["chat", str(toy), "--prompt", "Translate:"]) == 0
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["chat", str(toy), "--prompt", "hi"]) == 0
+    assert [messages[-1]["content"] for messages in asked] == ["Translate:\n\na poem", "hi"]
+
+
+def test_a_real_terminal_talks_and_ends(toy, tmp_path):
+    """Under a pseudo-terminal whose locale knows ASCII alone: a prompt, an answer, end of input."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "openglm.cli.main", "chat", str(toy), "--max-tokens", "4", "--temperature", "0"]
     process = subprocess.Popen(
-        command, stdin=follower, stdout=follower, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
+        command,
+        stdin=follower,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm", "LC_ALL": "C", "XDG_DATA_HOME": str(tmp_path)},
     )
     os.close(follower)
-    os.write(leader, "你好\n/system x\n".encode())
+    os.write(leader, f"你好\n/system 简短\n/save {tmp_path}/chat.json\n".encode())
     os.write(leader, b"/exit\n")
     _, errors = process.communicate(timeout=120)
     os.close(leader)
-    assert process.returncode == 0 and b"system text: x" in errors, errors
+    assert process.returncode == 0 and "system text: 简短" in errors.decode(), errors
+    saved = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
+    assert saved["messages"][0]["content"] == "你好" and saved["system"] == "简短"
 
 
 def test_saved_files_are_json_of_messages(conversation, tmp_path):

@@ -80,27 +80,21 @@ def test_any_file_gives_sound_messages_or_none(text):
     assert chats.current(chats.checked({"now": NAME, "all": {NAME: messages}})) == messages and isinstance(system, str)
 
 
-def test_conversations_are_kept_searched_and_deleted():
-    store = chats.with_current(chats.checked(None), [{"role": "user", "content": "明月 moon\n" + "x" * 50}])
-    first = store["now"]
-    store = chats.with_current(chats.started(store), [{"role": "user", "content": "Moon landing"}])
-    assert [name for _, name in chats.found(store, "")] == [store["now"], first] and [
-        name for _, name in chats.found(store, "moon 明")
-    ] == [first]
-    assert (
-        chats.title(store["all"][first]) == "明月 moon " + "x" * 32 + "…"
-        and len(chats.started(chats.started(store))["all"]) == 3
-    )
-    assert first not in chats.without(store, first)["all"]
-
-
 def test_long_lines_of_marks_are_read_in_linear_time():
     """These would take hours where a mark is tried at every length."""
-    for text in ("`" * 200_000, "~" * 200_000, "```\n" * 50_000, "`a" * 100_000, "](https://x" * 50_000):
+    for text in (
+        "`" * 200_000,
+        "~" * 200_000,
+        "```\n" * 50_000,
+        "`a" * 100_000,
+        "](https://x" * 50_000,
+        "$a" * 100_000,
+        "__a" * 70_000,
+    ):
         assert original(shown(text)) == text
 
 
-@given(st.text(alphabet="<>![]():`~$|\\ \na/", max_size=60))
+@given(st.text(alphabet="<>![]():`~$|\\ \na/*_&#5", max_size=60))
 def test_a_shown_text_can_be_turned_back(text):
     assert original(shown(text)) == text
 
@@ -110,7 +104,7 @@ def test_markup_is_broken_and_code_and_web_links_are_not():
         "`a<b>`",
         "```html\n<img src=x>\n```",
         "[x](https://a.test/b?c=d#e)",
-        "**bold** $a<b$".replace("<", ""),
+        "**bold** *it* ~~gone~~ $$ab$$",
     ):
         assert shown(kept) == kept
     images = ("<img>", "![x](http://a)", "``` `\n<b>")

@@ -1,0 +1,133 @@
+/* What of the page runs in the browser: it keeps the conversations, one key of localStorage each, and turns what
+   display.py made of texts back wherever a user copies or edits them. */
+(() => {
+  const CHAT = "openglm-chat-", GONE = "openglm-gone-", NOW = "openglm-now", SETTINGS = "openglm-settings", DARK = "openglm-dark";
+  const TITLE = 40, WEEK = 7 * 24 * 3600 * 1000;
+  const chinese = navigator.language.startsWith("zh");
+  if (chinese) Object.defineProperty(navigator, "language", {get: () => "zh-CN"});  // all kinds of Chinese have these words
+  document.documentElement.lang = chinese ? "zh-CN" : "en";
+
+  const fresh = () => [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
+  const read = (id) => { try { return JSON.parse(localStorage.getItem(CHAT + id)); } catch { return null; } };
+  const gone = (id) => localStorage.getItem(GONE + id) !== null;
+  const keys = (start) => Object.keys(localStorage).filter((key) => key.startsWith(start)).map((key) => key.slice(start.length));
+  const seen = {};   // by id: which state of a chat this tab knows
+  const names = {};  // by id: under which other one this tab goes on, for another tab changed the chat meanwhile
+
+  function write(id, messages) {
+    try {
+      localStorage.setItem(CHAT + id, JSON.stringify({messages, at: Date.now(), state: seen[id] = fresh()}));
+      document.getElementById("openglm-full")?.remove();
+    } catch { full(); }
+  }
+
+  function full() {
+    const alert = document.getElementById("openglm-full") ?? document.createElement("div");
+    alert.id = "openglm-full";
+    alert.setAttribute("role", "alert");
+    alert.textContent = chinese
+      ? "浏览器的存储空间已满：本对话的最新内容没有保存。请导出本对话，或删除旧对话。"
+      : "The browser's storage is full: the latest of this chat is not kept. Export it, or delete old chats.";
+    document.body.prepend(alert);
+  }
+
+  /* A store as the server takes it, with one conversation. */
+  function opened(id) {
+    const kept = read(id);
+    seen[id] = kept?.state;
+    return {now: id, all: {[id]: kept?.messages ?? []}};
+  }
+
+  /* The conversation that is shown, with what another tab added to it. */
+  function latest(store) {
+    const id = names[store?.now] ?? store?.now;
+    if (!id || gone(id)) return opened(fresh());
+    return read(id) ? opened(id) : {now: id, all: {[id]: store.all[store.now]}};
+  }
+
+  function found(words) {
+    const wanted = (words ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    const chats = keys(CHAT).map((id) => ({id, ...read(id)})).filter((chat) => chat.messages?.length);
+    const hits = chats.filter(({messages}) => {
+      const text = messages.map((message) => message.content).join("\n").toLowerCase();
+      return wanted.every((word) => text.includes(word));
+    });
+    const title = ({messages}) => {
+      const line = messages[0].content.split(/\s+/).filter(Boolean).join(" ");
+      return line.length > TITLE ? line.slice(0, TITLE) + "…" : line;
+    };
+    const choices = hits.sort((a, b) => b.at - a.at).map((chat) => [title(chat), chat.id]);
+    return {__type__: "update", choices, value: sessionStorage.getItem(NOW)};
+  }
+
+  /* Keep what the server shows; the list of conversations follows. What was deleted stays deleted. */
+  function saved(store, words) {
+    let id = names[store?.now] ?? store?.now;
+    if (!id || gone(id)) return found(words);
+    const messages = store.all[store.now], kept = read(id);
+    if (JSON.stringify(kept?.messages ?? []) !== JSON.stringify(messages)) {
+      if (kept && kept.state !== seen[id]) id = names[store.now] = fresh();
+      if (messages.length) write(id, messages);
+      else localStorage.removeItem(CHAT + id);
+    }
+    sessionStorage.setItem(NOW, id);
+    return found(words);
+  }
+
+  function dropped(store) {
+    for (const id of [store?.now, names[store?.now]].filter(Boolean)) {
+      localStorage.removeItem(CHAT + id);
+      try { localStorage.setItem(GONE + id, Date.now()); } catch { full(); }
+    }
+    return store;
+  }
+
+  /* The conversation of this tab, or the newest. old: all of them, as earlier versions of this page kept them. */
+  function first(old) {
+    for (const id of keys(GONE)) if (Date.now() - localStorage.getItem(GONE + id) > WEEK) localStorage.removeItem(GONE + id);
+    localStorage.removeItem("openglm-chats");
+    for (const [id, messages] of Object.entries(old?.all ?? {})) if (messages.length && !gone(id) && !read(id)) write(id, messages);
+    if (localStorage.getItem(DARK)) dark(localStorage.getItem(DARK) === "true");
+    const id = sessionStorage.getItem(NOW) ?? found("").choices[0]?.[1];
+    return opened(id && !gone(id) ? id : fresh());
+  }
+
+  const settings = {
+    save: (...values) => { try { localStorage.setItem(SETTINGS, JSON.stringify(values)); } catch { full(); } },
+    load: (...values) => { try { return JSON.parse(localStorage.getItem(SETTINGS)) ?? values; } catch { return values; } },
+  };
+
+  function dark(turn) {
+    const now = document.body.classList.toggle("dark", turn ?? !document.body.classList.contains("dark"));
+    localStorage.setItem(DARK, now);
+  }
+
+  const plain = (text) => text.match(/^(`{3,})typed\n([\s\S]*)\n\1$/)?.[2]
+    ?? text.replace(/\u2060\\\((.*?)\\\)\u2060/g, "$$$1$$").replace(/(?<=[<!\]&])\u2060|(?<=[*_~])\ufeff/g, "");
+
+  /* What display.py put between characters is for Markdown, not for whoever selects a text or edits it. */
+  function clean(root) {
+    const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    for (let node = root.nodeType === Node.TEXT_NODE ? root : texts.nextNode(); node; node = texts.nextNode())
+      if (/[\u2060\ufeff]/.test(node.data)) node.data = node.data.replace(/[\u2060\ufeff]/g, "");
+    for (const one of root.querySelectorAll?.("[aria-label*='```typed']") ?? [])
+      one.ariaLabel = one.ariaLabel.replace(/`{3,}(typed\n)?/g, "").trim();
+    for (const area of root.querySelectorAll?.("textarea") ?? []) requestAnimationFrame(() => {
+      area.value = plain(area.value);
+      area.dispatchEvent(new Event("input", {bubbles: true}));
+    });
+  }
+
+  new MutationObserver((changes) => {
+    for (const {target, addedNodes} of changes)
+      if ((target.closest ?? target.parentElement?.closest)?.call(target.closest ? target : target.parentElement, "#talk"))
+        for (const node of addedNodes.length ? addedNodes : [target]) clean(node);
+  }).observe(document, {childList: true, subtree: true, characterData: true});
+
+  if (navigator.clipboard) {
+    const put = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) => put(plain(text));
+  }
+  window.addEventListener("storage", () => document.getElementById("relist")?.click());
+  window.openglm = {opened, latest, found, saved, dropped, first, settings, dark};
+})();
