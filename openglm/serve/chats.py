@@ -28,8 +28,9 @@ _MOST_MESSAGES, _MOST_SOURCES, _LONGEST = 1024, 64, 1 << 18
 def checked(store: object) -> Store:
     """The current conversation with all that is malformed left out; a new one where there is none."""
     chats, now = (store.get("all"), store.get("now")) if isinstance(store, dict) else (None, None)
-    known = isinstance(chats, dict) and isinstance(now, str) and _ID.fullmatch(now) and now in chats
-    return {"now": now, "all": {now: _messages(chats[now])}} if known else started()
+    if isinstance(chats, dict) and isinstance(now, str) and _ID.fullmatch(now) and now in chats:
+        return {"now": now, "all": {now: _messages(chats[now])}}
+    return started()
 
 
 def _messages(value: object) -> Messages:
