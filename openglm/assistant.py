@@ -217,8 +217,8 @@ class Assistant:
         cut: bool = False,
         thinking: Thinking = AS_USUAL,
     ) -> tuple[list[int], int]:
-        """Prompt ids of a conversation, in any order of its messages, and how many of the oldest were left out for it to
-        fit: with `cut` as many as need be, else none. Where an answer comes last, the model goes on with it.
+        """Prompt ids of a conversation, in any order of its messages, and how many of the oldest were left out for it
+        to fit: with `cut` as many as need be, else none. Where an answer comes last, the model goes on with it.
         """
         if cut:
             return self._fitting(list(messages), self.context, tools, thinking)
