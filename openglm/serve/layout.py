@@ -230,7 +230,7 @@ class _PageRoute(Mount):
 
 
 class _OnlyNeeded:
-    """Gradio without events that describe a file, which it would copy or fetch. Where the page is, its browser knows."""
+    """Gradio without events that describe a file, which it would copy or fetch."""
 
     def __init__(self, gradio: Any) -> None:
         self.app = gradio
@@ -247,7 +247,7 @@ class _OnlyNeeded:
 
 
 class _Placed:
-    """Sends the page on, once it is whole, with its own address in place of Gradio's guess, which a proxy makes wrong."""
+    """Sends the page on, once whole, with its own address in place of the guess that a proxy makes wrong."""
 
     def __init__(self, send: Any) -> None:
         self.send, self.body = send, b""
