@@ -1,8 +1,8 @@
 """A conversation that a browser keeps (page.js), as plain values: what comes from a browser is checked here before
 anything is done with it.
 
-A store is {"now": id, "all": {id: [messages]}}, with the one conversation that is shown. Ids are random, so that they also
-name what is kept of a conversation's feedback (feedback.py) without anybody else being able to. A message has a role
+A store is {"now": id, "all": {id: [messages]}}, with the one conversation that is shown. Ids are random, so that they
+also name what is kept of a conversation's feedback (feedback.py) without anybody else being able to. A message has a role
 (user, assistant, tool) and a content; an answer may have `call`, [name, arguments as JSON text], `sources`, [[title,
 address, quote], ...], `steps`, [[name, arguments, result], ...] of tools that the server ran, `sampling`, what it was
 drawn with, and `version`, the weights it came from.

@@ -1,8 +1,8 @@
 """Text as the page shows it: Markdown, of which markup that could load, link to or run something stays text.
 
 An invisible character breaks what must not be read as markup, so that an edited text can be turned back. What a user
-typed is a block of code, which page.css makes look like text. Code is left
-alone: nothing in it is markup, and it is there to be copied. Behind this stand Gradio's own cleaning and the content
+typed is a block of code, which page.css makes look like text. Code is left alone: nothing in it is markup, and it is
+there to be copied. Behind this stand Gradio's own cleaning and the content
 policy of guard.py.
 """
 
@@ -24,9 +24,9 @@ _FENCE = re.compile(
 )
 _CODE = re.compile(r"(?<![`\\])`[^`\n|$\\]+`(?!`)")  # what no table, formula or escape can cut apart
 # A tag, an image, a link that is not to a plain web address, the definition of one; an entity, which is its letters.
-_MARKUP = re.compile(r"<|!(?=\[)|\](?=\((?!https?://[^\s()<>\\&]+\)))|\](?=[:\[])|&(?=#?\w)")
+_MARKUP = re.compile(r"<|!(?=\[)|\](?=\((?!https?://[^\s()<>\\&]+\)))|\](?=[:\[])|&(?=#?\w{1,31};)")
 # A factor, a power, __init__, about: no emphasis, nothing that is struck out.
-_MARKS = re.compile(r"(?<=[0-9A-Za-z)\]])\*{1,2}(?=[0-9A-Za-z(\[])|(?<![\w_])__(?=\w+__(?!\w))|(?<!~)~(?!~)")
+_MARKS = re.compile(r"(?<=[0-9A-Za-z)\]])\*{1,2}(?=[0-9A-Za-z(\[])|(?<![\w_])__(?=\w+__(?!\w))|(?<![~/])~(?!~)")
 # As Pandoc has it, and without Chinese: $5 or $6 is none. The page's own marks of a formula are the others.
 _FORMULA = re.compile(r"(?<![\w$\\])\$(?![\s$])([^$`\n\u3000-\u9fff\uff00-\uffef]{1,500})(?<![\s\\])\$(?![\w$])")
 _TYPED = re.compile(r"(`{3,})typed\n(.*)\n\1", re.DOTALL)

@@ -27,6 +27,7 @@ _ROUTES = re.compile(
 )
 _ROOT, _HERE = "http://here.invalid", b'(location.origin + location.pathname.replace(/\\/$/, ""))'
 _FOLDER = Path(__file__).parent
+_SCRIPT = (_FOLDER / "page.js").read_bytes()
 _SAVE = """(text) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
@@ -77,7 +78,7 @@ def _side(page: Page, words: gr.I18n) -> SimpleNamespace:
         search = gr.Textbox(
             label=w("search"), placeholder=w("search"), show_label=False, container=False, elem_id="search"
         )
-        picker = gr.Radio([], label=w("chats"), show_label=False, container=False, elem_id="picker")
+        picker = gr.Radio([], interactive=True, label=w("chats"), show_label=False, container=False, elem_id="picker")
         with gr.Accordion(w("settings"), open=False):
             system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
             tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
@@ -178,8 +179,8 @@ def _connect(page: Page, blocks: gr.Blocks, side: SimpleNamespace, middle: Simpl
         middle.look.click(page.kept, store, middle.kept, **_QUIET)
     gr.on([talk.clear, side.new.click], page.open, [store, run], shown, js="(_, run) => [null, run]", **_QUIET)
     gr.on([side.search.change, side.relist.click], None, side.search, side.picker, js="openglm.found", **_QUIET)
-    pick = "(name, run) => [openglm.opened(name), run]"
-    side.picker.input(page.open, [side.picker, run], shown, js=pick, **_QUIET)
+    pick = "(_, run) => [openglm.opened(document.querySelector('#picker input:checked').value), run]"
+    side.picker.input(page.open, [store, run], shown, js=pick, **_QUIET)
     side.delete.click(page.delete, [store, run], shown, js="(store, run) => [openglm.dropped(store), run]", **_QUIET)
     exported = side.export.click(
         lambda held, text: chats.exported(chats.checked(held), text), [store, side.system], side.file, **_QUIET
@@ -208,7 +209,6 @@ def mount(app: FastAPI) -> None:
         path="/",
         theme=theme,
         css=(_FOLDER / "page.css").read_text(encoding="utf-8"),
-        head=f"<script>{(_FOLDER / 'page.js').read_text(encoding='utf-8')}</script>",
         i18n=words,
         show_error=False,
         ssr_mode=False,
@@ -247,7 +247,8 @@ class _OnlyNeeded:
 
 
 class _Placed:
-    """Sends the page on, once whole, with its own address in place of the guess that a proxy makes wrong."""
+    """Sends the page on, once it is whole, with its own address in place of Gradio's guess, which a proxy makes wrong,
+    and with page.js, which runs before Gradio does."""
 
     def __init__(self, send: Any) -> None:
         self.send, self.body = send, b""
@@ -260,6 +261,7 @@ class _Placed:
         self.body += message.get("body", b"")
         if not message.get("more_body"):
             body = self.body.replace(_ROOT.encode().join((b'"', b'"')), _HERE)
+            body = body.replace(b"</head>", b"<script>%b</script></head>" % _SCRIPT, 1)
             others = [pair for pair in self.start["headers"] if pair[0] != b"content-length"]
             await self.send({**self.start, "headers": [*others, (b"content-length", b"%d" % len(body))]})
             await self.send({"type": "http.response.body", "body": body})

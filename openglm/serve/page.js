@@ -118,7 +118,11 @@
     });
   }
 
+  const NAMES = [[".submit-button", "Send", "发送"], [".stop-button", "Stop", "停止"], [".toggle-button", "Chats and settings", "对话与设置"]];
+
   new MutationObserver((changes) => {
+    for (const [what, english, other] of NAMES)
+      for (const one of document.querySelectorAll(`${what}:not([aria-label])`)) one.ariaLabel = chinese ? other : english;
     for (const {target, addedNodes} of changes)
       if ((target.closest ?? target.parentElement?.closest)?.call(target.closest ? target : target.parentElement, "#talk"))
         for (const node of addedNodes.length ? addedNodes : [target]) clean(node);

@@ -3,14 +3,13 @@
 import json
 import shutil
 import threading
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
-from helpers.live import slowed
+from helpers.live import slowed, talkative
 from helpers.processes import until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,12 +145,8 @@ def canary():
 def paged(another, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "f.db"
     server = another(page=True, feedback=True, feedback_url=f"sqlite:///{file}")
-    server.file, answer = file, server.service.answer
-    # This model may end before it began, and its random bytes may be anything to Markdown: letters, without end.
-    letters = dict.fromkeys(server.service.assistant.tokenizer.encode("abcdefghijklmnopqrstuvwxyz"), 100.0)
-    server.service.answer = lambda requests, version=None: answer(
-        [(ids, replace(params, ignore_eos=True, logit_bias=letters)) for ids, params in requests], version
-    )
+    server.file = file
+    talkative(server)
     return server
 
 
