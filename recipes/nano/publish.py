@@ -15,7 +15,7 @@ from openglm.text.load import load_tokenizer
 
 SHARE = 0.75
 
-pretrained, tuned = sys.argv[1:] or ("runs/nano/finish/model", "runs/nano/tuned-for-tools/model")
+pretrained, tuned = sys.argv[1:] or ("runs/nano/finish/model", "runs/nano/sft/model")
 model = load_model(pretrained, device="cpu")
 with torch.no_grad():
     for weight, aim in zip(model.parameters(), load_model(tuned, device="cpu").parameters(), strict=True):

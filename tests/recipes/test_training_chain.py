@@ -10,7 +10,7 @@ from openglm.config import GRPOConfig, PretrainConfig, SFTConfig, from_dict
 from openglm.presets import model_preset
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano"
-RUNS = ("pretrain", "finish", "sft", "tools")
+RUNS = ("pretrain", "finish", "sft")
 
 
 def options(name):
@@ -32,11 +32,11 @@ def test_the_script_makes_all_that_it_publishes():
     script, publish = (RECIPE / "run.sh").read_text(), (RECIPE / "publish.py").read_text()
     places = [script.index(f"recipes/nano/{name}.toml") for name in RUNS] + [script.index("publish.py")]
     assert places == sorted(places)
-    assert [f"{options(name).train.out}/model" in publish for name in ("finish", "tools")] == [True, True]
+    assert [f"{options(name).train.out}/model" in publish for name in ("finish", "sft")] == [True, True]
 
 
 def test_tools_are_learnt_from_what_their_script_writes_and_then_from_rewards():
-    tuned, rewarded = options("tools"), from_dict(GRPOConfig, read_toml(RECIPE / "tools_grpo.toml"))
+    tuned, rewarded = options("sft"), from_dict(GRPOConfig, read_toml(RECIPE / "tools_grpo.toml"))
     assert rewarded.init_from == f"{tuned.train.out}/model" and rewarded.rollout.tools
     written = set(re.findall(r'^        "(tools[a-z-]*)":', (RECIPE / "tool_data.py").read_text(), re.M))
     files = {tuned.data.dialogues["tools"], tuned.data.heldout_dialogues["tools"]}
