@@ -85,7 +85,7 @@
   /* The conversation of this tab, or the newest. old: all of them, as earlier versions of this page kept them. */
   function first(old) {
     for (const id of keys(GONE)) if (Date.now() - localStorage.getItem(GONE + id) > WEEK) localStorage.removeItem(GONE + id);
-    localStorage.removeItem("openglm-chats");
+    if (old?.all) localStorage.removeItem("openglm-chats");  // first: there may be no room for both
     for (const [id, messages] of Object.entries(old?.all ?? {})) if (messages.length && !gone(id) && !read(id)) write(id, messages);
     if (localStorage.getItem(DARK)) dark(localStorage.getItem(DARK) === "true");
     const id = sessionStorage.getItem(NOW) ?? found("").choices[0]?.[1];
