@@ -1,7 +1,7 @@
 """How well a model works with tools: on problems it has not seen, on wordings it has not seen, and where none is needed.
 
     python recipes/nano/tool_data.py --out runs/nano/tools
-    python benchmarks/nano/tools.py --model runs/nano/tuned-for-tools/model --data runs/nano/tools --json tools.json
+    python benchmarks/nano/tools.py --model runs/nano/sft/model --data runs/nano/tools --json tools.json
 
 Each problem is answered three ways by the same model: with its tools; without them, the token that opens a call being
 forbidden; and behind the calls and results of the worked answer, the oracle's. Counted apart: whether the calls are

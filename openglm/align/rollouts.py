@@ -16,8 +16,9 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,11 +31,13 @@ from openglm.data.dialogue import conversation_sample
 from openglm.data.mixture import Row, Stream, pack
 from openglm.data.prompts import Prompt, fingerprint
 from openglm.engine.engine import Engine
-from openglm.engine.params import SamplingParams
+from openglm.engine.params import Result, SamplingParams
 from openglm.files import write_file
 from openglm.model.transformer import Transformer
 from openglm.quant.layers import quantize_model
 from openglm.runtime import say
+from openglm.text.steps import END
+from openglm.text.thinking import AS_USUAL
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.run import Session
 from openglm.train.state import State
@@ -44,8 +47,20 @@ if TYPE_CHECKING:  # it needs httpx
 
 _HELDOUT = 1 << 40  # stands for a round in the seeds of held-out answers
 _SHOWN = 10  # held-out answers kept in the log
-Drawn = tuple[list[int], "list[float | None]", bool, str]
-"""ids of an answer, their log-probabilities, whether it ended, its text"""
+
+
+class Drawn(NamedTuple):
+    """An answer of the sampler."""
+
+    ids: list[int]
+    own: list[int]
+    """1 where the model chose the id, 0 where a tool returned it"""
+    logp: list[float | None]
+    """of the model's own"""
+    finished: bool
+    text: str
+
+
 Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
 """rewards of answers, each to its prompt"""
 
@@ -80,9 +95,11 @@ class Answer:
 
     prompt: list[int]
     ids: list[int]
-    """with the token that ended it, if one did"""
+    """with the token that ended it, if one did, and what tools returned"""
+    own: list[int]
+    """1 where the model chose the id, 0 where a tool returned it"""
     sampler_logp: list[float | None]
-    """None where the sampler does not say"""
+    """of the model's own; None where the sampler does not say"""
     finished: bool
     text: str
     reward: float
@@ -203,20 +220,21 @@ class Rollouts:
             for place in range(len(prompts))
         ]
         drawn = self._ask(endpoint, prompts, ids, seeds) if endpoint else self._generate(model, ids, seeds)
-        rewards = self.score(prompts, [text for *_, text in drawn])
+        rewards = self.score(prompts, [one.text for one in drawn])
         wrong = next((place for place, reward in enumerate(rewards) if not math.isfinite(reward)), None)
-        what = f"is the reward of {drawn[wrong or 0][-1][:60]!r}; rewards must be finite numbers"
+        what = f"is the reward of {drawn[wrong or 0].text[:60]!r}; rewards must be finite numbers"
         require(wrong is None, "rollout", rewards[wrong or 0], what)
         return [
             Answer(
                 prompt=asked,
-                ids=tokens,
-                sampler_logp=logp,
-                finished=finished,
-                text=text,
-                reward=reward if finished else self.config.rollout.unfinished,
+                ids=one.ids,
+                own=one.own,
+                sampler_logp=one.logp,
+                finished=one.finished,
+                text=one.text,
+                reward=reward if one.finished else self.config.rollout.unfinished,
             )
-            for asked, (tokens, logp, finished, text), reward in zip(ids, drawn, rewards, strict=True)
+            for asked, one, reward in zip(ids, drawn, rewards, strict=True)
         ]
 
     def _generate(self, model: Transformer, ids: list[list[int]], seeds: list[int]) -> list[Drawn]:
@@ -234,13 +252,39 @@ class Rollouts:
         ]
         bits = {"": 0, "int8": 8, "int4": 4}[options.quantize]
         sampler = quantize_model(copy.deepcopy(model), bits, 32) if bits else model
-        drawn = Engine(sampler, tokenizer=self.tokenizer).generate(ids, params)
-        for result in drawn:
-            assert not result.error, result.error
-        return [
-            (result.ids, [token.logprob for token in result.logprobs], result.finish_reason == "stop", result.text)
-            for result in drawn
+        engine = Engine(sampler, tokenizer=self.tokenizer)
+        if options.tools:
+            return self._work(engine, ids, params)
+        return [Drawn(one.ids, [1] * len(one.ids), *_told_by(one), one.text) for one in engine.generate(ids, params)]
+
+    def _work(self, engine: Engine, ids: list[list[int]], params: list[SamplingParams]) -> list[Drawn]:
+        """Answers that call tools, in as many requests as that takes: each goes on behind what a tool returned, as far
+        as a row is long."""
+        from openglm.tools.registry import Tools
+        from openglm.tools.turn import Turn
+
+        tools, end, room = Tools(), self.tokenizer.special.get(END), self.config.train.seq_len
+        turns = [
+            Turn(self.tokenizer, tools, (), partial(_as_asked, asked), (), one, room, AS_USUAL)
+            for asked, one in zip(ids, params, strict=True)
         ]
+        drawn = [Drawn([], [], [], False, "") for _ in turns]
+        while waiting := [place for place, turn in enumerate(turns) if not turn.over]:
+            requests = [turns[place].request for place in waiting]
+            results = engine.generate([prompt for prompt, _ in requests], [one for _, one in requests])
+            for place, (prompt, _), result in zip(waiting, requests, results, strict=True):
+                turn, before = turns[place], drawn[place]
+                logp, finished = _told_by(result)
+                turn.advance(result.ids)
+                returned = [] if turn.over else turn.request[0][len(prompt) + len(result.ids) :]
+                drawn[place] = Drawn(
+                    before.ids + result.ids + returned,
+                    before.own + [1] * len(result.ids) + [0] * len(returned),
+                    before.logp + logp,
+                    finished and result.ids[-1] != end,
+                    turn.text,
+                )
+        return drawn
 
     def _ask(
         self, endpoint: Endpoint, prompts: Sequence[Prompt], ids: list[list[int]], seeds: list[int]
@@ -261,12 +305,15 @@ class Rollouts:
             say(
                 f"{silent} of {len(cut)} answers came without log-probabilities of their tokens; the trainer's are used"
             )
-        return [(*parts, reply.text) for parts, reply in zip(cut, replies, strict=True)]
+        return [
+            Drawn(tokens, [1] * len(tokens), logp, finished, reply.text)
+            for (tokens, logp, finished), reply in zip(cut, replies, strict=True)
+        ]
 
     def _plain_rows(self, answers: list[dict[str, Any]]) -> list[Row]:
         model, rows = self._session.model, []
         for answer in answers:
-            trained: NDArray[np.int64] = np.repeat(np.arange(2), [len(answer["prompt"]), len(answer["ids"])])
+            trained = np.array([0] * len(answer["prompt"]) + answer["own"])
             ids = np.array(answer["prompt"] + answer["ids"])
             sample = conversation_sample(ids, trained, model.tokens, model.span_positions == "pinned")
             rows.append(pack([sample], self.config.train.seq_len, model.tokens.pad))
@@ -348,6 +395,17 @@ class Rollouts:
     def _write(self, record: dict[str, Any]) -> None:
         if self._session.log and any(record.values()):
             self._session.log.write({"step": self._state.step, **record})
+
+
+def _as_asked(prompt: list[int], messages: Sequence[Any]) -> tuple[list[int], int]:
+    """A turn's prompt, of which nothing had to be left out."""
+    return prompt, 0
+
+
+def _told_by(result: Result) -> tuple[list[float | None], bool]:
+    """Log-probabilities of an answer's tokens, and whether it ended."""
+    assert not result.error, result.error
+    return [token.logprob for token in result.logprobs], result.finish_reason == "stop"
 
 
 def _endpoint(options: RolloutConfig) -> Endpoint | None:

@@ -39,7 +39,7 @@ class ChatOptions:
     format: str = ""
     """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
     tools: bool = False
-    """let the model call tools while it answers: solve and calculate, convert units, dates"""
+    """let the model call tools while it answers: solve and calculate, convert units, dates, Python"""
     mcp: str = ""
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
     json: bool = False

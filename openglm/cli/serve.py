@@ -30,8 +30,8 @@ class ServeOptions(ServeConfig):
     format: str = ""
     """form of conversations where the folder does not tell it: chatglm2, chatglm3, glm4, glm-4-0414, glm-z1, ..."""
     tools: bool = False
-    """let the model call tools while it answers: solve and calculate, convert units, dates. Requests that bring tools
-    of their own are answered with these instead"""
+    """let the model call tools while it answers: solve and calculate, convert units, dates, Python. Requests that
+    bring tools of their own are answered with these instead"""
     mcp: str = ""
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
     quantize: Literal["", "int8", "int4"] = ""

@@ -119,6 +119,8 @@ class RolloutConfig:
     one with nearly the same weights, for a token counts by the ratio of both probabilities"""
     endpoint_model: str = ""
     """its name there"""
+    tools: bool = False
+    """answers may call the built-in tools; what these return is read, and not learnt"""
     unfinished: float = 0.0
     """reward of an answer that was cut off at max_tokens"""
     eval_rounds: int = 10
@@ -130,7 +132,9 @@ class RolloutConfig:
         require(self.temperature > 0, "rollout.temperature", self.temperature, "must be positive")
         plain = not self.endpoint or self.temperature == 1
         require(plain, "rollout.temperature", self.temperature, "must be 1: an endpoint tells no other probabilities")
-        require(not (self.endpoint and self.quantize), "rollout.quantize", self.quantize, "belongs to our own draw")
+        for name in ("quantize", "tools"):
+            value = getattr(self, name)
+            require(not (self.endpoint and value), f"rollout.{name}", value, "belongs to our own draw")
         check_choices(self, "rollout.")
 
     @property

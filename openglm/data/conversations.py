@@ -37,7 +37,8 @@ _ROLES = {
 }
 _FROM = ("human", "user", "gpt", "assistant", "system", "function_call", "observation", "tool", *_ROLES)
 _TRAINED = ("loss", "train", "training", "weight")
-_SPOKEN = ("role", "content", "tool_calls", "metadata", "reasoning_content", "tools", "loss", "tool_call_id", "name")
+_READ = ("tool_calls", "steps", "metadata", "reasoning_content", "tools", "loss", "tool_call_id", "name")
+_SPOKEN = ("role", "content", *_READ)
 
 
 def conversation(record: object, fields: Mapping[str, str] | None = None) -> Conversation:

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from starlette.responses import Response
+from starlette.middleware.cors import CORSMiddleware
 
 from openglm.runtime import say
 from openglm.serve.config import ServeConfig
@@ -36,13 +36,9 @@ ADMIN_PATH = "/v1/versions"
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
 _BODY_SECONDS = 30.0
 _PAGE = "/gradio_api/"
+_ANY_TYPE = "/api/"  # Ollama's clients name none, or a wrong one; a page cannot ask without its origin
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # an unknown one is no label
 _NUMBER = re.compile(rb"[\w.:-]{1,128}")
-_PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, DELETE",
-    "Access-Control-Allow-Headers": "*, Authorization",
-    "Access-Control-Max-Age": "600",
-}
 _ASK = 'Basic realm="OpenGLM: the API key is the password", charset="UTF-8"'
 
 Scope = dict[str, Any]
@@ -55,12 +51,14 @@ class Guard:
     """of the app behind it; set by who builds both"""
 
     def __init__(self, app: Any, config: ServeConfig, count: Callable[[str, int], None]) -> None:
-        self.app, self.config, self.count = app, config, count
+        self.config, self.count = config, count
+        self.app = app
+        origins = [origin.lower().rstrip("/") for origin in config.origins]
+        self.allows = CORSMiddleware(self._guarded, origins, ("GET", "POST", "DELETE"), ("*",), expose_headers=("*",))
         self.key, self.admin_key = _digest(config.api_key), _digest(config.admin_key)
         self.names = {name.lower().encode() for name in config.hosts}
         self.hosts = {"localhost", socket.gethostname().lower(), config.host.lower(), *map(str.lower, config.hosts)}
-        self.origins = {origin.lower().rstrip("/").encode() for origin in config.origins}
-        self.root = "/" + config.root_path.strip("/")
+        self.root = config.root_path and "/" + config.root_path.strip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,7 +69,7 @@ class Guard:
         whole = False
         given = headers.get(b"x-request-id", b"")
         number = given if _NUMBER.fullmatch(given) else uuid.uuid4().hex.encode()
-        extra = [*_SECURITY, (b"x-request-id", number), *self._leave(headers)]
+        extra = [*_SECURITY, (b"x-request-id", number)]
 
         async def answering(message: dict[str, Any]) -> None:
             nonlocal whole
@@ -85,28 +83,21 @@ class Guard:
             await send(message)
 
         path = scope["path"].removeprefix(self.root) if scope["path"].startswith(f"{self.root}/") else scope["path"]
-        inner = {**scope, "path": path, "method": "GET" if head else scope["method"]}
-        try:
-            if headers.get(b"access-control-request-method") and self._leave(headers):
-                return await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, answering)
-            self._check(inner, headers)
-            receive = await self._read(inner, receive)
-        except ApiError as error:
-            return await error.response()(scope, receive, answering)
-        await self.app(inner, receive, answering)
+        await self.allows({**scope, "path": path, "method": "GET" if head else scope["method"]}, receive, answering)
         if not whole:  # a page's connection, at the end of the server
             await answering({"type": "http.response.body"})
 
-    def _leave(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-        """What lets a page of one of `origins` read the answer."""
-        origin = headers.get(b"origin", b"")
-        if origin and (b"*" in self.origins or origin.lower() in self.origins):
-            return [
-                (b"access-control-allow-origin", origin),
-                (b"access-control-expose-headers", b"*"),
-                (b"vary", b"Origin"),
-            ]
-        return []
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if scope["path"].startswith(_ANY_TYPE) and b"origin" not in headers:
+            headers[b"content-type"] = b"application/json"
+            scope = {**scope, "headers": list(headers.items())}
+        try:
+            self._check(scope, headers)
+            receive = await self._read(scope, receive)
+        except ApiError as error:
+            return await error.response()(scope, receive, send)
+        await self.app(scope, receive, send)
 
     def _log(self, scope: Scope, number: bytes, status: int, seconds: float) -> None:
         if self.config.log_requests:
@@ -142,7 +133,7 @@ class Guard:
         name = (origin or b"").split(b"://")[-1]
         own = name == headers.get(b"host") or headers.get(b"sec-fetch-site") == b"same-origin"
         named = name.lower() in self.names or name.rpartition(b":")[0].lower() in self.names
-        return origin is None or own or named or bool(self._leave(headers))
+        return origin is None or own or named or self.allows.is_allowed_origin(origin.decode("latin-1").lower())
 
     async def _read(self, scope: Scope, receive: Receive) -> Receive:
         """Take in the whole body, within its limits of size and time; returns what gives it out again."""

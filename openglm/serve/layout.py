@@ -230,7 +230,7 @@ class _PageRoute(Mount):
 
 
 class _OnlyNeeded:
-    """Gradio without events that describe a file, which it would copy or fetch. Where the page is, its browser knows."""
+    """Gradio without events that describe a file, which it would copy or fetch."""
 
     def __init__(self, gradio: Any) -> None:
         self.app = gradio

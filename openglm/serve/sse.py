@@ -61,8 +61,8 @@ async def _gone(receive: Any) -> None:
 
 
 class EventStream(Response):
-    """Send chunks as they come. A request that fails at once has its proper status; one that waits for its turn gets the
-    headers, and comments that keep the connection open. A later failure is an event with OpenAI's error object. Closing
+    """Send chunks as they come. A request that fails at once has its proper status; one that waits for its turn gets
+    the headers, and comments that keep the connection open. A later failure is an event with OpenAI's error object. Closing
     the chunks, which happens in any case, frees what they hold."""
 
     media_type = "text/event-stream"

@@ -71,18 +71,12 @@ def render(
     tools = list(tools or messages[0].get("tools") or [])
     _check_tools(messages, tools, turns.tools)
     answered = generation_prompt and messages[-1]["role"] == "assistant"
-    require(
-        lenient or not answered,
-        f"messages[{len(messages) - 1}].role",
-        "assistant",
-        "to ask for an answer, the last message must be another's",
-    )
+    where, why = f"messages[{len(messages) - 1}].role", "to ask for an answer, the last message must be another's"
+    require(lenient or not answered, where, "assistant", why)
     begun = answered and not _calls(messages[-1])
     messages = messages if BEGIN in tokenizer.special else [_without_steps(one) for one in messages]
-    messages = messages if turns.parallel else _one_call_each(messages, lenient)
-    if lenient and isinstance(turns, Rounds):
-        messages = _alternating(messages)
-    parts = list(turns(messages, tools, generation_prompt and not begun, thinking))
+    laid_out = _laid_out(messages, turns, lenient)
+    parts = list(turns(laid_out, tools, generation_prompt and not begun, thinking))
     return _encoded(tokenizer, parts[: len(parts) - begun])  # the last one closes the answer
 
 
@@ -140,9 +134,16 @@ def parse_reply(
     return tokenizer.format.parse(texts, called)
 
 
+def _laid_out(messages: Sequence[Message], turns: Any, lenient: bool) -> Sequence[Message]:
+    """As this form can write them."""
+    if lenient and isinstance(turns, Rounds):
+        return _alternating(messages)
+    return messages if turns.parallel else _one_call_each(messages, lenient)
+
+
 def _alternating(messages: Sequence[Message]) -> list[Message]:
-    """Questions and answers in turn: what one side says in several messages is one text; all that is no answer, and
-    not the system message in front, asks."""
+    """Questions and answers in turn, behind a system message in front: what one side says in several messages is one
+    text."""
     first = messages[:1] if messages[0]["role"] == "system" else []
     flat: list[Message] = [*first]
     for message in messages[len(first) :]:

@@ -313,7 +313,7 @@ def at_once(make: Callable[[Any], Any], given: Iterable[Any], count: int, title:
     return found
 
 
-def main(out: Path, count: int = 18_000, seed: int = 1, asked: int = 6000) -> None:
+def main(out: Path, count: int = 30_000, seed: int = 1, asked: int = 6000) -> None:
     """Write the dialogues and what they are measured with.
 
     Args:

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.pairs import SHAPE, WORDS, write_chats, write_prompts
+from helpers.scripted import scripted, with_marks
+from helpers.text_samples import TEXTS, VOCAB_SIZE
 from helpers.tiny_runs import options
 
 import openglm
@@ -13,9 +16,11 @@ from openglm.align import online as module
 from openglm.align.checks import CHECKS, last_number
 from openglm.align.objectives import PolicyTokens
 from openglm.align.online import grpo
+from openglm.align.rollouts import Rollouts
 from openglm.cli.main import main
 from openglm.config import GRPOConfig, OptimizerConfig, PromptsConfig, RolloutConfig
 from openglm.data.prompts import Prompt, prompt
+from openglm.text import train_tokenizer
 from openglm.train.objective import Head
 
 
@@ -128,9 +133,9 @@ def test_every_question_comes_once_before_any_comes_again(talker, tmp_path, poli
     asked = []
     make = module.Rollouts.answers
 
-    def watched(self, model, prompts, number):
+    def watched(self, model, prompts, number, endpoint=None):
         asked.append([one.messages[0]["content"] for one in prompts[:: self.config.rollout.group]])
-        return make(self, model, prompts, number)
+        return make(self, model, prompts, number, endpoint)
 
     monkeypatch.setattr(module.Rollouts, "answers", watched)
     config = config_of(tmp_path / "run", talker, tmp_path, steps=8, save_every=2)
@@ -253,3 +258,29 @@ def test_a_reward_above_that_of_the_prompts_own_answer():
     above = module.above_own_answers(score)
     assert above([prompts[0], prompts[1], prompts[0]], ["xxx", "xxx", ""]) == [1, -1, -2]
     assert above([prompts[1]], ["xxxxx"]) == [1] and asked == [2, 3, 0, 1]  # an own answer is judged once
+
+
+def test_answers_call_tools_and_what_these_return_is_read_and_not_learnt(tmp_path, monkeypatch):
+    """Two calls in one answer: ids hold the results, the loss holds the model's own tokens alone."""
+    own = train_tokenizer(iter(TEXTS), VOCAB_SIZE, tmp_path / "own")
+    written = "[Begin]Calc[Param]4*5[End], [Begin]Calc[Param]20+1[End]. It is 21.<eop>"
+    assistant = scripted(own, written)
+    monkeypatch.setattr("openglm.align.rollouts.Engine", lambda model, tokenizer: assistant.engine)
+    rollout = {"check": "arithmetic", "tools": True, "temperature": 1e-3, "max_tokens": 100}
+    config = config_of(tmp_path / "run", "unused", tmp_path, rollout=rollout)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, seq_len=200))
+    asked = [Prompt([{"role": "user", "content": "What is 4*5+1?"}], known={"answer": "21"})]
+    rollouts = Rollouts(config, asked, [], own, module.scorer(config), None, None)
+    [answer] = rollouts.answers(assistant.model, asked, 0)
+    whole = with_marks(own, written.replace("4*5[End]", "4*5[End]20[Gen]").replace("+1[End]", "+1[End]21[Gen]"))
+    assert answer.ids == whole and answer.finished and answer.reward == 1 and answer.text == ", . It is 21."
+    chosen = [token for token, mine in zip(answer.ids, answer.own, strict=True) if mine]
+    assert chosen == with_marks(own, written) and len(answer.sampler_logp) == len(chosen)
+    rollouts._session = SimpleNamespace(model=assistant.model.config)
+    [row] = rollouts._plain_rows([dataclasses.asdict(answer)])
+    assert row.targets[row.loss_mask > 0].tolist() == chosen
+
+
+def test_tools_belong_to_our_own_draw():
+    with pytest.raises(ValueError, match=r"rollout\.tools"):
+        RolloutConfig(tools=True, endpoint="http://127.0.0.1:1/v1")

@@ -2,10 +2,11 @@
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 
 from openglm.cli.options import read_toml
-from openglm.config import PretrainConfig, SFTConfig, from_dict
+from openglm.config import GRPOConfig, PretrainConfig, SFTConfig, from_dict
 from openglm.presets import model_preset
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano"
@@ -32,3 +33,14 @@ def test_the_script_makes_all_that_it_publishes():
     places = [script.index(f"recipes/nano/{name}.toml") for name in RUNS] + [script.index("publish.py")]
     assert places == sorted(places)
     assert [f"{options(name).train.out}/model" in publish for name in ("finish", "sft")] == [True, True]
+
+
+def test_tools_are_learnt_from_what_their_script_writes_and_then_from_rewards():
+    tuned, rewarded = options("sft"), from_dict(GRPOConfig, read_toml(RECIPE / "tools_grpo.toml"))
+    assert rewarded.init_from == f"{tuned.train.out}/model" and rewarded.rollout.tools
+    written = set(re.findall(r'^        "(tools[a-z-]*)":', (RECIPE / "tool_data.py").read_text(), re.M))
+    files = {tuned.data.dialogues["tools"], tuned.data.heldout_dialogues["tools"]}
+    files |= {rewarded.data.prompts, rewarded.data.heldout}
+    assert {Path(file).stem for file in files} <= written
+    assert all(f"{Path(file).parent}" == "runs/nano/tools" for file in files)
+    assert rewarded.train.seq_len <= options("pretrain").model.max_positions

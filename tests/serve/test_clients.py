@@ -136,6 +136,14 @@ def test_langchain(nano):
     assert chat.bind_tools([tool], tool_choice="get_weather").invoke("你好").tool_calls[0]["args"]["unit"] in ("C", "F")
 
 
+def test_langchain_batches(nano):
+    """As it sends them by itself: 20 prompts at once."""
+    made = pytest.importorskip("langchain_openai").OpenAI(
+        base_url=f"{nano}/v1", api_key="k", model="nano", max_tokens=1
+    )
+    assert len(made.generate(["好"] * 20).generations) == 20
+
+
 def test_schemathesis_finds_no_server_error(nano):
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, Phase, given, settings

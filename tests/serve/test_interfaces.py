@@ -138,6 +138,19 @@ def test_ollama_whole_and_streamed(nano, said):
         client.chat(model="llama9", messages=[USER])
 
 
+def test_ollama_takes_json_under_any_type_but_not_from_pages(nano):
+    """As curl sends it, and clients that name no type."""
+    body = json.dumps({"model": "toy", "messages": [USER], "stream": False, "options": {"num_predict": 1}}).encode()
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for head in ({}, form, {"Content-Type": "text/plain"}):
+        assert nano.client.post("/api/chat", content=body, headers=head).status_code == 200
+    assert nano.client.post("/api/chat", content=body, headers={**form, "Origin": nano.url}).status_code == 415
+    assert (
+        nano.client.post("/api/chat", content=body, headers={**form, "Origin": "http://evil.test"}).status_code == 403
+    )
+    assert nano.client.post("/v1/chat/completions", content=body, headers=form).status_code == 415
+
+
 def test_streams_of_blocks_add_up(nano):
     """Thoughts, text and calls in any cut: what begins ends, in order, and texts add up to the whole message."""
     calls = [{"index": n, "id": f"c{n}", "function": {"name": "f", "arguments": ""}} for n in range(2)]

@@ -229,6 +229,8 @@ def test_vectors_of_texts(another):
         [2, 0, 0.5],
     ]
     assert [one.id for one in client.models.list()] == ["toy", "fake"]
+    many = client.embeddings.create(model="fake", input=["a"] * 1000)  # LangChain's batch
+    assert len(many.data) == 1000
     for wrong, param in (
         ({"input": []}, "input"),
         ({"input": ""}, "input"),

@@ -5,7 +5,9 @@ import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 from helpers.live import slowed, talkative
 from helpers.processes import until
@@ -427,3 +429,34 @@ def test_what_one_session_sends_changes_nothing_in_anothers(browser, paged):
     page.context.close()
     until(lambda: not engine.busy, 40)
     engine.step = step
+
+
+def test_the_page_behind_a_proxy_that_changes_the_name(browser, paged):
+    """As nginx does by default: the server sees another Host than the browser; without any option the page still answers."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            head = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "accept-encoding")}  # fmt: skip
+            with httpx.stream(self.command, paged.url + self.path, headers=head, content=body, timeout=60) as answer:
+                self.send_response(answer.status_code)
+                for name, value in answer.headers.items():
+                    if name not in ("transfer-encoding", "content-length", "content-encoding"):
+                        self.send_header(name, value)
+                self.end_headers()
+                for piece in answer.iter_bytes():
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        page = opened(browser, SimpleNamespace(url=f"http://127.0.0.1:{proxy.server_address[1]}/"))
+        ask(page, "你好")
+        bots(page).first.wait_for(timeout=20_000)
+        page.close()
+        proxy.shutdown()

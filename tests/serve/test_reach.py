@@ -33,18 +33,18 @@ def ask(server, **headers):
 def test_pages_of_allowed_origins_may_ask_and_read(paged):
     preflight = {"Origin": SITE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
     answer = paged.client.options("/v1/chat/completions", headers=preflight)
-    assert answer.status_code == 204 and answer.headers["access-control-allow-origin"] == SITE
+    assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == SITE
     assert "authorization" in answer.headers["access-control-allow-headers"].lower()
     assert ask(paged, Origin=SITE).headers["access-control-allow-origin"] == SITE
     for other in ("https://chat.example.com.evil.test", "http://chat.example.com", "null", SITE + ":444"):
         assert ask(paged, Origin=other).status_code == 403
         refused = paged.client.options("/v1/chat/completions", headers={**preflight, "Origin": other})
-        assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
+        assert refused.status_code == 400 and "access-control-allow-origin" not in refused.headers
 
 
 def test_every_origin_may_ask_where_the_owner_says_so(another):
     server = another(origins=("*",))
-    assert ask(server, Origin="http://any.test").headers["access-control-allow-origin"] == "http://any.test"
+    assert ask(server, Origin="http://any.test").headers["access-control-allow-origin"] == "*"
 
 
 def test_a_proxy_that_does_not_pass_the_name_on(another, paged):

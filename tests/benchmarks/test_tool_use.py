@@ -1,5 +1,6 @@
 """The measurement of tool use counts what it says: calls, their arguments, the use of results, and needless calls."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -80,6 +81,25 @@ def test_needless_calls_are_counted(own):
     figures = measurement.share(bool(row["calls"]) for row in rows)
     assert (figures["right"], figures["of"]) == (1, 2)
     assert (figures["low"], figures["high"]) == pytest.approx((0.0945, 0.9055), abs=1e-3)  # Wilson, 1 of 2
+
+
+def test_a_report_of_the_files_of_the_recipe_is_whole(own, tmp_path):
+    """As tool_data.py writes them; a model that is right with tools alone."""
+    talk = {
+        "messages": [{"role": "user", "content": "I am 25."}, {"role": "assistant", "content": "Fine."}],
+        "digits": 2,
+    }
+    for name, record in {"tools-heldout": item(), "tools-templates": item(), "tools-talk": talk}.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    answers = "[Begin]Calc[Param]12+30[End]It is 42.<eop>It is 41.<eop>It is 43.<eop>"
+    found = measurement.measured(scripted(own, f"{answers}{answers}Fine.<eop>", Tools()), tmp_path)
+    sets = found["tables"]["set"]
+    assert list(sets) == ["seen kinds", "held-out wordings"]
+    for columns in sets.values():
+        rights = {name: (figures["right"], figures["of"]) for name, figures in columns.items()}
+        assert rights == {**dict.fromkeys(measurement.COLUMNS, (1, 1)), "without": (0, 1), "oracle's calls": (0, 1)}
+    assert found["needless calls"]["right"] == 0 and json.loads(json.dumps(found)) is not None
+    assert measurement.tables(found).count("100.0 %") == 4 * 6
 
 
 def test_tables_group_by_kind_and_length_of_numbers():
