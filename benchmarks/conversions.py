@@ -144,9 +144,14 @@ def prompt(model: Transformer) -> torch.Tensor:
 def rounded(model: Transformer, bits: int) -> Transformer:
     """The network with each matrix rounded as a quantized copy holds it."""
     for name, matrix in model.config.matrices().items():
-        if matrix.quantized_bits(bits):
-            weight = model.get_submodule(name).weight
-            weight.data = dequantize(*quantize(weight.data, *matrix_format(matrix, bits, GROUP)))
+        module, wanted = model.get_submodule(name), matrix.quantized_bits(bits)
+        if wanted in (0, getattr(module, "bits", 0)):
+            continue
+        codes = quantize(module.weight.data, *matrix_format(matrix, bits, GROUP))
+        if hasattr(module, "codes"):  # int8 that becomes int4
+            model.set_submodule(name, type(module).holding(module, *codes))
+        else:
+            module.weight.data = dequantize(*codes)
     return model
 
 

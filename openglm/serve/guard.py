@@ -54,7 +54,9 @@ class Guard:
         self.config, self.count = config, count
         self.app = app
         origins = [origin.lower().rstrip("/") for origin in config.origins]
-        self.allows = CORSMiddleware(self._guarded, origins, ("GET", "POST", "DELETE"), ("*",), expose_headers=("*",))
+        methods, every = ("GET", "POST", "DELETE"), ("*",)
+        cors = CORSMiddleware(self._guarded, origins, methods, every, expose_headers=every)
+        self.allows = cors if origins else self._guarded
         self.key, self.admin_key = _digest(config.api_key), _digest(config.admin_key)
         self.names = {name.lower().encode() for name in config.hosts}
         self.hosts = {"localhost", socket.gethostname().lower(), config.host.lower(), *map(str.lower, config.hosts)}

@@ -32,7 +32,7 @@ def test_a_copy_has_the_logits_of_its_source_or_is_refused(kind):
     pytest.importorskip("transformers")
     part = next((what for name, what in REFUSALS.items() if name in kind), None)
     for target, cell in zip(conversions.TARGETS, conversions.cells(kind), strict=True):
-        coded = part and "codes" in part
+        coded = part and "codes" in part and not ("int8" in kind and target == "int4")
         if target != "openglm" and (coded or (target in ("hf", "gguf") and part)):
             assert isinstance(cell, str) and part in cell, (target, cell)
         elif target in ("hf", "gguf") and kind.startswith(OTHERS):

@@ -127,7 +127,7 @@ def test_what_is_left_of_the_processes_shares_the_rows():
 ])  # fmt: skip
 def test_layouts_that_do_not_divide_say_what_would(config, rows, micro_batches, named):
     with pytest.raises(ValueError, match=named) as error:
-        check_layout(ParallelConfig(**config), model_preset("nano"), ALONE, rows, micro_batches)
+        check_layout(ParallelConfig(**config), model_preset("nano", layers=6), ALONE, rows, micro_batches)
     assert "\n" not in str(error.value)
 
 
