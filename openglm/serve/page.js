@@ -2,7 +2,7 @@
    display.py made of texts back wherever a user copies or edits them. */
 (() => {
   const CHAT = "openglm-chat-", GONE = "openglm-gone-", NOW = "openglm-now", SETTINGS = "openglm-settings", DARK = "openglm-dark";
-  const TITLE = 40, WEEK = 7 * 24 * 3600 * 1000;
+  const TITLE = 40, WEEK = 7 * 24 * 3600 * 1000, SETTLED = 1000;
   const chinese = navigator.language.startsWith("zh");
   if (chinese) Object.defineProperty(navigator, "language", {get: () => "zh-CN"});  // all kinds of Chinese have these words
   document.documentElement.lang = chinese ? "zh-CN" : "en";
@@ -14,11 +14,22 @@
   const seen = {};   // by id: which state of a chat this tab knows
   const names = {};  // by id: under which other one this tab goes on, for another tab changed the chat meanwhile
 
-  function write(id, messages) {
+  /* name: that by which the server knows the chat. */
+  function write(id, messages, name = id) {
+    const state = seen[id] = fresh();
     try {
-      localStorage.setItem(CHAT + id, JSON.stringify({messages, at: Date.now(), state: seen[id] = fresh()}));
+      localStorage.setItem(CHAT + id, JSON.stringify({messages, at: Date.now(), state}));
+      setTimeout(() => look(id, messages, name, state), SETTLED);
       document.getElementById("openglm-full")?.remove();
     } catch { full(); }
+  }
+
+  /* Tabs learn of each other's writing a little later: what another one wrote over is written again, as a chat of its own. */
+  function look(id, messages, name, state) {
+    const now = read(id)?.messages, mine = JSON.stringify(messages);
+    if (!now || seen[id] !== state || JSON.stringify(now.slice(0, messages.length)) === mine) return;
+    write(names[name] = fresh(), messages, name);
+    document.getElementById("relist")?.click();
   }
 
   function full() {
@@ -67,7 +78,7 @@
     const messages = store.all[store.now], kept = read(id);
     if (JSON.stringify(kept?.messages ?? []) !== JSON.stringify(messages)) {
       if (kept && kept.state !== seen[id]) id = names[store.now] = fresh();
-      if (messages.length) write(id, messages);
+      if (messages.length) write(id, messages, store.now);
       else localStorage.removeItem(CHAT + id);
     }
     sessionStorage.setItem(NOW, id);
