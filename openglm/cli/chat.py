@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -12,6 +13,8 @@ import tyro
 
 from openglm.cli.options import chosen_tools, parse
 from openglm.config import EngineConfig
+
+_PATIENCE = 2.0 if sys.platform != "win32" else None  # seconds; Windows cannot wait for a pipe
 
 
 @dataclass
@@ -54,7 +57,8 @@ def run(argv: list[str]) -> int:
     from openglm.cli.terminal import Conversation
 
     typed = sys.stdin is not None and sys.stdin.isatty()
-    prompt = "\n\n".join(text for text in (options.prompt, "" if typed else _piped()) if text)
+    piped = "" if typed else _piped(_PATIENCE if options.prompt else None)
+    prompt = "\n\n".join(text for text in (options.prompt, piped) if text)
     if not (typed or prompt):
         raise ValueError("standard input is empty; give --prompt TEXT or pipe a text in")
     assistant = Assistant(
@@ -77,10 +81,17 @@ def run(argv: list[str]) -> int:
     return answer(assistant, [*messages, {"role": "user", "content": prompt}], sampling, options.json)
 
 
-def _piped() -> str:
-    """What stands in standard input; nothing where it is closed or, as under nohup, cannot be read."""
+def _piped(seconds: float | None) -> str:
+    """What stands in standard input; nothing where it is closed or, as under nohup, cannot be read. seconds: so long it
+    may be silent, for a program that starts this one may leave it open for ever."""
+    from openglm.runtime import say
+
+    if sys.stdin is None:
+        return ""
     with contextlib.suppress(OSError):
-        return sys.stdin.read().strip() if sys.stdin else ""
+        if seconds is None or select.select([sys.stdin], [], [], seconds)[0]:
+            return sys.stdin.read().strip()
+        say(f"nothing came on standard input in {seconds:g} s, so --prompt stands alone")
     return ""
 
 

@@ -55,8 +55,7 @@ class Guard:
         self.app = app
         origins = [origin.lower().rstrip("/") for origin in config.origins]
         methods, every = ("GET", "POST", "DELETE"), ("*",)
-        cors = CORSMiddleware(self._guarded, origins, methods, every, expose_headers=every)
-        self.allows = cors if origins else self._guarded
+        self.allows = CORSMiddleware(self._guarded, origins, methods, every, expose_headers=every)
         self.key, self.admin_key = _digest(config.api_key), _digest(config.admin_key)
         self.names = {name.lower().encode() for name in config.hosts}
         self.hosts = {"localhost", socket.gethostname().lower(), config.host.lower(), *map(str.lower, config.hosts)}
@@ -85,7 +84,8 @@ class Guard:
             await send(message)
 
         path = scope["path"].removeprefix(self.root) if scope["path"].startswith(f"{self.root}/") else scope["path"]
-        await self.allows({**scope, "path": path, "method": "GET" if head else scope["method"]}, receive, answering)
+        answer = self.allows if self.config.origins else self._guarded
+        await answer({**scope, "path": path, "method": "GET" if head else scope["method"]}, receive, answering)
         if not whole:  # a page's connection, at the end of the server
             await answering({"type": "http.response.body"})
 

@@ -200,13 +200,23 @@ def test_a_call_without_a_result_takes_the_question_back(conversation, monkeypat
 
 
 def test_a_text_from_a_pipe_stands_below_the_prompt(toy, monkeypatch, capsys):
+    """And an input that stays open without a word, as programs leave it, holds nothing up."""
     asked = []
     monkeypatch.setattr(Assistant, "stream", lambda self, messages, **_: asked.append(messages) or iter(()))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("a poem\n"))
-    assert main(["chat", str(toy), "--prompt", "Translate:"]) == 0
+    reader, writer = os.pipe()
+    with open(reader) as silent, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", silent)
+        patched.setattr("openglm.cli.chat._PATIENCE", 0.05)
+        assert main(["chat", str(toy), "--prompt", "hello"]) == 0
+        assert "--prompt stands alone" in capsys.readouterr().err
+        patched.undo()
+        patched.setattr(sys, "stdin", silent)
+        os.write(writer, b"a poem\n")
+        os.close(writer)
+        assert main(["chat", str(toy), "--prompt", "Translate:"]) == 0
     monkeypatch.setattr(sys, "stdin", None)
     assert main(["chat", str(toy), "--prompt", "hi"]) == 0
-    assert [messages[-1]["content"] for messages in asked] == ["Translate:\n\na poem", "hi"]
+    assert [messages[-1]["content"] for messages in asked] == ["hello", "Translate:\n\na poem", "hi"]
 
 
 def test_a_real_terminal_talks_and_ends(toy, tmp_path):
