@@ -12,7 +12,7 @@ from openglm.presets import model_preset
 
 
 def with_marks(tokenizer, text: str) -> list[int]:
-    """Ids of a text in which the names of special tokens stand for the tokens."""
+    """Ids of a text in which the names of special tokens stand for the tokens, where the tokenizer has them."""
     names = [name for name in tokenizer.special if name in text]
     if not names:
         return tokenizer.encode(text)

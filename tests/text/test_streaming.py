@@ -1,6 +1,7 @@
 """Streams of every format add up to what the format's parser reads of the whole answer."""
 
 import pytest
+from helpers.scripted import with_marks
 from helpers.text_samples import TEXTS, VOCAB_SIZE
 from helpers.tokenizer_files import ROLES, ROUNDS, THINKING, make_folders
 from hypothesis import HealthCheck, given, settings
@@ -38,16 +39,6 @@ def tokenizers(tmp_path_factory):
     return {"openglm": own, **{kind: load_tokenizer(path) for kind, path in folders.items()}}
 
 
-def ids_of(tokenizer, text):
-    """Marks as the tokens they are, where the tokenizer has them."""
-    names = [name for name in tokenizer.special if name in text]
-    if not names:
-        return tokenizer.encode(text)
-    name = max(names, key=len)
-    before, _, behind = text.partition(name)
-    return [*ids_of(tokenizer, before), tokenizer.special[name], *ids_of(tokenizer, behind)]
-
-
 @pytest.mark.parametrize("kind", [*ROLES, *ROUNDS, *THINKING])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(segments=st.lists(st.lists(st.sampled_from(LINES), max_size=4), min_size=1, max_size=2), closing=st.sampled_from(["<|user|>", "<|observation|>"]))  # fmt: skip
@@ -57,7 +48,7 @@ def test_a_stream_adds_up_to_the_whole_answer(tokenizers, kind, segments, closin
     ids = []
     for lines in segments if kind in ROLES[:-1] else segments[:1]:
         ids += [tokenizer.special["<|assistant|>"]] if ids and "<|assistant|>" in tokenizer.special else []
-        ids += ids_of(tokenizer, "\n".join(lines))
+        ids += with_marks(tokenizer, "\n".join(lines))
     ids.append(tokenizer.special.get(closing, tokenizer.stop[0]))
     stream, decode, pending, content = ReplyStream(tokenizer, ["get_time"], reader_of(tokenizer.format, TOOLS)), tokenizer.decoder(), b"", ""  # fmt: skip
     for token in ids[:-1]:
