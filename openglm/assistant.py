@@ -226,13 +226,12 @@ class Assistant:
                 fitting, high = (ids, starts[middle]), middle
             else:
                 low = middle + 1
-        require(
-            fitting is not None,
-            "messages",
-            f"{len(ids)} tokens",
-            f"this model reads at most {limit} (context {room}); shorten the last message",
-        )
-        assert fitting is not None
+        if fitting is None:
+            alone = self._prompt(kept, None, thinking) if tools else ids
+            way_out = (
+                "shorten the last message" if len(alone) > limit else "leave out the tools, whose descriptions fill it"
+            )
+            raise ValueError(f"messages: {len(ids)} tokens, but the model reads {limit} (context {room}); {way_out}")
         return fitting
 
     def chat_prompt(

@@ -202,3 +202,12 @@ def test_wrong_candidates_are_one_line(toy):
     for wrong in (0, 65):
         with pytest.raises(ValueError, match=r"candidates = .*1 to 64"):
             Assistant(toy).fill("a ___ b", candidates=wrong)
+
+
+def test_descriptions_of_tools_that_leave_no_room_are_named(toy):
+    """A message that is too long by itself is another fault."""
+    assistant = Assistant(toy, device="cpu")
+    tool = {"type": "function", "function": {"name": "look", "description": "far and wide " * 50, "parameters": {}}}
+    for length, way_out in ((1, "leave out the tools"), (500, "shorten the last message")):
+        with pytest.raises(ValueError, match=way_out):
+            assistant.chat_prompt([{"role": "user", "content": "hi " * length}], [tool], cut=True)
