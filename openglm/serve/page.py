@@ -40,6 +40,10 @@ class Run:
     tokens: int
     began: float
 
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+        """conversations that this page deleted"""
+
     async def end(self) -> None:
         """Stop it, and wait until the page has what there is of it."""
         if self.stop:
@@ -139,9 +143,11 @@ class Page:
         return await asyncio.to_thread(self.state.feedback.of, store["now"]) if self.state.feedback else []
 
     async def delete(self, store: Any, run: Run) -> list[Any]:
+        now = chats.checked(store)["now"]
+        run.gone.add(now)
         await run.end()
         if self.state.feedback:
-            await asyncio.to_thread(self.state.feedback.forget, chats.checked(store)["now"])
+            await asyncio.to_thread(self.state.feedback.forget, now)
         return self.shown(chats.started())
 
     async def _keep(
@@ -168,12 +174,16 @@ class Page:
 
     async def _answer(self, store: chats.Store, run: Run, knobs: Knobs) -> AsyncIterator[list[Any]]:
         """Show an answer to the current conversation while it grows. The browser keeps the question at once, and what
-        there is of the answer now and then."""
+        there is of the answer now and then. What comes after its deletion is not shown: a question may have waited."""
+        unseen = [gr.update(submit_btn=True, stop_btn=False), gr.skip(), gr.skip(), gr.skip()]
+        if store["now"] in run.gone:
+            yield unseen
+            return
         run.stop, run.over, run.tokens, run.began = asyncio.Event(), asyncio.Event(), 0, time.monotonic()
         try:
             yield [gr.update(value="", submit_btn=False, stop_btn=True), talk(chats.current(store)), store, ""]
             async for update in self._told(store, run, knobs):
-                yield update
+                yield unseen if store["now"] in run.gone else update
         finally:
             run.stop = None
             run.over.set()

@@ -133,7 +133,7 @@ def test_many_at_once_answer_for_themselves_and_leave_nothing():
     with ThreadPoolExecutor(12) as pool:
         results = list(pool.map(lambda number: run(f"print({number} ** 2)", seconds=60), range(36)))
     assert [result.stdout for result in results] == [f"{number**2}\n" for number in range(36)]
-    assert mine() == before
+    assert all(now <= then for now, then in zip(mine(), before, strict=True))  # others may have closed theirs
 
 
 def test_when_the_caller_is_killed_its_programs_end_too():

@@ -133,7 +133,7 @@ def test_full_storage_is_said(browser, paged):
     done(page)
     ask(page, "room again")
     until(lambda: page.locator("#openglm-full").count() == 0, 40)
-    assert kept(page) == [["no room for this", "room again"]]
+    until(lambda: kept(page) == [["no room for this", "room again"]], 40)
     where.close()
 
 
@@ -177,7 +177,7 @@ def test_a_newcomer_clicks_a_starter_reads_fills_a_blank_and_finds_it_all_again(
     page.locator("#talk button.example").first.click()
     page.wait_for_selector("#talk .user.message")
     done(page)
-    assert kept(page) == [[STARTERS[0]]]
+    until(lambda: kept(page) == [[STARTERS[0]]], 20)
     page.click("button[role=tab]:has-text('Fill')")
     page.fill("#fill-text textarea", "The cat ___ on the ___.")
     page.click("#fill-go")
@@ -199,7 +199,7 @@ def test_a_newcomer_clicks_a_starter_reads_fills_a_blank_and_finds_it_all_again(
 def test_settings_outlive_a_reload_and_the_page_is_dark_where_its_user_wants_it(browser, paged):
     where = context(browser, color_scheme="dark")
     page = opened(where, paged)
-    assert page.evaluate("document.body.classList.contains('dark')")
+    until(lambda: page.evaluate("document.body.classList.contains('dark')"), 20)
     page.click(".sidebar .toggle-button")
     page.click(".sidebar .label-wrap")
     page.fill("#system textarea", "Be short.")
@@ -208,7 +208,7 @@ def test_settings_outlive_a_reload_and_the_page_is_dark_where_its_user_wants_it(
     until(lambda: "Be short." in page.evaluate("localStorage['openglm-settings'] ?? ''"), 20)
     page.reload()
     ready(page)
-    assert not page.evaluate("document.body.classList.contains('dark')")
+    until(lambda: not page.evaluate("document.body.classList.contains('dark')"), 20)
     page.click(".sidebar .toggle-button")
     page.click(".sidebar .label-wrap")
     until(lambda: page.input_value("#system textarea") == "Be short.", 20)
