@@ -191,7 +191,8 @@ def _encode(name: str, tensor: Tensor, shape: Shape, stored: GGMLQuantizationTyp
     """Fill `out` with the stored form of one of our tensors, some rows at a time."""
     if tuple(tensor.shape) != shape or not tensor.is_floating_point():
         raise ValueError(
-            f"tensor {name!r} has shape {list(tensor.shape)} of {tensor.dtype}, not {list(shape)} of floats; {_STRANGERS}"
+            f"tensor {name!r} has shape {list(tensor.shape)} of {tensor.dtype}, not {list(shape)} of floats; "
+            f"{_STRANGERS}"
         )
     largest = torch.finfo(torch.float16 if stored == GGMLQuantizationType.F16 else torch.float32).max
     step, out = max(1, _CHUNK // math.prod(shape[1:])), out.reshape(shape[0], -1)

@@ -149,7 +149,8 @@ def empty_network(config: ModelConfig) -> Transformer:
             return Transformer(config)
     except (RuntimeError, OverflowError) as error:
         raise ValueError(
-            f"model: {config.hidden} wide with {config.ffn_hidden} inside and {config.vocab_size} tokens cannot be ({str(error).splitlines()[0]})"
+            f"model: {config.hidden} wide with {config.ffn_hidden} inside and {config.vocab_size} tokens cannot be "
+            f"({str(error).splitlines()[0]})"
         ) from None
 
 
@@ -286,7 +287,8 @@ class Source:
             require(merged, "model", str(self.folder), remedy)
             for name in sorted(known - rank.keys()):
                 raise ValueError(
-                    f"tensor {name!r} is missing from {self.folder}; a file is missing, or the configuration describes another network"
+                    f"tensor {name!r} is missing from {self.folder}; a file is missing, or the configuration "
+                    "describes another network"
                 )
             for name in sorted(rank.keys() - known):
                 ignored = name.endswith(_DERIVED) or PREFIX_ENCODER in name or name.startswith(absent)
@@ -332,7 +334,8 @@ class Source:
         shards = f" ({len(self.ranks)} shards were found)" if len(self.ranks) > 1 else ""
         if found != shape:
             raise ValueError(
-                f"{rank.path(name)}: tensor {name!r} has shape {list(found)}, the configuration says {list(shape)}{shards}"
+                f"{rank.path(name)}: tensor {name!r} has shape {list(found)}, the configuration says "
+                f"{list(shape)}{shards}"
             )
         fits = dtype in (torch.int8, torch.uint8) if leaf == "codes" else dtype.is_floating_point
         require(

@@ -151,7 +151,8 @@ def open_checkpoint(
         bool(config or values),
         "config",
         config,
-        f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a JSON file",
+        f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a "
+        "JSON file",
     )
     family, shape = (
         named_config(config, bool(shards)) if config else published.recognize(values or {}, False, folder, format)

@@ -126,7 +126,8 @@ def resolve(path_or_name: Path | str) -> Path:
     if str(path_or_name) in bundled:
         return ASSETS / str(path_or_name)
     raise ValueError(
-        f"model = {shown(str(path_or_name))}: no such folder; give a model's folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}"
+        f"model = {shown(str(path_or_name))}: no such folder; give a model's "
+        f"folder{' or a bundled name: ' + ', '.join(bundled) if bundled else ''}"
     )
 
 

@@ -52,7 +52,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     memory, formulas = found["memory"], found["formulas"]
     tokens = ", ".join(f"{name} {value}" for name, value in found["tokens"].items() if value not in (-1, ()))
     text = [
-        f"{found['family']}: {found['parameters']:,} parameters in {found['weights']}, {size(found['bytes'])} in {len(found['files'])} files"
+        f"{found['family']}: {found['parameters']:,} parameters in {found['weights']}, {size(found['bytes'])} in "
+        f"{len(found['files'])} files"
     ]
     names = list(found["files"])
     text += [f"  read from: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")]

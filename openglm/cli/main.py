@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except ModuleNotFoundError as error:
         print(
-            f"glm {verb}: the Python package {error.name!r} is missing; install it with: pip install 'openglm[{extra_of(error.name)}]'",
+            f"glm {verb}: the Python package {error.name!r} is missing; install it with: pip install "
+            f"'openglm[{extra_of(error.name)}]'",
             file=sys.stderr,
         )
         return 1

@@ -219,10 +219,12 @@ def show(plan, report: dict[str, Any]) -> None:
 
     console, device = Console(), plan.job.device
     console.print(
-        f"[bold]{describe(plan.layout)}[/bold], {plan.layout.micro_batches(plan.job)} micro-batches per replica, {report['layout']['attention']} attention"
+        f"[bold]{describe(plan.layout)}[/bold], {plan.layout.micro_batches(plan.job)} micro-batches per replica, "
+        f"{report['layout']['attention']} attention"
     )
     console.print(
-        f"{plan.job.devices} x {device.name}, {report['parameters'] / 1e9:.1f} B weights, {plan.job.batch} rows of {plan.job.seq} tokens"
+        f"{plan.job.devices} x {device.name}, {report['parameters'] / 1e9:.1f} B weights, {plan.job.batch} rows of "
+        f"{plan.job.seq} tokens"
     )
     table = Table("memory per device", "GB", "time per step", "s")
     memory = [(name, f"{value / 1e9:.1f}") for name, value in plan.memory.items() if name != "total"]
@@ -239,11 +241,13 @@ def show(plan, report: dict[str, Any]) -> None:
     console.print(table)
     rates = f"{report['model_tflops_per_device']:.1f} model and {report['hardware_tflops_per_device']:.1f} hardware TFLOP/s per device"
     console.print(
-        f"{rates} ({100 * report['model_flops_share']:.1f} % MFU), bubble {100 * plan.bubble:.1f} %, {plan.tokens_per_second:,.0f} tokens/s"
+        f"{rates} ({100 * report['model_flops_share']:.1f} % MFU), bubble {100 * plan.bubble:.1f} %, "
+        f"{plan.tokens_per_second:,.0f} tokens/s"
     )
     if not plan.fits:
         console.print(
-            f"[bold red]does not fit:[/bold red] {(plan.memory['total'] - device.memory) / 1e9:.1f} GB too much per device"
+            f"[bold red]does not fit:[/bold red] {(plan.memory['total'] - device.memory) / 1e9:.1f} GB too much per "
+            "device"
         )
     if "days" in report:
         console.print(

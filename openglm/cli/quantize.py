@@ -34,6 +34,7 @@ def run(argv: list[str]) -> int:
     from openglm.runtime import say
 
     say(
-        f"wrote {quantize_checkpoint(options.source, options.out, options.bits, options.group, options.calibrate or None, options.model_config)}"
+        "wrote "
+        f"{quantize_checkpoint(options.source, options.out, options.bits, options.group, options.calibrate or None, options.model_config)}"
     )
     return 0

@@ -320,5 +320,6 @@ def batches(
             raise
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"data.workers = {workers}: a process that prepares rows died, perhaps for lack of memory ({reason}); data.workers = 0 does without"
+            f"data.workers = {workers}: a process that prepares rows died, perhaps for lack of memory ({reason}); "
+            "data.workers = 0 does without"
         ) from error

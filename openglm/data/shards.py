@@ -131,13 +131,15 @@ def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype, verify: bo
         if path.stat().st_size != size:
             state = "cut short" if path.stat().st_size < size else "too long"
             raise ValueError(
-                f"{path}: {state} ({path.stat().st_size} bytes, manifest.json says {size}); build the corpus again with `glm data build`"
+                f"{path}: {state} ({path.stat().st_size} bytes, manifest.json says {size}); build the corpus again "
+                "with `glm data build`"
             )
     if verify:
         found = hashlib.sha256(paths[0].read_bytes() + paths[1].read_bytes()).hexdigest()
         if found != shard["sha256"]:
             raise ValueError(
-                f"{paths[0]}: damaged (its SHA-256 is not the one in manifest.json); build the corpus again with `glm data build`"
+                f"{paths[0]}: damaged (its SHA-256 is not the one in manifest.json); build the corpus again with "
+                "`glm data build`"
             )
     tokens = np.memmap(paths[0], dtype, "r") if shard["tokens"] else np.zeros(0, dtype)
     return tokens, np.fromfile(paths[1], "<i8")
@@ -156,7 +158,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a manifest of a corpus; build the corpus again with `glm data build`") from None
     if rest.get("version") != 1:
         raise ValueError(
-            f"{path}: version {rest.get('version')!r}, this program reads version 1; build the corpus again with `glm data build`"
+            f"{path}: version {rest.get('version')!r}, this program reads version 1; build the corpus again with "
+            "`glm data build`"
         )
     if canonical_hash(rest) != named:
         raise ValueError(

@@ -140,7 +140,8 @@ def fetch(package: str, cache: str | Path) -> Path:
         archives = [path for path in download.iterdir() if path.is_file()]
         if len(archives) != 1:
             raise ValueError(
-                f"package {package}: its client brought {len(archives)} files instead of one; fetch it by hand into {folder}"
+                f"package {package}: its client brought {len(archives)} files instead of one; fetch it by hand into "
+                f"{folder}"
             )
         _unpack(archives[0], download / "files", package)
         os.replace(download / "files", folder)
@@ -154,7 +155,8 @@ def _run(package: str, command: list[str], folder: Path) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:
         raise ValueError(
-            f"package {package}: {command[0]} is not on this machine; install it, or take the package out of the sources file"
+            f"package {package}: {command[0]} is not on this machine; install it, or take the package out of the "
+            "sources file"
         ) from None
     if done.returncode:
         said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
@@ -168,7 +170,8 @@ def _run(package: str, command: list[str], folder: Path) -> None:
             else "check the network and the name"
         )
         raise ValueError(
-            f"package {package}: {' '.join(command[:4])} ... failed: {reason}; {advice}, or take the package out of the sources file"
+            f"package {package}: {' '.join(command[:4])} ... failed: {reason}; {advice}, or take the package out of "
+            "the sources file"
         )
 
 

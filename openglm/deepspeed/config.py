@@ -246,7 +246,8 @@ def _batches(top: dict[str, Any], processes: int) -> tuple[int, int, int]:
         good,
         "deepspeed train_batch_size",
         batch,
-        f"must be train_micro_batch_size_per_gpu x gradient_accumulation_steps x processes = {micro} x {steps} x {processes}",
+        f"must be train_micro_batch_size_per_gpu x gradient_accumulation_steps x processes = {micro} x {steps} x "
+        f"{processes}",
     )
     return batch, micro, steps
 

@@ -206,7 +206,8 @@ class Engine(nn.Module):
         every = self.settings.steps_per_print
         if every and self.global_steps % every == 0 and dist.get_rank() == 0:
             say(
-                f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss scale={self.scaler.value:g}"
+                f"step={self.global_steps}, skipped={self.skipped_steps}, lr={self.get_lr()}, norm={norm:.4g}, loss "
+                f"scale={self.scaler.value:g}"
             )
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:

@@ -119,7 +119,8 @@ def load() -> ctypes.CDLL | None:
         library = open_library()
     except OSError as error:
         say(
-            f"note: no CPU kernels ({error}); running on PyTorch alone, several times slower. Install a C++ compiler and reinstall openglm"
+            f"note: no CPU kernels ({error}); running on PyTorch alone, several times slower. Install a C++ compiler "
+            "and reinstall openglm"
         )
         return None
     require(

@@ -173,5 +173,6 @@ class Lora(nn.Module):
                 rank == also and (rows, columns) == (matrix.rows, matrix.columns),
                 f"adapter {name}",
                 layer,
-                f"shapes [{rank}, {columns}] and [{rows}, {also}] do not fit this model's layer; it belongs to another model",
+                f"shapes [{rank}, {columns}] and [{rows}, {also}] do not fit this model's layer; it belongs to "
+                "another model",
             )

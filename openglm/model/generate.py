@@ -54,7 +54,8 @@ def stream(
             started,
             "input_ids",
             "no <sop>",
-            "this model reads its prompt both ways: end it with [gMASK] <sop>, or put [MASK] where text is missing and <sop> at the end",
+            "this model reads its prompt both ways: end it with [gMASK] <sop>, or put [MASK] where text is missing "
+            "and <sop> at the end",
         )
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     ids = input_ids.to(model.device)

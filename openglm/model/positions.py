@@ -93,7 +93,8 @@ def _span_positions(
         blanks, long = _blanks(ids_BT[row, : starts[0]], real_BT[row, : starts[0]], config)
         if len(blanks) == 0:
             raise ValueError(
-                f"input_ids row {row}: <sop> without a [MASK], [sMASK] or [gMASK] before it; put one where text is missing, or [gMASK] at the end"
+                f"input_ids row {row}: <sop> without a [MASK], [sMASK] or [gMASK] before it; put one where text is "
+                "missing, or [gMASK] at the end"
             )
         starts_BT[row, starts[len(blanks) :]] = False  # beyond the last blank, <sop> is a token like any other
         if long and config.span_positions == "pinned_mask":

@@ -49,7 +49,8 @@ def check_layout(config: ParallelConfig, model: ModelConfig, group: Processes, r
         pieces in stages,
         name,
         pieces,
-        f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: {near(stages, pieces)}",
+        f"must divide the {model.layers} layers, or {model.layers + 2} with lighter end stages; these would: "
+        f"{near(stages, pieces)}",
     )
     require(
         rows % (data * micro_batches) == 0,

@@ -103,7 +103,8 @@ def shape(config: ParallelConfig, count: int) -> tuple[int, int, int]:
         else f"start {wanted}, or change parallel.data, tensor or pipeline"
     )
     raise ValueError(
-        f"parallel.data x tensor x pipeline = {max(data, 1)} x {config.tensor} x {config.pipeline}: needs {wanted} processes and there are {count}; {start}"
+        f"parallel.data x tensor x pipeline = {max(data, 1)} x {config.tensor} x {config.pipeline}: needs {wanted} "
+        f"processes and there are {count}; {start}"
     )
 
 
@@ -149,7 +150,8 @@ def _join(device: torch.device) -> None:
     except (RuntimeError, ValueError) as error:  # torch's network errors are RuntimeErrors
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"parallel: the other processes cannot be reached ({reason}); check --rdzv-endpoint, the network and that all nodes were started"
+            f"parallel: the other processes cannot be reached ({reason}); check --rdzv-endpoint, the network and "
+            "that all nodes were started"
         ) from error
 
 

@@ -187,7 +187,8 @@ def reasons(found: Search) -> list[str]:
     if found.too_large is not None:
         large, over = found.too_large, found.too_large.memory["total"] - best.job.device.memory
         lines.append(
-            f"Faster but too large: {describe(large.layout)}: {large.seconds['total']:.2f} s, {over / GB:.1f} GB a device too many ({_largest(large.memory)})."
+            f"Faster but too large: {describe(large.layout)}: {large.seconds['total']:.2f} s, {over / GB:.1f} GB a "
+            f"device too many ({_largest(large.memory)})."
         )
     ruled = ", ".join(f"{count} by {name}" for name, count in found.ruled_out.most_common(4))
     lines.append(f"{found.priced} layouts priced" + (f"; do not divide: {ruled}." if ruled else "."))

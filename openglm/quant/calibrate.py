@@ -77,7 +77,8 @@ def calibrate_blocks(
     """
     if ids_BT.numel() < _FEWEST_TOKENS:
         raise ValueError(
-            f"calibrate: {ids_BT.numel()} tokens of text; at least {_FEWEST_TOKENS} are needed, some ten thousand are good"
+            f"calibrate: {ids_BT.numel()} tokens of text; at least {_FEWEST_TOKENS} are needed, some ten thousand "
+            "are good"
         )
     hidden = model.embed(ids_BT, positions_B2T)
     same_input = _same_input(model.config)

@@ -73,7 +73,8 @@ class Feedback:
             raise ValueError(f"feedback_url = {url!r}: {error}; give a URL such as sqlite:///feedback.db") from None
         except SQLAlchemyError as error:
             raise ValueError(
-                f"feedback_url = {url!r}: {str(error.__cause__ or error).splitlines()[0]}; name a data base that can be written"
+                f"feedback_url = {url!r}: {str(error.__cause__ or error).splitlines()[0]}; name a data base that can "
+                "be written"
             ) from None
 
     def add(self, **row: Any) -> int:

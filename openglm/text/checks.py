@@ -15,5 +15,6 @@ def require_text(value: Any, where: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{where} = {value[error.start]!r} at character {error.start}: half of a surrogate pair is no text; decode the file as UTF-8"
+            f"{where} = {value[error.start]!r} at character {error.start}: half of a surrogate pair is no text; "
+            "decode the file as UTF-8"
         ) from None

@@ -84,7 +84,8 @@ def train(run: Run) -> Result:
                 raise
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"data.workers = {run.workers}: a process that prepares rows died ({reason}); the same command goes on from the last checkpoint"
+                f"data.workers = {run.workers}: a process that prepares rows died ({reason}); the same command goes "
+                "on from the last checkpoint"
             ) from error
         finally:
             if log:
@@ -225,7 +226,8 @@ def _drive(session: Session, state: State) -> Result:
     if not ended(session, state):
         if first:
             say(
-                f"stopped by {session.stop.requested or 'another process'} at step {state.step} of {steps}; saved in {session.out}. The same command goes on from there"
+                f"stopped by {session.stop.requested or 'another process'} at step {state.step} of {steps}; saved in "
+                f"{session.out}. The same command goes on from there"
             )
         return Result(state.step, False, heldout, None)
     return Result(state.step, True, heldout, Path(session.group.broadcast(lambda: str(_publish(session, state)))))
@@ -305,8 +307,10 @@ def _obey(session: Session, state: State, action: Action, end: int) -> dict[str,
     done, for the log."""
     if action.kind == "stop":
         raise ValueError(
-            f"step {state.step + 1}: {action.why}; nothing of this step was kept and the last checkpoint in {session.out} is good. "
-            f"Lower optimizer.lr ({session.run.config.optimizer.lr:g}), set stability.policy to skip or rollback, or look at rows {state.rows} and following"
+            f"step {state.step + 1}: {action.why}; nothing of this step was kept and the last checkpoint in "
+            f"{session.out} is good. "
+            f"Lower optimizer.lr ({session.run.config.optimizer.lr:g}), set stability.policy to skip or rollback, or "
+            f"look at rows {state.rows} and following"
         )
     for piece in state.pieces:
         piece.zero_grad(set_to_none=True)
