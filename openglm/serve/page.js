@@ -1,16 +1,20 @@
 /* What of the page runs in the browser: it keeps the conversations, one key of localStorage each, and turns what
    display.py made of texts back wherever a user copies or edits them. */
 (() => {
-  const CHAT = "openglm-chat-", GONE = "openglm-gone-", NOW = "openglm-now", SETTINGS = "openglm-settings", DARK = "openglm-dark";
+  const CHAT = "openglm-chat-", GONE = "openglm-gone-", NOW = "openglm-now";
+  const SETTINGS = "openglm-settings", DARK = "openglm-dark";
   const TITLE = 40, WEEK = 7 * 24 * 3600 * 1000, SETTLED = 1000;
   const chinese = navigator.language.startsWith("zh");
-  if (chinese) Object.defineProperty(navigator, "language", {get: () => "zh-CN"});  // all kinds of Chinese have these words
+  // All kinds of Chinese have these words.
+  if (chinese) Object.defineProperty(navigator, "language", {get: () => "zh-CN"});
   document.documentElement.lang = chinese ? "zh-CN" : "en";
 
-  const fresh = () => [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
+  const hex = (one) => one.toString(16).padStart(2, "0");
+  const fresh = () => [...crypto.getRandomValues(new Uint8Array(16))].map(hex).join("");
   const read = (id) => { try { return JSON.parse(localStorage.getItem(CHAT + id)); } catch { return null; } };
   const gone = (id) => localStorage.getItem(GONE + id) !== null;
-  const keys = (start) => Object.keys(localStorage).filter((key) => key.startsWith(start)).map((key) => key.slice(start.length));
+  const keys = (start) =>
+    Object.keys(localStorage).filter((key) => key.startsWith(start)).map((key) => key.slice(start.length));
   const seen = {};   // by id: which state of a chat this tab knows
   const names = {};  // by id: under which other one this tab goes on, for another tab changed the chat meanwhile
 
@@ -24,7 +28,8 @@
     } catch { full(); }
   }
 
-  /* Tabs learn of each other's writing a little later: what another one wrote over is written again, as a chat of its own. */
+  /* Tabs learn of each other's writing a little later: what another one wrote over is written again,
+     as a chat of its own. */
   function look(id, messages, name, state) {
     const now = read(id)?.messages, mine = JSON.stringify(messages);
     if (!now || seen[id] !== state || JSON.stringify(now.slice(0, messages.length)) === mine) return;
@@ -95,9 +100,11 @@
 
   /* The conversation of this tab, or the newest. old: all of them, as earlier versions of this page kept them. */
   function first(old) {
-    for (const id of keys(GONE)) if (Date.now() - localStorage.getItem(GONE + id) > WEEK) localStorage.removeItem(GONE + id);
+    for (const id of keys(GONE))
+      if (Date.now() - localStorage.getItem(GONE + id) > WEEK) localStorage.removeItem(GONE + id);
     if (old?.all) localStorage.removeItem("openglm-chats");  // first: there may be no room for both
-    for (const [id, messages] of Object.entries(old?.all ?? {})) if (messages.length && !gone(id) && !read(id)) write(id, messages);
+    for (const [id, messages] of Object.entries(old?.all ?? {}))
+      if (messages.length && !gone(id) && !read(id)) write(id, messages);
     if (localStorage.getItem(DARK)) dark(localStorage.getItem(DARK) === "true");
     const id = sessionStorage.getItem(NOW) ?? found("").choices[0]?.[1];
     return opened(id && !gone(id) ? id : fresh());
@@ -105,7 +112,9 @@
 
   const settings = {
     save: (...values) => { try { localStorage.setItem(SETTINGS, JSON.stringify(values)); } catch { full(); } },
-    load: (...values) => { try { return JSON.parse(localStorage.getItem(SETTINGS)) ?? values; } catch { return values; } },
+    load: (...values) => {
+      try { return JSON.parse(localStorage.getItem(SETTINGS)) ?? values; } catch { return values; }
+    },
   };
 
   function dark(turn) {
@@ -129,11 +138,16 @@
     });
   }
 
-  const NAMES = [[".submit-button", "Send", "发送"], [".stop-button", "Stop", "停止"], [".toggle-button", "Chats and settings", "对话与设置"]];
+  const NAMES = [
+    [".submit-button", "Send", "发送"],
+    [".stop-button", "Stop", "停止"],
+    [".toggle-button", "Chats and settings", "对话与设置"],
+  ];
 
   new MutationObserver((changes) => {
     for (const [what, english, other] of NAMES)
-      for (const one of document.querySelectorAll(`${what}:not([aria-label])`)) one.ariaLabel = chinese ? other : english;
+      for (const one of document.querySelectorAll(`${what}:not([aria-label])`))
+        one.ariaLabel = chinese ? other : english;
     for (const {target, addedNodes} of changes)
       if ((target.closest ?? target.parentElement?.closest)?.call(target.closest ? target : target.parentElement, "#talk"))
         for (const node of addedNodes.length ? addedNodes : [target]) clean(node);
