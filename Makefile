@@ -27,6 +27,7 @@ quick: check
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror openglm/kernels/csrc/*.h openglm/kernels/csrc/*.cpp
 	$(BIN)/python -m mypy
 
 $(BIN)/python:

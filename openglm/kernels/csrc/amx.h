@@ -1,7 +1,12 @@
-// Matrix tiles (AMX): one instruction multiplies 64 columns of sixteen tokens with 64 columns of the sixteen rows of a panel. Included by linear.h, inside its namespace.
-// What a block adds to a token's sum is the same to the last bit as in tile_q4 and tile_q8.
+// Matrix tiles (AMX): one instruction multiplies 64 columns of sixteen tokens with 64 columns of the sixteen rows of a
+// panel. Included by linear.h, inside its namespace. What a block adds to a token's sum is the same to the last bit as
+// in tile_q4 and tile_q8.
 
-enum { TOKENS = 16, SPAN = 32, MOST = 192 };  // tokens of a tile; blocks that are unpacked at once, for the first-level cache; tokens that share an unpacked span
+enum {
+  TOKENS = 16,
+  SPAN = 32,
+  MOST = 192
+};  // tokens of a tile; blocks that are unpacked at once, for the first-level cache; tokens that share an unpacked span
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, reserved[15] = {};
@@ -27,8 +32,10 @@ void unpack(Bench& bench, const uint8_t* w, int blocks) {
     }
 }
 
-// Blocks [first, first + count) of sixteen tokens. While the vectors scale and add one block's products, the tiles make those of the next.
-void add_blocks(Bench& bench, const Linear& l, int token, int first, int count, const uint8_t* w, const uint8_t* codes, int64_t block_bytes, int64_t code_bytes, Lanes* sums) {
+// Blocks [first, first + count) of sixteen tokens. While the vectors scale and add one block's products, the tiles make
+// those of the next.
+void add_blocks(Bench& bench, const Linear& l, int token, int first, int count, const uint8_t* w, const uint8_t* codes,
+                int64_t block_bytes, int64_t code_bytes, Lanes* sums) {
   const int64_t blocks = blocks_of(*l.matrix), stride = blocks * 64;
   const int8_t* x = l.codes.codes + token * stride + first * 64;
   Lanes y[TOKENS];  // in registers, if every loop over it is unrolled
@@ -46,7 +53,8 @@ void add_blocks(Bench& bench, const Linear& l, int token, int first, int count, 
     const Lanes scales = load16((const uint16_t*)(w + (b - 1) * block_bytes));
     const float* own = l.codes.scales + token * blocks + first + b - 1;
 #pragma GCC unroll 16
-    for (int t = 0; t < TOKENS; t++) y[t] += finish(load<__m512i>(bench.products[(b - 1) % 2][t])) * (all16(own[t * blocks]) * scales);
+    for (int t = 0; t < TOKENS; t++)
+      y[t] += finish(load<__m512i>(bench.products[(b - 1) % 2][t])) * (all16(own[t * blocks]) * scales);
   }
 #pragma GCC unroll 16
   for (int t = 0; t < TOKENS; t++) sums[t] = y[t];
@@ -58,7 +66,9 @@ int sixteens(const Linear& l, int panel, int token, int end) {
   const int blocks = blocks_of(m), block_bytes = 32 + (m.kind == GLM_Q4 ? 512 : 1024);
   if (m.kind == GLM_F32 || m.block != 64 || end - token < TOKENS) return token;
   Bench* bench = &own_bench;
-  asm("" : "+r"(bench));  // found once: finding it is a call, around which no vector stays in its register, and the compiler would find it again for every block
+  asm(""
+      : "+r"(bench));  // found once: finding it is a call, around which no vector stays in its register, and the
+                       // compiler would find it again for every block
   const TileShapes shapes;
   asm volatile("ldtilecfg %0" ::"m"(shapes));  // each time, for other libraries have tiles of their own
   while (end - token >= TOKENS) {
@@ -69,7 +79,9 @@ int sixteens(const Linear& l, int panel, int token, int end) {
       if (m.kind == GLM_Q4) unpack(*bench, w, some);
       asm volatile("" ::: "memory");  // the compiler does not see that tile instructions read what was unpacked
       const uint8_t* codes = m.kind == GLM_Q4 ? bench->weights[0][0] : w + 32;
-      for (int t = 0; t < count; t += TOKENS) add_blocks(*bench, l, token + t, first, some, w, codes, block_bytes, m.kind == GLM_Q4 ? 1024 : block_bytes, bench->sums + t);
+      for (int t = 0; t < count; t += TOKENS)
+        add_blocks(*bench, l, token + t, first, some, w, codes, block_bytes, m.kind == GLM_Q4 ? 1024 : block_bytes,
+                   bench->sums + t);
     }
     for (int t = 0; t < count; t++) finish_panel(l, panel, token + t, bench->sums[t]);
     token += count;

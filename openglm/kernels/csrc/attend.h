@@ -7,9 +7,18 @@
 
 namespace {
 
-enum { CHUNK = 512, MOST_ROWS = 8, LARGEST_HEAD = 256, AHEAD = 1 << 18, SOON = 3 };  // columns between two looks at the running maximum; limits of one unit of attention; bytes of weights that it fetches; half-blocks of cache
+enum {
+  CHUNK = 512,
+  MOST_ROWS = 8,
+  LARGEST_HEAD = 256,
+  AHEAD = 1 << 18,
+  SOON = 3
+};  // columns between two looks at the running maximum; limits of one unit of attention; bytes of weights that it
+    // fetches; half-blocks of cache
 
-INLINE uint8_t* head_of(const GlmCache& c, int layer, int block, int head) { return c.data + layer * c.layer_bytes + block * c.block_bytes + head * c.head_bytes; }
+INLINE uint8_t* head_of(const GlmCache& c, int layer, int block, int head) {
+  return c.data + layer * c.layer_bytes + block * c.block_bytes + head * c.head_bytes;
+}
 
 void rms(float* x, int width, const float* weight, float eps) {
   f8 square = all(0.f);
@@ -44,15 +53,18 @@ float narrow_all(const float* x, int count, int8_t* out, int stride) {
   for (int i = 0; i < count; i++) out[i * stride] = bad == 0.f ? (int8_t)nearbyintf(x[i] * inverse) : 0;
   return bad == 0.f ? largest / 127.f : NAN;
 }
-template <class E> float narrow_all(const float* x, int count, E* out, int stride) {
+template <class E>
+float narrow_all(const float* x, int count, E* out, int stride) {
   for (int i = 0; i < count; i++) narrow(x[i], out + i * stride);
   return 1.f;
 }
 
-template <class E> void append(const GlmCache& c, uint8_t* head, int slot, const float* key, const float* value) {
+template <class E>
+void append(const GlmCache& c, uint8_t* head, int slot, const float* key, const float* value) {
   E *keys = (E*)head, *values = keys + c.head_dim * 16;
   float* scales = (float*)(values + c.head_dim * 16);
-  float k = narrow_all(key, c.head_dim, keys + slot, 16), v = narrow_all(value, c.head_dim, values + slot * c.head_dim, 1);
+  float k = narrow_all(key, c.head_dim, keys + slot, 16),
+        v = narrow_all(value, c.head_dim, values + slot * c.head_dim, 1);
   if (c.kind == GLM_KV_I8) scales[slot] = k, scales[16 + slot] = v;
 }
 
@@ -62,7 +74,8 @@ int sequence_of(const GlmStep& s, int token) {
   return i;
 }
 
-// Buffer `in`: [q heads, k heads, v heads] of each token; queries are turned and scaled in place, keys and values go to the cache.
+// Buffer `in`: [q heads, k heads, v heads] of each token; queries are turned and scaled in place, keys and values go to
+// the cache.
 void rotary(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int first, int last) {
   const GlmCache& c = p.cache;
   const int d = c.head_dim, group = c.heads / c.kv_heads, axes = p.rotary == GLM_ROPE_2D ? 2 : 1;
@@ -81,14 +94,18 @@ void rotary(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int first, i
     if (p.rotary) turn(key, angles, p.rotary, p.angle_count, d);
     const int index = s.cached[sequence] + token - s.starts[sequence];
     uint8_t* at = head_of(c, op.layer, s.tables[sequence * s.table_width + index / 16], head);
-    if (c.kind == GLM_KV_F32) append<float>(c, at, index % 16, key, value);
-    else if (c.kind == GLM_KV_F16) append<uint16_t>(c, at, index % 16, key, value);
-    else append<int8_t>(c, at, index % 16, key, value);
+    if (c.kind == GLM_KV_F32)
+      append<float>(c, at, index % 16, key, value);
+    else if (c.kind == GLM_KV_F16)
+      append<uint16_t>(c, at, index % 16, key, value);
+    else
+      append<int8_t>(c, at, index % 16, key, value);
   }
 }
 
 // c [R, 16] = (c +) a [R, k] b [k, 16]: the inner loop of both halves of attention.
-template <int R, bool ADD, class E> INLINE void multiply(const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
+template <int R, bool ADD, class E>
+INLINE void multiply(const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
   Lanes y[R] = {};
   if (ADD)
     for (int r = 0; r < R; r++) y[r] = load16(c + r * c_stride);
@@ -98,8 +115,10 @@ template <int R, bool ADD, class E> INLINE void multiply(const float* a, int a_s
   }
   for (int r = 0; r < R; r++) store(c + r * c_stride, y[r]);
 }
-template <bool ADD, class E> void multiply_rows(int rows, const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
-  for (; rows >= 4; rows -= 4, a += 4 * a_stride, c += 4 * c_stride) multiply<4, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
+template <bool ADD, class E>
+void multiply_rows(int rows, const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
+  for (; rows >= 4; rows -= 4, a += 4 * a_stride, c += 4 * c_stride)
+    multiply<4, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
   if (rows == 3) multiply<3, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
   if (rows == 2) multiply<2, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
   if (rows == 1) multiply<1, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
@@ -143,16 +162,19 @@ void soften(Rows& u, int row, int count, int d) {
   for (int i = 0; i < d; i += 8) store(u.out + row * d + i, load8(u.out + row * d + i) * all(shrink));
 }
 
-template <class E> void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, int head, Ahead ahead) {
+template <class E>
+void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, int head, Ahead ahead) {
   const int d = c.head_dim, half = d * 16;
   const auto keys_of = [&](int column) { return (const E*)head_of(c, layer, table[column / 16], head); };
   int columns = 0;
   for (int r = 0; r < u.rows; r++) columns = u.seen[r] > columns ? u.seen[r] : columns;
-  // A chunk's keys are read before its values, block after block, and no processor can foresee where the next block lies: half-block n of the chunk at `from`, and those of the next.
+  // A chunk's keys are read before its values, block after block, and no processor can foresee where the next block
+  // lies: half-block n of the chunk at `from`, and those of the next.
   const auto fetch = [&](int from, int blocks, int n) {
     const bool further = n >= 2 * blocks;
     const int column = further ? from + CHUNK + 16 * (n - 2 * blocks) : from + 16 * (n % blocks);
-    if (column < columns) prefetch_all((const uint8_t*)(keys_of(column) + (further || n < blocks ? 0 : half)), half * (int64_t)sizeof(E));
+    if (column < columns)
+      prefetch_all((const uint8_t*)(keys_of(column) + (further || n < blocks ? 0 : half)), half * (int64_t)sizeof(E));
     ahead.some();
   };
   for (int n = 0; n < SOON; n++) fetch(0, ceil_div(columns < CHUNK ? columns : CHUNK, 16), n);
@@ -167,7 +189,8 @@ template <class E> void attend_rows(const GlmCache& c, Rows& u, int layer, const
       for (int r = 0; r < u.rows; r++)
         for (int i = 0; i < 16; i++) u.score[r * CHUNK + at - from + i] *= scales[i];
     }
-    int shared = CHUNK;  // columns that all rows see; those that only some see are added row by row: a hidden value may be anything, even NaN
+    int shared = CHUNK;  // columns that all rows see; those that only some see are added row by row: a hidden value may
+                         // be anything, even NaN
     for (int r = 0; r < u.rows; r++) {
       const int count = u.seen[r] - from < 0 ? 0 : u.seen[r] - from > CHUNK ? CHUNK : u.seen[r] - from;
       if (count > 0) soften(u, r, count, d);
@@ -187,15 +210,19 @@ template <class E> void attend_rows(const GlmCache& c, Rows& u, int layer, const
         multiply_rows<true>(u.rows, score, CHUNK, values + x, d, together, u.out + x, d);
         for (int r = 0; r < u.rows && together < 16; r++) {
           const int own = u.seen[r] - at > 16 ? 16 : u.seen[r] - at;
-          if (own > together) multiply<1, true>(score + r * CHUNK + together, 0, values + together * d + x, d, own - together, u.out + r * d + x, 0);
+          if (own > together)
+            multiply<1, true>(score + r * CHUNK + together, 0, values + together * d + x, d, own - together,
+                              u.out + r * d + x, 0);
         }
       }
     }
   }
 }
 
-// Buffer `in` as `rotary` left it; the heads' sums go to `out`. Token i of a sequence sees columns below max(prefix, i + 1).
-void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads, const uint8_t* next, int first, int last) {
+// Buffer `in` as `rotary` left it; the heads' sums go to `out`. Token i of a sequence sees columns below max(prefix, i
+// + 1).
+void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads, const uint8_t* next, int first,
+            int last) {
   const GlmCache& c = p.cache;
   const Cut cut = cut_of(c, s, threads);
   const int d = c.head_dim, group = c.heads / c.kv_heads, units_of_block = c.kv_heads * cut.parts;
@@ -204,12 +231,16 @@ void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads,
   for (int unit = first; unit < last; unit++) {
     const int head = unit % units_of_block / cut.parts, part = unit % cut.parts;
     int block;
-    while ((block = unit / units_of_block - before) >= ceil_div(s.starts[sequence + 1] - s.starts[sequence], cut.tokens)) before += ceil_div(s.starts[sequence + 1] - s.starts[sequence], cut.tokens), sequence++;
+    while ((block = unit / units_of_block - before) >=
+           ceil_div(s.starts[sequence + 1] - s.starts[sequence], cut.tokens))
+      before += ceil_div(s.starts[sequence + 1] - s.starts[sequence], cut.tokens), sequence++;
     u.rows = 0;
-    for (int t = block * cut.tokens; t < (block + 1) * cut.tokens && s.starts[sequence] + t < s.starts[sequence + 1]; t++)
+    for (int t = block * cut.tokens; t < (block + 1) * cut.tokens && s.starts[sequence] + t < s.starts[sequence + 1];
+         t++)
       for (int h = part * cut.heads; h < (part + 1) * cut.heads && h < group; h++, u.rows++) {
         const int token = s.starts[sequence] + t, past = s.cached[sequence] + t + 1, at = (head * group + h) * d;
-        memcpy(u.query + u.rows * d, p.buffers[op.in].data + token * p.buffers[op.in].width + at, (size_t)d * sizeof(float));
+        memcpy(u.query + u.rows * d, p.buffers[op.in].data + token * p.buffers[op.in].width + at,
+               (size_t)d * sizeof(float));
         u.target[u.rows] = p.buffers[op.out].data + token * p.buffers[op.out].width + at;
         u.seen[u.rows] = past > s.prefix[sequence] ? past : s.prefix[sequence];
         u.largest[u.rows] = -INFINITY, u.total[u.rows] = 0.f;
@@ -217,9 +248,12 @@ void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads,
     memset(u.out, 0, (size_t)(u.rows * d) * sizeof(float));
     const Ahead ahead = {next ? next + unit * AHEAD : nullptr, next ? AHEAD : 0};
     const int32_t* table = s.tables + (int64_t)sequence * s.table_width;
-    if (c.kind == GLM_KV_F32) attend_rows<float>(c, u, op.layer, table, head, ahead);
-    else if (c.kind == GLM_KV_F16) attend_rows<uint16_t>(c, u, op.layer, table, head, ahead);
-    else attend_rows<int8_t>(c, u, op.layer, table, head, ahead);
+    if (c.kind == GLM_KV_F32)
+      attend_rows<float>(c, u, op.layer, table, head, ahead);
+    else if (c.kind == GLM_KV_F16)
+      attend_rows<uint16_t>(c, u, op.layer, table, head, ahead);
+    else
+      attend_rows<int8_t>(c, u, op.layer, table, head, ahead);
     for (int r = 0; r < u.rows; r++)
       for (int i = 0; i < d; i++) u.target[r][i] = u.out[r * d + i] / u.total[r];
   }

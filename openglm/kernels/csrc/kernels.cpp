@@ -1,5 +1,6 @@
 // One code path. CMakeLists.txt compiles this file once for each instruction set, with PATH naming the table it fills.
-// Nothing from the standard C++ library is used here: a template compiled for AVX2 could be the copy that the linker keeps for all.
+// Nothing from the standard C++ library is used here: a template compiled for AVX2 could be the copy that the linker
+// keeps for all.
 #include "kernels.h"
 
 #include "attend.h"
@@ -13,12 +14,14 @@ void embed(const GlmOp& op, const GlmBuffer& out, const GlmStep& s, int first, i
     float* row = out.data + token * out.width;
     unpack_row(*op.matrix, s.ids[token], row);
     if (!op.weight) continue;
-    const float *position = op.weight + s.positions[token] * out.width, *inner = op.bias + s.positions[s.tokens + token] * out.width;
+    const float *position = op.weight + s.positions[token] * out.width,
+                *inner = op.bias + s.positions[s.tokens + token] * out.width;
     for (int64_t i = 0; i < out.width; i++) row[i] = row[i] + position[i] + inner[i];
   }
 }
 
-void norm(const GlmOp& op, const float* in, int64_t in_width, const float* residual, int64_t residual_width, const GlmBuffer& out, int first, int last) {
+void norm(const GlmOp& op, const float* in, int64_t in_width, const float* residual, int64_t residual_width,
+          const GlmBuffer& out, int first, int last) {
   const int width = (int)out.width, whole = width / 8 * 8;
   for (int token = first; token < last; token++) {
     const float* x = in + token * in_width;

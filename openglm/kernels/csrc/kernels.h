@@ -1,4 +1,5 @@
-// What each code path offers. Every function works on units [first, last) of its operation, so that any number of threads can share one.
+// What each code path offers. Every function works on units [first, last) of its operation, so that any number of
+// threads can share one.
 #pragma once
 #include "glm.h"
 
@@ -19,12 +20,14 @@ struct Linear {
 struct Kernels {
   const char* name;
   int chunk_bytes;  // of the activations that `linear` goes through at once
-  void (*embed)(const GlmOp&, const GlmBuffer& out, const GlmStep&, int first, int last);                                             // unit: token
-  void (*norm)(const GlmOp&, const float* in, int64_t in_width, const float* residual, int64_t residual_width, const GlmBuffer& out, int first, int last);  // token
-  void (*quantize)(const Linear&, int first, int last);                                                                               // token and block
-  void (*linear)(const Linear&, int first, int last);                                                                                 // chunk of tokens and panel
-  void (*rotary)(const GlmOp&, const GlmProgram&, const GlmStep&, int first, int last);                                               // token and kv head
-  void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, const uint8_t* next, int first, int last);                                  // tokens and heads
+  void (*embed)(const GlmOp&, const GlmBuffer& out, const GlmStep&, int first, int last);  // unit: token
+  void (*norm)(const GlmOp&, const float* in, int64_t in_width, const float* residual, int64_t residual_width,
+               const GlmBuffer& out, int first, int last);                               // token
+  void (*quantize)(const Linear&, int first, int last);                                  // token and block
+  void (*linear)(const Linear&, int first, int last);                                    // chunk of tokens and panel
+  void (*rotary)(const GlmOp&, const GlmProgram&, const GlmStep&, int first, int last);  // token and kv head
+  void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, const uint8_t* next, int first,
+                 int last);  // tokens and heads
 };
 
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -32,15 +35,21 @@ static inline int blocks_of(const GlmMatrix& m) { return ceil_div(m.columns, m.b
 static inline int panels_of(const GlmMatrix& m) { return ceil_div(m.rows, GLM_ROWS); }
 static inline int64_t panel_bytes(int kind, int columns, int block) {
   int64_t blocks = ceil_div(columns, block), weights = GLM_ROWS * block;
-  return kind == GLM_F32 ? 4 * GLM_ROWS * (int64_t)columns : blocks * (2 * GLM_ROWS + (kind == GLM_Q4 ? weights / 2 : weights));
+  return kind == GLM_F32 ? 4 * GLM_ROWS * (int64_t)columns
+                         : blocks * (2 * GLM_ROWS + (kind == GLM_Q4 ? weights / 2 : weights));
 }
-static inline const uint8_t* panel_of(const GlmMatrix& m, int panel) { return m.data + panel * panel_bytes(m.kind, m.columns, m.block); }
-// Tokens whose activations stay in the second-level cache, `bytes` of it, while panels pass by; 48 are whole tiles on every path.
+static inline const uint8_t* panel_of(const GlmMatrix& m, int panel) {
+  return m.data + panel * panel_bytes(m.kind, m.columns, m.block);
+}
+// Tokens whose activations stay in the second-level cache, `bytes` of it, while panels pass by; 48 are whole tiles on
+// every path.
 static inline int chunk_of(const GlmMatrix& m, int bytes) {
   int tokens = (m.kind == GLM_F32 ? bytes / 4 : bytes) / m.columns;
   return tokens < 24 ? 24 : tokens < 48 ? tokens / 24 * 24 : tokens / 48 * 48;
 }
-static inline int linear_units(const GlmMatrix& m, int tokens, int bytes) { return ceil_div(tokens, chunk_of(m, bytes)) * panels_of(m); }
+static inline int linear_units(const GlmMatrix& m, int tokens, int bytes) {
+  return ceil_div(tokens, chunk_of(m, bytes)) * panels_of(m);
+}
 
 // How attention is cut: rows of one unit share a kv head.
 struct Cut {
@@ -48,7 +57,8 @@ struct Cut {
 };
 static inline Cut cut_of(const GlmCache& c, const GlmStep& s, int threads) {
   int group = c.heads / c.kv_heads, heads = group;
-  while (heads > 8 || (heads > 4 && heads % 2 == 0 && s.tokens * c.kv_heads * (group / heads) < threads)) heads = ceil_div(heads, 2);
+  while (heads > 8 || (heads > 4 && heads % 2 == 0 && s.tokens * c.kv_heads * (group / heads) < threads))
+    heads = ceil_div(heads, 2);
   return {heads, ceil_div(group, heads), heads >= 3 ? 1 : 4 / heads};
 }
 static inline int attend_units(const GlmCache& c, const GlmStep& s, int threads) {

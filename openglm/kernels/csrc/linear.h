@@ -1,4 +1,5 @@
-// Products of weights in panels with the activations of all tokens, and what follows a product at once: bias, residual, activation.
+// Products of weights in panels with the activations of all tokens, and what follows a product at once: bias, residual,
+// activation.
 #pragma once
 #include <math.h>
 
@@ -16,8 +17,10 @@ INLINE f8 gelu(f8 x) {
 }
 
 INLINE void store_some(float* out, f8 y, int count) {
-  if (count >= 8) store(out, y);
-  else if (count > 0) memcpy(out, &y, (size_t)count * sizeof(float));
+  if (count >= 8)
+    store(out, y);
+  else if (count > 0)
+    memcpy(out, &y, (size_t)count * sizeof(float));
 }
 INLINE f8 load_some(const float* in, int count) {
   f8 y = all(0.f);
@@ -29,11 +32,14 @@ INLINE f8 load_some(const float* in, int count) {
 // A panel's product with one token.
 INLINE void finish_panel(const Linear& l, int panel, int token, Lanes y) {
   f8 a = low_eight(y), b = high_eight(y);
-  if (l.added && l.adapters[token]) a += load8(l.added + token * l.added_width + panel * 16), b += load8(l.added + token * l.added_width + panel * 16 + 8);
+  if (l.added && l.adapters[token])
+    a += load8(l.added + token * l.added_width + panel * 16),
+        b += load8(l.added + token * l.added_width + panel * 16 + 8);
   if (l.matrix->bias) a += load8(l.matrix->bias + panel * 16), b += load8(l.matrix->bias + panel * 16 + 8);
   float* out = l.out + token * l.out_width;
   if (l.mode == GLM_GEGLU || l.mode == GLM_SWIGLU) {
-    store_some(out + panel * 8, (l.mode == GLM_SWIGLU ? sigmoid_times(a, a) : gelu(a)) * b, l.matrix->rows / 2 - panel * 8);
+    store_some(out + panel * 8, (l.mode == GLM_SWIGLU ? sigmoid_times(a, a) : gelu(a)) * b,
+               l.matrix->rows / 2 - panel * 8);
     return;
   }
   int row = panel * 16, left = l.matrix->rows - row;
@@ -49,7 +55,8 @@ INLINE void finish_panel(const Linear& l, int panel, int token, Lanes y) {
   store_some(out + row + 8, b, left - 8);
 }
 
-template <int T> void tile_f32(const Linear& l, int panel, int token) {
+template <int T>
+void tile_f32(const Linear& l, int panel, int token) {
   const GlmMatrix& m = *l.matrix;
   const float* w = (const float*)panel_of(m, panel);
   const float* x = l.x + token * l.x_width;
@@ -62,7 +69,9 @@ template <int T> void tile_f32(const Linear& l, int panel, int token) {
 }
 
 // One block of columns: 16 scales, then the codes. Adds the block's share of the products to `sum`.
-template <int T, int BLOCK> INLINE void block_q4(const uint8_t* w, const int8_t* x, int64_t stride, const int32_t* corrections, Sum (&sum)[T], int64_t blocks) {
+template <int T, int BLOCK>
+INLINE void block_q4(const uint8_t* w, const int8_t* x, int64_t stride, const int32_t* corrections, Sum (&sum)[T],
+                     int64_t blocks) {
   for (int t = 0; t < T; t++) sum[t] = start(corrections[t * blocks]);
   for (int k = 0; k < BLOCK; k += 8, w += 64) {
     prefetch(w + 2048);
@@ -73,7 +82,8 @@ template <int T, int BLOCK> INLINE void block_q4(const uint8_t* w, const int8_t*
   }
 }
 
-template <int T, int BLOCK> void tile_q4(const Linear& l, int panel, int token) {
+template <int T, int BLOCK>
+void tile_q4(const Linear& l, int panel, int token) {
   const int64_t blocks = blocks_of(*l.matrix), stride = blocks * BLOCK;
   const uint8_t* w = panel_of(*l.matrix, panel);
   const int8_t* x = l.codes.codes + token * stride;
@@ -87,7 +97,8 @@ template <int T, int BLOCK> void tile_q4(const Linear& l, int panel, int token) 
   for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t]);
 }
 
-template <int T, int BLOCK> void tile_q8(const Linear& l, int panel, int token) {
+template <int T, int BLOCK>
+void tile_q8(const Linear& l, int panel, int token) {
   const int64_t blocks = blocks_of(*l.matrix), stride = blocks * BLOCK;
   const uint8_t* w = panel_of(*l.matrix, panel);
   const int8_t* x = l.codes.codes + token * stride;
@@ -102,16 +113,21 @@ template <int T, int BLOCK> void tile_q8(const Linear& l, int panel, int token) 
       const Wide part = wide(w);
       for (int t = 0; t < T; t++) sum[t] = add_wide(sum[t], part, x + t * stride + k);
     }
-    for (int t = 0; t < T; t++) y[t] += finish_wide(sum[t]) * (all16(l.codes.scales[(token + t) * blocks + b]) * scales);
+    for (int t = 0; t < T; t++)
+      y[t] += finish_wide(sum[t]) * (all16(l.codes.scales[(token + t) * blocks + b]) * scales);
   }
   for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t]);
 }
 
-template <int T> void tile(const Linear& l, int panel, int token) {
+template <int T>
+void tile(const Linear& l, int panel, int token) {
   const GlmMatrix& m = *l.matrix;
-  if (m.kind == GLM_F32) tile_f32<T>(l, panel, token);
-  else if (m.kind == GLM_Q4) m.block == 64 ? tile_q4<T, 64>(l, panel, token) : tile_q4<T, 32>(l, panel, token);
-  else m.block == 64 ? tile_q8<T, 64>(l, panel, token) : tile_q8<T, 32>(l, panel, token);
+  if (m.kind == GLM_F32)
+    tile_f32<T>(l, panel, token);
+  else if (m.kind == GLM_Q4)
+    m.block == 64 ? tile_q4<T, 64>(l, panel, token) : tile_q4<T, 32>(l, panel, token);
+  else
+    m.block == 64 ? tile_q8<T, 64>(l, panel, token) : tile_q8<T, 32>(l, panel, token);
 }
 
 #if defined(__AMX_INT8__)
@@ -123,7 +139,8 @@ INLINE int sixteens(const Linear&, int, int token, int) { return token; }
 #endif
 
 void linear(const Linear& l, int first, int last) {
-  static void (*const tiles[])(const Linear&, int, int) = {tile<1>, tile<2>, tile<3>, tile<4>, tile<TILE - 3>, tile<TILE - 2>, tile<TILE - 1>, tile<TILE>};
+  static void (*const tiles[])(const Linear&, int, int) = {tile<1>,        tile<2>,        tile<3>,        tile<4>,
+                                                           tile<TILE - 3>, tile<TILE - 2>, tile<TILE - 1>, tile<TILE>};
   const int panels = panels_of(*l.matrix), chunk = chunk_of(*l.matrix, CHUNK_BYTES);
   for (int unit = first; unit < last; unit++) {
     int token = unit / panels * chunk, end = token + chunk < l.tokens ? token + chunk : l.tokens;
@@ -134,7 +151,8 @@ void linear(const Linear& l, int first, int last) {
         for (run = token; run < end && l.adapters[run] == l.adapter; run++) continue;
       }
       token = sixteens(l, unit % panels, token, run);
-      for (int count = ceil_div(run - token, TILE); count > 0; count--) {  // tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1
+      for (int count = ceil_div(run - token, TILE); count > 0;
+           count--) {  // tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1
         int size = ceil_div(run - token, count);
         tiles[size - 1](l, unit % panels, token);
         token += size;
@@ -143,7 +161,8 @@ void linear(const Linear& l, int first, int last) {
   }
 }
 
-// A block of one token's activations: 127 steps from zero to the largest, to the nearest step. A block that holds NaN or infinity becomes NaN.
+// A block of one token's activations: 127 steps from zero to the largest, to the nearest step. A block that holds NaN
+// or infinity becomes NaN.
 void quantize(const Linear& l, int first, int last) {
   const GlmMatrix& m = *l.matrix;
   const int blocks = blocks_of(m);
@@ -166,7 +185,8 @@ void quantize(const Linear& l, int first, int last) {
       total += code;
       store(codes + 8 * i, __builtin_convertvector(code, b8));
     }
-    uint32_t even = (uint32_t)(-8 * (total[0] + total[1] + total[4] + total[5])), odd = (uint32_t)(-8 * (total[2] + total[3] + total[6] + total[7]));
+    uint32_t even = (uint32_t)(-8 * (total[0] + total[1] + total[4] + total[5])),
+             odd = (uint32_t)(-8 * (total[2] + total[3] + total[6] + total[7]));
     l.codes.corrections[unit] = (int32_t)((even & 0xffff) | odd << 16);
   }
 }
@@ -183,7 +203,8 @@ void unpack_row(const GlmMatrix& m, int row, float* out) {
   for (int k = 0; k < m.columns; k++) {
     const uint8_t* block = w + (int64_t)(k / m.block) * (32 + bytes);
     const int i = k % m.block;
-    const int code = m.kind == GLM_Q8 ? (int8_t)block[32 + i / 4 * 64 + offset + i % 4] : (block[32 + i / 8 * 64 + offset + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
+    const int code = m.kind == GLM_Q8 ? (int8_t)block[32 + i / 4 * 64 + offset + i % 4]
+                                      : (block[32 + i / 8 * 64 + offset + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
     out[k] = (float)code * load_half((const uint16_t*)block + lane / 8 * 8)[lane % 8];
   }
 }

@@ -16,15 +16,18 @@ struct Pack {
 
   void operator()(int first, int last) const {
     for (int r = first; r < last; r++) {
-      const int row = first_row + r, panel = interleaved == 2 ? row / 8 : row / 16, lane = interleaved == 2 ? half * 8 + row % 8 : row % 16;
+      const int row = first_row + r, panel = interleaved == 2 ? row / 8 : row / 16,
+                lane = interleaved == 2 ? half * 8 + row % 8 : row % 16;
       uint8_t* to = out + panel * panel_bytes(kind, columns, block);
       if (kind == GLM_F32)
         for (int k = 0; k < columns; k++) ((float*)to)[k * 16 + lane] = ((const float*)codes)[(int64_t)r * columns + k];
-      else pack_codes(r, to, lane);
+      else
+        pack_codes(r, to, lane);
     }
   }
 
-  // Groups of 4 bytes: 8 columns of int4, 4 of int8. Beyond the last column anything may stand: activations are zero there.
+  // Groups of 4 bytes: 8 columns of int4, 4 of int8. Beyond the last column anything may stand: activations are zero
+  // there.
   void pack_codes(int row, uint8_t* to, int lane) const {
     const int64_t bytes = kind == GLM_Q4 ? columns / 2 : columns, groups = ceil_div(columns, group);
     const int per_block = block / (kind == GLM_Q4 ? 8 : 4), offset = lane / 8 * 32 + lane % 8 * 4;
@@ -38,7 +41,8 @@ struct Pack {
         if (kind == GLM_Q8) {
           memcpy(target, c, 4);
         } else {  // columns 0..3 below 4..7; adding 8 to a number of four bits turns its highest one
-          const uint8_t packed[4] = {(uint8_t)(c[0] >> 4 | (c[2] & 0xf0)), (uint8_t)((c[0] & 15) | c[2] << 4), (uint8_t)(c[1] >> 4 | (c[3] & 0xf0)), (uint8_t)((c[1] & 15) | c[3] << 4)};
+          const uint8_t packed[4] = {(uint8_t)(c[0] >> 4 | (c[2] & 0xf0)), (uint8_t)((c[0] & 15) | c[2] << 4),
+                                     (uint8_t)(c[1] >> 4 | (c[3] & 0xf0)), (uint8_t)((c[1] & 15) | c[3] << 4)};
           for (int j = 0; j < 4; j++) target[j] = packed[j] ^ 0x88;
         }
       }
@@ -50,11 +54,19 @@ struct Pack {
 
 extern "C" {
 
-int64_t glm_packed_bytes(int kind, int rows, int columns, int block) { return ceil_div(rows, GLM_ROWS) * panel_bytes(kind, columns, block); }
+int64_t glm_packed_bytes(int kind, int rows, int columns, int block) {
+  return ceil_div(rows, GLM_ROWS) * panel_bytes(kind, columns, block);
+}
 
 // `out` must be zero where no row goes; a row of zero scales is zero whatever its codes.
-void glm_pack(int kind, int rows, int columns, int block, const void* codes, const uint16_t* scales, int group, uint8_t* out, int first_row, int interleaved, int half) {
+void glm_pack(int kind, int rows, int columns, int block, const void* codes, const uint16_t* scales, int group,
+              uint8_t* out, int first_row, int interleaved, int half) {
   Pack pack = {kind, rows, columns, block, (const uint8_t*)codes, scales, group, out, first_row, interleaved, half};
-  Pool::run([](void* argument, Phases& phases) { const Pack& p = *(const Pack*)argument; phases.share(p.rows, p); }, &pack);
+  Pool::run(
+      [](void* argument, Phases& phases) {
+        const Pack& p = *(const Pack*)argument;
+        phases.share(p.rows, p);
+      },
+      &pack);
 }
 }

@@ -20,18 +20,19 @@ static inline void relax() {}
 
 namespace {
 
-enum { SPINS = 4000 };  // some tens of microseconds; after that the processor is offered to others
+enum { SPINS = 4000 };            // some tens of microseconds; after that the processor is offered to others
 enum : int64_t { PIECE = 4096 };  // bytes fetched between two looks for a new run
 
-template <class T> struct alignas(128) Shared {  // a cache line of its own, and its neighbour, which processors fetch along
+template <class T>
+struct alignas(128) Shared {  // a cache line of its own, and its neighbour, which processors fetch along
   std::atomic<T> value{0};
 };
 
 struct State {
   int threads = 1;
-  Shared<int64_t> next, done;         // units given out and finished, over all phases of the run
-  Shared<int> job, active, open;      // runs so far; threads besides the caller in this one; whether more may join
-  std::atomic<int> generation{0};     // of threads: those of an older one end
+  Shared<int64_t> next, done;      // units given out and finished, over all phases of the run
+  Shared<int> job, active, open;   // runs so far; threads besides the caller in this one; whether more may join
+  std::atomic<int> generation{0};  // of threads: those of an older one end
   void (*body)(void*, Phases&) = nullptr;
   void* argument = nullptr;
   Bytes next_run = {nullptr, 0};
@@ -40,9 +41,12 @@ struct State {
 };
 State* current = new State;  // never destroyed: threads may outlive static destructors
 
-uint64_t now() { return (uint64_t)std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+uint64_t now() {
+  return (uint64_t)std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
-template <class Done> void wait_until(Done done) {
+template <class Done>
+void wait_until(Done done) {
   for (int spin = 0; !done(); spin++) spin < SPINS ? relax() : std::this_thread::yield();
 }
 
@@ -67,7 +71,8 @@ void work(int generation, int number, int seen) {
     const int others = state.threads - 1;
     state.active.value.fetch_sub(1);
     for (int64_t at = number * PIECE; at < next.count && !news(); at += others * PIECE)
-      for (int64_t i = at; i < at + PIECE && i < next.count; i += 64) __builtin_prefetch(next.from + i, 0, 2);  // no fault, whatever is there now
+      for (int64_t i = at; i < at + PIECE && i < next.count; i += 64)
+        __builtin_prefetch(next.from + i, 0, 2);  // no fault, whatever is there now
   }
 }
 
@@ -105,7 +110,8 @@ void Phases::wait(int64_t end) {
 int Pool::threads() { return current->threads; }
 
 void Pool::start(int threads) {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { current = new State; });  // a forked child has none of its parent's threads
+  static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { current = new State; });  // a forked child has none of its parent's threads
   (void)registered;
   State& state = *current;
   std::lock_guard<std::mutex> lock(state.one_at_a_time);

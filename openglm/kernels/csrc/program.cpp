@@ -28,7 +28,8 @@ namespace {
 bool has_tiles() {
   enum { ASK_FOR_STATE = 0x1023, TILES = 18 };
   unsigned a, b, c, d;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 3) == 3 && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILES) == 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 3) == 3 &&
+         syscall(SYS_arch_prctl, ASK_FOR_STATE, TILES) == 0;
 }
 #else
 bool has_tiles() { return false; }
@@ -38,11 +39,14 @@ bool runs_here(const char* path) {
 #if defined(__x86_64__) || defined(__i386__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (!strcmp(path, "avx2")) return avx2;
-  const bool vnni = avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+  const bool vnni = avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vnni");
   if (!strcmp(path, "vnni")) return vnni;
   if (!strcmp(path, "amx")) return vnni && has_tiles();
 #elif defined(__aarch64__) && defined(__linux__)
-  if (!strcmp(path, "neon")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;  // built with byte products; the portable path of ARM has the rest of NEON
+  if (!strcmp(path, "neon"))
+    return getauxval(AT_HWCAP) &
+           HWCAP_ASIMDDP;  // built with byte products; the portable path of ARM has the rest of NEON
 #endif
   (void)path;
   return true;
@@ -57,7 +61,10 @@ const Kernels* find(const char* path) {
 
 const Kernels* kernels = &kernels_portable;
 
-enum { FEW = 16, NEXT_RUN = 4 << 20 };  // tokens of a step that lasts as long as reading the weights; bytes that are read while the caller chooses tokens
+enum {
+  FEW = 16,
+  NEXT_RUN = 4 << 20
+};  // tokens of a step that lasts as long as reading the weights; bytes that are read while the caller chooses tokens
 
 struct Walk {
   const GlmProgram* program;
@@ -76,10 +83,25 @@ struct Walk {
   void linear(const GlmOp& op, int tokens) const {
     if (!wanted(op.adapter)) return;
     const GlmBuffer &in = buffer(op.in), &out = buffer(op.out), &other = buffer(op.other < 0 ? op.in : op.other);
-    const Linear l = {op.matrix, in.data, other.data, program->activations, out.data, in.width, other.width, out.width, tokens, op.mode, op.scale,
-                      op.adapter, step->adapters, op.added < 0 ? nullptr : buffer(op.added).data, op.added < 0 ? 0 : buffer(op.added).width};
-    if (op.matrix->kind != GLM_F32) phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantize(l, first, last); });
-    phases.share(linear_units(*op.matrix, tokens, kernels->chunk_bytes), [&](int first, int last) { kernels->linear(l, first, last); });
+    const Linear l = {op.matrix,
+                      in.data,
+                      other.data,
+                      program->activations,
+                      out.data,
+                      in.width,
+                      other.width,
+                      out.width,
+                      tokens,
+                      op.mode,
+                      op.scale,
+                      op.adapter,
+                      step->adapters,
+                      op.added < 0 ? nullptr : buffer(op.added).data,
+                      op.added < 0 ? 0 : buffer(op.added).width};
+    if (op.matrix->kind != GLM_F32)
+      phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantize(l, first, last); });
+    phases.share(linear_units(*op.matrix, tokens, kernels->chunk_bytes),
+                 [&](int first, int last) { kernels->linear(l, first, last); });
   }
 
   // cos and sin of every position; the product is in fp32, as in the plain model.
@@ -89,32 +111,42 @@ struct Walk {
     for (int unit = first; unit < last; unit++) {
       const float position = (float)step->positions[unit % axes * step->tokens + unit / axes];
       float* out = p.angles + (int64_t)unit * 2 * p.angle_count;
-      for (int i = 0; i < p.angle_count; i++) out[i] = cosf(position * p.frequencies[i]) * p.angle_scale, out[p.angle_count + i] = sinf(position * p.frequencies[i]) * p.angle_scale;
+      for (int i = 0; i < p.angle_count; i++)
+        out[i] = cosf(position * p.frequencies[i]) * p.angle_scale,
+        out[p.angle_count + i] = sinf(position * p.frequencies[i]) * p.angle_scale;
     }
   }
 
   // Fields of GLM_GATHER: in, out.
   void gather(const GlmOp& op, int first, int last) const {
     const GlmBuffer &in = buffer(op.in), &out = buffer(op.out);
-    for (int i = first; i < last; i++) memcpy(out.data + i * out.width, in.data + step->rows[i] * in.width, (size_t)out.width * sizeof(float));
+    for (int i = first; i < last; i++)
+      memcpy(out.data + i * out.width, in.data + step->rows[i] * in.width, (size_t)out.width * sizeof(float));
   }
 
   void execute(const GlmOp& op, int tokens) const {
     switch (op.kind) {
       case GLM_EMBED:  // out, matrix, weight, bias
-        return phases.share(tokens, [&](int first, int last) { kernels->embed(op, buffer(op.out), *step, first, last); });
+        return phases.share(tokens,
+                            [&](int first, int last) { kernels->embed(op, buffer(op.out), *step, first, last); });
       case GLM_NORM: {  // in, out, other (added afterwards), mode, eps, weight, bias
         const GlmBuffer &in = buffer(op.in), &other = buffer(op.other < 0 ? op.in : op.other);
-        return phases.share(tokens, [&](int first, int last) { kernels->norm(op, in.data, in.width, op.other < 0 ? nullptr : other.data, other.width, buffer(op.out), first, last); });
+        return phases.share(tokens, [&](int first, int last) {
+          kernels->norm(op, in.data, in.width, op.other < 0 ? nullptr : other.data, other.width, buffer(op.out), first,
+                        last);
+        });
       }
       case GLM_LINEAR:
         return linear(op, tokens);
       case GLM_ROTARY:  // in, layer, scale (of queries), weight, bias, eps
-        return phases.share(tokens * program->cache.kv_heads, [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
+        return phases.share(tokens * program->cache.kv_heads,
+                            [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
       case GLM_ATTEND: {  // in, out, layer
         const int threads = Pool::threads();
         const uint8_t* next = tokens <= FEW && (&op)[1].kind == GLM_LINEAR ? (&op)[1].matrix->data : nullptr;
-        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) { kernels->attend(op, *program, *step, threads, next, first, last); });
+        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) {
+          kernels->attend(op, *program, *step, threads, next, first, last);
+        });
       }
       default:
         return phases.share(step->outputs, [&](int first, int last) { gather(op, first, last); });
@@ -123,7 +155,8 @@ struct Walk {
 
   void operator()() const {
     const GlmProgram& p = *program;
-    if (p.rotary) phases.share(step->tokens * (p.rotary == GLM_ROPE_2D ? 2 : 1), [&](int first, int last) { angles(first, last); });
+    if (p.rotary)
+      phases.share(step->tokens * (p.rotary == GLM_ROPE_2D ? 2 : 1), [&](int first, int last) { angles(first, last); });
     int tokens = step->tokens;
     for (int i = 0; i < p.op_count; i++) {
       if (p.ops[i].kind == GLM_GATHER) tokens = step->outputs;  // from here on only the rows that were asked for
@@ -162,7 +195,12 @@ struct Read {
 
 extern "C" {
 
-int glm_abi(void) { return (int)(sizeof(GlmMatrix) + 7 * sizeof(GlmCache) + 49 * sizeof(GlmOp) + 343 * sizeof(GlmProgram) + 2401 * sizeof(GlmStep)) * 16 + 2; }
+int glm_abi(void) {
+  return (int)(sizeof(GlmMatrix) + 7 * sizeof(GlmCache) + 49 * sizeof(GlmOp) + 343 * sizeof(GlmProgram) +
+               2401 * sizeof(GlmStep)) *
+             16 +
+         2;
+}
 
 const char* glm_paths(void) {
   static const std::string names = [] {
@@ -187,7 +225,8 @@ int glm_start(int threads, const char* path) {
 namespace {
 // For the whole pages between two addresses.
 void advise(void* data, int64_t bytes, uintptr_t page, int advice) {
-  const uintptr_t first = ((uintptr_t)data + page - 1) / page * page, last = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
+  const uintptr_t first = ((uintptr_t)data + page - 1) / page * page,
+                  last = ((uintptr_t)data + (uintptr_t)bytes) / page * page;
   if (last > first) madvise((void*)first, last - first, advice);
 }
 }  // namespace
@@ -205,7 +244,8 @@ void glm_run(const GlmProgram* program, const GlmStep* step) {
   Bytes next = {nullptr, 0};
   for (int i = 0; i < program->op_count && step->tokens <= FEW && !next.from; i++)
     if (program->ops[i].kind == GLM_LINEAR) next = {program->ops[i].matrix->data, NEXT_RUN};
-  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); }, &call, next);
+  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); },
+            &call, next);
 }
 
 uint64_t glm_read(const void* data, int64_t bytes) {
