@@ -238,7 +238,7 @@ class Page:
                     quoted = f"> {thoughts}" if thoughts and not calls else ""
                     others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
                     content = "\n\n".join([message["content"] or quoted, *others]).strip()
-                    yield {"content": content, "tool_calls": calls, "steps": choice.steps}
+                    yield {"content": content, "tool_calls": calls, "steps": message.get("steps", ())}
             finally:
                 stopped.cancel()
 

@@ -169,6 +169,11 @@ class Sampling(Body):
     prompt_embeds: None = None
     logits_processors: None = None
 
+    @property
+    def most(self) -> int:
+        """Tokens of an answer; -1: as many as there is room for."""
+        raise NotImplementedError
+
 
 class ChatRequest(Sampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
@@ -183,6 +188,11 @@ class ChatRequest(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
 
+    @property
+    def most(self) -> int:
+        given = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return -1 if given is None else given
+
 
 class CompletionRequest(Sampling):
     prompt: Text | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=2048, fail_fast=True)]
@@ -190,6 +200,10 @@ class CompletionRequest(Sampling):
     candidates: Candidates = 1
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
+
+    @property
+    def most(self) -> int:
+        return 16 if self.max_tokens is None else self.max_tokens
 
 
 class EmbeddingRequest(Body):

@@ -217,7 +217,7 @@ class Service:
             async for batch in self.answer(requests, version):
                 by_index |= {index: event.result for index, event in batch if event.result is not None}
             if any(result.finish_reason == "cancelled" for result in by_index.values()):
-                raise Busy("the candidates were not done in time", 10, ending=True)
+                raise Busy("this was not done in time", 10, ending=True)
             results = [by_index[index] for index in range(len(requests))]
 
     def _admit(self, count: int) -> None:
