@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from openglm.config import require
 from openglm.runtime import data_folder
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import FeedbackRequest
@@ -143,15 +144,19 @@ def _to_the_disk(connection: Any, _: Any) -> None:
 @router.post("")
 async def keep(request: Request, body: FeedbackRequest) -> dict[str, Any]:
     """Answers once the row is safe."""
-    state = request.app.state
-    store = _store(request)
-    if (body.better is None) != (body.kind in ("up", "down")):
-        raise ApiError(400, "better: belongs to edit and retry, and to them alone", param="better")
+    _store(request)
+    judged = body.kind in ("up", "down")
+    require((body.better is None) == judged, "better", body.better, "belongs to edit and retry, and to them alone")
     row = body.model_dump(exclude={"sampling", "system_fingerprint"})
-    weights = body.system_fingerprint or state.service.assistant.fingerprint
-    number = await asyncio.to_thread(store.add, **row, sampling=body.sampling or {}, model=state.model, weights=weights)
+    return {"id": await keep_row(request.app.state, body.system_fingerprint, **row, sampling=body.sampling or {})}
+
+
+async def keep_row(state: Any, weights: str | None, **row: Any) -> int:
+    """Keep a judgement of these weights, or of those that answer now; returns its number once it is safe."""
+    own = {"model": state.model, "weights": weights or state.service.assistant.fingerprint}
+    number = await asyncio.to_thread(state.feedback.add, **row, **own)
     state.service.metrics.feedback.inc()
-    return {"id": number}
+    return number
 
 
 @router.get("/{conversation}")

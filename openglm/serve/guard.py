@@ -18,6 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -146,14 +147,8 @@ class Guard:
             body = await asyncio.wait_for(self._body(receive), _BODY_SECONDS)
         except (asyncio.TimeoutError, TimeoutError):
             raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
-        pending = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def again() -> dict[str, Any]:
-            if pending:
-                return pending.pop()
-            return await (self._until_the_end(receive) if scope["path"].startswith(_PAGE) else receive())
-
-        return again
+        behind = partial(self._until_the_end, receive) if scope["path"].startswith(_PAGE) else receive
+        return resent({"type": "http.request", "body": body, "more_body": False}, behind)
 
     async def _until_the_end(self, receive: Receive) -> dict[str, Any]:
         """A page holds connections open for ever: at the server's end they count as closed."""
@@ -176,6 +171,16 @@ class Guard:
                 raise ApiError(413, f"the body has more than {self.config.max_body} bytes", code="body_too_large")
             if not message.get("more_body"):
                 return bytes(body)
+
+
+def resent(message: dict[str, Any], receive: Receive) -> Receive:
+    """Gives out a message that was taken in already, and then what follows it."""
+    pending = [message]
+
+    async def again() -> dict[str, Any]:
+        return pending.pop() if pending else await receive()
+
+    return again
 
 
 # The page is Gradio's, which needs inline scripts and styles; nothing is loaded from, or sent to, anywhere else.

@@ -6,6 +6,7 @@ Fields that would hand the server a template, tensors or code are declared as nu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
@@ -33,17 +34,18 @@ Stop = Annotated[
 _DEEPEST = 32
 
 
+def layers(value: Any) -> Iterator[list[Any]]:
+    """The parts of a JSON value, one depth after another."""
+    layer = [value]
+    while layer:
+        yield layer
+        held = (one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list)))
+        layer = [below for parts in held for below in parts]
+
+
 def _shallow(value: Any) -> Any:
     """Deep nesting is no schema that anyone wrote, and its text grows with the square of the depth."""
-    layer = [value]
-    for _ in range(_DEEPEST):
-        layer = [
-            below
-            for one in layer
-            if isinstance(one, (dict, list))
-            for below in (one.values() if isinstance(one, dict) else one)
-        ]
-    if layer:
+    if any(depth == _DEEPEST for depth, _ in enumerate(layers(value))):
         raise ValueError(f"nested more than {_DEEPEST} deep")
     return value
 

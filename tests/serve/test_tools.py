@@ -93,7 +93,7 @@ def test_the_page_shows_each_step_in_a_place_of_its_own(server, write):
 
     write(WRITTEN)
     _, display, store, *_ = asyncio.run_coroutine_threadsafe(say(), server.service._loop).result(60)[-1]
-    [messages] = store["all"].values()
+    messages = store["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] and messages[1]["content"] == SHOWN
     assert [tuple(step) for step in messages[1]["steps"]] == STEPS
     assert [row.get("metadata", {}).get("title") for row in display] == [None, "↪ Solve", "↪ Calc", None]
