@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from openglm.serve.asking import ask_chat
-from openglm.serve.blocks import Block, BlockForm, as_chat, text_of
+from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of
 from openglm.serve.choices import Answering, Json, new_call, new_function
 from openglm.serve.forms import check_model, public_name, respond
 from openglm.text.replies import arguments_of
 
 router = APIRouter(prefix="/v1", tags=["Anthropic"])
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_OWN_TOOLS = ("mcp_tool_use", "mcp_tool_result")
+"""tools that the server ran are shown as Anthropic's own ones of MCP servers; a client sends them back with the answer"""
 _DELTAS = {
     "text": ("text_delta", "text"),
     "thoughts": ("thinking_delta", "thinking"),
@@ -49,10 +52,7 @@ def asked(body: Json) -> Json:
         **{name: body.get(name) for name in same},
         "messages": [*system, *(message for turn in body["messages"] for message in _messages(**turn))],
         "stop": body.get("stop_sequences"),
-        "tools": [
-            new_function(name=one["name"], description=one.get("description"), parameters=one.get("input_schema"))
-            for one in body.get("tools") or ()
-        ],
+        "tools": functions(body.get("tools"), "input_schema"),
         "tool_choice": new_function(name=choice["name"]) if kind == "tool" else "required" if kind == "any" else kind,
         "parallel_tool_calls": not choice.get("disable_parallel_tool_use"),
         "thinking": {"type": "disabled" if thinks["type"] == "disabled" else "enabled"} if thinks else None,
@@ -69,7 +69,7 @@ def _messages(role: str, content: str | list[Json], **_: object) -> Iterator[Jso
             results += 1
         elif block["type"] == "tool_use":
             calls.append(new_call(block["name"], json.dumps(block["input"]), block["id"]))
-        elif block["type"] not in ("text", "thinking", "redacted_thinking"):
+        elif block["type"] not in ("text", "thinking", "redacted_thinking", *_OWN_TOOLS):
             raise ValueError(f"content of type {block['type']!r} is none that this model reads")
     text, thoughts = text_of(blocks), text_of(blocks, "thinking")
     if text or calls or not results:
@@ -83,7 +83,7 @@ class Messages(BlockForm):
         self.head = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant", "model": model}
 
     def whole(self, answering: Answering) -> Json:
-        content = [_content(block) for block in self.read(answering)]
+        content = [made for block in self.read(answering) for made in _contents(block)]
         return {**self.head, "content": content, **_stop(answering), "usage": _usage(answering)}
 
     def begin(self, answering: Answering) -> bytes:
@@ -95,25 +95,36 @@ class Messages(BlockForm):
         return self.write(ended) + self.write({"type": "message_stop"})
 
     def events(self, kind: str, block: Block, text: str) -> Iterator[Json]:
-        if kind == "begin":
-            content = _content(Block(block.kind, 0, block.call))
-            yield {"type": "content_block_start", "index": block.number, "content_block": content}
+        earlier = self.blocks[: block.number]
+        index = block.number + sum(one.kind == "step" for one in earlier)  # a step has two blocks
+        if block.kind == "step":
+            for place, content in enumerate(_contents(block) if kind == "end" else (), index):
+                yield {"type": "content_block_start", "index": place, "content_block": content}
+                yield {"type": "content_block_stop", "index": place}
+        elif kind == "begin":
+            [content] = _contents(replace(block, text=""))
+            yield {"type": "content_block_start", "index": index, "content_block": content}
         elif kind == "add":
             name, field = _DELTAS[block.kind]
-            yield {"type": "content_block_delta", "index": block.number, "delta": {"type": name, field: text}}
+            yield {"type": "content_block_delta", "index": index, "delta": {"type": name, field: text}}
         else:
-            yield {"type": "content_block_stop", "index": block.number}
+            yield {"type": "content_block_stop", "index": index}
 
 
-def _content(block: Block) -> Json:
+def _contents(block: Block) -> list[Json]:
     """Arguments that max_tokens cut are passed on as text."""
+    if block.kind == "text":
+        return [{"type": "text", "text": block.text}]
+    if block.kind == "thoughts":
+        return [{"type": "thinking", "thinking": block.text, "signature": ""}]
     if block.kind == "call":
         given = arguments_of(block.text or "{}")
         made = {"type": "tool_use", "id": block.call["id"], "name": block.call["function"]["name"]}
-        return {**made, "input": {"cut": block.text} if given is None else given}
-    if block.kind == "text":
-        return {"type": "text", "text": block.text}
-    return {"type": "thinking", "thinking": block.text, "signature": ""}
+        return [{**made, "input": {"cut": block.text} if given is None else given}]
+    id, result = f"mcptoolu_{block.id}", [{"type": "text", "text": block.text}]
+    use = {"id": id, "name": block.call["name"], "server_name": "glm", "input": json.loads(arguments_text(block.call))}
+    done = {"tool_use_id": id, "is_error": block.call["failed"], "content": result}
+    return [{"type": kind, **made} for kind, made in zip(_OWN_TOOLS, (use, done), strict=True)]
 
 
 def _stop(answering: Answering) -> Json:

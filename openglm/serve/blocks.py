@@ -3,12 +3,13 @@ blocks one after another: thoughts, text, calls, and steps, which are calls that
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openglm.serve.choices import Answering, Json
+from openglm.serve.choices import Answering, Json, new_function
 from openglm.serve.errors import ApiError
 from openglm.serve.forms import Form, Parts
 from openglm.serve.schemas import ChatRequest
@@ -23,7 +24,7 @@ class Block:
     call: Mapping[str, Any]
     """of a call, in OpenAI's words; of a step, all that is known of it"""
     text: str = ""
-    """for a call its arguments"""
+    """for a call its arguments, for a step its result"""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -40,7 +41,7 @@ class Blocks(list[Block]):
         for call in delta.get("tool_calls") or ():
             steps += self._add("call", call["function"]["arguments"], call if "id" in call else None)
         for step in delta.get("steps") or ():
-            steps += self._add("step", "", step)
+            steps += self._add("step", step["result"], step)
         return steps
 
     def _add(self, kind: str, text: str | None, call: Json | None = None) -> list[Step]:
@@ -87,6 +88,19 @@ def as_chat(translate: Callable[[Json], Json], body: Json) -> ChatRequest:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ApiError(400, f"body: not a request of this interface: {type(error).__name__}: {error}") from None
     return ChatRequest.model_validate({name: value for name, value in fields.items() if value is not None})
+
+
+def arguments_text(step: Mapping[str, Any]) -> str:
+    """A step's arguments as JSON: those of a call inside an answer are text."""
+    given = step["arguments"]
+    return json.dumps(given if isinstance(given, dict) else {"input": given}, ensure_ascii=False)
+
+
+def functions(tools: list[Json] | None, schema: str) -> list[Json] | None:
+    """Tools in our own words; None where a request brings none, for then those of the server may run. schema: the name
+    of the field that has a tool's parameters."""
+    names = {"name": "name", "description": "description", "parameters": schema}
+    return tools and [new_function(**{ours: one.get(name) for ours, name in names.items()}) for one in tools]
 
 
 def text_of(content: str | list[Json] | None, key: str = "text") -> str:

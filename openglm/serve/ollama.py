@@ -83,8 +83,9 @@ def _check(request: Request, body: Json) -> Version:
 
 
 def asked(body: Json) -> Json:
-    """The request in our own words."""
-    return {**_options(body), "messages": [_message(**one) for one in body["messages"]], "tools": body.get("tools")}
+    """The request in our own words. Ollama's clients send an empty list of tools where they have none."""
+    messages = [_message(**one) for one in body["messages"]]
+    return {**_options(body), "messages": messages, "tools": body.get("tools") or None}
 
 
 def _options(body: Json) -> Json:
@@ -114,6 +115,12 @@ async def _answer(request: Request, body: Json, ask: Ask | None, form: Lines) ->
     if ask is None:  # a client has asked for nothing but that the model be there
         return JSONResponse({**form.head({}), "done": True, "done_reason": "load"})
     return await respond(request, ask, version, form, body.get("stream", True))
+
+
+def _thoughts(delta: Mapping[str, Any]) -> str:
+    """And among them the tools that the server ran, which Ollama has no field for: clients would run calls again."""
+    ran = [f"{step['name']} {step['arguments']} → {step['result']}\n" for step in delta.get("steps", ())]
+    return "".join([delta.get("reasoning_content") or "", *ran])
 
 
 class _LineStream(EventStream):
@@ -166,13 +173,13 @@ class Chat(Lines):
     def said(self, delta: Mapping[str, Any]) -> Json:
         calls = [one["function"] for one in delta.get("tool_calls") or ()]
         made = [{"function": {"name": one["name"], "arguments": json.loads(one["arguments"])}} for one in calls]
-        more = {"thinking": delta.get("reasoning_content"), "tool_calls": made}
+        more = {"thinking": _thoughts(delta), "tool_calls": made}
         said = {name: value for name, value in more.items() if value}
         return {"message": {"role": "assistant", "content": delta.get("content") or "", **said}}
 
 
 class Generation(Lines):
     def said(self, delta: Mapping[str, Any]) -> Json:
-        thoughts = delta.get("reasoning_content")
+        thoughts = _thoughts(delta)
         text = delta.get("text") or delta.get("content") or ""
         return {"response": text, **({"thinking": thoughts} if thoughts else {})}

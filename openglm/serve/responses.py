@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from openglm.config import require
 from openglm.serve.asking import ask_chat
-from openglm.serve.blocks import Block, BlockForm, as_chat, text_of
+from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of
 from openglm.serve.choices import Answering, Json, new_call, new_function
 from openglm.serve.forms import check_model, public_name, respond
 
@@ -45,10 +45,7 @@ def asked(body: Json) -> Json:
         **{name: body.get(name) for name in same},
         "messages": list(_messages(body.get("instructions"), items)),
         "max_tokens": body.get("max_output_tokens"),
-        "tools": [
-            new_function(**{key: one.get(key) for key in ("name", "description", "parameters")})
-            for one in body.get("tools") or ()
-        ],
+        "tools": functions(body.get("tools"), "parameters"),
         "tool_choice": new_function(name=choice["name"]) if isinstance(choice, dict) else choice,
         "reasoning_effort": (body.get("reasoning") or {}).get("effort"),
         "response_format": format and {"type": format["type"], "json_schema": {"name": "answer", **format}},
@@ -60,7 +57,7 @@ def _messages(instructions: str | None, items: list[Json]) -> Iterator[Json]:
     if instructions:
         yield {"role": "system", "content": instructions}
     answer: Json = {}
-    for new in map(_message, items):
+    for new in map(_message, (item for item in items if item.get("type") != "mcp_call")):  # it told of our own tools
         if new["role"] != "assistant" or (new.keys() & answer.keys()) - {"role", "tool_calls"}:
             yield from [answer] if answer else []
             answer = {}
@@ -125,8 +122,11 @@ class Responses(BlockForm):
         }
 
     def events(self, kind: str, block: Block, text: str) -> Iterator[Json]:
-        name, item, call = _NAMES[block.kind], _item(block, begun=kind == "begin"), block.kind == "call"
-        place = {"output_index": block.number}
+        item, call, place = _item(block, begun=kind == "begin"), block.kind == "call", {"output_index": block.number}
+        if block.kind == "step":
+            yield from _of_step(kind, item, place)
+            return
+        name = _NAMES[block.kind]
         inner: Json = {"item_id": item["id"], **place, **({} if call else {"content_index": 0})}
         if kind == "begin":
             yield {"type": "output_item.added", **place, "item": item}
@@ -144,12 +144,29 @@ class Responses(BlockForm):
 _NAMES = {"text": "output_text", "thoughts": "reasoning_text", "call": "function_call_arguments"}
 
 
+def _of_step(kind: str, item: Json, place: Json) -> Iterator[Json]:
+    inner = {"item_id": item["id"], **place}
+    if kind == "begin":
+        yield {"type": "output_item.added", **place, "item": item}
+        yield {"type": "mcp_call.in_progress", **inner}
+        yield {"type": "mcp_call_arguments.done", **inner, "arguments": item["arguments"]}
+    elif kind == "end":
+        yield {"type": f"mcp_call.{item['status']}", **inner}
+        yield {"type": "output_item.done", **place, "item": item}
+
+
 def _item(block: Block, begun: bool = False) -> Json:
     """As it stands; one that has just begun has no parts yet."""
     parts, status = ([], "in_progress") if begun else ([_part(block)], "completed")
     if block.kind == "call":
         own = {"call_id": block.call["id"], "name": block.call["function"]["name"], "arguments": block.text}
         return {"id": f"fc_{block.id}", "type": "function_call", "status": status, **own}
+    if block.kind == "step":  # as OpenAI tells of tools of MCP servers, which it runs itself too
+        failed = block.call["failed"] and not begun
+        error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": block.text}]}
+        own = {"name": block.call["name"], "server_label": "glm", "arguments": arguments_text(block.call)}
+        own |= {"output": None if begun else block.text, "error": error if failed else None}
+        return {"id": f"mcp_{block.id}", "type": "mcp_call", "status": "failed" if failed else status, **own}
     if block.kind == "thoughts":
         return {"id": f"rs_{block.id}", "type": "reasoning", "summary": [], "content": parts}
     return {"id": f"msg_{block.id}", "type": "message", "role": "assistant", "content": parts, "status": status}
