@@ -14,7 +14,7 @@ from fastapi import Request
 from openglm.assistant import Assistant, EngineRequest, Result, Rounds, SamplingParams, Thinking
 from openglm.config import require
 from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice, TurnChoice
-from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling, TemplateOptions, ToolChoice
+from openglm.serve.schemas import ChatRequest, CompletionRequest, Json, Message, Sampling, TemplateOptions, ToolChoice
 from openglm.serve.service import Service
 from openglm.serve.sse import prepare
 from openglm.text.replies import arguments_of
@@ -85,7 +85,7 @@ def _thinking(body: ChatRequest, closed: bool) -> Thinking:
     return Thinking(enabled, options.clear_thinking, effort, closed)
 
 
-async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple[list[dict[str, Any]], str | None]:
+async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple[list[Json], str | None]:
     """The tools in play, and the one that must be called, where the request says so."""
     choice = body.tool_choice
     if not body.tools or choice == "none":
@@ -102,9 +102,7 @@ async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple
     return tools, chosen
 
 
-async def _choose(
-    request: Request, service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]
-) -> str:
+async def _choose(request: Request, service: Service, body: ChatRequest, tools: list[Json], names: list[str]) -> str:
     """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which
     finds this prompt in the cache.
     """
@@ -119,7 +117,7 @@ async def _choose(
 
 
 def _prompt(
-    service: Service, body: ChatRequest, tools: Sequence[dict[str, Any]], thinking: Thinking, goes_on: bool = False
+    service: Service, body: ChatRequest, tools: Sequence[Json], thinking: Thinking, goes_on: bool = False
 ) -> list[int]:
     messages = plain(body.messages)
     if messages[-1]["role"] == "assistant" and not goes_on:
@@ -127,7 +125,7 @@ def _prompt(
     return service.assistant.chat_prompt(messages, tools or None, thinking=thinking)[0]
 
 
-def _schema(body: ChatRequest) -> dict[str, Any] | None:
+def _schema(body: ChatRequest) -> Json | None:
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return None
@@ -138,7 +136,7 @@ def _schema(body: ChatRequest) -> dict[str, Any] | None:
     return schema
 
 
-def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def plain(messages: Sequence[Message]) -> list[Json]:
     """Messages as the renderer takes them."""
     for index, message in enumerate(messages):
         given = message.role == "assistant" or "content" in message.model_fields_set
@@ -146,7 +144,7 @@ def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_plain(message) for message in messages]
 
 
-def _plain(message: Message) -> dict[str, Any]:
+def _plain(message: Message) -> Json:
     """A call whose arguments are no JSON object, as where max_tokens cut them, is text, as for who reads replies."""
     content = message.content or ""
     text = content if isinstance(content, str) else "".join(part.text for part in content)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openglm.serve.choices import Answering, Json, new_function
+from openglm.serve.choices import Answering, new_function
 from openglm.serve.errors import ApiError
 from openglm.serve.forms import Form, Parts
-from openglm.serve.schemas import ChatRequest
+from openglm.serve.schemas import ChatRequest, Json
 from openglm.serve.sse import event
 
 

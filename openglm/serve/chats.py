@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
-from openglm.serve.choices import Json
+from openglm.serve.schemas import Json
 from openglm.text.replies import arguments_of, is_name, json_text
 
 Messages = list[Json]

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from openglm.assistant import Assistant, EngineRequest, Event, Result, Turn
+from openglm.serve.schemas import Json
 from openglm.serve.service import Batch, Service, Version
 from openglm.text.reading import Piece, ReplyReader
 from openglm.text.streaming import ReplyStream
 
-Json = dict[str, Any]
 # cancelled: by the deadline or the end of the server, so it is not whole
 _REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}
 

@@ -9,8 +9,9 @@ from contextlib import aclosing
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from openglm.serve.choices import Answering, Json
+from openglm.serve.choices import Answering
 from openglm.serve.errors import ApiError
+from openglm.serve.schemas import Json
 from openglm.serve.service import Version
 from openglm.serve.sse import EventStream, unless_gone
 

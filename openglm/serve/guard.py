@@ -26,6 +26,7 @@ from starlette.middleware.cors import CORSMiddleware
 from openglm.runtime import say
 from openglm.serve.config import ServeConfig
 from openglm.serve.errors import ApiError
+from openglm.serve.schemas import Json
 from openglm.serve.service import Service
 
 OPEN_PATHS = frozenset({"/health"})
@@ -42,9 +43,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _NUMBER = re.compile(rb"[\w.:-]{1,128}")
 _ASK = 'Basic realm="OpenGLM: the API key is the password", charset="UTF-8"'
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = Json
+Receive = Callable[[], Awaitable[Json]]
+Send = Callable[[Json], Awaitable[None]]
 
 
 class Guard:
@@ -73,7 +74,7 @@ class Guard:
         number = given if _NUMBER.fullmatch(given) else uuid.uuid4().hex.encode()
         extra = [*_SECURITY, (b"x-request-id", number)]
 
-        async def answering(message: dict[str, Any]) -> None:
+        async def answering(message: Json) -> None:
             nonlocal whole
             whole = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
@@ -150,7 +151,7 @@ class Guard:
         behind = partial(self._until_the_end, receive) if scope["path"].startswith(_PAGE) else receive
         return resent({"type": "http.request", "body": body, "more_body": False}, behind)
 
-    async def _until_the_end(self, receive: Receive) -> dict[str, Any]:
+    async def _until_the_end(self, receive: Receive) -> Json:
         """A page holds connections open for ever: at the server's end they count as closed."""
         tasks = asyncio.ensure_future(receive()), asyncio.ensure_future(self.service.ended.wait())
         try:
@@ -173,11 +174,11 @@ class Guard:
                 return bytes(body)
 
 
-def resent(message: dict[str, Any], receive: Receive) -> Receive:
+def resent(message: Json, receive: Receive) -> Receive:
     """Gives out a message that was taken in already, and then what follows it."""
     pending = [message]
 
-    async def again() -> dict[str, Any]:
+    async def again() -> Json:
         return pending.pop() if pending else await receive()
 
     return again

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from openglm.serve.asking import ask_completion
-from openglm.serve.choices import Answering, Json
+from openglm.serve.choices import Answering
 from openglm.serve.forms import Form, Parts, check_model, respond
-from openglm.serve.schemas import CompletionRequest, InfillRequest
+from openglm.serve.schemas import CompletionRequest, InfillRequest, Json
 from openglm.serve.sse import event
 
 router = APIRouter()

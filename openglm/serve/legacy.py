@@ -7,9 +7,9 @@ import time
 from fastapi import APIRouter, Request
 
 from openglm.assistant import EngineRequest, SamplingParams
-from openglm.serve.choices import Answering, ChatChoice, Json
+from openglm.serve.choices import Answering, ChatChoice
 from openglm.serve.forms import check_model, collect
-from openglm.serve.schemas import ChatGLMRequest
+from openglm.serve.schemas import ChatGLMRequest, Json
 from openglm.serve.service import Service
 from openglm.serve.sse import prepare
 

@@ -16,10 +16,10 @@ from starlette.responses import JSONResponse, Response
 from openglm import __version__
 from openglm.serve.asking import ask_chat, ask_completion
 from openglm.serve.blocks import as_chat
-from openglm.serve.choices import Answering, Json, new_call
+from openglm.serve.choices import Answering, new_call
 from openglm.serve.errors import ApiError
 from openglm.serve.forms import Ask, Form, Parts, check_model, respond
-from openglm.serve.schemas import CompletionRequest
+from openglm.serve.schemas import CompletionRequest, Json
 from openglm.serve.service import Version
 from openglm.serve.sse import EventStream, line
 

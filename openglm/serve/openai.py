@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from openglm.serve.asking import ask_chat, ask_completion
-from openglm.serve.choices import Answering, Json
+from openglm.serve.choices import Answering
 from openglm.serve.forms import Ask, Form, Parts, check_model, public_name, respond
-from openglm.serve.schemas import ChatRequest, CompletionRequest, Sampling
+from openglm.serve.schemas import ChatRequest, CompletionRequest, Json, Sampling
 from openglm.serve.sse import DONE, event
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -83,6 +82,6 @@ class _Completion(Form):
         return {**self.head, "choices": choices, "usage": answering.usage()}
 
 
-def _numbered(answering: Answering, index: int, delta: Json | None) -> dict[str, Any]:
+def _numbered(answering: Answering, index: int, delta: Json | None) -> Json:
     choice = answering.choices[index]
     return {"index": index, **choice.chunk(delta), "finish_reason": choice.reason if delta is None else None}

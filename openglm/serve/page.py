@@ -22,9 +22,10 @@ from fastapi import FastAPI
 from openglm.assistant import CANDIDATES, SamplingParams
 from openglm.config import require
 from openglm.serve import chats
-from openglm.serve.choices import Json, TurnChoice
+from openglm.serve.choices import TurnChoice
 from openglm.serve.display import BLANK, filled, original, shown, talk
 from openglm.serve.feedback import keep_row
+from openglm.serve.schemas import Json
 from openglm.serve.service import Broken, Busy, Service, Version
 from openglm.serve.strings import NOTES
 

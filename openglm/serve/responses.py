@@ -15,8 +15,9 @@ from starlette.responses import Response
 from openglm.config import require
 from openglm.serve.asking import ask_chat
 from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of
-from openglm.serve.choices import Answering, Json, new_call, new_function
+from openglm.serve.choices import Answering, new_call, new_function
 from openglm.serve.forms import check_model, public_name, respond
+from openglm.serve.schemas import Json
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 _SHOWN: Json = {"instructions": None, "tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "metadata": {}}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+Json = dict[str, Any]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 Embedded = Annotated[str, Field(min_length=1, max_length=1 << 15)]
@@ -50,7 +51,7 @@ def _shallow(value: Any) -> Any:
     return value
 
 
-Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
+Schema = Annotated[Json, AfterValidator(_shallow)]
 Candidates = Annotated[int, Field(ge=1, le=64)]
 """Beyond the originals: so many fillings are tried, and the one that makes the whole text likeliest is the answer."""
 _Count = Annotated[int, Field(ge=1, le=1 << 31)]
