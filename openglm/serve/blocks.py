@@ -1,27 +1,30 @@
 """What the interfaces share that do not speak of messages with fields: their requests in our words, and an answer as
-blocks one after another: thoughts, text, calls."""
+blocks one after another: thoughts, text, calls, and steps, which are calls that the server ran."""
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from openglm.serve.choices import Answering, new_function
 from openglm.serve.errors import ApiError
-from openglm.serve.schemas import ChatRequest
-
-Json = dict[str, Any]
+from openglm.serve.forms import Form, Parts
+from openglm.serve.schemas import ChatRequest, Json
+from openglm.serve.sse import event
 
 
 @dataclass
 class Block:
     kind: str
-    """thoughts, text or call"""
+    """thoughts, text, call or step"""
     number: int
     call: Mapping[str, Any]
+    """of a call, in OpenAI's words; of a step, all that is known of it"""
     text: str = ""
-    """for a call its arguments"""
+    """for a call its arguments, for a step its result"""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -30,25 +33,52 @@ Step = tuple[str, Block, str]
 
 
 class Blocks(list[Block]):
-    def feed(self, delta: Mapping[str, Any] | None) -> list[Step]:
+    def feed(self, delta: Json | None) -> list[Step]:
         """What a message, or a delta of it, begins, adds to and ends; None ends the answer."""
         if delta is None:
             return [("end", self[-1], "")] if self else []
-        steps = self._add("thoughts", delta.get("reasoning_content"), {}) + self._add("text", delta.get("content"), {})
+        steps = self._add("thoughts", delta.get("reasoning_content")) + self._add("text", delta.get("content"))
         for call in delta.get("tool_calls") or ():
-            steps += self._add("call", call["function"]["arguments"], call)
+            steps += self._add("call", call["function"]["arguments"], call if "id" in call else None)
+        for step in delta.get("steps") or ():
+            steps += self._add("step", step["result"], step)
         return steps
 
-    def _add(self, kind: str, text: str | None, call: Mapping[str, Any]) -> list[Step]:
-        if not text and "id" not in call:
+    def _add(self, kind: str, text: str | None, call: Json | None = None) -> list[Step]:
+        """call: one that begins."""
+        if not text and call is None:
             return []
         steps: list[Step] = []
-        if not self or self[-1].kind != kind or "id" in call:
+        if not self or self[-1].kind != kind or call is not None:
             steps = self.feed(None)
-            self.append(Block(kind, len(self), call))
+            self.append(Block(kind, len(self), call or {}))
             steps.append(("begin", self[-1], ""))
         self[-1].text += text or ""
         return [*steps, ("add", self[-1], text)] if text else steps
+
+
+class BlockForm(Form):
+    """An interface that speaks of blocks."""
+
+    def __init__(self) -> None:
+        self.blocks = Blocks()
+
+    def events(self, kind: str, block: Block, text: str) -> Iterator[Json]:
+        """Those that tell of a block's beginning, growth or end, each with its type."""
+        raise NotImplementedError
+
+    def write(self, fields: Json) -> bytes:
+        return event(fields, str(fields["type"]))
+
+    def grow(self, answering: Answering, parts: Parts) -> bytes:
+        steps = [step for _, delta in parts for step in self.blocks.feed(delta)]
+        return b"".join([self.write(fields) for step in steps for fields in self.events(*step)])
+
+    def read(self, answering: Answering) -> Blocks:
+        """The blocks of a whole answer."""
+        for delta in answering.choices[0].said:
+            self.blocks.feed(delta)
+        return self.blocks
 
 
 def as_chat(translate: Callable[[Json], Json], body: Json) -> ChatRequest:
@@ -60,14 +90,19 @@ def as_chat(translate: Callable[[Json], Json], body: Json) -> ChatRequest:
     return ChatRequest.model_validate({name: value for name, value in fields.items() if value is not None})
 
 
+def arguments_text(step: Mapping[str, Any]) -> str:
+    """A step's arguments as JSON: those of a call inside an answer are text."""
+    given = step["arguments"]
+    return json.dumps(given if isinstance(given, dict) else {"input": given}, ensure_ascii=False)
+
+
+def functions(tools: list[Json] | None, schema: str) -> list[Json] | None:
+    """Tools in our own words; None where a request brings none, for then those of the server may run. schema: the name
+    of the field that has a tool's parameters."""
+    names = {"name": "name", "description": "description", "parameters": schema}
+    return tools and [new_function(**{ours: one.get(name) for ours, name in names.items()}) for one in tools]
+
+
 def text_of(content: str | list[Json] | None, key: str = "text") -> str:
     """The text of a content that may be in parts."""
     return content if isinstance(content, str) else "".join(part.get(key, "") for part in content or ())
-
-
-def call(id: str, name: str, arguments: str) -> Json:
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def function(**fields: Any) -> Json:
-    return {"type": "function", "function": fields}

@@ -1,137 +1,137 @@
 """A conversation that a browser keeps (page.js), as plain values: what comes from a browser is checked here before
 anything is done with it.
 
-A store is {"now": id, "all": {id: [messages]}}, with the one conversation that is shown. Ids are random, so that they
-also name what is kept of a conversation's feedback (feedback.py) without anybody else being able to. A message has a role
-(user, assistant, tool) and a content; an answer may have `call`, [name, arguments as JSON text], `sources`, [[title,
-address, quote], ...], `steps`, [[name, arguments, result], ...] of tools that the server ran, `sampling`, what it was
-drawn with, and `version`, the weights it came from.
+It is {"id": id, "messages": [messages]}. Ids are random, so that they also name what is kept of a conversation's feedback
+(feedback.py) without anybody else being able to.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+
+from openglm.serve.schemas import Json
 from openglm.text.replies import arguments_of, is_name, json_text
 
-Store = dict[str, Any]
-Messages = list[dict[str, Any]]
-
-_ID = re.compile(r"[0-9a-f]{32}")
-_MOST_MESSAGES, _MOST_SOURCES, _LONGEST = 1024, 64, 1 << 18
+Messages = list[Json]
+_MOST_MESSAGES, _MOST_EXTRAS, _LONGEST = 1024, 64, 1 << 18
+_SOURCE = ("title", "url", "quote")
 
 
-def checked(store: object) -> Store:
-    """The current conversation with all that is malformed left out; a new one where there is none."""
-    chats, now = (store.get("all"), store.get("now")) if isinstance(store, dict) else (None, None)
-    if isinstance(chats, dict) and isinstance(now, str) and _ID.fullmatch(now) and now in chats:
-        return {"now": now, "all": {now: _messages(chats[now])}}
-    return started()
+def _or_none(value: Any, check: Any) -> Any:
+    """An extra that is malformed, or of which nothing is left, is left out."""
+    try:
+        return check(value[:_MOST_EXTRAS] if isinstance(value, list) else value) or None
+    except ValidationError:
+        return None
 
 
-def _messages(value: object) -> Messages:
+def _sound(call: list[str]) -> list[str]:
+    if not is_name(call[0]) or arguments_of(call[1]) is None:
+        raise ValueError("not a call")
+    return call
+
+
+_Extra = WrapValidator(_or_none)
+_Text = Annotated[str, AfterValidator(lambda text: text[:_LONGEST])]
+_Short = Annotated[str, AfterValidator(lambda text: text[:1024])]
+_THREE = Field(min_length=3, max_length=3)
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Sampling(_Plain):
+    temperature: float | None = Field(None, gt=-1e9, lt=1e9)
+    top_p: float | None = Field(None, gt=-1e9, lt=1e9)
+    max_tokens: float | None = Field(None, gt=-1e9, lt=1e9)
+
+
+class _Message(_Plain):
+    role: Literal["user", "assistant", "tool"]
+    content: _Text
+    call: Annotated[
+        Annotated[list[_Text], Field(min_length=2, max_length=2), AfterValidator(_sound)] | None, _Extra
+    ] = None
+    """name, arguments as JSON text"""
+    sources: Annotated[list[Annotated[list[_Short], _THREE]] | None, _Extra] = None
+    """title, address, quote of each"""
+    steps: Annotated[list[Annotated[list[_Text], _THREE]] | None, _Extra] = None
+    """name, arguments, result of each tool that the server ran"""
+    sampling: Annotated[_Sampling | None, _Extra] = None
+    """what an answer was drawn with"""
+    version: Annotated[Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None, _Extra] = None
+    """the weights it came from"""
+
+
+class _Chat(_Plain):
+    id: str = Field(pattern="^[0-9a-f]{32}$")
+    messages: list[Any]
+
+
+def checked(chat: object) -> Json:
+    """The conversation with all that is malformed left out; a new one where there is none."""
+    try:
+        found = _Chat.model_validate(chat)
+    except ValidationError:
+        return started()
+    return {"id": found.id, "messages": _messages(found.messages)}
+
+
+def started() -> Json:
+    return {"id": uuid.uuid4().hex, "messages": []}
+
+
+def _messages(values: list[Any]) -> Messages:
     good = []
-    for message in value[:_MOST_MESSAGES] if isinstance(value, list) else ():
-        if (
-            isinstance(message, dict)
-            and message.get("role") in ("user", "assistant", "tool")
-            and isinstance(message.get("content"), str)
-        ):
-            extras = {name: found for name, check in _EXTRAS.items() if (found := check(message.get(name)))}
-            good.append({"role": message["role"], "content": message["content"][:_LONGEST], **extras})
+    for value in values[:_MOST_MESSAGES]:
+        with suppress(ValidationError):
+            good.append(_Message.model_validate(value).model_dump(exclude_none=True))
     return good
 
 
-def _call(value: object) -> list[str] | None:
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    name, arguments = value
-    sound = is_name(name) and isinstance(arguments, str) and len(arguments) <= _LONGEST
-    return value if sound and arguments_of(arguments) is not None else None
-
-
-def _sources(value: object) -> list[list[str]]:
-    texts = (
-        [one for one in value if isinstance(one, list) and len(one) == 3 and all(isinstance(text, str) for text in one)]
-        if isinstance(value, list)
-        else []
-    )
-    return [[text[:1024] for text in one] for one in texts[:_MOST_SOURCES]]
-
-
-def _steps(value: object) -> list[list[str]]:
-    """[name, arguments, result] of each."""
-    found = [one for one in value if isinstance(one, list) and len(one) == 3] if isinstance(value, list) else []
-    return [[text[:_LONGEST] for text in one] for one in found[:_MOST_SOURCES] if all(isinstance(t, str) for t in one)]
-
-
-def _sampling(value: object) -> dict[str, float]:
-    return (
-        {
-            name: float(value[name])
-            for name in _SAMPLING
-            if type(value.get(name)) in (int, float) and abs(value[name]) < 1e9
-        }
-        if isinstance(value, dict)
-        else {}
-    )
-
-
-def _version(value: object) -> str:
-    return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) else ""
-
-
-_EXTRAS = {"call": _call, "sources": _sources, "steps": _steps, "sampling": _sampling, "version": _version}
-_SOURCE = ("title", "url", "quote")
-_SAMPLING = ("temperature", "top_p", "max_tokens")
-
-
-def for_model(messages: Messages) -> list[dict[str, Any]]:
+def for_model(messages: Messages) -> Messages:
     """In OpenAI's form, as the renderer and the files of `glm chat` have them; sources become `citations`."""
     plain = []
     for message in messages:
-        extras: dict[str, Any] = {}
-        if "call" in message:
-            extras["tool_calls"] = [
-                {
-                    "type": "function",
-                    "function": {"name": message["call"][0], "arguments": json.loads(message["call"][1])},
-                }
-            ]
-        if "sources" in message:
-            extras["citations"] = [dict(zip(_SOURCE, one, strict=True)) for one in message["sources"]]
-        plain.append({"role": message["role"], "content": message["content"], **extras})
+        made: Json = {"role": message["role"], "content": message["content"]}
+        if call := message.get("call"):
+            function = {"name": call[0], "arguments": json.loads(call[1])}
+            made["tool_calls"] = [{"type": "function", "function": function}]
+        if sources := message.get("sources"):
+            made["citations"] = [dict(zip(_SOURCE, one, strict=True)) for one in sources]
+        plain.append(made)
     return plain
 
 
-def answer(message: Mapping[str, Any], sampling: Mapping[str, float], version: str) -> dict[str, Any]:
-    """An assistant's message in OpenAI's form as a store keeps it. What a tool returned or a page said comes in here,
-    so all of it is checked. version: which weights answered."""
+def answer(message: Mapping[str, Any], sampling: Mapping[str, float], version: str) -> Json:
+    """An assistant's message in OpenAI's form as a conversation keeps it. What a tool returned or a page said comes in
+    here, so all of it is checked. version: which weights answered."""
     steps = [[one["name"], str(one["arguments"]), one["result"]] for one in message.get("steps", ())]
     own = {"role": "assistant", "content": message["content"], "sampling": sampling, "version": version, "steps": steps}
     return _messages([{**own, **_extras(message)}])[0]
 
 
-def _extras(message: Mapping[str, Any]) -> dict[str, Any]:
-    """`call` and `sources` out of `tool_calls` and `citations`."""
-    calls, cited = message.get("tool_calls"), message.get("citations")
-    first = calls[0] if isinstance(calls, list) and calls and isinstance(calls[0], dict) else {}
-    function = first["function"] if isinstance(first.get("function"), dict) else {}
-    sources = (
-        [[str(one.get(name) or "") for name in _SOURCE] for one in cited if isinstance(one, dict)]
-        if isinstance(cited, list)
-        else []
-    )
-    return {"call": [function.get("name"), json_text(arguments_of(function.get("arguments")))], "sources": sources}
+def _extras(message: Mapping[str, Any]) -> Json:
+    """`call` and `sources` out of `tool_calls` and `citations`, where there are any that can be read."""
+    found: Json = {}
+    with suppress(LookupError, TypeError, AttributeError):
+        function = message["tool_calls"][0]["function"]
+        found["call"] = [function["name"], json_text(arguments_of(function["arguments"]))]
+    with suppress(LookupError, TypeError, AttributeError):
+        found["sources"] = [[str(one.get(name) or "") for name in _SOURCE] for one in message["citations"]]
+    return found
 
 
-def exported(store: Store, system: str) -> str:
-    """The current conversation in the form that `/load` of `glm chat` reads."""
-    return json.dumps({"system": system, "messages": for_model(current(store))}, ensure_ascii=False, indent=1)
+def exported(chat: Json, system: str) -> str:
+    """A conversation in the form that `/load` of `glm chat` reads."""
+    return json.dumps({"system": system, "messages": for_model(chat["messages"])}, ensure_ascii=False, indent=1)
 
 
 def imported(text: str) -> tuple[Messages, str]:
@@ -142,22 +142,7 @@ def imported(text: str) -> tuple[Messages, str]:
     except (ValueError, RecursionError):
         return [], ""
     value = value if isinstance(value, dict) else {"messages": value}
-    found = value["messages"] if isinstance(value.get("messages"), list) else []
-    messages = [{**one, "content": one.get("content") or "", **_extras(one)} for one in found if isinstance(one, dict)]
-    system = value.get("system")
-    return _messages(messages), system[:_LONGEST] if isinstance(system, str) else ""
-
-
-def started() -> Store:
-    """With a new conversation."""
-    name = uuid.uuid4().hex
-    return {"now": name, "all": {name: []}}
-
-
-def current(store: Store) -> Messages:
-    return store["all"][store["now"]]
-
-
-def with_current(store: Store, messages: Messages) -> Store:
-    """With these messages in place of the conversation's."""
-    return {"now": store["now"], "all": {store["now"]: messages}}
+    found, system = value.get("messages"), value.get("system")
+    rows = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    messages = _messages([{**one, "content": one.get("content") or "", **_extras(one)} for one in rows])
+    return messages, system[:_LONGEST] if isinstance(system, str) else ""

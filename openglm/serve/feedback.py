@@ -30,9 +30,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from openglm.config import require
 from openglm.runtime import data_folder
 from openglm.serve.errors import ApiError
-from openglm.serve.schemas import FeedbackRequest
+from openglm.serve.schemas import FeedbackRequest, Json
 
 router = APIRouter(prefix="/v1/feedback", tags=["Feedback"])
 _meta = MetaData()
@@ -83,7 +84,7 @@ class Feedback:
         with self.engine.begin() as connection:
             return connection.execute(insert(_rows).values(created=now, **row)).inserted_primary_key[0]
 
-    def of(self, conversation: str) -> list[dict[str, Any]]:
+    def of(self, conversation: str) -> list[Json]:
         """Its rows, as anything that writes JSON takes them: SQLAlchemy's names are of a type of their own."""
         with self.engine.connect() as connection:
             found = connection.execute(
@@ -100,11 +101,11 @@ class Feedback:
         with self.engine.connect() as connection:
             yield from connection.execute(select(_rows).order_by(_rows.c.id)).mappings()
 
-    def pairs(self) -> Iterator[dict[str, Any]]:
+    def pairs(self) -> Iterator[Json]:
         """{"prompt", "chosen", "rejected"}, each a list of messages: an edit beats what it replaced; so does the answer
         of a retry, unless it was rated down; for the same question, answers rated up beat those rated down. A later
         judgement of the same answer replaces an earlier one."""
-        questions: dict[str, dict[str, Any]] = {}
+        questions: dict[str, Json] = {}
         for row in self:
             entry = questions.setdefault(
                 json.dumps(row["messages"], sort_keys=True), {"messages": row["messages"], "rated": {}, "replaced": {}}
@@ -141,27 +142,31 @@ def _to_the_disk(connection: Any, _: Any) -> None:
 
 
 @router.post("")
-async def keep(request: Request, body: FeedbackRequest) -> dict[str, Any]:
+async def keep(request: Request, body: FeedbackRequest) -> Json:
     """Answers once the row is safe."""
-    state = request.app.state
-    store = _store(request)
-    if (body.better is None) != (body.kind in ("up", "down")):
-        raise ApiError(400, "better: belongs to edit and retry, and to them alone", param="better")
+    _store(request)
+    judged = body.kind in ("up", "down")
+    require((body.better is None) == judged, "better", body.better, "belongs to edit and retry, and to them alone")
     row = body.model_dump(exclude={"sampling", "system_fingerprint"})
-    weights = body.system_fingerprint or state.service.assistant.fingerprint
-    number = await asyncio.to_thread(store.add, **row, sampling=body.sampling or {}, model=state.model, weights=weights)
+    return {"id": await keep_row(request.app.state, body.system_fingerprint, **row, sampling=body.sampling or {})}
+
+
+async def keep_row(state: Any, weights: str | None, **row: Any) -> int:
+    """Keep a judgement of these weights, or of those that answer now; returns its number once it is safe."""
+    own = {"model": state.model, "weights": weights or state.service.assistant.fingerprint}
+    number = await asyncio.to_thread(state.feedback.add, **row, **own)
     state.service.metrics.feedback.inc()
-    return {"id": number}
+    return number
 
 
 @router.get("/{conversation}")
-async def show(request: Request, conversation: str) -> dict[str, Any]:
+async def show(request: Request, conversation: str) -> Json:
     """What is stored of a conversation."""
     return {"data": await asyncio.to_thread(_store(request).of, conversation)}
 
 
 @router.delete("/{conversation}")
-async def forget(request: Request, conversation: str) -> dict[str, Any]:
+async def forget(request: Request, conversation: str) -> Json:
     return {"deleted": await asyncio.to_thread(_store(request).forget, conversation)}
 
 

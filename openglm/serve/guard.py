@@ -18,6 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -25,6 +26,7 @@ from starlette.middleware.cors import CORSMiddleware
 from openglm.runtime import say
 from openglm.serve.config import ServeConfig
 from openglm.serve.errors import ApiError
+from openglm.serve.schemas import Json
 from openglm.serve.service import Service
 
 OPEN_PATHS = frozenset({"/health"})
@@ -41,9 +43,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _NUMBER = re.compile(rb"[\w.:-]{1,128}")
 _ASK = 'Basic realm="OpenGLM: the API key is the password", charset="UTF-8"'
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = Json
+Receive = Callable[[], Awaitable[Json]]
+Send = Callable[[Json], Awaitable[None]]
 
 
 class Guard:
@@ -72,7 +74,7 @@ class Guard:
         number = given if _NUMBER.fullmatch(given) else uuid.uuid4().hex.encode()
         extra = [*_SECURITY, (b"x-request-id", number)]
 
-        async def answering(message: dict[str, Any]) -> None:
+        async def answering(message: Json) -> None:
             nonlocal whole
             whole = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
@@ -146,16 +148,10 @@ class Guard:
             body = await asyncio.wait_for(self._body(receive), _BODY_SECONDS)
         except (asyncio.TimeoutError, TimeoutError):
             raise ApiError(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
-        pending = [{"type": "http.request", "body": body, "more_body": False}]
+        behind = partial(self._until_the_end, receive) if scope["path"].startswith(_PAGE) else receive
+        return resent({"type": "http.request", "body": body, "more_body": False}, behind)
 
-        async def again() -> dict[str, Any]:
-            if pending:
-                return pending.pop()
-            return await (self._until_the_end(receive) if scope["path"].startswith(_PAGE) else receive())
-
-        return again
-
-    async def _until_the_end(self, receive: Receive) -> dict[str, Any]:
+    async def _until_the_end(self, receive: Receive) -> Json:
         """A page holds connections open for ever: at the server's end they count as closed."""
         tasks = asyncio.ensure_future(receive()), asyncio.ensure_future(self.service.ended.wait())
         try:
@@ -176,6 +172,16 @@ class Guard:
                 raise ApiError(413, f"the body has more than {self.config.max_body} bytes", code="body_too_large")
             if not message.get("more_body"):
                 return bytes(body)
+
+
+def resent(message: Json, receive: Receive) -> Receive:
+    """Gives out a message that was taken in already, and then what follows it."""
+    pending = [message]
+
+    async def again() -> Json:
+        return pending.pop() if pending else await receive()
+
+    return again
 
 
 # The page is Gradio's, which needs inline scripts and styles; nothing is loaded from, or sent to, anywhere else.

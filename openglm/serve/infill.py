@@ -1,20 +1,18 @@
-"""llama.cpp's `/infill`, which editor plug-ins speak."""
+"""llama.cpp's `/infill`, which editor plug-ins speak: a blank of `/v1/completions` in other words."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from openglm.assistant import EngineRequest, SamplingParams
-from openglm.serve.asking import Ask, collect, deltas
-from openglm.serve.choices import Answering, TextChoice
-from openglm.serve.schemas import InfillRequest
-from openglm.serve.service import Service
-from openglm.serve.sse import EventStream, event, prepare
+from openglm.serve.asking import ask_completion
+from openglm.serve.choices import Answering
+from openglm.serve.forms import Form, Parts, check_model, respond
+from openglm.serve.schemas import CompletionRequest, InfillRequest, Json
+from openglm.serve.sse import event
 
 router = APIRouter()
 _INFILL_TOKENS = 128  # where a plug-in leaves it to the model
@@ -22,84 +20,49 @@ _INFILL_TOKENS = 128  # where a plug-in leaves it to the model
 
 @router.post("/infill", tags=["Editors"])
 async def infill(request: Request, body: InfillRequest) -> Response:
-    service: Service = request.app.state.service
+    """Files around the edited one stand before it, as much of them as fits."""
     if body.n_predict == 0:  # a plug-in warms the cache while the user types
         return JSONResponse({"content": "", "stop": True, "tokens_predicted": 0})
-    start = time.perf_counter()
-    ask = partial(_best, service, body) if body.candidates > 1 else partial(_blank, request, service, body)
-    if body.stream:
-        return EventStream(_pieces(request, ask))
-    answering = await collect(request, ask)
-    choice, seconds = answering.choices[0], time.perf_counter() - start
-    return JSONResponse(
-        {
-            "content": choice.whole(0)["text"],
+    version = check_model(request)
+    context = version.assistant.context
+    tokens = min(body.n_predict if body.n_predict > 0 else _INFILL_TOKENS, context // 2)
+    files = "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ())
+    blank = CompletionRequest.model_construct(  # all of it is checked already
+        prompt=files + body.input_prefix + body.prompt,
+        suffix=body.input_suffix,
+        max_tokens=tokens,
+        seed=None if body.seed == -1 else body.seed,
+        **body.model_dump(include={"candidates", "temperature", "top_k", "top_p", "stop"}),
+    )
+    ask = partial(ask_completion, request, blank, context - tokens)
+    return await respond(request, ask, version, _Infill(request.app.state.model, body.n_predict), body.stream)
+
+
+class _Infill(Form):
+    def __init__(self, model: str, asked: int) -> None:
+        self.model, self.asked, self.start = model, asked, time.perf_counter()
+
+    def grow(self, answering: Answering, parts: Parts) -> bytes:
+        text = "".join(delta["text"] for _, delta in parts if delta)
+        return event({"content": text, "stop": parts[-1][1] is None})
+
+    def whole(self, answering: Answering) -> Json:
+        choice, read = answering.choices[0], answering.prompt_tokens
+        milliseconds = 1000 * (time.perf_counter() - self.start)
+        return {
+            "content": choice.text("text"),
             "stop": True,
-            "model": request.app.state.model,
+            "model": self.model,
             "tokens_predicted": choice.tokens,
-            "tokens_evaluated": answering.prompt_tokens,
+            "tokens_evaluated": read,
             "tokens_cached": choice.cached,
             "truncated": False,
             "stop_type": "eos" if choice.reason == "stop" else "limit",
-            "generation_settings": {"n_predict": body.n_predict},
+            "generation_settings": {"n_predict": self.asked},
             "timings": {
-                "prompt_n": answering.prompt_tokens,
+                "prompt_n": read,
                 "prompt_ms": 0.0,
                 "predicted_n": choice.tokens,
-                "predicted_ms": 1000 * seconds,
+                "predicted_ms": milliseconds,
             },
         }
-    )
-
-
-async def _blank(request: Request, service: Service, body: InfillRequest) -> Answering:
-    ids, params = engine_request = await prepare(request, _prompt, service, body)
-    return Answering([engine_request], [TextChoice(service.assistant, params.continues)], len(ids))
-
-
-def _prompt(service: Service, body: InfillRequest) -> EngineRequest:
-    """Files around the edited one stand before it, as much of them as fits."""
-    assistant, tokens = service.assistant, _most(service, body)
-    room = assistant.context - tokens
-    ids, continues = assistant.prompt(_before(body), body.input_suffix, room)
-    params = SamplingParams(
-        max_tokens=tokens,
-        temperature=body.temperature,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        seed=_seed(body),
-        stop=tuple(body.stop or ()),
-        stop_ids=assistant.blank_ends,
-        continues=continues,
-    )
-    return ids, params
-
-
-async def _best(service: Service, body: InfillRequest) -> Answering:
-    """The best of several candidates."""
-    assistant = service.assistant
-    params = SamplingParams(max_tokens=_most(service, body), temperature=body.temperature, seed=_seed(body))
-    pieces = [_before(body), body.input_suffix]
-    [[filling]] = await service.settle(assistant.best_of([pieces], body.candidates, params))
-    return Answering([], [TextChoice.done(assistant, filling.text)], len(assistant.tokenizer.encode("".join(pieces))))
-
-
-def _before(body: InfillRequest) -> str:
-    files = "".join(f"{file.filename}\n{file.text}\n" for file in body.input_extra or ())
-    return files + body.input_prefix + body.prompt
-
-
-def _most(service: Service, body: InfillRequest) -> int:
-    """Tokens of the answer."""
-    wanted = body.n_predict if body.n_predict > 0 else _INFILL_TOKENS
-    return min(wanted, service.assistant.context // 2)
-
-
-def _seed(body: InfillRequest) -> int | None:
-    return None if body.seed == -1 else body.seed
-
-
-async def _pieces(request: Request, ask: Ask) -> AsyncGenerator[bytes, None]:
-    async for _, parts in deltas(request, ask):
-        text = "".join(delta["text"] for _, delta in parts if delta)
-        yield event({"content": text, "stop": parts[-1][1] is None})

@@ -18,8 +18,9 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Mount
 
-from openglm.serve import chats
+from openglm.serve.guard import resent
 from openglm.serve.page import Page, Run, stop
+from openglm.serve.schemas import layers
 from openglm.serve.strings import SAMPLE, STARTERS, STRINGS
 
 _ROUTES = re.compile(
@@ -33,19 +34,18 @@ _SAVE = """(text) => {
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
   link.download = "chat.json"; link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
-_OPEN = """(text, store, system, run) => new Promise((done) => {
+_OPEN = """(text, chat, system, run) => new Promise((done) => {
   const input = document.createElement("input");
   input.type = "file"; input.accept = ".json"; input.id = "opened"; input.style.display = "none"; document.body.append(input);
-  const end = (text) => { input.remove(); done([text, store, system, run]); };
+  const end = (text) => { input.remove(); done([text, chat, system, run]); };
   input.onchange = async () => end(await input.files[0].text());
   input.oncancel = () => end("");
   input.click();
 })"""
 _LATEX = [
-    {"left": a, "right": b, "display": d}
-    for a, b, d in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False))
+    {"left": left, "right": right, "display": left != "\\("}
+    for left, right in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 ]
-
 
 _FILE_KEYS = frozenset({"path", "url", "meta"})
 
@@ -70,47 +70,44 @@ def _words() -> gr.I18n:
     return gr.I18n(**{name: {key: texts[index] for key, texts in STRINGS.items()} for index, name in languages})
 
 
+def _box(words: gr.I18n, text: str, name: str, **more: Any) -> gr.Textbox:
+    """A box that says in itself what belongs into it."""
+    label = words(text)
+    return gr.Textbox(label=label, placeholder=label, show_label=False, container=False, elem_id=name, **more)
+
+
 def _side(page: Page, words: gr.I18n) -> SimpleNamespace:
     """The panel with the list of conversations and the settings."""
-    w, usual, half = words, page.service.assistant.sampling(), page.context // 2
+    w, usual, half, side = words, page.service.assistant.sampling(), page.context // 2, SimpleNamespace()
     with gr.Sidebar(open=False):
-        new = gr.Button(w("new"), variant="primary", elem_id="new")
-        search = gr.Textbox(
-            label=w("search"), placeholder=w("search"), show_label=False, container=False, elem_id="search"
+        side.new = gr.Button(w("new"), variant="primary", elem_id="new")
+        side.search = _box(w, "search", "search")
+        side.picker = gr.Radio(
+            [], interactive=True, label=w("chats"), show_label=False, container=False, elem_id="picker"
         )
-        picker = gr.Radio([], interactive=True, label=w("chats"), show_label=False, container=False, elem_id="picker")
         with gr.Accordion(w("settings"), open=False):
-            system = gr.Textbox("", label=w("system"), lines=2, elem_id="system")
-            tools = gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools")
-            temperature = gr.Slider(0, 2, usual["temperature"], step=0.05, label=w("temperature"))
-            top_p = gr.Slider(0.05, 1, usual["top_p"], step=0.05, label=w("top_p"))
-            tokens = gr.Slider(1, max(half, 2), min(256, half), step=1, label=w("tokens"))
-            dark = gr.Button(w("dark"), elem_id="dark")
+            side.knobs = [
+                gr.Textbox("", label=w("system"), lines=2, elem_id="system"),
+                gr.Textbox("", label=w("tools"), lines=2, max_lines=6, elem_id="tools"),
+                gr.Slider(0, 2, usual["temperature"], step=0.05, label=w("temperature")),
+                gr.Slider(0.05, 1, usual["top_p"], step=0.05, label=w("top_p")),
+                gr.Slider(1, max(half, 2), min(256, half), step=1, label=w("tokens")),
+            ]
+            side.dark = gr.Button(w("dark"), elem_id="dark")
         with gr.Row():
-            export = gr.Button(w("export"), elem_id="export", min_width=80)
-            bring = gr.Button(w("import"), elem_id="import", min_width=80)
-        delete = gr.Button(w("delete"), variant="stop", elem_id="delete")
-        file = gr.Textbox(visible=False)
-        relist = gr.Button(visible="hidden", elem_id="relist")
-    return SimpleNamespace(
-        new=new,
-        search=search,
-        picker=picker,
-        system=system,
-        knobs=[system, tools, temperature, top_p, tokens],
-        dark=dark,
-        export=export,
-        bring=bring,
-        delete=delete,
-        file=file,
-        relist=relist,
-    )
+            side.export = gr.Button(w("export"), elem_id="export", min_width=80)
+            side.bring = gr.Button(w("import"), elem_id="import", min_width=80)
+        side.delete = gr.Button(w("delete"), variant="stop", elem_id="delete")
+        side.file = gr.Textbox(visible=False)
+        side.relist = gr.Button(visible="hidden", elem_id="relist")
+    side.system = side.knobs[0]
+    return side
 
 
 def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
     """The conversation, the box below it, and what is kept of it."""
-    w, rated = words, page.state.feedback is not None
-    talk = gr.Chatbot(
+    w, rated, middle = words, page.state.feedback is not None, SimpleNamespace()
+    middle.talk = gr.Chatbot(
         elem_id="talk",
         elem_classes="rated" if rated else None,
         label=w("talk"),
@@ -124,26 +121,14 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
         examples=[{"text": text} for text in STARTERS],
         feedback_options=("Like", "Dislike") if rated else None,
     )
-    note = gr.Markdown("", elem_id="note")
-    box = gr.Textbox(
-        label=w("ask"),
-        placeholder=w("ask"),
-        show_label=False,
-        container=False,
-        submit_btn=True,
-        max_lines=8,
-        autofocus=True,
-        elem_id="box",
-        max_length=1 << 18,
-    )
+    middle.note = gr.Markdown("", elem_id="note")
+    middle.box = _box(w, "ask", "box", submit_btn=True, max_lines=8, autofocus=True, max_length=1 << 18)
     with gr.Accordion(w("feedback"), open=False, visible=rated):
         gr.Markdown(w("feedback_text"))
-        reason = gr.Textbox(
-            label=w("reason"), placeholder=w("reason"), show_label=False, container=False, elem_id="reason"
-        )
-        kept = gr.JSON([], show_label=False)
-        look = gr.Button(w("look"), elem_id="look")
-    return SimpleNamespace(talk=talk, note=note, box=box, reason=reason, kept=kept, look=look)
+        middle.reason = _box(w, "reason", "reason")
+        middle.kept = gr.JSON([], show_label=False)
+        middle.look = gr.Button(w("look"), elem_id="look")
+    return middle
 
 
 def _fill(page: Page, words: gr.I18n) -> None:
@@ -161,32 +146,29 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 def _connect(page: Page, blocks: gr.Blocks, side: SimpleNamespace, middle: SimpleNamespace) -> None:
     """Let every part call its handler."""
     run, talk, box = gr.State(Run()), middle.talk, middle.box
-    store = gr.JSON(visible="hidden", elem_id="store")  # the conversation that is shown
-    shown = [talk, store, middle.note]
+    chat = gr.JSON(visible="hidden", elem_id="store")  # the conversation that is shown
+    shown, settings = [talk, chat, middle.note], [chat, run, *side.knobs]
     # Encrypted by earlier versions of this page, with a secret that was none.
     old = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")
     blocks.load(page.open, [old, run], shown, js="(old, run) => [openglm.first(old), run]", **_QUIET)
-    store.change(None, [store, side.search], side.picker, js="openglm.saved", **_QUIET)
-    ask = "(text, store, ...rest) => [text, openglm.latest(store), ...rest]"
-    box.submit(page.say, [box, store, run, *side.knobs], [box, *shown], js=ask, **_QUIET)
+    chat.change(None, [chat, side.search], side.picker, js="openglm.saved", **_QUIET)
+    ask = "(text, chat, ...rest) => [text, openglm.latest(chat), ...rest]"
+    box.submit(page.say, [box, *settings], [box, *shown], js=ask, **_QUIET)
     box.stop(stop, run, None, **_QUIET)
-    talk.example_select(page.start, [store, run, *side.knobs], [box, *shown], **_QUIET)
-    talk.retry(page.retry, [store, run, *side.knobs], [box, *shown], **_QUIET)
-    talk.undo(page.undo, store, [box, *shown], **_QUIET)
-    talk.edit(page.edit, [store, run, *side.knobs], [box, *shown], **_QUIET)
+    for happens, handler in ((talk.example_select, page.start), (talk.retry, page.retry), (talk.edit, page.edit)):
+        happens(handler, settings, [box, *shown], **_QUIET)
+    talk.undo(page.undo, chat, [box, *shown], **_QUIET)
     if page.state.feedback:
-        talk.like(page.like, [store, side.system, middle.reason], [middle.reason, middle.kept], **_QUIET)
-        middle.look.click(page.kept, store, middle.kept, **_QUIET)
-    gr.on([talk.clear, side.new.click], page.open, [store, run], shown, js="(_, run) => [null, run]", **_QUIET)
+        talk.like(page.like, [chat, side.system, middle.reason], [middle.reason, middle.kept], **_QUIET)
+        middle.look.click(page.kept, chat, middle.kept, **_QUIET)
+    gr.on([talk.clear, side.new.click], page.open, [chat, run], shown, js="(_, run) => [null, run]", **_QUIET)
     gr.on([side.search.change, side.relist.click], None, side.search, side.picker, js="openglm.found", **_QUIET)
     pick = "(_, run) => [openglm.opened(document.querySelector('#picker input:checked').value), run]"
-    side.picker.input(page.open, [store, run], shown, js=pick, **_QUIET)
-    side.delete.click(page.delete, [store, run], shown, js="(store, run) => [openglm.dropped(store), run]", **_QUIET)
-    exported = side.export.click(
-        lambda held, text: chats.exported(chats.checked(held), text), [store, side.system], side.file, **_QUIET
-    )
+    side.picker.input(page.open, [chat, run], shown, js=pick, **_QUIET)
+    side.delete.click(page.delete, [chat, run], shown, js="(chat, run) => [openglm.dropped(chat), run]", **_QUIET)
+    exported = side.export.click(page.export, [chat, side.system], side.file, **_QUIET)
     exported.then(None, side.file, None, js=_SAVE, **_QUIET)
-    side.bring.click(page.bring, [side.file, store, side.system, run], [*shown, side.system], js=_OPEN, **_QUIET)
+    side.bring.click(page.bring, [side.file, chat, side.system, run], [*shown, side.system], js=_OPEN, **_QUIET)
 
 
 def _keep(blocks: gr.Blocks, side: SimpleNamespace) -> None:
@@ -240,8 +222,7 @@ class _OnlyNeeded:
             message = await receive()  # the guard gives the whole body at once
             if _names_files(message["body"]):
                 return await PlainTextResponse("this page takes no files", 400)(scope, receive, send)
-            pending = [message]
-            return await self.app(scope, lambda: _give(pending, receive), send)
+            return await self.app(scope, resent(message, receive), send)
         with contextlib.suppress(RuntimeError):  # Gradio's way to end a session that it does not know
             await self.app(scope, receive, _Placed(send) if scope["path"] == "/" else send)
 
@@ -267,22 +248,9 @@ class _Placed:
             await self.send({"type": "http.response.body", "body": body})
 
 
-async def _give(pending: list[Any], receive: Any) -> Any:
-    return pending.pop() if pending else await receive()
-
-
 def _names_files(body: bytes) -> bool:
     try:
-        layer = [json.loads(body)]
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return True
-    while layer:
-        if any(isinstance(one, dict) and not _FILE_KEYS.isdisjoint(one) for one in layer):
-            return True
-        layer = [
-            below
-            for one in layer
-            if isinstance(one, (dict, list))
-            for below in (one.values() if isinstance(one, dict) else one)
-        ]
-    return False
+    return any(not _FILE_KEYS.isdisjoint(one) for layer in layers(value) for one in layer if isinstance(one, dict))

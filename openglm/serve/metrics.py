@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from prometheus_client import (
@@ -20,71 +21,42 @@ _TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
 
 class Metrics:
     def __init__(self, engine: Any) -> None:
-        self.engine = engine
+        self.engine = engine  # of which the gauges tell
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        self.http = Counter(
-            "glm_http_requests", "HTTP requests by method and status", ["method", "status"], registry=registry
-        )
-        self.rejected = Counter("glm_rejected", "Requests refused because the queue was full", registry=registry)
-        self.finished = Counter("glm_finished", "Answers by how they ended", ["reason"], registry=registry)
-        self.prompt_tokens = Counter("glm_prompt_tokens", "Tokens of prompts", registry=registry)
-        self.cached_tokens = Counter(
-            "glm_cached_tokens", "Tokens of prompts found in the prefix cache", registry=registry
-        )
-        self.completion_tokens = Counter("glm_completion_tokens", "Tokens of answers", registry=registry)
-        self.feedback = Counter("glm_feedback", "Ratings, edits and retries kept", registry=registry)
-        self.request_seconds = Histogram(
-            "glm_request_seconds", "From the request to the end of its answer", buckets=_SECONDS, registry=registry
-        )
-        self.first_token_seconds = Histogram(
-            "glm_first_token_seconds",
-            "From the request to its first token, the queue included",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.token_seconds = Histogram(
-            "glm_token_seconds", "Between two tokens of an answer", buckets=_SECONDS, registry=registry
-        )
-        self.prompt_length = Histogram("glm_prompt_length", "Tokens of a prompt", buckets=_TOKENS, registry=registry)
-        self.answer_length = Histogram("glm_answer_length", "Tokens of an answer", buckets=_TOKENS, registry=registry)
-        self.asked_length = Histogram(
-            "glm_asked_length", "Tokens that an answer was allowed", buckets=_TOKENS, registry=registry
-        )
-        self.step_seconds = Histogram(
-            "glm_step_seconds", "One pass of the network", buckets=_SECONDS, registry=registry
-        )
-        self.step_tokens = Counter("glm_step_tokens", "New tokens of answers, over all passes", registry=registry)
+        counter = partial(Counter, registry=registry)
+        seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
+        tokens = partial(Histogram, buckets=_TOKENS, registry=registry)
+        self.http = counter("glm_http_requests", "HTTP requests by method and status", ["method", "status"])
+        self.rejected = counter("glm_rejected", "Requests refused because the queue was full")
+        self.finished = counter("glm_finished", "Answers by how they ended", ["reason"])
+        self.prompt_tokens = counter("glm_prompt_tokens", "Tokens of prompts")
+        self.cached_tokens = counter("glm_cached_tokens", "Tokens of prompts found in the prefix cache")
+        self.completion_tokens = counter("glm_completion_tokens", "Tokens of answers")
+        self.feedback = counter("glm_feedback", "Ratings, edits and retries kept")
+        self.request = seconds("glm_request_seconds", "From the request to the end of its answer")
+        self.first_token = seconds("glm_first_token_seconds", "From the request to its first token, the queue included")
+        self.token = seconds("glm_token_seconds", "Between two tokens of an answer")
+        self.step = seconds("glm_step_seconds", "One pass of the network")
+        self.prompt_length = tokens("glm_prompt_length", "Tokens of a prompt")
+        self.answer_length = tokens("glm_answer_length", "Tokens of an answer")
+        self.asked_length = tokens("glm_asked_length", "Tokens that an answer was allowed")
+        self.step_tokens = counter("glm_step_tokens", "New tokens of answers, over all passes")
         self._add_gauges()
 
     def _add_gauges(self) -> None:
         """What the engine says of itself at the moment it is asked."""
-        gauges = {
-            "glm_running": ("Answers being computed", lambda: len(self.engine.scheduler.running)),
-            "glm_waiting": ("Requests that wait for their turn", lambda: len(self.engine.scheduler.waiting)),
-            "glm_slots": ("Answers that can be computed at once", lambda: self.engine.config.max_sequences),
-            "glm_cache_blocks": ("Blocks of keys and values", lambda: self.engine.pool.blocks),
-            "glm_cache_blocks_free": (
-                "Blocks of keys and values that no answer holds",
-                lambda: self.engine.pool.available,
-            ),
-            "glm_block_tokens": ("Tokens in a block", lambda: self.engine.config.block_size),
-            "glm_context_tokens": ("Longest prompt and answer together", lambda: self.engine.context),
-        }
-        for name, (text, read) in gauges.items():
-            Gauge(name, text, registry=self.registry).set_function(read)
-
-    def watch(self, engine: Any) -> None:
-        """From now on the gauges are this engine's."""
-        self.engine = engine
-
-    def step(self, seconds: float, tokens: int) -> None:
-        self.step_seconds.observe(seconds)
-        self.step_tokens.inc(tokens)
-
-    def token(self, seconds: float, first: bool) -> None:
-        (self.first_token_seconds if first else self.token_seconds).observe(seconds)
+        for name, text, read in (
+            ("running", "Answers being computed", lambda engine: len(engine.scheduler.running)),
+            ("waiting", "Requests that wait for their turn", lambda engine: len(engine.scheduler.waiting)),
+            ("slots", "Answers that can be computed at once", lambda engine: engine.config.max_sequences),
+            ("cache_blocks", "Blocks of keys and values", lambda engine: engine.pool.blocks),
+            ("cache_blocks_free", "Blocks that no answer holds", lambda engine: engine.pool.available),
+            ("block_tokens", "Tokens in a block", lambda engine: engine.config.block_size),
+            ("context_tokens", "Longest prompt and answer together", lambda engine: engine.context),
+        ):
+            Gauge(f"glm_{name}", text, registry=self.registry).set_function(lambda read=read: read(self.engine))
 
     def result(self, result: Any, seconds: float) -> None:
         self.finished.labels(result.finish_reason).inc()
@@ -93,7 +65,7 @@ class Metrics:
         self.completion_tokens.inc(len(result.ids))
         self.prompt_length.observe(result.prompt_tokens)
         self.answer_length.observe(len(result.ids))
-        self.request_seconds.observe(seconds)
+        self.request.observe(seconds)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,41 +14,39 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from openglm import __version__
-from openglm.serve.asking import Ask, ask_chat, ask_completion, collect, deltas
-from openglm.serve.blocks import Json, as_chat, call
-from openglm.serve.choices import Answering
+from openglm.serve.asking import ask_chat, ask_completion
+from openglm.serve.blocks import as_chat
+from openglm.serve.choices import Answering, new_call
 from openglm.serve.errors import ApiError
-from openglm.serve.openai import check_model
-from openglm.serve.schemas import CompletionRequest
+from openglm.serve.forms import Ask, Form, Parts, check_model, respond
+from openglm.serve.schemas import CompletionRequest, Json
 from openglm.serve.service import Version
 from openglm.serve.sse import EventStream, line
 
 router = APIRouter(prefix="/api", tags=["Ollama"])
 _RENAMED = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
-Form = Callable[[Mapping[str, Any]], Json]
 
 
 @router.post("/chat")
 async def chat(request: Request, body: Json) -> Response:
     """model, messages, tools, format, options, think, stream."""
-    if not body.get("messages"):
-        return _loaded(request, body, _of_chat)
-    return await _answer(request, body, partial(ask_chat, request, as_chat(asked, body)), _of_chat)
+    ask = partial(ask_chat, request, as_chat(asked, body)) if body.get("messages") else None
+    return await _answer(request, body, ask, Chat(body))
 
 
 @router.post("/generate")
 async def generate(request: Request, body: Json) -> Response:
     """model, prompt, system, format, options, think, stream; with raw the prompt is a text to go on with, and suffix
     follows a blank."""
-    if not body.get("prompt"):
-        return _loaded(request, body, _of_text)
-    if body.get("raw") or body.get("suffix"):
-        fields = {"max_tokens": -1, "prompt": body["prompt"], "suffix": body.get("suffix"), **_options(body)}
-        ask: Ask = partial(ask_completion, request, CompletionRequest.model_validate(fields))
-        return await _answer(request, body, ask, _of_text)
-    messages = [{"role": role, "content": body.get(name)} for role, name in (("system", "system"), ("user", "prompt"))]
-    chat = as_chat(asked, {**body, "messages": messages[not body.get("system") :]})
-    return await _answer(request, body, partial(ask_chat, request, chat), _of_text)
+    prompt, ask = body.get("prompt"), None
+    if prompt and (body.get("raw") or body.get("suffix")):
+        fields = {"max_tokens": -1, "prompt": prompt, "suffix": body.get("suffix"), **_options(body)}
+        ask = partial(ask_completion, request, CompletionRequest.model_validate(fields))
+    elif prompt:
+        system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+        talk = {**body, "messages": [*system, {"role": "user", "content": prompt}]}
+        ask = partial(ask_chat, request, as_chat(asked, talk))
+    return await _answer(request, body, ask, Generation(body))
 
 
 @router.get("/version")
@@ -85,8 +83,9 @@ def _check(request: Request, body: Json) -> Version:
 
 
 def asked(body: Json) -> Json:
-    """The request in our own words."""
-    return {**_options(body), "messages": [_message(**one) for one in body["messages"]], "tools": body.get("tools")}
+    """The request in our own words. Ollama's clients send an empty list of tools where they have none."""
+    messages = [_message(**one) for one in body["messages"]]
+    return {**_options(body), "messages": messages, "tools": body.get("tools") or None}
 
 
 def _options(body: Json) -> Json:
@@ -107,34 +106,24 @@ def _message(role: str, content: str = "", thinking: str = "", tool_calls: list[
     if images:
         raise ValueError("this model reads no images")
     functions = [one["function"] for one in tool_calls or ()]
-    calls = [call("", one["name"], json.dumps(one["arguments"])) for one in functions]
+    calls = [new_call(one["name"], json.dumps(one["arguments"]), "") for one in functions]
     return {"role": role, "content": content, "reasoning_content": thinking or None, "tool_calls": calls}
 
 
-def _of_chat(delta: Mapping[str, Any]) -> Json:
-    calls = [one["function"] for one in delta.get("tool_calls") or ()]
-    made = [{"function": {"name": one["name"], "arguments": json.loads(one["arguments"])}} for one in calls]
-    more = {"thinking": delta.get("reasoning_content"), "tool_calls": made}
-    said = {name: value for name, value in more.items() if value}
-    return {"message": {"role": "assistant", "content": delta.get("content") or "", **said}}
+async def _answer(request: Request, body: Json, ask: Ask | None, form: Lines) -> Response:
+    version = _check(request, body)
+    if ask is None:  # a client has asked for nothing but that the model be there
+        return JSONResponse({**form.head({}), "done": True, "done_reason": "load"})
+    return await respond(request, ask, version, form, body.get("stream", True))
 
 
-def _of_text(delta: Mapping[str, Any]) -> Json:
-    thoughts = delta.get("reasoning_content")
-    return {"response": delta.get("text") or delta.get("content") or "", **({"thinking": thoughts} if thoughts else {})}
+def _thoughts(delta: Mapping[str, Any]) -> str:
+    """And among them the tools that the server ran, which Ollama has no field for: clients would run calls again."""
+    ran = [f"{step['name']} {step['arguments']} → {step['result']}\n" for step in delta.get("steps", ())]
+    return "".join([delta.get("reasoning_content") or "", *ran])
 
 
-def _head(body: Json) -> Json:
-    return {"model": body.get("model"), "created_at": _time(time.time())}
-
-
-def _loaded(request: Request, body: Json, form: Form) -> Response:
-    """A client has asked for nothing but that the model be there."""
-    _check(request, body)
-    return JSONResponse({**_head(body), **form({}), "done": True, "done_reason": "load"})
-
-
-class _Lines(EventStream):
+class _LineStream(EventStream):
     """JSON, one a line."""
 
     media_type, ping = "application/x-ndjson", b""
@@ -143,33 +132,54 @@ class _Lines(EventStream):
         return line({"error": error.message}) + b"\n"
 
 
-async def _answer(request: Request, body: Json, ask: Ask, form: Form) -> Response:
-    version = _check(request, body)
-    start = time.perf_counter()
-    if body.get("stream", True):
-        return _Lines(_stream(request, body, ask, form, version))
-    answering = await collect(request, ask, version)
-    whole = answering.choices[0].whole(0)
-    return JSONResponse({**_head(body), **form(whole.get("message", whole)), **_ended(answering, start)})
+class Lines(Form):
+    stream = _LineStream
+
+    def __init__(self, body: Json) -> None:
+        self.model, self.start = body.get("model"), time.perf_counter()
+
+    def said(self, delta: Mapping[str, Any]) -> Json:
+        raise NotImplementedError
+
+    def head(self, delta: Mapping[str, Any]) -> Json:
+        return {"model": self.model, "created_at": _time(time.time()), **self.said(delta)}
+
+    def grow(self, answering: Answering, parts: Parts) -> bytes:
+        deltas = [delta for _, delta in parts if delta and "role" not in delta]
+        return b"".join([line({**self.head(delta), "done": False}) + b"\n" for delta in deltas])
+
+    def end(self, answering: Answering) -> bytes:
+        return line({**self.head({}), **self._ended(answering)}) + b"\n"
+
+    def whole(self, answering: Answering) -> Json:
+        whole = answering.choices[0].whole()
+        return {**self.head(whole.get("message", whole)), **self._ended(answering)}
+
+    def _ended(self, answering: Answering) -> Json:
+        usage, nanoseconds = answering.usage(), int(1e9 * (time.perf_counter() - self.start))
+        return {
+            "done": True,
+            "done_reason": "length" if answering.choices[0].reason == "length" else "stop",
+            "total_duration": nanoseconds,
+            "load_duration": 0,
+            "prompt_eval_count": usage["prompt_tokens"],
+            "prompt_eval_duration": 0,
+            "eval_count": usage["completion_tokens"],
+            "eval_duration": nanoseconds,
+        }
 
 
-async def _stream(request: Request, body: Json, ask: Ask, form: Form, version: Version) -> AsyncGenerator[bytes, None]:
-    start = time.perf_counter()
-    async for answering, parts in deltas(request, ask, version):  # noqa: B007
-        said = [{**_head(body), **form(delta), "done": False} for _, delta in parts if delta and "role" not in delta]
-        yield b"".join(line(one) + b"\n" for one in said)
-    yield line({**_head(body), **form({}), **_ended(answering, start)}) + b"\n"
+class Chat(Lines):
+    def said(self, delta: Mapping[str, Any]) -> Json:
+        calls = [one["function"] for one in delta.get("tool_calls") or ()]
+        made = [{"function": {"name": one["name"], "arguments": json.loads(one["arguments"])}} for one in calls]
+        more = {"thinking": _thoughts(delta), "tool_calls": made}
+        said = {name: value for name, value in more.items() if value}
+        return {"message": {"role": "assistant", "content": delta.get("content") or "", **said}}
 
 
-def _ended(answering: Answering, start: float) -> Json:
-    usage, nanoseconds = answering.usage(), int(1e9 * (time.perf_counter() - start))
-    return {
-        "done": True,
-        "done_reason": "length" if answering.choices[0].reason == "length" else "stop",
-        "total_duration": nanoseconds,
-        "load_duration": 0,
-        "prompt_eval_count": usage["prompt_tokens"],
-        "prompt_eval_duration": 0,
-        "eval_count": usage["completion_tokens"],
-        "eval_duration": nanoseconds,
-    }
+class Generation(Lines):
+    def said(self, delta: Mapping[str, Any]) -> Json:
+        thoughts = _thoughts(delta)
+        text = delta.get("text") or delta.get("content") or ""
+        return {"response": text, **({"thinking": thoughts} if thoughts else {})}

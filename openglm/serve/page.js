@@ -47,18 +47,18 @@
     document.body.prepend(alert);
   }
 
-  /* A store as the server takes it, with one conversation. */
+  /* A conversation as the server takes it. */
   function opened(id) {
     const kept = read(id);
     seen[id] = kept?.state;
-    return {now: id, all: {[id]: kept?.messages ?? []}};
+    return {id, messages: kept?.messages ?? []};
   }
 
   /* The conversation that is shown, with what another tab added to it. */
-  function latest(store) {
-    const id = names[store?.now] ?? store?.now;
+  function latest(chat) {
+    const id = names[chat?.id] ?? chat?.id;
     if (!id || gone(id)) return opened(fresh());
-    return read(id) ? opened(id) : {now: id, all: {[id]: store.all[store.now]}};
+    return read(id) ? opened(id) : {id, messages: chat.messages};
   }
 
   function found(words) {
@@ -77,25 +77,25 @@
   }
 
   /* Keep what the server shows; the list of conversations follows. What was deleted stays deleted. */
-  function saved(store, words) {
-    let id = names[store?.now] ?? store?.now;
+  function saved(chat, words) {
+    let id = names[chat?.id] ?? chat?.id;
     if (!id || gone(id)) return found(words);
-    const messages = store.all[store.now], kept = read(id);
+    const {messages} = chat, kept = read(id);
     if (JSON.stringify(kept?.messages ?? []) !== JSON.stringify(messages)) {
-      if (kept && kept.state !== seen[id]) id = names[store.now] = fresh();
-      if (messages.length) write(id, messages, store.now);
+      if (kept && kept.state !== seen[id]) id = names[chat.id] = fresh();
+      if (messages.length) write(id, messages, chat.id);
       else localStorage.removeItem(CHAT + id);
     }
     sessionStorage.setItem(NOW, id);
     return found(words);
   }
 
-  function dropped(store) {
-    for (const id of [store?.now, names[store?.now]].filter(Boolean)) {
+  function dropped(chat) {
+    for (const id of [chat?.id, names[chat?.id]].filter(Boolean)) {
       localStorage.removeItem(CHAT + id);
       try { localStorage.setItem(GONE + id, Date.now()); } catch { full(); }
     }
-    return store;
+    return chat;
   }
 
   /* The conversation of this tab, or the newest. old: all of them, as earlier versions of this page kept them. */

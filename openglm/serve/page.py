@@ -11,7 +11,7 @@ import contextlib
 import html
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -24,12 +24,17 @@ from openglm.config import require
 from openglm.serve import chats
 from openglm.serve.choices import TurnChoice
 from openglm.serve.display import BLANK, filled, original, shown, talk
+from openglm.serve.feedback import keep_row
+from openglm.serve.schemas import Json
 from openglm.serve.service import Broken, Busy, Service, Version
 from openglm.serve.strings import NOTES
 
 _KEEP = 2.0  # seconds between two states of a growing answer that the browser keeps
 _LAST_WORDS = 5.0  # seconds for an answer to end that was told to
 _TRIED = 17  # tokens from which the model's speed is told
+_ASKING = gr.update(submit_btn=True, stop_btn=False)
+Update = list[Any]
+"""of the box, the display, the conversation and the note below it"""
 
 
 class Run:
@@ -63,7 +68,7 @@ class Knobs(NamedTuple):
 
 
 class Page:
-    """The handlers of one server's page, and its layout."""
+    """The handlers of one server's page. A `chat` comes from a browser, as JSON."""
 
     def __init__(self, app: FastAPI) -> None:
         self.state = app.state
@@ -71,132 +76,121 @@ class Page:
         self.context = self.service.assistant.context
         self.speed = 0.0
 
-    async def say(self, text: str, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
+    async def say(self, text: str, chat: Any, run: Run, *knobs: Any) -> AsyncIterator[Update]:
         """A question, or what a tool returned that the model has called."""
         await run.end()
-        store = chats.checked(store)
+        chat = chats.checked(chat)
         if text and text.strip():
-            before = chats.current(store)
+            before = chat["messages"]
             role = "tool" if before and before[-1].get("call") else "user"
-            store = chats.with_current(store, [*before, {"role": role, "content": text.strip("\n")}])
-            async for update in self._answer(store, run, Knobs(*knobs)):
+            asked = [*before, {"role": role, "content": text.strip("\n")}]
+            async for update in self._answer({**chat, "messages": asked}, run, Knobs(*knobs)):
                 yield update
 
-    async def start(self, chosen: gr.SelectData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
+    async def start(self, chosen: gr.SelectData, chat: Any, run: Run, *knobs: Any) -> AsyncIterator[Update]:
         """One of the questions that the page offers."""
         text = chosen.value.get("text") if isinstance(chosen.value, dict) else None
-        async for update in self.say(text if isinstance(text, str) else "", store, run, *knobs):
+        async for update in self.say(text if isinstance(text, str) else "", chat, run, *knobs):
             yield update
 
-    async def retry(self, which: gr.RetryData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
+    async def retry(self, which: gr.RetryData, chat: Any, run: Run, *knobs: Any) -> AsyncIterator[Update]:
         """A new answer to the question at `which`; the old one is kept as feedback, as what was not wanted."""
-        store = chats.checked(store)
-        messages = chats.current(store)
-        asked = _asked(which, messages)
+        chat = chats.checked(chat)
+        messages, asked = chat["messages"], _asked(which, chat["messages"])
         if asked:
-            old = messages[len(asked)] if len(messages) > len(asked) else None
-            async for update in self._answer(chats.with_current(store, asked), run, Knobs(*knobs)):
+            async for update in self._answer({**chat, "messages": asked}, run, Knobs(*knobs)):
                 yield update
-            if old and old["content"]:
-                await self._keep(
-                    update[2], "retry", asked, old, Knobs(*knobs).system, better=chats.current(update[2])[-1]["content"]
-                )
+            replaced = len(messages) > len(asked) and messages[len(asked)]["content"]
+            if replaced and chat["id"] not in run.gone:
+                better = update[2]["messages"][-1]["content"]
+                await self._keep(chat, "retry", len(asked), Knobs(*knobs).system, better=better)
 
-    async def undo(self, store: Any, which: gr.UndoData) -> list[Any]:
+    async def undo(self, chat: Any, which: gr.UndoData) -> Update:
         """Take the last question back into the box."""
-        store = chats.checked(store)
-        messages = chats.current(store)
-        asked = _asked(which, messages)
+        chat = chats.checked(chat)
+        asked = _asked(which, chat["messages"])
         text = asked.pop()["content"] if asked else ""
-        return [gr.update(value=text), *self.shown(chats.with_current(store, asked))]
+        return [gr.update(value=text), *seen({**chat, "messages": asked})]
 
-    async def edit(self, change: gr.EditData, store: Any, run: Run, *knobs: Any) -> AsyncIterator[list[Any]]:
+    async def edit(self, change: gr.EditData, chat: Any, run: Run, *knobs: Any) -> AsyncIterator[Update]:
         """An edited question is asked anew; an edited answer is kept, and the conversation goes on from it. Steps and
         sources are what they are."""
-        store, knobs = chats.checked(store), Knobs(*knobs)
-        messages, index = chats.current(store), _index(change, chats.current(store))
-        old = messages[index] if messages else None
-        if old is None or old["role"] == "tool" or old.keys() & {"call", "sources", "steps"}:
-            yield [gr.skip(), *self.shown(store)]
+        chat = chats.checked(chat)
+        messages = chat["messages"]
+        index = _index(change, messages)
+        old: Json = messages[index] if messages else {"role": "tool"}
+        if old["role"] == "tool" or old.keys() & {"call", "sources", "steps"}:
+            yield [gr.skip(), *seen(chat)]
             return
         new = {**old, "content": original(str(change.value))}
         if new["role"] == "user":
-            async for update in self._answer(chats.with_current(store, [*messages[:index], new]), run, knobs):
+            async for update in self._answer({**chat, "messages": [*messages[:index], new]}, run, Knobs(*knobs)):
                 yield update
             return
-        await self._keep(store, "edit", messages[:index], old, knobs.system, better=new["content"])
-        yield [gr.skip(), *self.shown(chats.with_current(store, [*messages[:index], new, *messages[index + 1 :]]))]
+        await self._keep(chat, "edit", index, Knobs(*knobs).system, better=new["content"])
+        yield [gr.skip(), *seen({**chat, "messages": [*messages[:index], new, *messages[index + 1 :]]})]
 
-    async def like(self, vote: gr.LikeData, store: Any, system: str, reason: str | None) -> tuple[Any, Any]:
-        store = chats.checked(store)
-        messages, index = chats.current(store), _end(_index(vote, chats.current(store)), chats.current(store))
+    async def like(self, vote: gr.LikeData, chat: Any, system: str, reason: str | None) -> tuple[Any, Any]:
+        chat = chats.checked(chat)
+        messages = chat["messages"]
+        index = _end(_index(vote, messages), messages)
         if messages and messages[index]["role"] == "assistant" and vote.liked is not None:
-            kind = "up" if vote.liked is True or vote.liked == "Like" else "down"
-            await self._keep(
-                store, kind, messages[:index], messages[index], system, reason=(reason or "").strip()[:4096] or None
-            )
-        return "", await self.kept(store)
+            kind = "up" if vote.liked in (True, "Like") else "down"
+            await self._keep(chat, kind, index, system, reason=(reason or "").strip()[:4096] or None)
+        return "", await self.kept(chat)
 
-    async def kept(self, store: Any) -> list[dict[str, Any]]:
+    async def kept(self, chat: Any) -> list[Json]:
         """What the data base holds of this conversation."""
-        store = chats.checked(store)
-        return await asyncio.to_thread(self.state.feedback.of, store["now"]) if self.state.feedback else []
+        chat = chats.checked(chat)
+        return await asyncio.to_thread(self.state.feedback.of, chat["id"]) if self.state.feedback else []
 
-    async def delete(self, store: Any, run: Run) -> list[Any]:
-        now = chats.checked(store)["now"]
-        run.gone.add(now)
+    async def delete(self, chat: Any, run: Run) -> Update:
+        gone = chats.checked(chat)["id"]
+        run.gone.add(gone)
         await run.end()
         if self.state.feedback:
-            await asyncio.to_thread(self.state.feedback.forget, now)
-        return self.shown(chats.started())
+            await asyncio.to_thread(self.state.feedback.forget, gone)
+        return seen(chats.started())
 
-    async def _keep(
-        self, store: chats.Store, kind: str, before: chats.Messages, answer: Mapping[str, Any], system: str, better: str | None = None, reason: str | None = None,
-    ) -> None:  # fmt: skip
+    async def _keep(self, chat: Json, kind: str, index: int, system: str, **more: str | None) -> None:
+        """A judgement of the answer at `index`."""
+        before, answer = chat["messages"][:index], chat["messages"][index]
         if self.state.feedback:
-            row = {
-                "conversation": store["now"],
-                "kind": kind,
-                "messages": _with_system(system, before),
-                "answer": answer["content"],
-                "better": better,
-                "reason": reason,
-            }
-            weights = answer.get("version") or self.service.assistant.fingerprint
-            await asyncio.to_thread(
-                self.state.feedback.add,
-                **row,
+            await keep_row(
+                self.state,
+                answer.get("version"),
+                conversation=chat["id"],
+                kind=kind,
+                messages=_with_system(system, before),
+                answer=answer["content"],
                 sampling=answer.get("sampling", {}),
-                model=self.state.model,
-                weights=weights,
+                **more,
             )
-            self.service.metrics.feedback.inc()
 
-    async def _answer(self, store: chats.Store, run: Run, knobs: Knobs) -> AsyncIterator[list[Any]]:
-        """Show an answer to the current conversation while it grows. The browser keeps the question at once, and what
-        there is of the answer now and then. What comes after its deletion is not shown: a question may have waited."""
-        unseen = [gr.update(submit_btn=True, stop_btn=False), gr.skip(), gr.skip(), gr.skip()]
-        if store["now"] in run.gone:
+    async def _answer(self, chat: Json, run: Run, knobs: Knobs) -> AsyncIterator[Update]:
+        """Show an answer to the conversation while it grows. The browser keeps the question at once, and what there is
+        of the answer now and then. What comes after its deletion is not shown: a question may have waited."""
+        unseen = [_ASKING, gr.skip(), gr.skip(), gr.skip()]
+        if chat["id"] in run.gone:
             yield unseen
             return
         run.stop, run.over, run.tokens, run.began = asyncio.Event(), asyncio.Event(), 0, time.monotonic()
         try:
-            yield [gr.update(value="", submit_btn=False, stop_btn=True), talk(chats.current(store)), store, ""]
-            async for update in self._told(store, run, knobs):
-                yield unseen if store["now"] in run.gone else update
+            yield [gr.update(value="", submit_btn=False, stop_btn=True), *seen(chat)]
+            async for update in self._told(chat, run, knobs):
+                yield unseen if chat["id"] in run.gone else update
         finally:
             run.stop = None
             run.over.set()
 
-    async def _told(self, store: chats.Store, run: Run, knobs: Knobs) -> AsyncIterator[list[Any]]:
-        asked, done, note, kept = chats.current(store), chats.current(store), "", time.monotonic()
+    async def _told(self, chat: Json, run: Run, knobs: Knobs) -> AsyncIterator[Update]:
+        asked = done = chat["messages"]
+        note, kept = "", time.monotonic()
         try:
             tools = _tools(knobs.tools)
             assistant, version = self.service.assistant, self.service.pick()
-            sampling = {
-                **assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p)),
-                "max_tokens": max(1, min(int(knobs.tokens), self.context)),
-            }
+            sampling = assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p))
+            sampling["max_tokens"] = max(1, min(int(knobs.tokens), self.context))
             messages = _with_system(knobs.system, asked)
             turn = await asyncio.to_thread(assistant.turn, messages, SamplingParams(**sampling), tools or None)
             note = NOTES["cut"].format(turn.dropped) if turn.dropped else ""
@@ -204,18 +198,17 @@ class Page:
                 done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
                 late = time.monotonic() - kept > _KEEP
                 kept = time.monotonic() if late else kept
-                yield [gr.skip(), talk(done), chats.with_current(store, done) if late else gr.skip(), note]
+                yield [gr.skip(), talk(done), {**chat, "messages": done} if late else gr.skip(), note]
             note = note or NOTES["speed"].format(run.tokens, run.tokens / (time.monotonic() - run.began))
         except (ValueError, Busy, Broken) as error:
             note = f"{NOTES['failed']} {error}"
-        last = done[-1]
-        if last.get("call"):
+        if done[-1].get("call"):
             note = NOTES["called"]
-        elif not last["content"]:
+        elif not done[-1]["content"]:
             done = asked
-        yield [gr.update(submit_btn=True, stop_btn=False), *self.shown(chats.with_current(store, done))[:-1], note]
+        yield [_ASKING, *seen({**chat, "messages": done}, note)]
 
-    async def _grow(self, choice: TurnChoice, run: Run, version: Version) -> AsyncIterator[dict[str, Any]]:
+    async def _grow(self, choice: TurnChoice, run: Run, version: Version) -> AsyncIterator[Json]:
         """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
         is nothing else."""
         assert run.stop is not None, "an answer is under way"
@@ -238,7 +231,7 @@ class Page:
                     quoted = f"> {thoughts}" if thoughts and not calls else ""
                     others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
                     content = "\n\n".join([message["content"] or quoted, *others]).strip()
-                    yield {"content": content, "tool_calls": calls, "steps": choice.steps}
+                    yield {**message, "content": content, "tool_calls": calls}
             finally:
                 stopped.cancel()
 
@@ -253,9 +246,8 @@ class Page:
         """Name, size and speed of the model: that of a short answer, which is measured once."""
         if not self.speed:
             with contextlib.suppress(ValueError, Busy, Broken):
-                ids, _ = await asyncio.to_thread(
-                    self.service.assistant.chat_prompt, [{"role": "user", "content": "你好"}]
-                )
+                hello = [{"role": "user", "content": "你好"}]
+                ids, _ = await asyncio.to_thread(self.service.assistant.chat_prompt, hello)
                 params = SamplingParams(max_tokens=_TRIED, ignore_eos=True)
                 times = [time.monotonic() async for _ in self.service.answer([(ids, params)])]
                 self.speed = (_TRIED - 1) / max(times[-1] - times[0], 1e-3)
@@ -272,21 +264,25 @@ class Page:
             return f"<p>{html.escape(str(error))}</p>"
         return filled(pieces, found)
 
-    def shown(self, store: chats.Store) -> list[Any]:
-        """Display, store and note for a store."""
-        return [talk(chats.current(store)), store, ""]
-
-    async def open(self, store: Any, run: Run) -> list[Any]:
+    async def open(self, chat: Any, run: Run) -> Update:
         await run.end()
-        return self.shown(chats.checked(store))
+        return seen(chats.checked(chat))
 
-    async def bring(self, text: str, store: Any, system: str, run: Run) -> list[Any]:
+    async def export(self, chat: Any, system: str) -> str:
+        return chats.exported(chats.checked(chat), system)
+
+    async def bring(self, text: str, chat: Any, system: str, run: Run) -> Update:
         """A conversation from a file becomes one of the page's."""
         await run.end()
         messages, found = chats.imported(text)
-        if not messages:
-            return [*self.shown(chats.checked(store))[:-1], NOTES["no_chat"] if text else "", system]
-        return [*self.shown(chats.with_current(chats.started(), messages)), found]
+        if messages:
+            return [*seen({**chats.started(), "messages": messages}), found]
+        return [*seen(chats.checked(chat), NOTES["no_chat"] if text else ""), system]
+
+
+def seen(chat: Json, note: str = "") -> Update:
+    """Display, conversation and note."""
+    return [talk(chat["messages"]), chat, note]
 
 
 async def stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
@@ -294,23 +290,19 @@ async def stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
         run.stop.set()
 
 
-def _with_system(system: str | None, messages: chats.Messages) -> list[dict[str, Any]]:
+def _with_system(system: str | None, messages: chats.Messages) -> chats.Messages:
     """A conversation as the model reads it."""
     return [*([{"role": "system", "content": system}] if system and system.strip() else []), *chats.for_model(messages)]
 
 
-def _tools(text: str | None) -> list[dict[str, Any]]:
+def _tools(text: str | None) -> list[Json]:
     """Tools as a user typed them. Raises ValueError."""
     try:
         tools: Any = json.loads(text) if text and text.strip() else []
     except (ValueError, RecursionError):
         tools = None
-    require(
-        isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools),
-        "tools",
-        (text or "")[:20],
-        "must be a list in OpenAI's JSON form",
-    )
+    sound = isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
+    require(sound, "tools", (text or "")[:20], "must be a list in OpenAI's JSON form")
     return tools
 
 

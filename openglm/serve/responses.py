@@ -6,20 +6,18 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from openglm.config import require
-from openglm.serve.asking import Ask, ask_chat, collect, deltas
-from openglm.serve.blocks import Block, Blocks, Json, as_chat, call, function, text_of
-from openglm.serve.choices import Answering
-from openglm.serve.openai import check_model
-from openglm.serve.service import Version
-from openglm.serve.sse import EventStream, event
+from openglm.serve.asking import ask_chat
+from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of
+from openglm.serve.choices import Answering, new_call, new_function
+from openglm.serve.forms import check_model, public_name, respond
+from openglm.serve.schemas import Json
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 _SHOWN: Json = {"instructions": None, "tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "metadata": {}}
@@ -34,21 +32,8 @@ async def responses(request: Request, body: Json) -> Response:
         require(not body.get(name), name, body.get(name), "nothing is stored here; send the whole conversation")
     chat = as_chat(asked, body)
     version = check_model(request, chat.model)
-    head = {name: body.get(name, usual) for name, usual in _SHOWN.items()}
-    head |= {"id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": int(time.time()), "store": False}
-    head |= {
-        "model": version.adapter or request.app.state.model,
-        "status": "in_progress",
-        "output": [],
-        "error": None,
-        "usage": None,
-    }
-    ask = partial(ask_chat, request, chat)
-    if chat.stream:
-        return EventStream(_events(request, ask, head, version))
-    answering, blocks = await collect(request, ask, version), Blocks()
-    blocks.feed(answering.choices[0].message())
-    return JSONResponse(_ended(head, answering, blocks))
+    form = Responses(body, public_name(request, version))
+    return await respond(request, partial(ask_chat, request, chat), version, form, chat.stream)
 
 
 def asked(body: Json) -> Json:
@@ -56,17 +41,13 @@ def asked(body: Json) -> Json:
     given = body["input"]
     items = [{"content": given}] if isinstance(given, str) else given
     format, choice = (body.get("text") or {}).get("format"), body.get("tool_choice")
-    tools = [
-        function(**{key: one.get(key) for key in ("name", "description", "parameters")})
-        for one in body.get("tools") or ()
-    ]
     same = ("model", "temperature", "top_p", "stream", "parallel_tool_calls")
     return {
         **{name: body.get(name) for name in same},
         "messages": list(_messages(body.get("instructions"), items)),
         "max_tokens": body.get("max_output_tokens"),
-        "tools": tools,
-        "tool_choice": function(name=choice["name"]) if isinstance(choice, dict) else choice,
+        "tools": functions(body.get("tools"), "parameters"),
+        "tool_choice": new_function(name=choice["name"]) if isinstance(choice, dict) else choice,
         "reasoning_effort": (body.get("reasoning") or {}).get("effort"),
         "response_format": format and {"type": format["type"], "json_schema": {"name": "answer", **format}},
     }
@@ -77,19 +58,7 @@ def _messages(instructions: str | None, items: list[Json]) -> Iterator[Json]:
     if instructions:
         yield {"role": "system", "content": instructions}
     answer: Json = {}
-    for item in items:
-        kind = item.get("type", "message")
-        text = text_of(item.get("output" if kind == "function_call_output" else "content"))
-        new: Json = {"role": "assistant"}
-        if kind == "function_call":
-            new["tool_calls"] = [call(item["call_id"], item["name"], item["arguments"])]
-        elif kind == "reasoning":
-            new["reasoning_content"] = text or text_of(item.get("summary"))
-        elif kind == "function_call_output":
-            new = {"role": "tool", "tool_call_id": item["call_id"], "content": text}
-        else:
-            require(kind == "message", "input.type", kind, "is none that this server reads")
-            new = {"role": item.get("role", "user"), "content": text}
+    for new in map(_message, (item for item in items if item.get("type") != "mcp_call")):  # it told of our own tools
         if new["role"] != "assistant" or (new.keys() & answer.keys()) - {"role", "tool_calls"}:
             yield from [answer] if answer else []
             answer = {}
@@ -101,21 +70,90 @@ def _messages(instructions: str | None, items: list[Json]) -> Iterator[Json]:
     yield from [answer] if answer else []
 
 
-def _ended(head: Json, answering: Answering, blocks: Blocks) -> Json:
-    cut, usage = answering.choices[0].reason == "length", answering.usage()
-    return {
-        **head,
-        "status": "incomplete" if cut else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "output": [_item(block) for block in blocks],
-        "usage": {
-            "input_tokens": usage["prompt_tokens"],
-            "input_tokens_details": usage["prompt_tokens_details"],
-            "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage["total_tokens"],
-        },
-    }
+def _message(item: Json) -> Json:
+    kind, text = item.get("type", "message"), text_of(item.get("content"))
+    if kind == "function_call":
+        return {"role": "assistant", "tool_calls": [new_call(item["name"], item["arguments"], item["call_id"])]}
+    if kind == "reasoning":
+        return {"role": "assistant", "reasoning_content": text or text_of(item.get("summary"))}
+    if kind == "function_call_output":
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": text_of(item.get("output"))}
+    require(kind == "message", "input.type", kind, "is none that this server reads")
+    return {"role": item.get("role", "user"), "content": text}
+
+
+class Responses(BlockForm):
+    def __init__(self, body: Json, model: str) -> None:
+        super().__init__()
+        self.numbers = itertools.count()
+        self.head = {name: body.get(name, usual) for name, usual in _SHOWN.items()}
+        self.head |= {"id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": int(time.time())}
+        self.head |= {"model": model, "store": False, "error": None}
+
+    def write(self, fields: Json) -> bytes:
+        named = {**fields, "type": f"response.{fields['type']}"}
+        return super().write({**named, "sequence_number": next(self.numbers)})
+
+    def begin(self, answering: Answering) -> bytes:
+        head: Json = {**self.head, "status": "in_progress", "output": [], "usage": None}
+        return b"".join([self.write({"type": kind, "response": head}) for kind in ("created", "in_progress")])
+
+    def end(self, answering: Answering) -> bytes:
+        ended = self._ended(answering)
+        return self.write({"type": ended["status"], "response": ended})
+
+    def whole(self, answering: Answering) -> Json:
+        self.read(answering)
+        return self._ended(answering)
+
+    def _ended(self, answering: Answering) -> Json:
+        cut, usage = answering.choices[0].reason == "length", answering.usage()
+        return {
+            **self.head,
+            "status": "incomplete" if cut else "completed",
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "output": [_item(block) for block in self.blocks],
+            "usage": {
+                "input_tokens": usage["prompt_tokens"],
+                "input_tokens_details": usage["prompt_tokens_details"],
+                "output_tokens": usage["completion_tokens"],
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": usage["total_tokens"],
+            },
+        }
+
+    def events(self, kind: str, block: Block, text: str) -> Iterator[Json]:
+        item, call, place = _item(block, begun=kind == "begin"), block.kind == "call", {"output_index": block.number}
+        if block.kind == "step":
+            yield from _of_step(kind, item, place)
+            return
+        name = _NAMES[block.kind]
+        inner: Json = {"item_id": item["id"], **place, **({} if call else {"content_index": 0})}
+        if kind == "begin":
+            yield {"type": "output_item.added", **place, "item": item}
+            if not call:
+                yield {"type": "content_part.added", **inner, "part": _part(block)}
+        elif kind == "add":
+            yield {"type": f"{name}.delta", **inner, "delta": text, "logprobs": []}
+        else:
+            yield {"type": f"{name}.done", **inner, "arguments" if call else "text": block.text, "logprobs": []}
+            if not call:
+                yield {"type": "content_part.done", **inner, "part": _part(block)}
+            yield {"type": "output_item.done", **place, "item": item}
+
+
+_NAMES = {"text": "output_text", "thoughts": "reasoning_text", "call": "function_call_arguments"}
+
+
+def _of_step(kind: str, item: Json, place: Json) -> Iterator[Json]:
+    inner = {"item_id": item["id"], **place}
+    if kind == "begin":
+        yield {"type": "output_item.added", **place, "item": item}
+        yield {"type": "mcp_call.in_progress", **inner}
+        yield {"type": "mcp_call_arguments.done", **inner, "arguments": item["arguments"]}
+    elif kind == "end":
+        yield {"type": f"mcp_call.{item['status']}", **inner}
+        yield {"type": "output_item.done", **place, "item": item}
 
 
 def _item(block: Block, begun: bool = False) -> Json:
@@ -124,6 +162,12 @@ def _item(block: Block, begun: bool = False) -> Json:
     if block.kind == "call":
         own = {"call_id": block.call["id"], "name": block.call["function"]["name"], "arguments": block.text}
         return {"id": f"fc_{block.id}", "type": "function_call", "status": status, **own}
+    if block.kind == "step":  # as OpenAI tells of tools of MCP servers, which it runs itself too
+        failed = block.call["failed"] and not begun
+        error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": block.text}]}
+        own = {"name": block.call["name"], "server_label": "glm", "arguments": arguments_text(block.call)}
+        own |= {"output": None if begun else block.text, "error": error if failed else None}
+        return {"id": f"mcp_{block.id}", "type": "mcp_call", "status": "failed" if failed else status, **own}
     if block.kind == "thoughts":
         return {"id": f"rs_{block.id}", "type": "reasoning", "summary": [], "content": parts}
     return {"id": f"msg_{block.id}", "type": "message", "role": "assistant", "content": parts, "status": status}
@@ -133,39 +177,3 @@ def _part(block: Block) -> Json:
     if block.kind == "thoughts":
         return {"type": "reasoning_text", "text": block.text}
     return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
-
-
-async def _events(request: Request, ask: Ask, head: Json, version: Version) -> AsyncGenerator[bytes, None]:
-    blocks, numbers = Blocks(), itertools.count()
-
-    def written(kind: str, **fields: Any) -> bytes:
-        name = f"response.{kind}"
-        return event({"type": name, "sequence_number": next(numbers), **fields}, name)
-
-    yield written("created", response=head) + written("in_progress", response=head)
-    async for answering, parts in deltas(request, ask, version):  # noqa: B007
-        steps = [step for _, delta in parts for step in blocks.feed(delta)]
-        yield b"".join(written(name, **fields) for step in steps for name, fields in _of_step(*step))
-    ended = _ended(head, answering, blocks)
-    yield written(ended["status"], response=ended)
-
-
-_NAMES = {"text": "output_text", "thoughts": "reasoning_text", "call": "function_call_arguments"}
-
-
-def _of_step(kind: str, block: Block, text: str) -> Iterator[tuple[str, Json]]:
-    """Names and fields of the events that tell of a block's beginning, growth or end."""
-    name, item, call = _NAMES[block.kind], _item(block, begun=kind == "begin"), block.kind == "call"
-    place = {"output_index": block.number}
-    inner: Json = {"item_id": item["id"], **place, **({} if call else {"content_index": 0})}
-    if kind == "begin":
-        yield "output_item.added", {**place, "item": item}
-        if not call:
-            yield "content_part.added", {**inner, "part": _part(block)}
-    elif kind == "add":
-        yield f"{name}.delta", {**inner, "delta": text, "logprobs": []}
-    else:
-        yield f"{name}.done", {**inner, "arguments" if call else "text": block.text, "logprobs": []}
-        if not call:
-            yield "content_part.done", {**inner, "part": _part(block)}
-        yield "output_item.done", {**place, "item": item}

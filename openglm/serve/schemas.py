@@ -6,10 +6,12 @@ Fields that would hand the server a template, tensors or code are declared as nu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+Json = dict[str, Any]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 Embedded = Annotated[str, Field(min_length=1, max_length=1 << 15)]
@@ -33,22 +35,23 @@ Stop = Annotated[
 _DEEPEST = 32
 
 
+def layers(value: Any) -> Iterator[list[Any]]:
+    """The parts of a JSON value, one depth after another."""
+    layer = [value]
+    while layer:
+        yield layer
+        held = (one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list)))
+        layer = [below for parts in held for below in parts]
+
+
 def _shallow(value: Any) -> Any:
     """Deep nesting is no schema that anyone wrote, and its text grows with the square of the depth."""
-    layer = [value]
-    for _ in range(_DEEPEST):
-        layer = [
-            below
-            for one in layer
-            if isinstance(one, (dict, list))
-            for below in (one.values() if isinstance(one, dict) else one)
-        ]
-    if layer:
+    if any(depth == _DEEPEST for depth, _ in enumerate(layers(value))):
         raise ValueError(f"nested more than {_DEEPEST} deep")
     return value
 
 
-Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
+Schema = Annotated[Json, AfterValidator(_shallow)]
 Candidates = Annotated[int, Field(ge=1, le=64)]
 """Beyond the originals: so many fillings are tried, and the one that makes the whole text likeliest is the answer."""
 _Count = Annotated[int, Field(ge=1, le=1 << 31)]
@@ -169,6 +172,11 @@ class Sampling(Body):
     prompt_embeds: None = None
     logits_processors: None = None
 
+    @property
+    def most(self) -> int:
+        """Tokens of an answer; -1: as many as there is room for."""
+        raise NotImplementedError
+
 
 class ChatRequest(Sampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
@@ -183,6 +191,11 @@ class ChatRequest(Sampling):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
 
+    @property
+    def most(self) -> int:
+        given = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return -1 if given is None else given
+
 
 class CompletionRequest(Sampling):
     prompt: Text | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=2048, fail_fast=True)]
@@ -190,6 +203,10 @@ class CompletionRequest(Sampling):
     candidates: Candidates = 1
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
+
+    @property
+    def most(self) -> int:
+        return 16 if self.max_tokens is None else self.max_tokens
 
 
 class EmbeddingRequest(Body):

@@ -147,7 +147,7 @@ class Service:
         version = self.versions[-1 if trial else 0]
         version.share = 1.0
         self.versions = [version]
-        self.metrics.watch(version.assistant.engine)
+        self.metrics.engine = version.assistant.engine
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -217,7 +217,7 @@ class Service:
             async for batch in self.answer(requests, version):
                 by_index |= {index: event.result for index, event in batch if event.result is not None}
             if any(result.finish_reason == "cancelled" for result in by_index.values()):
-                raise Busy("the candidates were not done in time", 10, ending=True)
+                raise Busy("this was not done in time", 10, ending=True)
             results = [by_index[index] for index in range(len(requests))]
 
     def _admit(self, count: int) -> None:
@@ -269,7 +269,8 @@ class Service:
                 try:
                     start = time.perf_counter()
                     events = engine.step()
-                    self.metrics.step(time.perf_counter() - start, len(events))
+                    self.metrics.step.observe(time.perf_counter() - start)
+                    self.metrics.step_tokens.inc(len(events))
                     self._deliver(engine, events)
                 except Exception as error:  # a defect must not leave readers waiting for ever
                     say(f"glm serve: the engine failed: {type(error).__name__}: {error}")
@@ -336,7 +337,8 @@ class Service:
             if ticket is None:
                 continue
             if event.token is not None:
-                self.metrics.token(now - (ticket.last or ticket.began), first=not ticket.last)
+                waited = self.metrics.token if ticket.last else self.metrics.first_token
+                waited.observe(now - (ticket.last or ticket.began))
                 ticket.last = now
             if event.result is not None:
                 del self._by_number[engine, event.id]

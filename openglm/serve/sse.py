@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -16,7 +17,7 @@ Result = TypeVar("Result")
 DONE = b"data: [DONE]\n\n"
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _SEPARATORS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
-_PATIENCE, _QUIET = 1.0, 5.0  # seconds until the headers are sent, and between two pings in silence
+_PATIENCE, _QUIET = 1.0, 5.0  # seconds until the headers are sent, and between two pings
 _SMALL = 1 << 14  # bytes; cutting so much into tokens takes a millisecond or two
 
 
@@ -71,40 +72,42 @@ class EventStream(Response):
     def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self.chunks = chunks
+        self.chunks, self.started = chunks, False
 
     def failed(self, error: ApiError) -> bytes:
         return event(error.body()) + DONE
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await unless_gone(receive, self._send(send, scope, receive))
-        except Gone:
-            pass
+            with suppress(Gone):
+                await unless_gone(receive, self._send(scope, receive, send))
         finally:
             await self.chunks.aclose()
 
-    async def _send(self, send: Any, scope: Any, receive: Any) -> None:
-        started, turn = False, asyncio.ensure_future(anext(self.chunks, None))
+    async def _send(self, scope: Any, receive: Any, send: Any) -> None:
+        waiting = asyncio.ensure_future(self._keep_open(send))
         try:
-            while True:
-                await asyncio.wait({turn}, timeout=_QUIET if started else _PATIENCE)
-                chunk = turn.result() if turn.done() else self.ping if started else b""
-                if not started:
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    started = True
-                if chunk is None:
-                    break
-                if chunk:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                if turn.done():
-                    turn = asyncio.ensure_future(anext(self.chunks, None))
+            async for chunk in self.chunks:  # without a task for each, of which there are many
+                await self._write(send, chunk)
         except Exception as error:
-            if not started:
+            waiting.cancel()
+            if not self.started:
                 return await as_api_error(error).response()(scope, receive, send)
-            body = self.failed(as_api_error(error))
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await self._write(send, self.failed(as_api_error(error)))
         finally:
-            turn.cancel()
-            await asyncio.gather(turn, return_exceptions=True)
+            waiting.cancel()
         await send({"type": "http.response.body", "body": b""})
+
+    async def _keep_open(self, send: Any) -> None:
+        await asyncio.sleep(_PATIENCE)
+        await self._write(send, b"")
+        while True:
+            await asyncio.sleep(_QUIET)
+            await self._write(send, self.ping)
+
+    async def _write(self, send: Any, chunk: bytes) -> None:
+        if not self.started:
+            self.started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if chunk:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})

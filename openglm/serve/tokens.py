@@ -3,13 +3,13 @@ back."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import AliasChoices, Field
 
 from openglm.serve.asking import plain
-from openglm.serve.schemas import Body, Ids, Message, Text, Tool
+from openglm.serve.schemas import Body, Ids, Json, Message, Text, Tool
 from openglm.serve.sse import prepare
 
 router = APIRouter(tags=["Tokens"])
@@ -29,7 +29,7 @@ class DetokenizeRequest(Body):
 
 @router.post("/tokenize")
 @router.post("/v1/tokenize", include_in_schema=False)
-async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
+async def tokenize(request: Request, body: TokenizeRequest) -> Json:
     assistant = request.app.state.service.assistant
     if body.messages is None:
         assistant.require_short("prompt", len(body.prompt))

@@ -40,17 +40,12 @@ class Verdict(Body):
 async def show(request: Request) -> dict[str, Any]:
     """The versions that answer, the one on trial last."""
     service: Service = request.app.state.service
-    first, *trial = service.versions
+    trial = service.versions[1:]
     shares = [1 - trial[0].share, trial[0].share] if trial else [1.0]
     return {
         "data": [
-            {
-                "model": version.name,
-                "system_fingerprint": version.assistant.fingerprint,
-                "share": share,
-                "requests": version.requests,
-            }
-            for version, share in zip([first, *trial], shares, strict=True)
+            {"model": one.name, "system_fingerprint": one.fingerprint, "requests": one.requests, "share": share}
+            for one, share in zip(service.versions, shares, strict=True)
         ]
     }
 
@@ -65,11 +60,8 @@ async def try_out(request: Request, body: Trial) -> dict[str, Any]:
     if len(service.versions) > 1 and trial.name == body.model:
         trial.share = body.share
     else:
-        try:
-            assistant = await asyncio.to_thread(state.load, str(Path(body.model)))
-            service.try_out(Version(assistant, body.model, body.share))
-        except ValueError as error:
-            raise ApiError(400, str(error), param="model") from None
+        assistant = await asyncio.to_thread(state.load, str(Path(body.model)))
+        service.try_out(Version(assistant, body.model, body.share))
     return await show(request)
 
 

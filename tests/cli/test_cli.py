@@ -114,12 +114,11 @@ def test_a_file_sets_options_and_flags_override_it(tmp_path):
         parse(PretrainConfig, ["--config", str(file)], "glm pretrain", "about", default)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+@pytest.mark.parametrize("argv", [["--help"], ["plan", "--help"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error(argv):
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "openglm.cli.main", "plan", "--help"], stdout=writer, stderr=subprocess.PIPE
-    )
+    done = subprocess.run([sys.executable, "-m", "openglm.cli.main", *argv], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert done.returncode == 0 and done.stderr == b""
 
@@ -131,6 +130,28 @@ def test_chat_takes_the_engines_options_by_the_names_of_serve(toy, capsys):
     assert sum(usage.values()) <= 48
     assert main(["chat", str(toy), "--prompt", "你好", "--engine.kv-tokens", "-1"]) == 1
     assert "engine.kv_tokens = -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "module,line",
+    [
+        ("torch", "pip install openglm"),
+        ("pydantic.fields", "pip install openglm"),
+        ("fastapi", "pip install 'openglm[serve]'"),
+        ("prometheus_client", "pip install 'openglm[serve]'"),
+        ("opencc", "pip install 'openglm[data]'"),
+        ("yaml", "pip install 'openglm[data]'"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_line_that_installs_it(module, line, monkeypatch, capsys):
+    """A base package with the base install, and one of an extra with its extra."""
+
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("openglm.cli.main.importlib.import_module", missing)
+    code, _, err = run(capsys, "bench")
+    assert code == 1 and err.strip().endswith(f"{module!r} is missing; install it with: {line}")
 
 
 HUGE = "x" * 2_000_000

@@ -22,7 +22,9 @@ TOOLS = [{"type": "function", "function": WEATHER}]
 
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory):
-    process, url = start_server(tmp_path_factory.mktemp("nano") / "said", "nano", "--no-feedback", "--api-key", "k")
+    process, url = start_server(
+        tmp_path_factory.mktemp("nano") / "said", "nano", "--page", "--no-feedback", "--api-key", "k"
+    )
     yield url
     process.terminate()
     process.join(15)

@@ -115,7 +115,7 @@ def test_a_data_base_that_cannot_be_opened_is_one_line(url, capsys, tmp_path):
 
 def test_a_killed_server_has_kept_all_that_it_acknowledged(toy, tmp_path):
     file = tmp_path / "f.db"
-    process, url = start_server(tmp_path / "said", toy, "--feedback-url", f"sqlite:///{file}")
+    process, url = start_server(tmp_path / "said", toy, "--page", "--feedback-url", f"sqlite:///{file}")
     acknowledged, lock = [], threading.Lock()
 
     def write(writer):

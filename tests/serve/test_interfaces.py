@@ -9,7 +9,8 @@ from openglm.assistant import Assistant
 from openglm.serve import anthropic as messages_api
 from openglm.serve import ollama as ollama_api
 from openglm.serve import responses as responses_api
-from openglm.serve.blocks import Blocks, as_chat, call
+from openglm.serve.blocks import Blocks, as_chat
+from openglm.serve.choices import new_call
 
 USER = {"role": "user", "content": "你好，你是谁？"}
 UNIT = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"], "additionalProperties": False}  # fmt: skip
@@ -168,10 +169,9 @@ def test_streams_of_blocks_add_up(nano):
         own = [(kind, text) for kind, one, text in steps if one is block]
         assert block.number == number and own[0][0] == "begin" and own[-1][0] == "end"
         assert "".join(text for _, text in own) == block.text
-    for of_step in (responses_api._of_step, messages_api._of_step):
-        assert json.dumps(
-            [of_step(*step) if of_step is messages_api._of_step else list(of_step(*step)) for step in steps]
-        )
+    for form in (responses_api.Responses({}, "m"), messages_api.Messages("m")):
+        events = [fields for step in steps for fields in form.events(*step)]
+        assert json.dumps(events) and len(events) >= len(steps)
 
 
 def test_conversations_become_the_same_messages():
@@ -180,7 +180,7 @@ def test_conversations_become_the_same_messages():
     talk = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "let me see", "reasoning_content": "hm", "tool_calls": [call("c", "get_weather", json.dumps(arguments))]},
+        {"role": "assistant", "content": "let me see", "reasoning_content": "hm", "tool_calls": [new_call("get_weather", json.dumps(arguments), "c")]},
         {"role": "tool", "tool_call_id": "c", "content": "sunny"},
         {"role": "user", "content": "thanks"},
     ]  # fmt: skip

@@ -34,27 +34,24 @@ EXTRAS = {
     "sources": JSON | st.lists(st.lists(TEXTS, min_size=3, max_size=3)),
     "sampling": JSON | st.fixed_dictionaries({"top_p": LEAVES | st.floats()}),
 }
-CHATS = st.dictionaries(
-    st.just(NAME) | st.text(max_size=40),
-    JSON | st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": TEXTS | JSON}, optional=EXTRAS)),
-)
+MESSAGES = st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": TEXTS | JSON}, optional=EXTRAS))
 
 
-@given(JSON | st.fixed_dictionaries({"now": JSON, "all": JSON | CHATS}))
-def test_any_store_becomes_a_sound_one(store):
-    sound = chats.checked(store)
-    assert chats.checked(sound) == sound and isinstance(chats.current(sound), list)
-    for messages in sound["all"].values():
-        assert all(
-            m.keys() <= {"role", "content", *EXTRAS}
-            and m["role"] in ("user", "assistant", "tool")
-            and isinstance(m["content"], str)
-            for m in messages
-        )
-        json.dumps(talk(messages), allow_nan=False)
-        for message in chats.for_model(messages):
-            call = message.get("tool_calls", [{"function": {"name": "f", "arguments": {}}}])[0]["function"]
-            assert isinstance(call["arguments"], dict) and isinstance(call["name"], str)
+@given(JSON | st.fixed_dictionaries({"id": st.just(NAME) | JSON, "messages": JSON | MESSAGES}))
+def test_any_chat_becomes_a_sound_one(chat):
+    sound = chats.checked(chat)
+    assert chats.checked(sound) == sound
+    messages = sound["messages"]
+    assert all(
+        m.keys() <= {"role", "content", *EXTRAS}
+        and m["role"] in ("user", "assistant", "tool")
+        and isinstance(m["content"], str)
+        for m in messages
+    )
+    json.dumps(talk(messages), allow_nan=False)
+    for message in chats.for_model(messages):
+        call = message.get("tool_calls", [{"function": {"name": "f", "arguments": {}}}])[0]["function"]
+        assert isinstance(call["arguments"], dict) and isinstance(call["name"], str)
 
 
 SOURCES = st.lists(st.lists(TEXTS, min_size=3, max_size=3), max_size=3)
@@ -65,8 +62,8 @@ SOURCES = st.lists(st.lists(TEXTS, min_size=3, max_size=3), max_size=3)
     TEXTS,
 )
 def test_an_exported_chat_comes_back_whole(messages, system):
-    store = chats.checked({"now": NAME, "all": {NAME: messages}})
-    assert chats.imported(chats.exported(store, system)) == (chats.current(store), system)
+    chat = chats.checked({"id": NAME, "messages": messages})
+    assert chats.imported(chats.exported(chat, system)) == (chat["messages"], system)
 
 
 @given(
@@ -76,7 +73,7 @@ def test_an_exported_chat_comes_back_whole(messages, system):
 )
 def test_any_file_gives_sound_messages_or_none(text):
     messages, system = chats.imported(text)
-    assert chats.current(chats.checked({"now": NAME, "all": {NAME: messages}})) == messages and isinstance(system, str)
+    assert chats.checked({"id": NAME, "messages": messages})["messages"] == messages and isinstance(system, str)
 
 
 def test_long_lines_of_marks_are_read_in_linear_time():

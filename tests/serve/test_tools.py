@@ -14,6 +14,7 @@ from openglm.text import train_tokenizer
 
 WRITTEN = "共[Begin]Solve[Param][333=3+(n-1)*3],[n][End]项，和是[Begin]Calc[Param](3+333)*111/2[End]，18648。<eop>"
 SHOWN = "共项，和是，18648。"
+USER = {"role": "user", "content": "和是多少？"}
 STEPS = [("Solve", "[333=3+(n-1)*3],[n]", "n=111"), ("Calc", "(3+333)*111/2", "18648")]
 
 
@@ -52,6 +53,68 @@ def test_steps_come_beside_the_text_whole_and_streamed(server, write):
     ]
     assert order.index("step") < len(order) - 1, "a step is shown when it was made, not at the end"
     assert body["usage"]["completion_tokens"] == len(with_marks(server.service.assistant.tokenizer, WRITTEN))
+
+
+def test_responses_show_steps_as_calls_of_their_own_servers(server, write):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
+    ask = {"model": "toy", "input": [USER], "temperature": 0, "max_output_tokens": 200}
+    write(WRITTEN)
+    whole = client.responses.create(**ask)
+    kinds = ["message", "mcp_call", "message", "mcp_call", "message"]
+    assert [item.type for item in whole.output] == kinds and whole.output_text == SHOWN
+    calls = [item for item in whole.output if item.type == "mcp_call"]
+    assert [(one.name, json.loads(one.arguments)["input"], one.output) for one in calls] == STEPS
+    write(WRITTEN)
+    with client.responses.stream(**ask) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert [item.type for item in final.output] == kinds and final.output_text == SHOWN
+    ended = [one for one in events if one.type == "response.mcp_call.completed"]
+    assert [one.output_index for one in ended] == [1, 3]
+    write("好<eop>")
+    talk = [USER, *[item.model_dump() for item in final.output], USER]
+    assert client.responses.create(**{**ask, "input": talk}).output_text == "好"
+
+
+def test_messages_show_steps_as_calls_of_their_own_servers(server, write):
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0)
+    ask = {"model": "toy", "messages": [USER], "max_tokens": 200, "extra_body": {"temperature": 0}}
+    pair = ["mcp_tool_use", "mcp_tool_result"]
+    kinds = ["text", *pair, "text", *pair, "text"]
+    write(WRITTEN)
+    whole = client.beta.messages.create(**ask)
+    write(WRITTEN)
+    with client.beta.messages.stream(**ask) as stream:
+        streamed = stream.get_final_message()
+    for message in (whole, streamed):
+        content = message.content
+        assert [block.type for block in content] == kinds
+        assert "".join(block.text for block in content if block.type == "text") == SHOWN
+        used, results = ([one for one in content if one.type == kind] for kind in pair)
+        facts = [(one.name, one.input["input"], two.content[0].text) for one, two in zip(used, results, strict=True)]
+        assert facts == STEPS and [one.id for one in used] == [two.tool_use_id for two in results]
+    write("[Begin]Calc[Param]1/0[End]好<eop>")
+    failed = client.beta.messages.create(**ask).content[1]
+    assert failed.is_error and "division by zero" in failed.content[0].text
+    write("好<eop>")
+    history = [USER, {"role": "assistant", "content": [block.model_dump() for block in streamed.content]}, USER]
+    assert client.beta.messages.create(**{**ask, "messages": history}).content[0].text == "好"
+
+
+def test_ollama_tells_of_steps_among_the_thoughts(server, write):
+    ollama = pytest.importorskip("ollama")
+    client = ollama.Client(host=server.url)
+    told = [f"{name} {arguments} → {result}" for name, arguments, result in STEPS]
+    ask = {"model": "toy", "messages": [USER], "options": {"temperature": 0}}
+    write(WRITTEN)
+    message = client.chat(**ask).message
+    assert (message.content, message.thinking.splitlines(), message.tool_calls) == (SHOWN, told, None)
+    write(WRITTEN)
+    parts = [part.message for part in client.chat(**ask, stream=True)]
+    assert "".join(part.content for part in parts) == SHOWN
+    assert "".join(part.thinking or "" for part in parts).splitlines() == told
 
 
 def test_a_failed_step_says_so_and_the_answer_goes_on(server, write):
@@ -93,7 +156,7 @@ def test_the_page_shows_each_step_in_a_place_of_its_own(server, write):
 
     write(WRITTEN)
     _, display, store, *_ = asyncio.run_coroutine_threadsafe(say(), server.service._loop).result(60)[-1]
-    [messages] = store["all"].values()
+    messages = store["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] and messages[1]["content"] == SHOWN
     assert [tuple(step) for step in messages[1]["steps"]] == STEPS
     assert [row.get("metadata", {}).get("title") for row in display] == [None, "↪ Solve", "↪ Calc", None]
