@@ -10,6 +10,8 @@ VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
     "serve": "serve a model over HTTP: OpenAI's API and a web page",
+    "index": "make folders and web pages searchable, for answers with sources",
+    "ask": "answer a question from an index or the web, with checked citations",
     "inspect": "show what a checkpoint contains and how much memory it needs",
     "quantize": "convert a checkpoint to int8 or int4 weights",
     "convert": "convert a checkpoint to our format, for transformers and vLLM, or for llama.cpp",
@@ -33,7 +35,7 @@ _EXTRAS = {
     "eval": ("rouge_chinese", "sacrebleu"),
     "serve": ("fastapi", "gradio", "llguidance", "prometheus_client", "pydantic", "sqlalchemy", "starlette", "uvicorn"),
     "tools": ("borax", "mcp"),
-    "web": ("httpx",),
+    "web": ("bm25s", "charset_normalizer", "ddgs", "httpx", "pypdf", "trafilatura"),
 }
 
 

@@ -58,6 +58,15 @@ class Checked:
     added: int = 0
     unsupported: int = 0
     sentences: int = 0
+    problems: list[str] = field(default_factory=list)
+    """what could not be used, a line each"""
+
+    @property
+    def marks(self) -> list[tuple[int, int, Citation]]:
+        """Where the text cites what: first and last character, as slices have them."""
+        by_number = {citation.index: citation for citation in self.citations}
+        found = [(mark.start(), mark.end(), int(mark[1])) for mark in re.finditer(r"\[(\d+)\]", self.text)]
+        return [(start, end, by_number[number]) for start, end, number in found if number in by_number]
 
 
 def cited(sentence: str) -> list[int]:

@@ -8,6 +8,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from openglm.config import require, shown
 
@@ -35,12 +36,16 @@ def read(raw: bytes, kind: str, url: str, charset: str = "") -> Document:
         text = decode(raw, charset)
         title, text = _html(text) if kind == "html" else _heading(text, kind)
     require(bool(text.strip()), "document", url, "has no text")
-    return Document(url, " ".join(title.split()) or Path(url).name or url, text)
+    return Document(url, " ".join(title.split()) or unquote(Path(url).name) or url, text)
 
 
 def decode(raw: bytes, charset: str = "") -> str:
     """UTF-8 where it is that, for no other text looks so; else what server or page declare, else the likeliest."""
-    for mark, name in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
         if raw.startswith(mark):
             return raw.decode(name, errors="replace")
     declared = _DECLARED.search(raw[:4096])

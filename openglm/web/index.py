@@ -40,7 +40,9 @@ class Index:
         self.folder, self.embedder = Path(folder), embedder
         self._ranker: tuple[str, bm25s.BM25, np.ndarray] | None = None
         file = self.folder / "index.sqlite"
-        require(create or file.is_file(), "index", str(folder), "is no index; make one with glm index FOLDER --out INDEX")
+        require(
+            create or file.is_file(), "index", str(folder), "is no index; make one with glm index FOLDER --out INDEX"
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._database() as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]

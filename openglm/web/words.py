@@ -36,7 +36,7 @@ def _jieba():
 
 def words(text: str) -> list[str]:
     """The words by which texts are compared: small letters, and Chinese as jieba cuts it."""
-    found = []
+    found: list[str] = []
     for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower()):
         found += _jieba().lcut(word) if re.match(f"[{_HAN}]", word) else [word]
     return found
