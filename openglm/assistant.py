@@ -26,7 +26,7 @@ from openglm.tools.turn import Step, Turn
 
 if TYPE_CHECKING:
     from openglm.tools.registry import Tools
-    from openglm.web.citations import Citation
+    from openglm.web.citations import Citation, Source
     from openglm.web.sources import Web
 
 __all__ = [
@@ -220,12 +220,20 @@ class Assistant:
         require(last.get("role") == "user", "messages", last.get("role"), "the last one must be the user's question")
         question = last["content"]
         self.require_short("question", len(question))
-        found = self.web.find(question)
-        room = self.context * 3 // 4 - len(self.tokenizer.encode(question))
-        found = found.fitting(room, lambda text: len(self.tokenizer.encode(text)))
-        asked = [*before, {"role": "user", "content": prompt(question, found.sources)}]
+        most = self.context * 3 // 4  # the rest is for the answer
+
+        def asked(sources: Sequence[Source]) -> list[Mapping[str, Any]]:
+            return [*before, {**last, "content": prompt(question, sources)}]
+
+        def fits(sources: Sequence[Source]) -> bool:
+            messages = asked(sources)[-1:] if cut else asked(sources)
+            return len(self._prompt(messages, None, thinking)) <= most
+
+        way_out = f"fills the context of {self.context} tokens, which has no room for sources; shorten it"
+        require(fits([]), "question", f"{len(question)} characters", way_out)
+        found = self.web.find(question).fitting(fits)
         ask = partial(self.chat_prompt, cut=cut, thinking=thinking)
-        turn = Turn(self.tokenizer, None, [], ask, asked, params, self.context, thinking, found.check)
+        turn = Turn(self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, found.check)
         if not found.sources:
             turn.answered(found.check(""))
         return turn

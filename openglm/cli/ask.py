@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -49,6 +48,7 @@ def run(argv: list[str]) -> int:
         bool(options.index) or options.web.search != "index", "index", "", "name one, or an engine with --web.search"
     )
     from openglm.assistant import Assistant
+    from openglm.cli.terminal import Screen
     from openglm.web.sources import Web
 
     web = Web(options.index, options.web)
@@ -66,9 +66,7 @@ def run(argv: list[str]) -> int:
         shown = {"text": reply.text, "citations": citations, "problems": reply.problems, "usage": reply.usage}
         print(json.dumps(shown, ensure_ascii=False))
         return 0
-    print(reply.text)
-    for citation in reply.citations:
-        print(f"\n[{citation.index}] {citation.title}  {citation.url}\n    {citation.quote}")
-    for problem in reply.problems:
-        print(f"({problem})", file=sys.stderr)
+    screen = Screen()
+    screen.show([reply.text])
+    screen.sources(reply)
     return 0

@@ -145,6 +145,8 @@ class TurnChoice(ChatChoice):
         super().__init__(assistant)
         self.turn, self.steps = turn, list[dict[str, Any]]()
         self._ready: list[Piece] = []
+        if turn.over:  # nothing was found to answer from
+            self.reason, self._pieces = "stop", [turn.text]
 
     async def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
         """The events of one request after another, and an empty one when tools have been run."""
@@ -172,10 +174,28 @@ class TurnChoice(ChatChoice):
             else:
                 (self._pieces if kind == "content" else self._thoughts).append(what)
                 deltas.append({kind: what})
-        return deltas
+        return deltas + ([found] if self.reason and (found := self._sources()) else [])
+
+    def _sources(self) -> dict[str, Any]:
+        """What a checked answer cites, and where in it, in OpenAI's form."""
+        if (checked := self.turn.checked) is None:
+            return {}
+        annotations = [
+            {
+                "type": "url_citation",
+                "url_citation": {"start_index": start, "end_index": end, "url": source.url, "title": source.title},
+            }
+            for start, end, source in checked.marks
+        ]
+        citations = [dataclasses.asdict(citation) for citation in checked.citations]
+        return {"citations": citations, "annotations": annotations, "problems": checked.problems}
+
+    def opening(self) -> list[dict[str, Any]]:
+        known = self.turn.over and not self.turn.tokens
+        return [{"role": "assistant", "content": self.turn.text}, self._sources()] if known else super().opening()
 
     def message(self) -> dict[str, Any]:
-        return super().message() | ({"steps": self.steps} if self.steps else {})
+        return super().message() | ({"steps": self.steps} if self.steps else {}) | self._sources()
 
 
 class CallChoice(ChatChoice):

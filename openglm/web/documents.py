@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import html
 import io
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,7 @@ def _html(page: str) -> tuple[str, str]:
 def _pdf(raw: bytes, url: str) -> str:
     import pypdf
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # the error below says it
     try:
         pages = pypdf.PdfReader(io.BytesIO(raw)).pages
         require(len(pages) <= _PAGES, "PDF", url, f"has {len(pages)} pages, of at most {_PAGES}; cut it")

@@ -43,14 +43,11 @@ class Found:
     problems: list[str] = field(default_factory=list)
     embedder: Embedder | None = None
 
-    def fitting(self, room: int, tokens: Callable[[str], int]) -> Found:
-        """The first of them that together have at most so many tokens."""
-        kept = 0
-        for source in self.sources:
-            room -= tokens(source.text)
-            if room < 0:
-                break
-            kept += 1
+    def fitting(self, fits: Callable[[Sequence[Source]], bool]) -> Found:
+        """As many of the first passages as fit."""
+        kept = len(self.sources)
+        while kept and not fits(self.sources[:kept]):
+            kept -= 1
         if kept == len(self.sources):
             return self
         problem = f"{len(self.sources) - kept} of {len(self.sources)} passages do not fit the model's context"
