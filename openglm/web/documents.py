@@ -69,7 +69,10 @@ def _heading(text: str, kind: str) -> tuple[str, str]:
 def _html(page: str) -> tuple[str, str]:
     import trafilatura
 
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     page = page[:_LONGEST]
+    if "<html" not in page[: 1 << 12].lower():  # else it is taken for no page at all
+        page = f"<html><body>{page}</body></html>"
     title = _TITLE.search(page[: 1 << 16])
     try:
         text = trafilatura.extract(page, include_comments=False, with_metadata=False) or trafilatura.html2txt(page)

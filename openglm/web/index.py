@@ -19,7 +19,7 @@ import numpy as np
 from openglm.config import require
 from openglm.web.citations import Source
 from openglm.web.documents import Document
-from openglm.web.ranking import CANDIDATES, Embedder, bm25, candidates, reranked
+from openglm.web.ranking import Embedder, bm25, candidates, full_text, ordered
 from openglm.web.words import passages, words
 
 VERSION = 1
@@ -30,6 +30,7 @@ CREATE TABLE passages (id INTEGER PRIMARY KEY, document INTEGER NOT NULL REFEREN
                        text TEXT NOT NULL, words TEXT NOT NULL, vector BLOB);
 CREATE INDEX passages_of ON passages (document);
 """
+_SOURCE, _JOINED = "title, url, text", "passages p JOIN documents d ON d.id = document"
 _AT_ONCE = 16  # passages that are embedded between two commits
 
 
@@ -135,15 +136,13 @@ class Index:
         assert self.embedder is not None, "whoever calls this has one"
         while True:
             with self._database() as database:
-                rows = database.execute(
-                    f"SELECT p.id, title, text FROM passages p JOIN documents d ON d.id = document "
-                    f"WHERE vector IS NULL LIMIT {_AT_ONCE}"
-                ).fetchall()
+                query = f"SELECT p.id, {_SOURCE} FROM {_JOINED} WHERE vector IS NULL LIMIT {_AT_ONCE}"
+                rows = database.execute(query).fetchall()
                 if not rows:
                     return
-                vectors = self.embedder.embed([f"{title}\n{text}" for _, title, text in rows], False)
+                vectors = self.embedder.embed([full_text(Source(*source)) for _, *source in rows], False)
+                packed = [(vector.astype("<f2").tobytes(), row[0]) for vector, row in zip(vectors, rows, strict=True)]
                 database.execute("INSERT OR REPLACE INTO meta VALUES ('embedder', ?)", [self.embedder.name])
-                packed = [(_packed(vector), row[0]) for vector, row in zip(vectors, rows, strict=True)]
                 database.executemany("UPDATE passages SET vector = ? WHERE id = ?", packed)
             done(len(rows))
 
@@ -151,21 +150,14 @@ class Index:
         """The passages that answer best, and their vectors; none where no word of the question is known."""
         with self._database() as database:
             found = self._candidates(database, words(question))
-            ids = json.dumps([number for number, _ in found])
             rows = database.execute(
-                "SELECT p.id, title, url, text, vector FROM passages p JOIN documents d ON d.id = document "
-                "WHERE p.id IN (SELECT value FROM json_each(?))",
-                [ids],
+                f"SELECT p.id, {_SOURCE}, vector FROM {_JOINED} WHERE p.id IN (SELECT value FROM json_each(?))",
+                [json.dumps([number for number, _ in found])],
             )
-            by_id = {row[0]: row[1:] for row in rows}
+            by_id = {number: (Source(*source), vector) for number, *source, vector in rows}
         found = [(number, score) for number, score in found if number in by_id]
-        sources = [Source(*by_id[number][:3]) for number, _ in found]
-        if self.embedder is None or not sources:
-            return sources[:count], None
-        vectors = self._vectors(sources, [by_id[number][3] for number, _ in found])
-        cosines = vectors @ self.embedder.embed([question], True)[0]
-        order = reranked(cosines, np.array([score for _, score in found]))[:count]
-        return [sources[place] for place in order], vectors[order]
+        stored = [by_id[number][1] for number, _ in found]
+        return ordered(question, [(by_id[number][0], score) for number, score in found], count, self.embedder, stored)
 
     def _candidates(self, database: sqlite3.Connection, question: Sequence[str]) -> list[tuple[int, float]]:
         name = self._meta(database, "bm25")
@@ -175,17 +167,4 @@ class Index:
             ranker = bm25s.BM25.load(self.folder / name, mmap=True)
             self._ranker = name, ranker, np.load(self.folder / name / "ids.npy")
         _, ranker, ids = self._ranker
-        return [(int(ids[place]), score) for place, score in candidates(ranker, question, CANDIDATES)]
-
-    def _vectors(self, sources: Sequence[Source], stored: Sequence[bytes | None]) -> np.ndarray:
-        """float32 [sources, width]"""
-        assert self.embedder is not None, "whoever calls this has one"
-        without = [place for place, vector in enumerate(stored) if vector is None]
-        texts = [f"{sources[place].title}\n{sources[place].text}" for place in without]
-        made = dict(zip(without, self.embedder.embed(texts, False), strict=True)) if texts else {}
-        rows = [made[place] if raw is None else np.frombuffer(raw, "<f2") for place, raw in enumerate(stored)]
-        return np.stack(rows).astype(np.float32)
-
-
-def _packed(vector: np.ndarray) -> bytes:
-    return vector.astype("<f2").tobytes()
+        return [(int(ids[place]), score) for place, score in candidates(ranker, question)]

@@ -52,21 +52,47 @@ def bm25(texts: Iterable[Sequence[str]]) -> bm25s.BM25:
     return ranker
 
 
-def candidates(ranker: bm25s.BM25, question: Sequence[str], count: int) -> list[tuple[int, float]]:
+def candidates(ranker: bm25s.BM25, question: Sequence[str]) -> list[tuple[int, float]]:
     """Places of the texts that share words with the question, and their scores, best first."""
     ids = ranker.get_tokens_ids(list(question))
     if not ids:
         return []
     scores = ranker.get_scores_from_ids(ids)
-    best = np.argsort(-scores, kind="stable")[:count]
+    best = np.argsort(-scores, kind="stable")[:CANDIDATES]
     return [(int(place), float(scores[place])) for place in best if scores[place] > 0]
 
 
-def reranked(cosines: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Places of candidates, best first. Cosines, spread from 0 to 1, and BM25's scores count the same: on 83 questions
-    of squad_shifts either alone was worse (benchmarks/web.py)."""
+def ordered(
+    question: str,
+    found: Sequence[tuple[Source, float]],
+    count: int,
+    embedder: Embedder | None,
+    stored: Sequence[bytes | None] = (),
+) -> tuple[list[Source], np.ndarray | None]:
+    """The best of the candidates, which come with BM25's scores, and their vectors: `stored`, where there are any.
+
+    Cosines, spread from 0 to 1, and BM25's scores count the same: on 83 questions of squad_shifts either alone was
+    worse."""
+    sources = [source for source, _ in found]
+    if embedder is None or not sources:
+        return sources[:count], None
+    vectors = _vectors(sources, stored or [None] * len(sources), embedder)
+    cosines, scores = vectors @ embedder.embed([question], True)[0], np.array([score for _, score in found])
     spread = (cosines - cosines.min()) / max(float(np.ptp(cosines)), 1e-6)
-    return np.argsort(-(spread + scores / scores.max()), kind="stable")
+    order = np.argsort(-(spread + scores / scores.max()), kind="stable")[:count]
+    return [sources[place] for place in order], vectors[order]
+
+
+def _vectors(sources: Sequence[Source], stored: Sequence[bytes | None], embedder: Embedder) -> np.ndarray:
+    """float32 [sources, width]; those that are not stored are computed."""
+    texts = [full_text(source) for source, raw in zip(sources, stored, strict=True) if raw is None]
+    made = iter(embedder.embed(texts, False) if texts else ())
+    return np.stack([next(made) if raw is None else np.frombuffer(raw, "<f2").astype(np.float32) for raw in stored])
+
+
+def full_text(source: Source) -> str:
+    """What of a passage is searched."""
+    return f"{source.title}\n{source.text}"
 
 
 def best(
@@ -75,10 +101,5 @@ def best(
     """The passages of some pages that answer best, and their vectors."""
     if not sources:
         return [], None
-    found = candidates(bm25(words(f"{one.title} {one.text}") for one in sources), words(question), CANDIDATES)
-    chosen, scores = [sources[place] for place, _ in found], np.array([score for _, score in found])
-    if embedder is None or not chosen:
-        return chosen[:count], None
-    vectors = embedder.embed([f"{one.title}\n{one.text}" for one in chosen], False)
-    order = reranked(vectors @ embedder.embed([question], True)[0], scores)[:count]
-    return [chosen[place] for place in order], vectors[order]
+    found = candidates(bm25(words(full_text(source)) for source in sources), words(question))
+    return ordered(question, [(sources[place], score) for place, score in found], count, embedder)

@@ -56,8 +56,8 @@ def passages(text: str) -> list[str]:
     found = [""]
     for line in text.splitlines():
         line = " ".join(line.split())
-        if line and _length(found[-1]) + _length(line) <= PASSAGE:
-            found[-1] += f"\n{line}" if found[-1] else line
+        if _length(found[-1]) + _length(line) <= PASSAGE:
+            found[-1] += f"\n{line}" if line else ""
         else:
             found += _cut(line)
     return [piece for piece in (one.strip() for one in found) if words(piece)]
