@@ -18,6 +18,7 @@ from openglm.web.words import sentences, words
 MARKS = re.compile(r"[ \t]*\[(\d{1,4}(?:\s*[,，、]\s*\d{1,4})*)\]")
 UNSUPPORTED = "[?]"
 """stands behind a sentence that no source supports"""
+_UNSUPPORTED = re.compile(rf"[ \t]*{re.escape(UNSUPPORTED)}")
 ROUGE = 0.57
 """precision from which words alone are enough (WebGLM, arXiv 2306.07906, section 3.3)"""
 _SOME, NEAR = 0.4, 0.88
@@ -76,7 +77,7 @@ def cited(sentence: str) -> list[int]:
 
 
 def without_marks(sentence: str) -> str:
-    return MARKS.sub("", sentence).replace(UNSUPPORTED, "")
+    return _UNSUPPORTED.sub("", MARKS.sub("", sentence))
 
 
 def precision(claim: str, source: str) -> float:

@@ -50,6 +50,7 @@ def test_each_sentence_is_judged_alone_and_the_text_stays():
     )
     assert checked.text == right
     assert (checked.sentences, checked.unsupported) == (4, 1)
+    assert check(checked.text, SOURCES).text == right, "nothing is left to correct"
     assert [mark[2].index for mark in checked.marks] == [1, 2, 3]
     for start, end, citation in checked.marks:
         assert checked.text[start:end] == f"[{citation.index}]"
