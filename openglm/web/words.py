@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
-# A point ends a sentence before a blank or a mark such as [1], unless it stands behind an initial or a title; [?] ends none.
+# A point ends a sentence before a blank or a mark such as [1], unless it stands behind an initial or a title; [?] ends
+# none.
 _END = re.compile(
     r"""(?: (?<! \[ ) [。！？!?]+ | (?<! \b[A-Z] ) (?<! \b[DMS][rst] ) (?<! \bMrs ) \. (?= \s | \[\d | $ | ["'”’)] ) )
         ["'”’)）」』]* (?: \s* \[\d[\d\s,，、]*\] )* [.。]? \s*  |  \n+""",
