@@ -26,6 +26,8 @@ from openglm.tools.turn import Step, Turn
 
 if TYPE_CHECKING:
     from openglm.tools.registry import Tools
+    from openglm.web.citations import Citation, Source
+    from openglm.web.sources import Web
 
 __all__ = [
     "Assistant",
@@ -48,7 +50,8 @@ CANDIDATES = 16
 @dataclass
 class Reply:
     """A whole answer. `steps`: calls of tools that were run; `tool_calls`: those that are left to the caller;
-    `reasoning`: its thoughts; `messages`: what it adds to the conversation; `usage` counts prompt_tokens and
+    `citations`: the sources that its marks such as [1] name; `problems`: what could not be used as a source, a line
+    each; `reasoning`: its thoughts; `messages`: what it adds to the conversation; `usage` counts prompt_tokens and
     completion_tokens; `dropped` counts old messages that no longer fitted."""
 
     text: str
@@ -59,6 +62,8 @@ class Reply:
     seconds: float = 0.0
     dropped: int = 0
     reasoning: str = ""
+    citations: list[Citation] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 class Assistant:
@@ -79,15 +84,18 @@ class Assistant:
         engine: EngineConfig | None = None,
         format: str | None = None,
         tools: Tools | None = None,
+        web: Web | str | Path | None = None,
     ) -> None:
         """adapters: folders of adapters by the names by which requests to the engine choose one. format: the form of
         conversations (text/formats.py) where the folder does not tell it, or tells it wrong. tools: what the model may
         call while it answers; a conversation that brings tools of its own is answered with these instead, and their
-        calls are left to the caller."""
+        calls are left to the caller. web: sources to answer from, as `Web`, the folder of an index or the name of a
+        search engine."""
         self.folder = resolve(path_or_name)
         # First, for weights may take minutes.
         declared, self.tokenizer = network_and_tokenizer(self.folder, format)
         self.adapter, self.tools = Path(adapter) if adapter else None, tools
+        self.web = _as_web(web)
         self.adapters = {name: Path(folder) for name, folder in (adapters or {}).items()}
         chosen = {name: adapter_for(self.folder, declared, folder) for name, folder in self.adapters.items()}
         self.model = load_model(self.folder, adapter=self.adapter, device=device, quantize=quantize, format=format)
@@ -141,12 +149,14 @@ class Assistant:
         top_p: float | None = None,
         seed: int | None = None,
         thinking: Thinking = AS_USUAL,
+        web: bool | None = None,
         quoted: bool = False,
         answer: Reply | None = None,
     ) -> Iterator[str]:
         """Pieces of text as they are generated; whole characters only. Thoughts and steps are left out, or with
         `quoted` come as quotations in Markdown. `answer`, where given, is filled in by the end. temperature, top_p:
-        None takes the model's own, as its makers or its folder say.
+        None takes the model's own, as its makers or its folder say. web: answer from the sources, which are checked
+        before the answer comes, in one piece; None: where the assistant has any.
 
         Where the conversation outgrows the model's context, the oldest messages are left out (a system message stays)
         and counted in `answer.dropped`. Raises ValueError where the last message alone is too long, or an option is
@@ -156,15 +166,19 @@ class Assistant:
         answer = answer if answer is not None else Reply("")
         start = time.perf_counter()
         params = SamplingParams(max_tokens, seed=seed, **self.sampling(temperature=temperature, top_p=top_p))
-        turn = self.turn(messages, params, tools, thinking)
+        turn = self.turn(messages, params, tools, thinking, web=web)
         answer.usage = {"prompt_tokens": len(turn.request[0])}
         quote = _Quotes(quoted)
+        if turn.over:
+            yield turn.text
         while not turn.over:
             for event in self.engine.stream(*turn.request):
                 yield from quote(turn.feed(event.token, event.text))
             yield from quote(turn.advance(self._ids(event)))
         answer.text, answer.reasoning, answer.messages = turn.text, turn.reasoning, turn.added
         answer.steps, answer.tool_calls, answer.dropped = turn.steps, turn.tool_calls, turn.dropped
+        if turn.checked is not None:
+            answer.citations, answer.problems = turn.checked.citations, turn.checked.problems
         answer.usage["completion_tokens"] = turn.tokens
         answer.seconds = time.perf_counter() - start
 
@@ -176,14 +190,53 @@ class Assistant:
         thinking: Thinking = AS_USUAL,
         *,
         cut: bool = True,
+        web: bool | None = None,
     ) -> Turn:
         """An answer that is still to be generated, in as many requests as it calls tools. tools: those that are left
         to the caller; None: this assistant's own. Models that call tools inside their answers know the built-in
-        ones. cut: as for `chat_prompt`."""
+        ones. cut: as for `chat_prompt`. web: as for `stream`; it searches and fetches at once."""
+        if web or (web is None and self.web is not None):
+            return self._from_sources(messages, params, tools, thinking, cut)
         own = self.tools if tools is None else None
         listed = list(tools or ()) if own is None else own.added if BEGIN in self.tokenizer.special else own.schemas
         ask = partial(self.chat_prompt, tools=listed, cut=cut, thinking=thinking)
         return Turn(self.tokenizer, own, listed, ask, messages, params, self.context, thinking)
+
+    def _from_sources(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams,
+        tools: Sequence[Mapping[str, Any]] | None,
+        thinking: Thinking,
+        cut: bool,
+    ) -> Turn:
+        """No tool can be called in such an answer, whatever a page says."""
+        from openglm.web.sources import prompt
+
+        if self.web is None:
+            raise ValueError("web = True: this model has no sources; start it with --web INDEX")
+        require(not tools, "tools", len(tools or ()), "are not for answers from sources; leave tools or web out")
+        *before, last = messages
+        require(last.get("role") == "user", "messages", last.get("role"), "the last one must be the user's question")
+        question = last["content"]
+        self.require_short("question", len(question))
+        most = self.context * 3 // 4  # the rest is for the answer
+
+        def asked(sources: Sequence[Source]) -> list[Mapping[str, Any]]:
+            return [*before, {**last, "content": prompt(question, sources)}]
+
+        def fits(sources: Sequence[Source]) -> bool:
+            messages = asked(sources)[-1:] if cut else asked(sources)
+            return len(self._prompt(messages, None, thinking)) <= most
+
+        way_out = f"fills the context of {self.context} tokens, which has no room for sources; shorten it"
+        require(fits([]), "question", f"{len(question)} characters", way_out)
+        found = self.web.find(question).fitting(fits)
+        ask = partial(self.chat_prompt, cut=cut, thinking=thinking)
+        turn = Turn(self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, found.check)
+        if not found.sources:
+            turn.answered(found.check(""))
+        return turn
 
     def sampling(self, **given: Any) -> dict[str, Any]:
         """temperature, top_p and top_k of an answer: what is given and not None, else the model's own."""
@@ -362,6 +415,14 @@ class Assistant:
                 requests = rounds.send(self.engine.generate(prompts, params))
         except StopIteration as end:
             return end.value
+
+
+def _as_web(web: Web | str | Path | None) -> Web | None:
+    if web is None:
+        return None
+    from openglm.web.sources import as_web
+
+    return as_web(web)
 
 
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:

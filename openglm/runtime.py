@@ -143,6 +143,11 @@ def without_proxies() -> Iterator[None]:
         os.environ.update(kept)
 
 
+def setting(name: str) -> str:
+    """A key or an address that the user keeps in the environment; empty where there is none."""
+    return os.environ.get(name, "")
+
+
 def kernel_path() -> str:
     """Code path of the CPU kernels: $OPENGLM_KERNELS, `off` for none; else `auto`, the best this processor runs."""
     return os.environ.get("OPENGLM_KERNELS") or "auto"

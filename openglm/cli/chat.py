@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import select
 import sys
@@ -45,6 +46,8 @@ class ChatOptions:
     """let the model call tools while it answers: solve and calculate, convert units, dates, Python"""
     mcp: str = ""
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
+    web: str = ""
+    """folder made by glm index, or a search engine (searxng, bing, serpapi, ddgs): answer from its sources"""
     json: bool = False
     """print one JSON object instead of text"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -68,6 +71,7 @@ def run(argv: list[str]) -> int:
         engine=options.engine,
         format=options.format or None,
         tools=chosen_tools(options.tools, options.mcp),
+        web=options.web or None,
     )
     sampling = {
         "max_tokens": options.max_tokens,
@@ -107,10 +111,12 @@ def answer(assistant, messages: list[dict], sampling: dict, as_json: bool) -> in
         for _ in pieces:
             pass
         calls = [{"name": step.name, "arguments": step.arguments, "result": step.result} for step in reply.steps]
-        shown = {"text": reply.text, "tool_calls": calls, "citations": [], "usage": reply.usage}
+        citations = [dataclasses.asdict(citation) for citation in reply.citations]
+        shown = {"text": reply.text, "tool_calls": calls, "citations": citations, "usage": reply.usage}
         print(json.dumps(shown | ({"reasoning": reply.reasoning} if reply.reasoning else {}), ensure_ascii=False))
     else:
         screen.show(pieces)
+        screen.sources(reply)
     for step in reply.steps:
         if step.failed or not (quoted or as_json):
             print(f"({step})", file=sys.stderr)

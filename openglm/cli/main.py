@@ -12,6 +12,8 @@ VERBS = {
     "chat": "talk to a model, or answer one prompt",
     "fill": "fill the blanks of a text",
     "serve": "serve a model over HTTP: OpenAI's API and a web page",
+    "index": "make folders and web pages searchable, for answers with sources",
+    "ask": "answer a question from an index or the web, with checked citations",
     "inspect": "show what a checkpoint contains and how much memory it needs",
     "quantize": "convert a checkpoint to int8 or int4 weights",
     "convert": "convert a checkpoint to our format, for transformers and vLLM, or for llama.cpp",

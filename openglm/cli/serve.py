@@ -34,6 +34,8 @@ class ServeOptions(ServeConfig):
     bring tools of their own are answered with these instead"""
     mcp: str = ""
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
+    web: str = ""
+    """folder made by glm index, or a search engine (searxng, bing, serpapi, ddgs), for requests with web: true"""
     quantize: Literal["", "int8", "int4"] = ""
     """quantize the weights to 8 or 4 bits"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -68,6 +70,7 @@ def run(argv: list[str]) -> int:
             engine=options.engine,
             format=options.format or None,
             tools=tools,
+            web=options.web or None,
         )
 
     listener = bind(options)

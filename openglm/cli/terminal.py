@@ -93,6 +93,14 @@ class Screen:
         self._write("\n")
         return said
 
+    def sources(self, reply: Reply) -> None:
+        """What an answer cites, and on standard error what could not be used."""
+        for citation in reply.citations:
+            lines = f"\n[{citation.index}] {citation.title}  {citation.url}\n    {citation.quote}\n"
+            self._write(lines.translate(_CONTROLS))
+        for problem in reply.problems:
+            print(f"({problem.translate(_CONTROLS)})", file=sys.stderr)
+
     def _write(self, text: str | Segments) -> None:
         """Without wrapping, which is for the terminal to do."""
         segments = Segments([Segment(text)]) if isinstance(text, str) else text
@@ -179,6 +187,7 @@ class Conversation:
             **self.sampling,
         )
         said = self.screen.show(pieces)
+        self.screen.sources(reply)
         if reply.dropped:
             self.note(f"({reply.dropped} old messages no longer fit the context and were left out)")
         if reply.tool_calls:

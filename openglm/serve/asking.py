@@ -4,6 +4,7 @@ and blanks are in the words of the family, see text/streaming.py and Assistant.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,12 +33,14 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
     """The requests and choices of a chat. An answer that comes last is gone on with, unless another shape is asked for:
     then it counts as said."""
     service: Service = request.app.state.service
+    if body.web:
+        return await _in_turns(request, service, body, _thinking(body, closed=False))
     tools, forced = await _tools(request, service, body)
     schema, assistant = _schema(body), service.assistant
     begun = "" if forced or schema is not None else _begun(body)
     thinking = _thinking(body, closed=bool(forced or begun) or schema is not None)
     if body.tools is None and schema is None and not begun and assistant.tools is not None:
-        return await _with_tools(request, service, body, thinking)
+        return await _in_turns(request, service, body, thinking)
     ids = await prepare(request, _prompt, service, body, tools, thinking, bool(begun))
     opening = ""
     if forced:
@@ -58,14 +61,20 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
     return Answering(requests, choices, len(ids))
 
 
-async def _with_tools(request: Request, service: Service, body: ChatRequest, thinking: Thinking) -> Answering:
-    """A chat whose tools are run here."""
-    why = "not where the server runs tools; send tools: [] to do without"
+async def _in_turns(request: Request, service: Service, body: ChatRequest, thinking: Thinking) -> Answering:
+    """A chat whose tools are run here, or whose sources are found here."""
+    web = bool(body.web)
+    tools = "the server runs tools; send tools: [] to do without"
+    why = "not where " + ("answers are from sources; leave web out" if web else tools)
     require(body.n in (None, 1), "n", body.n, why)
     require(not body.logprobs, "logprobs", True, why)
+    require(not (web and body.tools), "tools", len(body.tools or ()), why)
+    require(not web or _schema(body) is None, "response_format", "a schema", why)
     [(_, params)] = _requests(service, body, [])
-    start = partial(service.assistant.turn, thinking=thinking, cut=False)
-    turn = await prepare(request, start, plain(body.messages), params)
+    start = partial(service.assistant.turn, thinking=thinking, cut=False, web=web)
+    # Sources are searched, and may be fetched: always in a thread.
+    work = asyncio.to_thread if web else partial(prepare, request)
+    turn = await work(start, plain(body.messages), params)
     return Answering([], [TurnChoice(service.assistant, turn)], len(turn.request[0]))
 
 

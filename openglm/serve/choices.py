@@ -149,6 +149,8 @@ class TurnChoice(ChatChoice):
     def __init__(self, assistant: Assistant, turn: Turn) -> None:
         super().__init__(assistant)
         self.turn, self._ready = turn, list[Piece]()
+        if turn.over:  # nothing was found to answer from
+            self.reason, self.opening = "stop", [{"role": "assistant", "content": turn.text}]
 
     async def batches(self, service: Service, version: Version | None) -> AsyncGenerator[Batch, None]:
         """The events of one request after another, and an empty one when tools have been run."""
@@ -177,7 +179,23 @@ class TurnChoice(ChatChoice):
             found = [what for _, what in group]
             steps = kind == "step"
             deltas.append({"steps": [dataclasses.asdict(step) for step in found]} if steps else {kind: "".join(found)})
-        return deltas
+        return [*deltas, self._sources()] if self.reason and self.turn.checked is not None else deltas
+
+    def _sources(self) -> Json:
+        """What a checked answer cites, and where in it, in OpenAI's form."""
+        checked = self.turn.checked
+        annotations = [
+            {
+                "type": "url_citation",
+                "url_citation": {"start_index": start, "end_index": end, "url": source.url, "title": source.title},
+            }
+            for start, end, source in checked.marks
+        ]
+        citations = [dataclasses.asdict(citation) for citation in checked.citations]
+        return {"citations": citations, "annotations": annotations, "problems": checked.problems}
+
+    def message(self) -> Json:
+        return super().message() | ({} if self.turn.checked is None else self._sources())
 
 
 class CallChoice(ChatChoice):

@@ -190,6 +190,8 @@ class ChatRequest(Sampling):
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    web: bool | None = None
+    """answer from the server's sources, with citations"""
 
     @property
     def most(self) -> int:

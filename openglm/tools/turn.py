@@ -55,15 +55,19 @@ class Turn:
         params: Any,
         context: int,
         thinking: Thinking,
+        check: Callable[[str], Any] | None = None,
     ) -> None:
         """tools: those that are run here; None: calls are the caller's. schemas: the tools that the prompt lists.
         ask: prompt ids for messages, and how many of the oldest it left out. params: of all that the answer generates,
-        an engine's SamplingParams."""
+        an engine's SamplingParams. check: from the whole answer to what is shown in its place, as `text` and more: the
+        reader sees nothing of the answer before."""
         self._tokenizer, self._tools, self._schemas, self._ask = tokenizer, tools, schemas, ask
         self._messages, self._params, self._context, self._thinking = list(messages), params, context, thinking
         self._special = tokenizer.special
         if tools is not None and BEGIN in self._special:
             self._params = dataclasses.replace(params, stop_ids=(*params.stop_ids, self._special[END]))
+        self._check = check
+        self.checked: Any = None
         self.added: list[dict[str, Any]] = []
         """what the answer adds to the conversation"""
         self.steps: list[Step] = []
@@ -117,7 +121,7 @@ class Turn:
         thoughts, self._stream.thoughts = "".join(self._stream.thoughts), []
         if content and self._continues:
             content, self._continues = f"\n{content}", False
-        found = [("reasoning_content", thoughts), ("content", content)]
+        found = [("reasoning_content", thoughts), ("content", "" if self._check else content)]
         return [(kind, text) for kind, text in found if text]
 
     def advance(self, ids: Sequence[int]) -> list[Piece]:
@@ -144,6 +148,10 @@ class Turn:
         pieces += self._taken(self._stream.end(self._ids)[0])
         message = parse_reply(self._tokenizer, self._ids, self._schemas, self._thinking)
         calls = message.pop("tool_calls", [])
+        if self._check is not None:
+            self.checked = self._check(message["content"])
+            message["content"] = self.checked.text
+            pieces.append(("content", self.checked.text))
         inside = [{field: getattr(step, field) for field in _FIELDS} for step in self.steps[self._first_step :]]
         self.added.append(message | ({"steps": inside} if inside else {}) | ({"tool_calls": calls} if calls else {}))
         if not calls or self._tools is None:
@@ -155,6 +163,11 @@ class Turn:
             pieces.append(("step", step))
         self._open()
         return pieces
+
+    def answered(self, checked: Any) -> None:
+        """End it with an answer that needs no model, before any request."""
+        self.checked, self.over = checked, True
+        self.added.append({"role": "assistant", "content": checked.text})
 
     def _run(self, name: str, arguments: Any) -> Step:
         assert self._tools is not None

@@ -1,0 +1,1 @@
+"""Answers with sources: search, fetch, extract, retrieve, and check every citation."""
