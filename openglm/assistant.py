@@ -79,15 +79,16 @@ class Assistant:
         engine: EngineConfig | None = None,
         format: str | None = None,
         tools: Tools | None = None,
+        reflect: bool = False,
     ) -> None:
         """adapters: folders of adapters by the names by which requests to the engine choose one. format: the form of
         conversations (text/formats.py) where the folder does not tell it, or tells it wrong. tools: what the model may
         call while it answers; a conversation that brings tools of its own is answered with these instead, and their
-        calls are left to the caller."""
+        calls are left to the caller. reflect: check what answers claim before they are shown (tools/turn.py)."""
         self.folder = resolve(path_or_name)
         # First, for weights may take minutes.
         declared, self.tokenizer = network_and_tokenizer(self.folder, format)
-        self.adapter, self.tools = Path(adapter) if adapter else None, tools
+        self.adapter, self.tools, self.reflect = Path(adapter) if adapter else None, tools, reflect
         self.adapters = {name: Path(folder) for name, folder in (adapters or {}).items()}
         chosen = {name: adapter_for(self.folder, declared, folder) for name, folder in self.adapters.items()}
         self.model = load_model(self.folder, adapter=self.adapter, device=device, quantize=quantize, format=format)
@@ -183,7 +184,7 @@ class Assistant:
         own = self.tools if tools is None else None
         listed = list(tools or ()) if own is None else own.added if BEGIN in self.tokenizer.special else own.schemas
         ask = partial(self.chat_prompt, tools=listed, cut=cut, thinking=thinking)
-        return Turn(self.tokenizer, own, listed, ask, messages, params, self.context, thinking)
+        return Turn(self.tokenizer, own, listed, ask, messages, params, self.context, thinking, self.reflect)
 
     def sampling(self, **given: Any) -> dict[str, Any]:
         """temperature, top_p and top_k of an answer: what is given and not None, else the model's own."""

@@ -45,6 +45,8 @@ class ChatOptions:
     """let the model call tools while it answers: solve and calculate, convert units, dates, Python"""
     mcp: str = ""
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
+    reflect: bool = False
+    """check equations and numbers of an answer before it is shown; where one is wrong, the model answers again"""
     json: bool = False
     """print one JSON object instead of text"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -68,6 +70,7 @@ def run(argv: list[str]) -> int:
         engine=options.engine,
         format=options.format or None,
         tools=chosen_tools(options.tools, options.mcp),
+        reflect=options.reflect,
     )
     sampling = {
         "max_tokens": options.max_tokens,

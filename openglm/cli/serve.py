@@ -34,6 +34,8 @@ class ServeOptions(ServeConfig):
     bring tools of their own are answered with these instead"""
     mcp: str = ""
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
+    reflect: bool = False
+    """check equations and numbers of an answer before it is sent; where one is wrong, the model answers again"""
     quantize: Literal["", "int8", "int4"] = ""
     """quantize the weights to 8 or 4 bits"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -68,6 +70,7 @@ def run(argv: list[str]) -> int:
             engine=options.engine,
             format=options.format or None,
             tools=tools,
+            reflect=options.reflect,
         )
 
     listener = bind(options)

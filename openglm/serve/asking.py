@@ -20,6 +20,7 @@ from openglm.serve.schemas import ChatRequest, CompletionRequest, Message, Sampl
 from openglm.serve.service import Service, Version
 from openglm.serve.sse import prepare, unless_gone
 from openglm.text.replies import arguments_of
+from openglm.text.steps import no_call
 
 Prompt = str | list[int]
 Delta = dict[str, Any] | None
@@ -35,7 +36,7 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
     schema, assistant = _schema(body), service.assistant
     begun = "" if forced or schema is not None else _begun(body)
     thinking = _thinking(body, closed=bool(forced or begun) or schema is not None)
-    if body.tools is None and schema is None and not begun and assistant.tools is not None:
+    if body.tools is None and schema is None and not begun and (assistant.tools is not None or assistant.reflect):
         return await _with_tools(request, service, body, thinking)
     ids = await prepare(request, _prompt, service, body, tools, thinking, bool(begun))
     opening = ""
@@ -304,8 +305,8 @@ def _requests(
     option = "messages" if isinstance(body, ChatRequest) else "prompt"
     room = _room(service, ids, option, spare=len(more.get("continues") or b""))
     given = service.assistant.sampling(**{name: getattr(body, name) for name in _SAME})
-    if body.logit_bias:
-        given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
+    wanted = {int(token): bias for token, bias in (body.logit_bias or {}).items()}
+    given["logit_bias"] = wanted | no_call(service.assistant.tokenizer.special)
     most = room if max_tokens in (None, -1) else min(max_tokens or 0, room)
     seeds = [None if body.seed is None else (body.seed + number) % (1 << 63) for number in range(body.n or 1)]
     return [(ids, SamplingParams(**given, **more, max_tokens=most, seed=seed)) for seed in seeds]
