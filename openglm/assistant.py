@@ -85,16 +85,17 @@ class Assistant:
         format: str | None = None,
         tools: Tools | None = None,
         web: Web | str | Path | None = None,
+        reflect: bool = False,
     ) -> None:
         """adapters: folders of adapters by the names by which requests to the engine choose one. format: the form of
         conversations (text/formats.py) where the folder does not tell it, or tells it wrong. tools: what the model may
         call while it answers; a conversation that brings tools of its own is answered with these instead, and their
         calls are left to the caller. web: sources to answer from, as `Web`, the folder of an index or the name of a
-        search engine."""
+        search engine. reflect: check what answers claim before they are shown (tools/turn.py)."""
         self.folder = resolve(path_or_name)
         # First, for weights may take minutes.
         declared, self.tokenizer = network_and_tokenizer(self.folder, format)
-        self.adapter, self.tools = Path(adapter) if adapter else None, tools
+        self.adapter, self.tools, self.reflect = Path(adapter) if adapter else None, tools, reflect
         self.web = _as_web(web)
         self.adapters = {name: Path(folder) for name, folder in (adapters or {}).items()}
         chosen = {name: adapter_for(self.folder, declared, folder) for name, folder in self.adapters.items()}
@@ -200,7 +201,7 @@ class Assistant:
         own = self.tools if tools is None else None
         listed = list(tools or ()) if own is None else own.added if BEGIN in self.tokenizer.special else own.schemas
         ask = partial(self.chat_prompt, tools=listed, cut=cut, thinking=thinking)
-        return Turn(self.tokenizer, own, listed, ask, messages, params, self.context, thinking)
+        return Turn(self.tokenizer, own, listed, ask, messages, params, self.context, thinking, self.reflect)
 
     def _from_sources(
         self,
@@ -233,7 +234,9 @@ class Assistant:
         require(fits([]), "question", f"{len(question)} characters", way_out)
         found = self.web.find(question).fitting(fits)
         ask = partial(self.chat_prompt, cut=cut, thinking=thinking)
-        turn = Turn(self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, found.check)
+        turn = Turn(
+            self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, check=found.check
+        )
         if not found.sources:
             turn.answered(found.check(""))
         return turn

@@ -48,6 +48,8 @@ class ChatOptions:
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
     web: str = ""
     """folder made by glm index, or a search engine (searxng, bing, serpapi, ddgs): answer from its sources"""
+    reflect: bool = False
+    """check equations and numbers of an answer before it is shown; where one is wrong, the model answers again"""
     json: bool = False
     """print one JSON object instead of text"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -72,6 +74,7 @@ def run(argv: list[str]) -> int:
         format=options.format or None,
         tools=chosen_tools(options.tools, options.mcp),
         web=options.web or None,
+        reflect=options.reflect,
     )
     sampling = {
         "max_tokens": options.max_tokens,

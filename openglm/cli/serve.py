@@ -36,6 +36,8 @@ class ServeOptions(ServeConfig):
     """JSON file that names MCP servers ("mcpServers"), whose tools the model may call too; implies --tools"""
     web: str = ""
     """folder made by glm index, or a search engine (searxng, bing, serpapi, ddgs), for requests with web: true"""
+    reflect: bool = False
+    """check equations and numbers of an answer before it is sent; where one is wrong, the model answers again"""
     quantize: Literal["", "int8", "int4"] = ""
     """quantize the weights to 8 or 4 bits"""
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(keep_weights=False))
@@ -71,6 +73,7 @@ def run(argv: list[str]) -> int:
             format=options.format or None,
             tools=tools,
             web=options.web or None,
+            reflect=options.reflect,
         )
 
     listener = bind(options)

@@ -19,6 +19,7 @@ from openglm.serve.schemas import ChatRequest, CompletionRequest, Json, Message,
 from openglm.serve.service import Service
 from openglm.serve.sse import prepare
 from openglm.text.replies import arguments_of
+from openglm.text.steps import no_call
 
 Prompt = str | list[int]
 _MOST = 2048  # answers of one request
@@ -39,7 +40,7 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
     schema, assistant = _schema(body), service.assistant
     begun = "" if forced or schema is not None else _begun(body)
     thinking = _thinking(body, closed=bool(forced or begun) or schema is not None)
-    if body.tools is None and schema is None and not begun and assistant.tools is not None:
+    if body.tools is None and schema is None and not begun and (assistant.tools is not None or assistant.reflect):
         return await _in_turns(request, service, body, thinking)
     ids = await prepare(request, _prompt, service, body, tools, thinking, bool(begun))
     opening = ""
@@ -271,8 +272,8 @@ def _requests(service: Service, body: Sampling, ids: list[int], **more: Any) -> 
     option = "messages" if isinstance(body, ChatRequest) else "prompt"
     room = _room(service, ids, option, spare=len(more.get("continues") or b""))
     given = service.assistant.sampling(**{name: getattr(body, name) for name in _SAME})
-    if body.logit_bias:
-        given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
+    wanted = {int(token): bias for token, bias in (body.logit_bias or {}).items()}
+    given["logit_bias"] = no_call(service.assistant.tokenizer.special) | wanted
     most = room if body.most == -1 else min(body.most, room)
     seeds = [None if body.seed is None else (body.seed + number) % (1 << 63) for number in range(body.n or 1)]
     return [(ids, SamplingParams(**given, **more, max_tokens=most, seed=seed)) for seed in seeds]

@@ -33,6 +33,11 @@ def with_steps(content: str, steps: Sequence[Mapping[str, Any]], trained: bool) 
     yield content[done:], False, trained
 
 
+def no_call(special: Mapping[str, int]) -> dict[int, float]:
+    """A bias on the logits of a model that has no tools at hand, so that it opens no call."""
+    return {special[BEGIN]: -1e9} if BEGIN in special else {}
+
+
 def read_call(special: Mapping[str, int], ids: Sequence[int]) -> tuple[int, list[int], list[int]] | None:
     """Where the call begins that ids end with, and the ids of its name and of its arguments; None where they end with
     none. A call that is closed but not opened has no name."""

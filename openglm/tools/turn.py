@@ -7,6 +7,7 @@ them in its cache. Only tokens that the model chose open or close a call.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 from openglm.config import require
 from openglm.text.reading import Piece
 from openglm.text.render import parse_reply, reader_of
-from openglm.text.steps import BEGIN, END, GEN, read_call
+from openglm.text.steps import BEGIN, END, GEN, no_call, read_call
 from openglm.text.streaming import ReplyStream
 from openglm.text.thinking import Thinking
 from openglm.text.tokenizer import Tokenizer
+from openglm.tools.claims import correction, mistakes
 
 if TYPE_CHECKING:
     from openglm.tools.registry import Tools  # which takes a second to import
 
 
 _FIELDS = ("at", "name", "arguments", "result")
+_MOST_RETRIES = 2
 
 
 @dataclass
@@ -55,32 +58,42 @@ class Turn:
         params: Any,
         context: int,
         thinking: Thinking,
+        reflect: bool = False,
         check: Callable[[str], Any] | None = None,
     ) -> None:
         """tools: those that are run here; None: calls are the caller's. schemas: the tools that the prompt lists.
         ask: prompt ids for messages, and how many of the oldest it left out. params: of all that the answer generates,
-        an engine's SamplingParams. check: from the whole answer to what is shown in its place, as `text` and more: the
-        reader sees nothing of the answer before."""
+        an engine's SamplingParams. reflect: the reader sees an answer only when its equations and numbers have been
+        checked; where one does not hold, the model is told and answers again, at most twice. check: from the whole
+        answer to what is shown in its place, as `text` and more."""
         self._tokenizer, self._tools, self._schemas, self._ask = tokenizer, tools, schemas, ask
         self._messages, self._params, self._context, self._thinking = list(messages), params, context, thinking
-        self._special = tokenizer.special
-        if tools is not None and BEGIN in self._special:
-            self._params = dataclasses.replace(params, stop_ids=(*params.stop_ids, self._special[END]))
+        self._special, self._reflect = tokenizer.special, reflect
         self._check = check
         self.checked: Any = None
+        self._retries, self._held = _MOST_RETRIES, ""
+        asked = [one.get("content") or "" for one in self._messages if one["role"] == "user"]
+        self._question = asked[-1] if asked else ""
+        if tools is None:
+            bias = params.logit_bias | no_call(self._special)
+            self._params = dataclasses.replace(params, logit_bias=bias)
+        elif BEGIN in self._special:
+            bias = {token: bias for token, bias in params.logit_bias.items() if token != self._special[BEGIN]}
+            stops = (*params.stop_ids, self._special[END])
+            self._params = dataclasses.replace(params, logit_bias=bias, stop_ids=stops)
         self.added: list[dict[str, Any]] = []
         """what the answer adds to the conversation"""
         self.steps: list[Step] = []
         self.tool_calls: list[dict[str, Any]] = []
         """calls that are left to the caller"""
         self.tokens, self.over, self._spent = 0, False, 0.0
-        self._open()
+        self._open(*ask(self._messages))
         prompt = f"{len(self.request[0])} tokens"
         require(not self.over, "messages", prompt, f"do not fit the context of {context}; shorten them")
 
-    def _open(self) -> None:
+    def _open(self, prompt: list[int], dropped: int) -> None:
         """Begin an answer, of which a turn may have several."""
-        prompt, self.dropped = self._ask([*self._messages, *self.added])
+        self.dropped = dropped
         names = [tool.get("function", tool)["name"] for tool in self._schemas]
         reader = reader_of(self._tokenizer.format, self._schemas, self._thinking)
         self._stream = ReplyStream(self._tokenizer, names, reader)
@@ -121,7 +134,9 @@ class Turn:
         thoughts, self._stream.thoughts = "".join(self._stream.thoughts), []
         if content and self._continues:
             content, self._continues = f"\n{content}", False
-        found = [("reasoning_content", thoughts), ("content", "" if self._check else content)]
+        if self._reflect or self._check:
+            content, self._held = "", self._held + content
+        found = [("reasoning_content", thoughts), ("content", content)]
         return [(kind, text) for kind, text in found if text]
 
     def advance(self, ids: Sequence[int]) -> list[Piece]:
@@ -150,10 +165,18 @@ class Turn:
         calls = message.pop("tool_calls", [])
         if self._check is not None:
             self.checked = self._check(message["content"])
-            message["content"] = self.checked.text
-            pieces.append(("content", self.checked.text))
+            message["content"] = self._held = self.checked.text
         inside = [{field: getattr(step, field) for field in _FIELDS} for step in self.steps[self._first_step :]]
-        self.added.append(message | ({"steps": inside} if inside else {}) | ({"tool_calls": calls} if calls else {}))
+        message |= ({"steps": inside} if inside else {}) | ({"tool_calls": calls} if calls else {})
+        self._messages.append(message)
+        if self._reflect and not calls:
+            pieces += self._mistakes(message["content"])
+            if not self.over:
+                self._held = ""
+                return pieces
+        self.added.append(message)
+        pieces += [("content", self._held)] if self._held else []
+        self._held = ""
         if not calls or self._tools is None:
             self.tool_calls, self.over = calls, True
             return pieces
@@ -161,13 +184,30 @@ class Turn:
             step = self._run(call["function"]["name"], call["function"]["arguments"])
             self.added.append({"role": "tool", "content": step.result})
             pieces.append(("step", step))
-        self._open()
+        self._messages += self.added[-len(calls) :]
+        self._open(*self._ask(self._messages))
         return pieces
 
     def answered(self, checked: Any) -> None:
         """End it with an answer that needs no model, before any request."""
         self.checked, self.over = checked, True
         self.added.append({"role": "assistant", "content": checked.text})
+
+    def _mistakes(self, answer: str) -> list[Piece]:
+        """What does not hold in an answer, as steps. The turn is `over` unless the model answers again."""
+        wrong = mistakes(self._question, answer)
+        steps = [Step("Check", one.said, one.true, failed=not self._retries) for one in wrong]
+        self.steps += steps
+        self.over = True
+        if wrong and self._retries:
+            self._retries -= 1
+            told = {"role": "user", "content": correction(self._question, wrong)}
+            with contextlib.suppress(ValueError):  # where the context is full, the answer stays
+                prompt, dropped = self._ask([*self._messages, told])
+                if dropped == self.dropped:
+                    self._messages.append(told)
+                    self._open(prompt, dropped)
+        return [("step", step) for step in steps]
 
     def _run(self, name: str, arguments: Any) -> Step:
         assert self._tools is not None

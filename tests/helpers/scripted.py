@@ -38,7 +38,7 @@ class Script:
         return logits
 
 
-def scripted(tokenizer, text: str, tools=None, context: int = 4096, web=None) -> Assistant:
+def scripted(tokenizer, text: str, tools=None, context: int = 4096, web=None, reflect: bool = False) -> Assistant:
     """text: what the model generates, with the names of special tokens; what tools return is not in it."""
     mask = "prefix" if tokenizer.format.name == "openglm" else "causal"
     shape = dict(layers=1, hidden=32, heads=2, kv_heads=1, head_dim=16, ffn_hidden=48, mask=mask)
@@ -47,6 +47,7 @@ def scripted(tokenizer, text: str, tools=None, context: int = 4096, web=None) ->
     model.initialize(torch.Generator().manual_seed(1))
     made = Assistant.__new__(Assistant)
     made.tokenizer, made.model, made.tools, made.web, made.adapters = tokenizer, model, tools, web, {}
+    made.reflect = reflect
     made.fingerprint_with = lambda adapter: "scripted"
     made.engine = Engine(model, EngineConfig(max_sequences=2, runner="torch"), tokenizer=tokenizer)
     made.engine.runner = made.script = Script(made.engine.runner, with_marks(tokenizer, text))
