@@ -21,7 +21,7 @@ from openglm.data.conversations import Message, conversation, unused
 from openglm.data.infilling import build_sample
 from openglm.data.packing import PackedEpochs
 from openglm.data.records import read_records
-from openglm.data.samples import Ints, Sample
+from openglm.data.samples import Sample
 
 Fitted = TypeVar("Fitted")
 Rendered = tuple[list[int], list[int]]  # ids, loss mask
@@ -90,7 +90,7 @@ class DialogueSource:
         option: str = "data.dialogues",
     ):
         self.path, self.seq_len, self.counts = str(path), seq_len, Counter[str]()
-        self._tokenizer, self._special, self._pin = tokenizer, special, span_positions == "pinned"
+        self._tokenizer, self._special, self._span_positions = tokenizer, special, span_positions
         self._fields, self._longest = fields or {}, 0
         self._turns = getattr(getattr(tokenizer, "format", None), "turns", None)
         records = read_records(path, self._read, option, skip_bad)
@@ -218,17 +218,21 @@ class DialogueSource:
 
     def _sample(self, i: int) -> Sample:
         here = slice(self._ends[i] - self._lengths[i], self._ends[i])
-        return conversation_sample(self._ids[here].astype(np.int64), self._trained[here], self._special, self._pin)
+        return conversation_sample(self._ids[here], self._trained[here], self._special, self._span_positions)
 
 
-def conversation_sample(ids: Ints, trained: NDArray, special: SpecialTokens, pin: bool) -> Sample:
+def conversation_sample(
+    ids: Sequence[int] | NDArray, trained: Sequence[int] | NDArray, special: SpecialTokens, span_positions: str
+) -> Sample:
     """One rendered conversation: what stands before <sop> is part A and ends with [gMASK]; its "long span" is all the
     rest.
     """
+    ids = np.asarray(ids, np.int64)
     gmask = int(np.argmax(ids == special.sop)) - 1
     assert gmask >= 0 and ids[gmask] == special.gmask, (ids[:8], special)
-    text, weights = _without(ids, gmask), _without(trained, gmask)
+    text, weights = _without(ids, gmask), _without(np.asarray(trained), gmask)
     span = np.array([[gmask, len(text)]])
+    pin = span_positions == "pinned"
     return build_sample(text, span, [0], special.gmask, special, suffix=True, pin=pin, loss_mask=weights)
 
 

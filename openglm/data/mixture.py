@@ -88,6 +88,11 @@ def pack(samples: Sequence[Sample], seq_len: int, pad: int) -> Row:
     return row
 
 
+def stacked(rows: Sequence[NetworkRow]) -> dict[str, NDArray]:
+    """{field: [rows, ...]} of rows of one kind."""
+    return {f.name: np.stack([getattr(row, f.name) for row in rows]) for f in dataclasses.fields(rows[0])}
+
+
 class Stream(Protocol):
     """What a mixture draws from: an endless sequence of rows' worth of samples, each a function of its number alone
     (and of `rng`, the row's own).
@@ -284,12 +289,7 @@ class _Batches:
 
     def __getitem__(self, span: tuple[int, int]) -> dict[str, NDArray]:
         start, size = span
-        rows = [self.rows.row(start + i) for i in range(size)]
-        return {f.name: np.stack([getattr(row, f.name) for row in rows]) for f in dataclasses.fields(rows[0])}
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+        return stacked([self.rows.row(start + i) for i in range(size)])
 
 
 def _spans(start: int, rows: int | Callable[[int], int], share: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -312,7 +312,7 @@ def batches(
     """
     spans: Any = _spans(start_row, rows, share)
     made: Any = _Batches(mixture)
-    loader = DataLoader(made, batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is)
+    loader = DataLoader(made, batch_size=None, sampler=spans, num_workers=workers, collate_fn=dict)
     try:
         yield from loader
     except RuntimeError as error:

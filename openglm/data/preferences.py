@@ -138,7 +138,7 @@ class PreferenceRows:
         seed: int,
     ) -> None:
         self.seq_len, self.shortened, self.dropped, self._seed = seq_len, 0, 0, seed
-        self._special, self._pin = special, span_positions == "pinned"
+        self._special, self._span_positions = special, span_positions
         self.samples: list[tuple[Sample, Sample]] = []
         marks = []
         for given in preferences:
@@ -224,10 +224,10 @@ class PreferenceRows:
         best, lost = fit(render, [{**message, "loss": False} for message in given.prompt])
         self.shortened += best is not None and lost > 0
         self.dropped += best is None
-        return None if best is None else (self._sample(*best[0]), self._sample(*best[1]))
-
-    def _sample(self, ids: Sequence[int], trained: Sequence[int]) -> Sample:
-        return conversation_sample(np.array(ids), np.array(trained), self._special, self._pin)
+        if best is None:
+            return None
+        chosen, rejected = (conversation_sample(*answer, self._special, self._span_positions) for answer in best)
+        return chosen, rejected
 
     def _hash(self) -> str:
         digest = hashlib.sha256(f"{self._seed} {self.seq_len}".encode())
