@@ -15,7 +15,7 @@ from openglm.align.reward_model import RewardModel
 from openglm.align.rollouts import Rollouts, Score
 from openglm.checkpoints.load import load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve, save_model
-from openglm.config import GRPOConfig, PPOConfig, RolloutRunConfig, require
+from openglm.config import GRPOConfig, ModelConfig, PPOConfig, RolloutRunConfig, require
 from openglm.data.conversations import Message
 from openglm.data.dialogue import DialogueSource, fit
 from openglm.data.prompts import Prompt, read_prompts
@@ -82,19 +82,9 @@ def _run(
         fitting(tokenizer, read_prompts(file, option), *sizes, option) if file else []
         for option, file in (("data.prompts", config.data.prompts), ("data.heldout", config.data.heldout))
     )
-    demonstrations = None
-    if config.data.demonstrations:
-        demonstrations = DialogueSource(
-            config.data.demonstrations,
-            tokenizer,
-            model.tokens,
-            config.train.seq_len,
-            model.span_positions,
-            config.data.seed,
-            option="data.demonstrations",
-        )
-        say(demonstrations.summary)
-    rollouts = Rollouts(config, prompts, heldout, tokenizer, scorer(config), advise, demonstrations)
+    rollouts = Rollouts(
+        config, prompts, heldout, tokenizer, scorer(config), advise, _demonstrations(config, model, tokenizer)
+    )
     if penalty:
         rollouts.reference = load_model(folder, device=config.train.device, dtype="float32")
     run = Run(
@@ -114,6 +104,22 @@ def _run(
         result = replace(result, heldout=rollouts.evaluate(load_model(result.model, dtype="float32")))
     write_report(Path(config.train.out))
     return result
+
+
+def _demonstrations(config: RolloutRunConfig, model: ModelConfig, tokenizer: Tokenizer) -> DialogueSource | None:
+    if not config.data.demonstrations:
+        return None
+    found = DialogueSource(
+        config.data.demonstrations,
+        tokenizer,
+        model.tokens,
+        config.train.seq_len,
+        model.span_positions,
+        config.data.seed,
+        option="data.demonstrations",
+    )
+    say(found.summary)
+    return found
 
 
 def scorer(config: RolloutRunConfig) -> Score:
