@@ -224,15 +224,7 @@ def _kinds(value: Any) -> set[str]:
         return {"boolean"}
     if isinstance(value, int | float):
         return {"number", "integer"} if isinstance(value, int) or value.is_integer() else {"number"}
-    return {
-        "null"
-        if value is None
-        else "string"
-        if isinstance(value, str)
-        else "array"
-        if isinstance(value, list)
-        else "object"
-    }
+    return {{type(None): "null", str: "string", list: "array"}.get(type(value), "object")}
 
 
 def _typed(text: str, types: set[str] | None) -> Any:

@@ -76,10 +76,8 @@ class ThinkingTurns:
     """there is no way to ask for an answer without thoughts"""
     sorts: bool = False
     """results follow the order of their calls"""
-    head: tuple[str, ...] = ("[gMASK]", "<sop>")
-    tools: bool = True
-    parallel: bool = True
-    thinks: bool = True
+    head = ("[gMASK]", "<sop>")
+    tools = parallel = thinks = True
 
     def alone(self, messages: Sequence[Message]) -> bool:
         """Where earlier answers lose their thoughts, or what stands for none, only the last can be learnt from."""
