@@ -7,7 +7,6 @@ The tokenizer's renderer says which tokens are trained. Conversations are never 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,26 +96,25 @@ class DialogueSource:
         rendered = [pair for pairs in records for pair in pairs]
         lost = f"nothing in it to learn from in rows of {seq_len} tokens: {self._account() or 'it is empty'}"
         require(bool(rendered), option, self.path, lost)
-        self._ids = np.concatenate([np.array(ids, np.int32) for ids, _ in rendered])
-        self._trained = np.concatenate([np.array(mask, np.uint8) for _, mask in rendered])
-        self._ends = np.cumsum([len(ids) for ids, _ in rendered])
-        self._lengths = np.diff(self._ends, prepend=0)
-        self.tokens = len(self._ids)
-        self.fingerprint = hashlib.sha256(
-            self._ids.tobytes() + self._trained.tobytes() + self._ends.tobytes() + str(seed).encode()
-        ).hexdigest()
-        self._packed = PackedEpochs(self._lengths - 1, seq_len, (seed, 3, int(self.fingerprint[:8], 16)))
+        self._ids = [np.array(ids, np.int32) for ids, _ in rendered]
+        self._trained = [np.array(mask, np.uint8) for _, mask in rendered]
+        lengths = np.array([len(ids) for ids in self._ids])
+        self.tokens = int(lengths.sum())
+        arrays: list[NDArray] = [*self._ids, *self._trained, lengths.cumsum()]
+        content = b"".join(array.tobytes() for array in arrays) + str(seed).encode()
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self._packed = PackedEpochs(lengths - 1, seq_len, (seed, 3, int(self.fingerprint[:8], 16)))
         self.rows = self._packed.rows  # in an epoch
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._ids)
 
     @property
     def summary(self) -> str:
         """What was read, and what of it is not taught, in one line."""
         read = (
-            f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {int(self._trained.sum())} of them trained,"
-            f" {self.rows} rows"
+            f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {sum(map(np.sum, self._trained))} of them"
+            f" trained, {self.rows} rows"
         )
         return "; ".join(filter(None, [read, self._account()]))
 
@@ -152,12 +150,15 @@ class DialogueSource:
 
     def rendered(self) -> Iterator[Rendered]:
         """Ids and loss mask of each conversation, in the file's order."""
-        for start, end in itertools.pairwise([0, *self._ends.tolist()]):
-            yield self._ids[start:end].tolist(), self._trained[start:end].tolist()
+        for ids, trained in zip(self._ids, self._trained, strict=True):
+            yield ids.tolist(), trained.tolist()
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         """Conversations of row `number` of this source: every epoch holds each conversation once, in a new order."""
-        return [self._sample(i) for i in rng.permutation(self._packed.items(number)).tolist()]
+        return [
+            conversation_sample(self._ids[i], self._trained[i], self._special, self._span_positions)
+            for i in rng.permutation(self._packed.items(number)).tolist()
+        ]
 
     def _read(self, record: object) -> list[Rendered]:
         """The samples of one record: one, or one for each answer where the format shows earlier answers otherwise."""
@@ -172,7 +173,7 @@ class DialogueSource:
             rendered, lost = self._fit([*part, messages[end]] if alone else part, tools, counts, lost)
             found += [rendered] if rendered else []
         if not answers:
-            self._render(messages, tools)  # a fault in it matters more
+            self._tokenizer.render(messages, tools=tools)  # a fault in it matters more
             said = any(message["role"] == "assistant" for message in messages)
             require(said, "messages", f"{len(messages)} of them", "no assistant's answer to learn from")
             counts["nothing"] += 1
@@ -197,16 +198,13 @@ class DialogueSource:
                 counts["without"] += thinks and not (thoughts or "</think>" in str(content))
         return answers
 
-    def _render(self, messages: list[Message], tools: list[Any] | None) -> Rendered:
-        return self._tokenizer.render(messages, tools=tools)
-
     def _fit(
         self, messages: list[Message], tools: list[Any] | None, counts: Counter[str], lost: int
     ) -> tuple[Rendered | None, int]:
         """Ids and loss mask of a conversation with as many of its last turns as fit, and how many it lost."""
 
         def render(kept: list[Message]) -> Rendered | None:
-            ids, mask = self._render(kept, tools)
+            ids, mask = self._tokenizer.render(kept, tools=tools)
             self._longest = max(self._longest, len(ids))
             return (ids, mask) if len(ids) - 1 <= self.seq_len else None
 
@@ -215,10 +213,6 @@ class DialogueSource:
         counts["shortened"] += trained and lost > 0
         counts["too long" if best is None else "nothing"] += not trained
         return (best if trained else None), lost
-
-    def _sample(self, i: int) -> Sample:
-        here = slice(self._ends[i] - self._lengths[i], self._ends[i])
-        return conversation_sample(self._ids[here], self._trained[here], self._special, self._span_positions)
 
 
 def conversation_sample(

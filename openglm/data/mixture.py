@@ -215,13 +215,10 @@ class Mixture:
         way_out = "no token of this tokenizer ends a sentence; set it to 0"
         require(closed, "infilling.sentence_share", infilling.sentence_share, way_out)
 
-        def texts(name: str, source: Source) -> TextStream:
+        streams: dict[str, Stream] = {}
+        for name, source in corpus.sources.items() if corpus else ():
             key = (config.seed, 2, zlib.crc32(name.encode()))
-            return TextStream(source, key, infilling, special, seq_len, span_positions, ends)
-
-        streams: dict[str, Stream] = {
-            name: texts(name, source) for name, source in (corpus.sources.items() if corpus else ())
-        }
+            streams[name] = TextStream(source, key, infilling, special, seq_len, span_positions, ends)
         for name, dialogue in (dialogues or {}).items():
             require(name not in streams, "data.dialogues", name, "a text source has this name; choose another")
             streams[name] = dialogue
@@ -242,12 +239,8 @@ class Mixture:
         """Which source row `index` comes from, and how many rows that source has given before."""
         block, i = divmod(index, BLOCK)
         if self._block[0] != block:
-            self._block = (
-                block,
-                np.random.default_rng((self._seed, 0, block)).permutation(
-                    np.repeat(np.arange(len(self._rows)), self._rows)
-                ),
-            )
+            each = np.repeat(np.arange(len(self._rows)), self._rows)
+            self._block = block, np.random.default_rng((self._seed, 0, block)).permutation(each)
         order = self._block[1]
         source = int(order[i])
         return source, block * int(self._rows[source]) + int(np.count_nonzero(order[:i] == source))

@@ -13,7 +13,6 @@ One pair per record, in any of the shapes that circulate; an answer is text, a m
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import math
@@ -33,7 +32,6 @@ from openglm.data.packing import PackedEpochs
 from openglm.data.samples import Ints, Sample
 
 CHOSEN, REJECTED = 0, 1
-_ROW_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 _HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -203,7 +201,7 @@ class PreferenceRows:
         end: NDArray[np.float32] = np.zeros(self.seq_len, np.float32)
         end[last] = 1
         return PreferenceRow(
-            **{name: getattr(row, name) for name in _ROW_FIELDS},
+            **vars(row),
             pair=np.maximum(row.segment, 0),
             side=np.full(self.seq_len, side),
             end=end,
