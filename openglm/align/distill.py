@@ -92,10 +92,10 @@ class Distillation:
     """KL(student || teacher) in place of KL(teacher || student)"""
     share: float = 1.0
     """of the divergence; the rest is the cross entropy of the target"""
-    fields: tuple[str, ...] = ("targets", "loss_mask", "teacher_ids", "teacher_logp")
-    where: str = "loss_mask"
-    by_position: bool = True
-    metrics: tuple[str, ...] = ("divergence", "cross_entropy")
+    fields = ("targets", "loss_mask", "teacher_ids", "teacher_logp")
+    where = "loss_mask"
+    by_position = True
+    metrics = ("divergence", "cross_entropy")
 
     def count(self, batch: Batch) -> float:
         return float(batch["loss_mask"].sum(dtype=np.float64))
