@@ -6,8 +6,6 @@ that is wrong.
 This file knows nothing of models.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

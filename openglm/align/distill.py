@@ -6,8 +6,6 @@ whole one, and equal to it where `teacher_tokens` is the vocabulary.
 Shapes: T tokens of a row, N positions, K kept tokens, V vocabulary, H hidden.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -7,8 +7,6 @@ divides by the number of tokens or pairs in all of it, so that no loss depends o
 Shapes: B answers, T tokens, N positions, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, H hidden.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 

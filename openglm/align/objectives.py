@@ -3,8 +3,6 @@
 Shapes: N positions of the rows, P pairs (some of them empty: rows hold different numbers), H hidden.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """GRPO (arXiv 2402.03300) and PPO (arXiv 1707.06347): a model learns from the rewards of its own answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

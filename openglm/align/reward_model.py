@@ -1,7 +1,5 @@
 """A trained reward model as a judge of answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What `glm sft` does: a run on conversations, and what it gained and lost, side by side."""
 
-from __future__ import annotations
-
 import statistics
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@ ChatGLM's P-Tuning code (weights that hold `prefix_encoder` alone). Foreign name
 layouts.py.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

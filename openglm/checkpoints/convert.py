@@ -2,8 +2,6 @@
 matrix, types kept unless others are asked for. Nothing is computed with the network.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import shutil

@@ -7,8 +7,6 @@ values are laid one under another, and so are gate and up.
 Norms and biases stay in fp32. The `gguf` package (extra `convert`) knows the container and the block formats.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Container, Iterator, Mapping

@@ -6,8 +6,6 @@ A fused matrix holds rows of several of ours in pieces: all of the first, all of
 in thirds of each rank's share (ranks).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

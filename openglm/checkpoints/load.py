@@ -5,8 +5,6 @@ place. So the peak is
 the model and one matrix. Nothing of a checkpoint is run, and every error is one line.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ file's header. Nothing in the folder is trusted: sizes are held to each other be
 one line. Models are loaded in load.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path

@@ -5,8 +5,6 @@ Each generation is a preset plus what its configuration names. An option that wo
 never passed over.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

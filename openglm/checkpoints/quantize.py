@@ -5,8 +5,6 @@ Without a text, matrix after matrix: the memory is one matrix. With one, the cod
 for which the whole network is held in fp32.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path

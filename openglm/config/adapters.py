@@ -1,7 +1,5 @@
 """What is trained beside a model that stays as it is."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

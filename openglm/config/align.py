@@ -1,7 +1,5 @@
 """Alignment: what reward models, DPO and their kin take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The error that all options share, and dataclasses from plain JSON or TOML values. Nothing here knows any option."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass

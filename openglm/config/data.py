@@ -1,7 +1,5 @@
 """What training reads, and how blanks are made in it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from openglm.config.checks import Share, Whole, check_fields, require

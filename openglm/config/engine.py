@@ -1,7 +1,5 @@
 """How inference is run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Shape and options of the network, and the ids of its special tokens."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Everything that one training verb takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

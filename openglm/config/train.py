@@ -1,7 +1,5 @@
 """One training run: its length and folder, the update, and what happens when a step looks bad."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

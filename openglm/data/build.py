@@ -6,8 +6,6 @@ depending on the one before, with `work` on a file system that all machines see.
 tasks run at once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

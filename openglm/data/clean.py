@@ -4,8 +4,6 @@ would ask about.
 Pure functions on strings and arrays. The steps that move documents through them are in `build.py`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

@@ -12,8 +12,6 @@ and other pairs of a question and an answer (`QUESTIONS`, `ANSWERS`). A record m
 A turn with "loss": false, "train": false or "weight": 0 is read and not taught.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ taught.
 The tokenizer's renderer says which tokens are trained. Conversations are never cut in the middle of a turn.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

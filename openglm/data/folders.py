@@ -1,7 +1,5 @@
 """Users' files: which of a folder are read, and their bytes, packed or not."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

@@ -10,8 +10,6 @@ After GLM (arXiv 2103.10360) and models that fill in the middle with the loss ke
 section 4). Legend: n tokens of a piece, k spans [start, end).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -11,8 +11,6 @@ everything for one piece. Nothing here knows about files, rows or batches. Legen
 end), b tokens of part B.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

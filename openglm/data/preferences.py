@@ -11,8 +11,6 @@ One pair per record, in any of the shapes that circulate; an answer is text, a m
 "margin" (a number, default 0) says by how much the better one is better, "tie": true that neither is.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math

@@ -1,7 +1,5 @@
 """One piece of text as the network sees it, whatever objective laid it out; and where spans of one may lie."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

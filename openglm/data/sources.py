@@ -5,8 +5,6 @@ read. One exception that is pip's own: of a package without a wheel, pip runs th
 to learn its name.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

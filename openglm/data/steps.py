@@ -6,8 +6,6 @@ Only what OpenGLM adds: the readers, cleaning, contamination, jieba's words for 
 The order of the steps, and the duplicate removal between them (datatrove's own), is in `build.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -6,8 +6,6 @@ precision if so configured. Stages differ in what stays gathered: 0 and 1 exchan
 micro-batch, 3 also lets weights go after each layer's forward pass.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Iterator

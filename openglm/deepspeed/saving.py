@@ -10,8 +10,6 @@ The folder is filled under another name and renamed, so that a killed run leaves
 own files (pickles) are not read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,8 +1,6 @@
 """What DeepSpeed changes from step to step: the learning rate and the loss scale. Its rules, in our words (DeepSpeed
 0.19.8, lr_schedules.py, loss_scaler.py)."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ The network is defined there alone; what it can hold that the kernels cannot is 
 runner serves.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

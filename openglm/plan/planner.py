@@ -3,8 +3,6 @@
 A layout is priced by cost.py and memory.py; nothing here is measured.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator

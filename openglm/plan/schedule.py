@@ -4,8 +4,6 @@ A stage works through a fixed list of passes and waits for what each needs from 
 of the bubble formula in cost.py and of the waiting micro-batches in memory.py. Communication takes no time here.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

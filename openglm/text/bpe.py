@@ -4,8 +4,6 @@ Special tokens are taken out of the library's matching and out of the vocabulary
 Training a tokenizer is own.py.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """How a tokenizer of OpenGLM's own is trained: byte-level BPE (see native.py) on pieces of text."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 

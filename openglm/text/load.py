@@ -1,7 +1,5 @@
 """`load_tokenizer`: opens our tokenizers and those of the published checkpoints."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -5,8 +5,6 @@ A saved tokenizer remembers its generation in `tokenizer_config.json` under "ope
 folder that does not tell.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -4,8 +4,6 @@ What is read does not depend on where the text is cut, and nothing is lost: a ca
 unknown tool stays visible as text. A call inside thoughts counts only where the thoughts never end.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

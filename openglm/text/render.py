@@ -7,8 +7,6 @@ earlier one: a KV cache holds over turns. Not so in GLM-Z1, which forgets its th
 and ChatGLM2, which are one text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Protocol

@@ -5,8 +5,6 @@ Nothing that a model writes is run, and nothing that it writes raises: a call th
 as text. A reader takes the texts between <|assistant|> tokens, and whether <|observation|> closed the last of them.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re

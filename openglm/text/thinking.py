@@ -6,8 +6,6 @@ fields of `ThinkingTurns`, whose values in formats.py follow the published chat 
 their own, so "<think>" in a user's text stays text. Answers are read back in reading.py.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

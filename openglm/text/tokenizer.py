@@ -8,8 +8,6 @@ who needs one in a prompt passes its id, see `Tokenizer.encode_parts`. Chat form
 render.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -7,8 +7,6 @@ Each data-parallel group of processes has its share of the rows; all agree on ev
 and nothing here is meant to be inherited from.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

@@ -7,8 +7,6 @@ what other processes found.
 Shapes: B rows, T tokens, N positions, H hidden, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
