@@ -54,7 +54,7 @@ def works(assistant: Assistant) -> dict[str, Callable[[str], object]]:
 
     readers = {
         name: getattr(replies, name)
-        for name in ("parse_own", "parse_chatglm6b", "parse_chatglm3", "parse_glm4", "parse_z1")
+        for name in ("parse_own", "parse_plain", "parse_chatglm3", "parse_glm4", "parse_z1")
     }
     return {
         "tokenizer": tokenizer.encode, "renderer": lambda text: render(tokenizer, [{"role": "user", "content": text}], generation_prompt=True),

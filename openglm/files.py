@@ -6,8 +6,6 @@ that is wrong.
 This file knows nothing of models.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -16,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 if sys.platform != "win32":
     import fcntl
@@ -87,6 +86,11 @@ def write_file(path: Path | str, content: str | bytes) -> None:
     """Replace a small file in one go; text is written as UTF-8."""
     with replacing(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path | str, values: Any) -> None:
+    """Replace a small file by a JSON text."""
+    write_file(path, json.dumps(values, indent=1) + "\n")
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """The named sizes of the family, published and our own. Nothing here imports more than the standard library and
 config.py."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -28,37 +28,37 @@ class Room(NamedTuple):
 
 
 ROOMS = {
-    "config": Room(1, 6_000),
+    "config": Room(1, 5_400),
     "presets": Room(1, 1_200),
     "runtime": Room(1, 1_900),
     "files": Room(1, 1_700),
-    "text": Room(2, 22_600, wide_lines=6),
-    "kernels": Room(2, 4_400),
+    "text": Room(2, 22_400, wide_lines=6),
+    "kernels": Room(2, 4_300),
     "net": Room(2, 1_500),
-    "sandbox": Room(2, 6_500),
-    "data": Room(3, 26_100, wide_lines=4),
-    "model": Room(3, 7_000),
-    "quant": Room(3, 3_500, wide_lines=1),
-    "tools": Room(3, 10_900),
+    "sandbox": Room(2, 6_400),
+    "data": Room(3, 25_300, wide_lines=4),
+    "model": Room(3, 6_900),
+    "quant": Room(3, 3_400, wide_lines=1),
+    "tools": Room(3, 13_200),
     "web": Room(3, 8_500),
-    "checkpoints": Room(4, 19_200, "model quant", wide_lines=7),
+    "checkpoints": Room(4, 18_900, "model quant", wide_lines=7),
     "parallel": Room(4, 3_800, "model", wide_lines=1),
-    "engine": Room(4, 18_200, "model quant", wide_lines=2),
-    "train": Room(5, 17_400, "model data parallel checkpoints", wide_lines=1),
-    "assistant": Room(5, 3_300, "model engine checkpoints tools web"),
-    "align": Room(6, 17_000, "train engine data model quant parallel checkpoints evaluation tools"),
+    "engine": Room(4, 18_100, "model quant", wide_lines=2),
+    "train": Room(5, 17_300, "model data parallel checkpoints", wide_lines=1),
+    "assistant": Room(5, 3_400, "model engine checkpoints tools web"),
+    "align": Room(6, 16_700, "train engine data model quant parallel checkpoints evaluation tools"),
     "evaluation": Room(6, 3_000, "assistant engine tools model checkpoints data"),
-    "plan": Room(6, 7_600, "parallel", wide_lines=4),
-    "deepspeed": Room(6, 10_800, "parallel", wide_lines=1),
-    "serve": Room(6, 34_400, "assistant", wide_lines=12),
+    "plan": Room(6, 7_400, "parallel", wide_lines=4),
+    "deepspeed": Room(6, 10_700, "parallel", wide_lines=1),
+    "serve": Room(6, 34_200, "assistant", wide_lines=12),
     "cli": Room(
         7,
-        12_500,
+        12_300,
         "model data quant checkpoints parallel engine train assistant align evaluation plan deepspeed serve tools web",
         wide_lines=4,
     ),
 }
-PACKAGE_TOKENS = 249_000
+PACKAGE_TOKENS = 243_700
 FILE_LINES = 450
 FUNCTION_LINES = 50
 LINE_COLUMNS = 120

@@ -3,8 +3,6 @@
 `passages.py` holds the texts: too few to rank models by, enough to see one of them forget.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Both take what a round holds as lists, one a token of each answer, and give list
 Shapes: B answers, T tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

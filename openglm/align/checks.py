@@ -3,8 +3,6 @@
 Nothing that a model wrote is run or evaluated here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from fractions import Fraction

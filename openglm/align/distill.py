@@ -6,8 +6,6 @@ whole one, and equal to it where `teacher_tokens` is the vocabulary.
 Shapes: T tokens of a row, N positions, K kept tokens, V vocabulary, H hidden.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from openglm.align.losses import distillation_loss
 from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import resolve
 from openglm.config import SFTConfig, require
-from openglm.data.mixture import Row, Rows
+from openglm.data.mixture import Row, Rows, stacked
 from openglm.model.transformer import Transformer
 from openglm.runtime import choose_dtype
 from openglm.text.load import load_tokenizer
@@ -31,7 +29,6 @@ from openglm.train.objective import Batch, Head
 from openglm.train.run import OnStep, Result
 from openglm.train.sft import sft_run
 
-_NETWORK = ("tokens", "position", "block_position", "segment")
 _LEAST = -60.0  # log-probability that the tokens which are not kept have together, at least: where all are kept
 
 
@@ -72,8 +69,7 @@ class TaughtRows:
         row = self.rows.row(index)
         assert isinstance(row, Row)
         model = self.head.model
-        arrays = {name: getattr(row, name)[None] for name in _NETWORK}
-        hidden_TH = hidden_states(model, arrays, model.device, self.head.dtype)[0]
+        hidden_TH = hidden_states(model, stacked([row]), model.device, self.head.dtype)[0]
         trained = np.flatnonzero(row.loss_mask)
         logp_NV = self.head.logits(hidden_TH[torch.from_numpy(trained).to(hidden_TH.device)]).log_softmax(-1)
         ids_NK = logp_NV.topk(self.kept).indices
@@ -94,10 +90,10 @@ class Distillation:
     """KL(student || teacher) in place of KL(teacher || student)"""
     share: float = 1.0
     """of the divergence; the rest is the cross entropy of the target"""
-    fields: tuple[str, ...] = ("targets", "loss_mask", "teacher_ids", "teacher_logp")
-    where: str = "loss_mask"
-    by_position: bool = True
-    metrics: tuple[str, ...] = ("divergence", "cross_entropy")
+    fields = ("targets", "loss_mask", "teacher_ids", "teacher_logp")
+    where = "loss_mask"
+    by_position = True
+    metrics = ("divergence", "cross_entropy")
 
     def count(self, batch: Batch) -> float:
         return float(batch["loss_mask"].sum(dtype=np.float64))

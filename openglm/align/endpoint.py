@@ -1,7 +1,5 @@
 """A model behind OpenAI's chat interface as a source of answers: ours (`glm serve`), vLLM's, anybody's."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Mapping, Sequence

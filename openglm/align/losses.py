@@ -7,8 +7,6 @@ divides by the number of tokens or pairs in all of it, so that no loss depends o
 Shapes: B answers, T tokens, N positions, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -128,12 +126,12 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float 
     return torch.maximum((values - returns).square(), (clipped - returns).square()) / 2
 
 
-def sampler_weight(logp: Tensor, sampler_logp: Tensor, limit: float = 2.0) -> Tensor:
+def sampler_weight(logp: Tensor, sampler_logp: Tensor) -> Tensor:
     """Importance weights for tokens that another program drew, from int4 weights say: truncated, without a gradient.
 
-    p_trainer / p_sampler for each token, at most `limit` (Yao et al. 2025).
+    p_trainer / p_sampler for each token, at most 2 (Yao et al. 2025).
     """
-    return (logp.detach() - sampler_logp).clamp(max=LOG_RATIO_LIMIT).exp().clamp(max=limit)
+    return (logp.detach() - sampler_logp).clamp(max=LOG_RATIO_LIMIT).exp().clamp(max=2.0)
 
 
 def reward_pair_loss(better: Tensor, worse: Tensor, margin: Tensor | float = 0.0, tie: Tensor | None = None) -> Tensor:

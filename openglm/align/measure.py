@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, H hidden.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
@@ -13,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openglm.data.mixture import Row
+from openglm.data.mixture import Row, stacked
 from openglm.model.transformer import Transformer
 from openglm.train.forward_backward import hidden_states
 from openglm.train.objective import Head
 
 Read = Callable[[Head, Tensor, Row], Tensor]
 """(head, hidden states [T, H], row) -> a number for each token [T]"""
-_NETWORK = ("tokens", "position", "block_position", "segment")
 
 
 @torch.no_grad()
@@ -31,8 +28,7 @@ def measure(
     head = Head(model, dtype)
     waiting = iter(rows)
     while batch := list(itertools.islice(waiting, at_once)):
-        arrays = {name: np.stack([getattr(row, name) for row in batch]) for name in _NETWORK}
-        hidden_BTH = hidden_states(model, arrays, model.device, dtype)
+        hidden_BTH = hidden_states(model, stacked(batch), model.device, dtype)
         for hidden_TH, row in zip(hidden_BTH, batch, strict=True):
             yield read(head, hidden_TH, row).float().cpu().numpy()
 

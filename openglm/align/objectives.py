@@ -3,8 +3,6 @@
 Shapes: N positions of the rows, P pairs (some of them empty: rows hold different numbers), H hidden.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,10 +43,10 @@ class PreferencePairs:
     beta: float = 0.1
     gamma: float = 0.0
     """simpo: the margin aimed at"""
-    fields: tuple[str, ...] = ("targets", "pair", "side", "reference", ROW)
-    where: str = "loss_mask"
-    by_position: bool = False
-    metrics: tuple[str, ...] = ("accuracy", "margin", "chosen_log_ratio", "rejected_log_ratio")
+    fields = ("targets", "pair", "side", "reference", ROW)
+    where = "loss_mask"
+    by_position = False
+    metrics = ("accuracy", "margin", "chosen_log_ratio", "rejected_log_ratio")
 
     def count(self, batch: Batch) -> float:
         return float(batch["pairs"].sum())
@@ -74,10 +72,10 @@ class RewardPairs:
 
     shrink: float = 0.0
     """weight of the squares of both rewards: keeps them near 0 (ChatGLM-RLHF, arXiv 2404.00934)"""
-    fields: tuple[str, ...] = ("side", "margin", "tie")
-    where: str = "end"
-    by_position: bool = False
-    metrics: tuple[str, ...] = ("accuracy", "difference", "chosen", "rejected")
+    fields = ("side", "margin", "tie")
+    where = "end"
+    by_position = False
+    metrics = ("accuracy", "difference", "chosen", "rejected")
 
     def count(self, batch: Batch) -> float:
         return float(batch["pairs"].sum())
@@ -111,10 +109,10 @@ class PolicyTokens:
     beta: float = 0.0
     temperature: float = 1.0
     demonstration_weight: float = 0.0
-    fields: tuple[str, ...] = ("targets", "old_logp", "sampler_logp", "reference", "advantage", "demonstration")
-    where: str = "loss_mask"
-    by_position: bool = True
-    metrics: tuple[str, ...] = ("kl", "clipped", "ratio", "entropy", "sampler_gap")
+    fields = ("targets", "old_logp", "sampler_logp", "reference", "advantage", "demonstration")
+    where = "loss_mask"
+    by_position = True
+    metrics = ("kl", "clipped", "ratio", "entropy", "sampler_gap")
 
     def count(self, batch: Batch) -> float:
         return float((batch["loss_mask"] - batch["demonstration"]).sum())
@@ -157,8 +155,8 @@ class PolicyAndValue:
     def metrics(self) -> tuple[str, ...]:
         return (*self.policy.metrics, "value_loss")
 
-    where: str = "loss_mask"
-    by_position: bool = True
+    where = "loss_mask"
+    by_position = True
 
     def count(self, batch: Batch) -> float:
         return self.policy.count(batch)

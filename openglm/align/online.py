@@ -1,7 +1,5 @@
 """GRPO (arXiv 2402.03300) and PPO (arXiv 1707.06347): a model learns from the rewards of its own answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from openglm.align.objectives import PolicyAndValue, PolicyTokens
 from openglm.align.report import write_report
 from openglm.align.reward_model import RewardModel
 from openglm.align.rollouts import Rollouts, Score
-from openglm.checkpoints.load import load_model, network_config
+from openglm.checkpoints.load import load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import GRPOConfig, ModelConfig, PPOConfig, RolloutRunConfig, require
 from openglm.data.conversations import Message
@@ -21,7 +19,6 @@ from openglm.data.dialogue import DialogueSource, fit
 from openglm.data.prompts import Prompt, read_prompts
 from openglm.parallel.processes import shape
 from openglm.runtime import launched, say
-from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
@@ -34,8 +31,7 @@ def grpo(config: GRPOConfig, on_step: OnStep | None = None) -> Result:
 
     Raises ValueError in one line.
     """
-    model = network_config(resolve(config.init_from))
-    return _run(config, model, in_groups(config), _policy(config, config.beta), config.beta > 0, on_step)
+    return _run(config, in_groups(config), _policy(config, config.beta), on_step, penalty=config.beta > 0)
 
 
 def ppo(config: PPOConfig, on_step: OnStep | None = None) -> Result:
@@ -44,9 +40,8 @@ def ppo(config: PPOConfig, on_step: OnStep | None = None) -> Result:
     Actor and critic are one network: the value head reads the policy's last hidden states, and the finished model comes
     without it. Raises ValueError in one line.
     """
-    model = replace(network_config(resolve(config.init_from)), score=True)
     objective = PolicyAndValue(_policy(config), config.value_weight, config.value_clip)
-    result = _run(config, model, by_values(config), objective, True, on_step)
+    result = _run(config, by_values(config), objective, on_step, penalty=True, score=True)
     if result.model is not None and launched()[1] == 0:
         trained, tokenizer = load_model(result.model, device="cpu", dtype="float32"), load_tokenizer(result.model)
         trained.score, trained.config = None, replace(trained.config, score=False)
@@ -67,35 +62,27 @@ def _policy(config: RolloutRunConfig, beta: float = 0.0) -> PolicyTokens:
 
 def _run(
     config: RolloutRunConfig,
-    model: ModelConfig,
     advise: Advise,
     objective: Objective,
-    penalty: bool,
     on_step: OnStep | None,
+    *,
+    penalty: bool,
+    score: bool = False,
 ) -> Result:
-    """penalty: the KL to the model that training begins with is needed, so that model stays in memory."""
+    """penalty: the KL to the model that training begins with is needed, so that model stays in memory. score: the
+    network gets a value head."""
     shape(config.parallel, launched()[0])
     folder = resolve(config.init_from)
-    tokenizer = load_tokenizer(folder)
-    model = settled(model, tokenizer)
+    model, tokenizer = network_and_tokenizer(folder)
+    model = replace(model, score=score or model.score)
     sizes = config.train.seq_len, config.rollout.max_tokens
     prompts, heldout = (
         fitting(tokenizer, read_prompts(file, option), *sizes, option) if file else []
         for option, file in (("data.prompts", config.data.prompts), ("data.heldout", config.data.heldout))
     )
-    demonstrations = None
-    if config.data.demonstrations:
-        demonstrations = DialogueSource(
-            config.data.demonstrations,
-            tokenizer,
-            model.tokens,
-            config.train.seq_len,
-            model.span_positions,
-            config.data.seed,
-            option="data.demonstrations",
-        )
-        say(demonstrations.summary)
-    rollouts = Rollouts(config, prompts, heldout, tokenizer, scorer(config), advise, demonstrations)
+    rollouts = Rollouts(
+        config, prompts, heldout, tokenizer, scorer(config), advise, _demonstrations(config, model, tokenizer)
+    )
     if penalty:
         rollouts.reference = load_model(folder, device=config.train.device, dtype="float32")
     run = Run(
@@ -115,6 +102,22 @@ def _run(
         result = replace(result, heldout=rollouts.evaluate(load_model(result.model, dtype="float32")))
     write_report(Path(config.train.out))
     return result
+
+
+def _demonstrations(config: RolloutRunConfig, model: ModelConfig, tokenizer: Tokenizer) -> DialogueSource | None:
+    if not config.data.demonstrations:
+        return None
+    found = DialogueSource(
+        config.data.demonstrations,
+        tokenizer,
+        model.tokens,
+        config.train.seq_len,
+        model.span_positions,
+        config.data.seed,
+        option="data.demonstrations",
+    )
+    say(found.summary)
+    return found
 
 
 def scorer(config: RolloutRunConfig) -> Score:

@@ -1,7 +1,5 @@
 """How much answers share with true ones: BLEU-4 and ROUGE as the P-Tuning scripts of ChatGLM-6B count them."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Shapes: T tokens of a row, H hidden.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 It reads log.jsonl alone, so it can be made anew from any run; curves are plain SVG and need no other file.
 """
 
-from __future__ import annotations
-
 import html
 import json
 from collections import defaultdict

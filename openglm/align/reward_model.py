@@ -1,10 +1,7 @@
 """A trained reward model as a judge of answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +38,7 @@ class RewardModel:
             f"{len(ids) - 1} tokens",
             f"longer than its context of {config.max_positions}",
         )
-        sample = conversation_sample(np.array(ids), np.array(trained), config.tokens, config.span_positions == "pinned")
+        sample = conversation_sample(ids, trained, config.tokens, config.span_positions)
         return pack([sample], len(sample), config.tokens.pad)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,18 +47,6 @@ if TYPE_CHECKING:  # it needs httpx
 
 _HELDOUT = 1 << 40  # stands for a round in the seeds of held-out answers
 _SHOWN = 10  # held-out answers kept in the log
-
-
-class Drawn(NamedTuple):
-    """An answer of the sampler."""
-
-    ids: list[int]
-    own: list[int]
-    """1 where the model chose the id, 0 where a tool returned it"""
-    logp: list[float | None]
-    """of the model's own"""
-    finished: bool
-    text: str
 
 
 Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
@@ -102,7 +90,7 @@ class Answer:
     """of the model's own; None where the sampler does not say"""
     finished: bool
     text: str
-    reward: float
+    reward: float = 0.0
 
 
 class Rollouts:
@@ -224,20 +212,13 @@ class Rollouts:
         wrong = next((place for place, reward in enumerate(rewards) if not math.isfinite(reward)), None)
         what = f"is the reward of {drawn[wrong or 0].text[:60]!r}; rewards must be finite numbers"
         require(wrong is None, "rollout", rewards[wrong or 0], what)
+        unfinished = self.config.rollout.unfinished
         return [
-            Answer(
-                prompt=asked,
-                ids=one.ids,
-                own=one.own,
-                sampler_logp=one.logp,
-                finished=one.finished,
-                text=one.text,
-                reward=reward if one.finished else self.config.rollout.unfinished,
-            )
-            for asked, one, reward in zip(ids, drawn, rewards, strict=True)
+            dataclasses.replace(one, reward=reward if one.finished else unfinished)
+            for one, reward in zip(drawn, rewards, strict=True)
         ]
 
-    def _generate(self, model: Transformer, ids: list[list[int]], seeds: list[int]) -> list[Drawn]:
+    def _generate(self, model: Transformer, ids: list[list[int]], seeds: list[int]) -> list[Answer]:
         """Answers by the engine."""
         options = self.config.rollout
         params = [
@@ -255,9 +236,12 @@ class Rollouts:
         engine = Engine(sampler, tokenizer=self.tokenizer)
         if options.tools:
             return self._work(engine, ids, params)
-        return [Drawn(one.ids, [1] * len(one.ids), *_told_by(one), one.text) for one in engine.generate(ids, params)]
+        return [
+            Answer(asked, one.ids, [1] * len(one.ids), *_told_by(one), one.text)
+            for asked, one in zip(ids, engine.generate(ids, params), strict=True)
+        ]
 
-    def _work(self, engine: Engine, ids: list[list[int]], params: list[SamplingParams]) -> list[Drawn]:
+    def _work(self, engine: Engine, ids: list[list[int]], params: list[SamplingParams]) -> list[Answer]:
         """Answers that call tools, in as many requests as that takes: each goes on behind what a tool returned, as far
         as a row is long."""
         from openglm.tools.registry import Tools
@@ -268,7 +252,7 @@ class Rollouts:
             Turn(self.tokenizer, tools, (), partial(_as_asked, asked), (), one, room, AS_USUAL)
             for asked, one in zip(ids, params, strict=True)
         ]
-        drawn = [Drawn([], [], [], False, "") for _ in turns]
+        drawn = [Answer(asked, [], [], [], False, "") for asked in ids]
         while waiting := [place for place, turn in enumerate(turns) if not turn.over]:
             requests = [turns[place].request for place in waiting]
             results = engine.generate([prompt for prompt, _ in requests], [one for _, one in requests])
@@ -277,10 +261,11 @@ class Rollouts:
                 logp, finished = _told_by(result)
                 turn.advance(result.ids)
                 returned = [] if turn.over else turn.request[0][len(prompt) + len(result.ids) :]
-                drawn[place] = Drawn(
+                drawn[place] = Answer(
+                    before.prompt,
                     before.ids + result.ids + returned,
                     before.own + [1] * len(result.ids) + [0] * len(returned),
-                    before.logp + logp,
+                    before.sampler_logp + logp,
                     finished and result.ids[-1] != end,
                     turn.text,
                 )
@@ -288,7 +273,7 @@ class Rollouts:
 
     def _ask(
         self, endpoint: Endpoint, prompts: Sequence[Prompt], ids: list[list[int]], seeds: list[int]
-    ) -> list[Drawn]:
+    ) -> list[Answer]:
         """Answers by a model elsewhere."""
         from openglm.align.endpoint import token_ids
 
@@ -306,16 +291,16 @@ class Rollouts:
                 f"{silent} of {len(cut)} answers came without log-probabilities of their tokens; the trainer's are used"
             )
         return [
-            Drawn(tokens, [1] * len(tokens), logp, finished, reply.text)
-            for (tokens, logp, finished), reply in zip(cut, replies, strict=True)
+            Answer(asked, tokens, [1] * len(tokens), logp, finished, reply.text)
+            for asked, (tokens, logp, finished), reply in zip(ids, cut, replies, strict=True)
         ]
 
     def _plain_rows(self, answers: list[dict[str, Any]]) -> list[Row]:
         model, rows = self._session.model, []
         for answer in answers:
-            trained = np.array([0] * len(answer["prompt"]) + answer["own"])
-            ids = np.array(answer["prompt"] + answer["ids"])
-            sample = conversation_sample(ids, trained, model.tokens, model.span_positions == "pinned")
+            trained = [0] * len(answer["prompt"]) + answer["own"]
+            ids = answer["prompt"] + answer["ids"]
+            sample = conversation_sample(ids, trained, model.tokens, model.span_positions)
             rows.append(pack([sample], self.config.train.seq_len, model.tokens.pad))
         return rows
 

@@ -5,8 +5,6 @@ writes is kept where it is new, of the seeds' language, of a usual length and so
 reason to leave one out is counted.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -1,8 +1,5 @@
 """What `glm sft` does: a run on conversations, and what it gained and lost, side by side."""
 
-from __future__ import annotations
-
-import json
 import statistics
 from functools import partial
 from pathlib import Path
@@ -19,7 +16,7 @@ from openglm.data.prompts import Prompt
 from openglm.data.records import read_records
 from openglm.engine.engine import Engine
 from openglm.engine.params import SamplingParams
-from openglm.files import write_file
+from openglm.files import write_json
 from openglm.model.transformer import Transformer
 from openglm.runtime import launched, say
 from openglm.text.load import load_tokenizer
@@ -50,7 +47,7 @@ def tune(config: SFTConfig, on_step: OnStep | None = None) -> Result:
         )
         measured[when] = _measure(model, tokenizer, asked, config.train.seq_len // 2)
         del model
-    write_file(Path(config.train.out) / "before_after.json", json.dumps(measured, indent=1) + "\n")
+    write_json(Path(config.train.out) / "before_after.json", measured)
     pairs = [
         f"{name.replace('_', ' ')} {old:.3f} -> {measured['after'][name]:.3f}"
         for name, old in measured["before"].items()

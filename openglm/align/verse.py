@@ -8,8 +8,6 @@ character of two readings counts as the one that fits.
 It does not judge sense: a model that is rewarded so needs a KL penalty beside it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import json

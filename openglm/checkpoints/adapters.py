@@ -3,9 +3,6 @@ ChatGLM's P-Tuning code (weights that hold `prefix_encoder` alone). Foreign name
 layouts.py.
 """
 
-from __future__ import annotations
-
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -21,7 +18,7 @@ from openglm.checkpoints.native import ADAPTER, CONFIG, WEIGHTS
 from openglm.checkpoints.published import hf_config
 from openglm.checkpoints.tensors import Tensors, find_weights, read_json
 from openglm.config import LoraConfig, ModelConfig, PrefixConfig, require
-from openglm.files import write_folder
+from openglm.files import write_folder, write_json
 from openglm.model.adapters import Lora, Prefix, PrefixEncoder, prefix_width
 from openglm.quant.codes import dequantize, quantize
 
@@ -194,10 +191,13 @@ def write_lora(
         "bias": "none",
         "inference_mode": True,
     }
+    return _write(folder, tensors, _LORA_WEIGHTS[0], description, ADAPTER)
 
+
+def _write(folder: Path, tensors: dict[str, Tensor], weights: str, description: dict[str, Any], settings: str) -> Path:
     def fill(target: Path) -> None:
-        save_file(tensors, target / _LORA_WEIGHTS[0], {"format": "pt"})
-        (target / ADAPTER).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        save_file(tensors, target / weights, {"format": "pt"})
+        write_json(target / settings, description)
 
     return write_folder(folder.parent, folder.name, fill)
 
@@ -215,12 +215,7 @@ def write_prefix(folder: Path, tensors: dict[str, Tensor], options: PrefixConfig
     """tensors: those of a `PrefixEncoder`, by its names."""
     named = {f"transformer.{PREFIX_ENCODER}{name}": tensor.contiguous() for name, tensor in tensors.items()}
     description = {"pre_seq_len": options.length, "prefix_projection": options.projection}
-
-    def fill(target: Path) -> None:
-        save_file(named, target / WEIGHTS, {"format": "pt"})
-        (target / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-
-    return write_folder(folder.parent, folder.name, fill)
+    return _write(folder, named, WEIGHTS, description, CONFIG)
 
 
 def prefix_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -2,11 +2,8 @@
 matrix, types kept unless others are asked for. Nothing is computed with the network.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
-import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -19,16 +16,16 @@ from openglm.checkpoints.adapters import fold, prefix_tensors, read_adapter
 from openglm.checkpoints.layouts import LAYOUTS, Leaves, Weights, to_layout
 from openglm.checkpoints.library import write_library_files
 from openglm.checkpoints.load import Checkpoint, choose_type, open_checkpoint
-from openglm.checkpoints.native import CONFIG, TYPES, stored, write_config, write_tensors
+from openglm.checkpoints.native import CONFIG, TYPES, write_model, write_tensors
 from openglm.checkpoints.published import hf_config
 from openglm.config import SpecialTokens, require
-from openglm.files import write_folder
+from openglm.files import write_folder, write_json
 from openglm.model.adapters import Prefix
 from openglm.runtime import progress, say
 from openglm.text.beside import GENERATION, read_beside
 from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
-from openglm.text.published import find, write_sampling
+from openglm.text.published import find
 from openglm.text.tokenizer import Tokenizer
 
 TARGETS = ("openglm", "hf", "gguf")
@@ -76,23 +73,18 @@ def convert(
         checkpoint = _settled(checkpoint, tokenizer)
     if to == "gguf":
         return _write_gguf(checkpoint, out, dtype or "f16", tokenizer)
-    if to == "hf":
-        _require_whole(checkpoint, to)
     kind = choose_type(checkpoint.config, checkpoint.source.dtype, torch.device("cpu"), dtype) if dtype else None
-    stated = str(kind or checkpoint.source.dtype).removeprefix("torch.")
-    description = hf_config(checkpoint.config, stated) if to == "hf" else None
+    if to == "openglm":
+        named = itertools.chain(_named(_shown(checkpoint)), checkpoint.source.prefix())
+        return write_model(out, checkpoint.config, named, tokenizer, kind, checkpoint.family)
+    _require_whole(checkpoint, to)
+    description = hf_config(checkpoint.config, str(kind or checkpoint.source.dtype).removeprefix("torch."))
 
     def fill(target: Path) -> None:
-        if description:
-            laid_out = to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config)
-            write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in laid_out))
-            (target / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        else:
-            named = itertools.chain(_named(_shown(checkpoint)), checkpoint.source.prefix())
-            write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in named))
-            write_config(target, checkpoint.config, checkpoint.family)
+        write_tensors(target, to_layout(_shown(checkpoint), LAYOUTS["hf"], checkpoint.config), kind)
+        write_json(target / CONFIG, description)
         if tokenizer:
-            _write_tokenizer(checkpoint.folder, target, to, checkpoint.config.tokens, tokenizer)
+            _copy_tokenizer(checkpoint.folder, target, checkpoint.config.tokens, tokenizer)
 
     return write_folder(out.parent, out.name, fill)
 
@@ -119,24 +111,13 @@ def _add(checkpoint: Checkpoint, adapter: str | None) -> None:
     say(f"{adapter}: folded into {len(added.names)} matrices{again}")
 
 
-def _write_tokenizer(folder: Path, target: Path, to: str, tokens: SpecialTokens, tokenizer: Tokenizer) -> None:
-    """Ours remembers its generation, which a configuration of ours does not tell. `transformers` gets the files as they
-    are, or those that it needs in place of code."""
-    if to == "openglm":
-        tokenizer.save(target)
-        write_sampling(target, tokenizer)
-        return
+def _copy_tokenizer(folder: Path, target: Path, tokens: SpecialTokens, tokenizer: Tokenizer) -> None:
+    """`transformers` gets the files as they are, or those that it needs in place of code."""
     for name in (*_TOKENIZER_FILES, GENERATION):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
-    described = tokenizer.format.sampling.described()
-    values = {
-        **described,
-        "pad_token_id": tokens.pad,
-        **read_beside(folder, GENERATION),
-        "eos_token_id": [*tokens.stop],
-    }
-    (target / GENERATION).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    sampling = {**tokenizer.format.sampling.described(), "pad_token_id": tokens.pad, **read_beside(folder, GENERATION)}
+    write_json(target / GENERATION, {**sampling, "eos_token_id": [*tokens.stop]})
     if not (target / "tokenizer.json").is_file():
         write_library_files(target, tokenizer)
 

@@ -7,8 +7,6 @@ values are laid one under another, and so are gate and up.
 Norms and biases stay in fp32. The `gguf` package (extra `convert`) knows the container and the block formats.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Container, Iterator, Mapping
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from openglm.checkpoints.gguf_vocabulary import add_vocabulary
+from openglm.checkpoints.published import RUNS
 from openglm.config import ModelConfig, Yarn, require
 from openglm.files import replacing
 from openglm.model.transformer import Transformer
@@ -43,16 +42,6 @@ Shape = tuple[int, ...]
 
 _KINDS = ("f16", "q8_0", "q4_0")
 _ARCHITECTURES = {"pre": "chatglm", "sandwich": "glm4"}  # by the residual form
-_RUNS = {
-    "residual": tuple(_ARCHITECTURES),
-    "norm": ("rmsnorm",),
-    "activation": ("swiglu",),
-    "positions": ("rope_half",),
-    "mask": ("causal",),
-    "bias": ("qkv", "none"),
-    "qk_norm": (False,),
-    "rope_fp16_frequencies": (False,),
-}
 
 # llama.cpp's names and ours, without `.weight` and `.bias`; several of ours are laid one under another.
 _TABLES = {"token_embd": ("embedding",), "output_norm": ("final_norm",), "output": ("head",)}
@@ -113,7 +102,7 @@ def write_gguf(
 
 def _check_network(config: ModelConfig) -> None:
     known = "llama.cpp runs ChatGLM2, ChatGLM3, GLM-4-9B and GLM-4-0414 alone; keep this model in our own format"
-    for option, values in _RUNS.items():
+    for option, values in {**RUNS, "rope_fp16_frequencies": (False,)}.items():
         require(getattr(config, option) in values, f"model.{option}", getattr(config, option), known)
     require(config.yarn.truncate, "model.yarn.truncate", False, known)
     width = config.heads * config.head_dim

@@ -9,8 +9,6 @@ cuts quite as our own tokenizer does: `qwen2` differs from it only around runs o
 wants exactly our ids gives llama.cpp ids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any

@@ -6,8 +6,6 @@ A fused matrix holds rows of several of ours in pieces: all of the first, all of
 in thirds of each rank's share (ranks).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,18 +111,7 @@ LAYOUTS = {
 _STEMS = ("", "glm.", "model.", "model.glm.")
 PREFIX_ENCODER = "prefix_encoder."
 _DERIVED = ("inv_freq",)  # tables that the network makes itself
-# Where ranks of a tensor-parallel run cut our modules: by rows, by columns; the others are whole in every rank.
-_CUT = {
-    "embedding": 0,
-    "head": 0,
-    "q_proj": 0,
-    "k_proj": 0,
-    "v_proj": 0,
-    "up_proj": 0,
-    "gate_proj": 0,
-    "o_proj": 1,
-    "down_proj": 1,
-}
+_CUT = {"rows": 0, "columns": 1}  # dimension in which the ranks of a tensor-parallel run cut a matrix
 
 
 def find_layout(names: Iterable[str]) -> Layout:
@@ -296,8 +283,12 @@ class Source:
                     ignored, f"{rank.path(name)}: tensor", name, "unknown; the configuration describes another network"
                 )
 
+    def _cut_dimension(self, targets: tuple[str, ...]) -> int | None:
+        matrix = self.config.matrices().get(targets[0])
+        return _CUT.get(matrix.cut) if matrix else None
+
     def _code_bits(self, name: str, targets: tuple[str, ...]) -> int:
-        columns = (0, *self.ranks[0].shapes[name])[-1] * (len(self.ranks) if _cut_dimension(targets) == 1 else 1)
+        columns = (0, *self.ranks[0].shapes[name])[-1] * (len(self.ranks) if self._cut_dimension(targets) == 1 else 1)
         return 8 if columns == self.ours[targets[0]]["weight"][-1] else 4
 
     def _whole(
@@ -308,7 +299,11 @@ class Source:
         read: Callable[[Tensors, str], Tensor] = Tensors.__getitem__,
     ) -> Tensor:
         """One tensor, put together from all ranks."""
-        ours, cut, ranks = [self.ours[path]["weight"] for path in targets], _cut_dimension(targets), len(self.ranks)
+        ours, cut, ranks = (
+            [self.ours[path]["weight"] for path in targets],
+            self._cut_dimension(targets),
+            len(self.ranks),
+        )
         own_scales = leaf == "scales" and len(self.ranks[0].shapes[name]) == 2  # published ones are one a row
         shape = [sum(size[0] for size in ours), *ours[0][1:]]
         if leaf == "codes" and self._code_bits(name, targets) == 4:
@@ -365,10 +360,6 @@ class Weights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return sum(map(len, self.source.ours.values()))
-
-
-def _cut_dimension(targets: tuple[str, ...]) -> int | None:
-    return _CUT.get(targets[0].rpartition(".")[2])
 
 
 def split_rows(tensor: Tensor, sizes: list[int], outer: int) -> list[Tensor]:

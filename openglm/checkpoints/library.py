@@ -1,8 +1,6 @@
 """A tokenizer as `transformers` reads it: `tokenizer.json` of the `tokenizers` library, its settings and a chat
 template, with the same ids, special tokens and chat form as ours."""
 
-from __future__ import annotations
-
 import json
 from operator import itemgetter
 from pathlib import Path

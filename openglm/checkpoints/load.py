@@ -5,8 +5,6 @@ place. So the peak is
 the model and one matrix. Nothing of a checkpoint is run, and every error is one line.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,16 +135,6 @@ def open_checkpoint(
     if shards and not config and (folder / CONFIG).is_file():
         config = str(folder / CONFIG)
     values = {} if shards or config else read_config(folder)
-    if values.get("format") == "openglm":
-        shape = own_config(values, folder / CONFIG)
-        if verify:
-            verify_folder(folder)
-        return Checkpoint(
-            folder,
-            values.get("family") or "openglm",
-            shape,
-            Source(folder, shape, [Tensors(find_weights(folder))], None),
-        )
     require(
         bool(config or values),
         "config",
@@ -154,14 +142,28 @@ def open_checkpoint(
         f"{folder} holds shards of a training run and no configuration; name a preset (such as glm-130b) or give a "
         "JSON file",
     )
-    family, shape = (
-        named_config(config, bool(shards)) if config else published.recognize(values or {}, False, folder, format)
-    )
+    if config:
+        family, shape = named_config(config, bool(shards))
+    else:
+        family, shape = _described(values, folder / CONFIG, folder=folder, format=format)
+    own = values.get("format") == "openglm"
+    if own and verify:
+        verify_folder(folder)
     ranks = [Tensors(paths) for paths in files or [find_weights(folder)]]
     # GLM-10B-Chinese was trained with one id for [gMASK] and the end of an answer; its published form has a second row
     # with the same weights.
     repeat = (shape.tokens.eop, shape.tokens.gmask) if family == "glm-10b-chinese" and shards else None
-    return Checkpoint(folder, family, shape, Source(folder, shape, ranks, find_layout(ranks[0]), repeat))
+    layout = None if own else find_layout(ranks[0])
+    return Checkpoint(folder, family, shape, Source(folder, shape, ranks, layout, repeat))
+
+
+def _described(
+    values: dict, path: Path, sharded: bool = False, folder: Path | None = None, format: str | None = None
+) -> tuple[str, ModelConfig]:
+    """Generation and network of a configuration, ours or a published one."""
+    if values.get("format") == "openglm":
+        return values.get("family") or "openglm", own_config(values, path)
+    return published.recognize(values, sharded, folder, format)
 
 
 def read_config(folder: Path) -> dict:
@@ -176,10 +178,7 @@ def read_config(folder: Path) -> dict:
 def network_config(path_or_name: Path | str, format: str | None = None) -> ModelConfig:
     """The shape that a model's folder declares, from its configuration; see `load_model` for `format`."""
     folder = resolve(path_or_name)
-    values = read_config(folder)
-    if values.get("format") == "openglm":
-        return own_config(values, folder / CONFIG)
-    return published.recognize(values, False, folder, format)[1]
+    return _described(read_config(folder), folder / CONFIG, folder=folder, format=format)[1]
 
 
 def network_and_tokenizer(folder: Path, format: str | None = None) -> tuple[ModelConfig, Tokenizer]:
@@ -197,9 +196,7 @@ def named_config(config: str, sharded: bool) -> tuple[str, ModelConfig]:
     path = Path(config)
     require(path.is_file(), "config", config, f"neither a file nor a preset; known: {', '.join(PRESETS)}")
     values = read_json(path)
-    if values.get("format") == "openglm":
-        return values.get("family") or "openglm", own_config(values, path)
-    return ("openglm", model_config(values, config)) if "layers" in values else published.recognize(values, sharded)
+    return ("openglm", model_config(values, config)) if "layers" in values else _described(values, path, sharded)
 
 
 def rank_files(folder: Path) -> list[Path]:

@@ -5,10 +5,7 @@ file's header. Nothing in the folder is trusted: sizes are held to each other be
 one line. Models are loaded in load.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from torch import Tensor
 
 from openglm.checkpoints.tensors import INDEX, Tensors, find_weights, has_weights, read_json
 from openglm.config import ModelConfig, from_dict, require, shown
-from openglm.files import ASSETS, write_folder
+from openglm.files import ASSETS, write_folder, write_json
 from openglm.model.transformer import Transformer
 from openglm.text.load import load_tokenizer
 from openglm.text.published import write_sampling
@@ -39,14 +36,10 @@ def save_model(
     folder cannot be written; an earlier folder stays as it was.
     """
     require(model.lora is None, "model.lora", "attached", "would be lost; detach it, or fold it in: glm merge")
+    require(dtype in (None, *TYPES), "dtype", dtype, f"choose {' or '.join(TYPES)}")
     vocabulary = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
-    return write_model(
-        folder,
-        model.config,
-        ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith("prefix.")),
-        vocabulary,
-        dtype,
-    )
+    tensors = ((name, tensor) for name, tensor in model.state_dict().items() if not name.startswith("prefix."))
+    return write_model(folder, model.config, tensors, vocabulary, getattr(torch, dtype) if dtype else None)
 
 
 def write_model(
@@ -54,15 +47,16 @@ def write_model(
     config: ModelConfig,
     tensors: Iterable[tuple[str, Tensor]],
     tokenizer: Tokenizer | None,
-    dtype: str | None = None,
+    dtype: torch.dtype | None = None,
+    family: str = "",
 ) -> Path:
-    """`save_model` from named tensors, one after another."""
-    require(dtype in (None, *TYPES), "dtype", dtype, f"choose {' or '.join(TYPES)}")
-    kind = getattr(torch, dtype) if dtype else None
+    """`save_model` from named tensors, one after another. family: the generation that a converted model belongs to."""
+    known = {"family": family} if family else {}
+    description = {"format": "openglm", "version": 1, **known, "model": dataclasses.asdict(config)}
 
     def fill(target: Path) -> None:
-        write_tensors(target, ((name, stored(name, tensor, kind)) for name, tensor in tensors))
-        write_config(target, config)
+        write_tensors(target, tensors, dtype)
+        write_json(target / CONFIG, description)
         if tokenizer is not None:
             tokenizer.save(target)
             write_sampling(target, tokenizer)
@@ -71,49 +65,35 @@ def write_model(
     return write_folder(folder.parent, folder.name, fill)
 
 
-def stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A tensor as it is written: of `dtype` (None: its own), but for codes and their scales."""
     exact = dtype is None or not tensor.is_floating_point() or name.endswith(".scales")
-    return tensor.detach().to("cpu", tensor.dtype if exact else dtype).contiguous()
+    tensor = tensor.detach().to("cpu", tensor.dtype if exact else dtype).contiguous()
+    # A copy, where the tensor shares memory with others or is a view of a mapped file.
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def write_config(folder: Path, config: ModelConfig, family: str = "") -> None:
-    """family: the generation that a converted model belongs to."""
-    description = {
-        "format": "openglm",
-        "version": 1,
-        **({"family": family} if family else {}),
-        "model": dataclasses.asdict(config),
-    }
-    (folder / CONFIG).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-
-
-def write_tensors(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def write_tensors(folder: Path, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> None:
     """One file, or shards of some gigabytes and an index: only one shard is held at a time. The layout of files is that
     of the Hugging Face hub."""
     shards: list[dict[str, int]] = [{}]
     held: dict[str, Tensor] = {}
-    for name, tensor in tensors:
+    for name, given in tensors:
+        tensor = _stored(name, given, dtype)
         if sum(shards[-1].values()) + tensor.nbytes > _SHARD and held:
             save_file(held, folder / f"{len(shards)}.part", {"format": "pt"})
             held = {}
             shards.append({})
-        # A copy, where the tensor shares memory with others or is a view of a mapped file.
-        held[name], shards[-1][name] = (
-            tensor.contiguous() if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone(),
-            tensor.nbytes,
-        )
+        held[name], shards[-1][name] = tensor, tensor.nbytes
     save_file(held, folder / f"{len(shards)}.part", {"format": "pt"})
-    files = [
-        WEIGHTS if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        for i in range(1, len(shards) + 1)
-    ]
+    names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    files = names if len(shards) > 1 else [WEIGHTS]
     for number, file in enumerate(files, 1):
         (folder / f"{number}.part").rename(folder / file)
     if len(files) > 1:
         file_of = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": sum(sum(shard.values()) for shard in shards)}, "weight_map": file_of}
-        (folder / f"{WEIGHTS}{INDEX}").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        total = sum(sum(shard.values()) for shard in shards)
+        write_json(folder / f"{WEIGHTS}{INDEX}", {"metadata": {"total_size": total}, "weight_map": file_of})
 
 
 def resolve(path_or_name: Path | str) -> Path:

@@ -5,8 +5,6 @@ Each generation is a preset plus what its configuration names. An option that wo
 never passed over.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path
@@ -76,8 +74,8 @@ _GLM10B_OFFSETS = {
     "glm-10b": {"pad": 0, "sop": 1, "eop": 2, "mask": 4, "gmask": 7, "smask": 8},
     "glm-10b-chinese": {"pad": 0, "mask": 3, "sop": 6, "eop": 7, "smask": 8, "gmask": 9},
 }
-# What transformers' classes glm and glm4 run, by our options.
-_HF = {
+# What transformers' classes glm and glm4 run, and llama.cpp, by our options.
+RUNS: dict[str, tuple[Any, ...]] = {
     "norm": ("rmsnorm",),
     "activation": ("swiglu",),
     "positions": ("rope_half",),
@@ -267,7 +265,7 @@ def _number(values: dict[str, Any], option: str) -> Any:
 def hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """The `config.json` with which transformers' GlmForCausalLM or Glm4ForCausalLM (and vLLM) run this network. Raises
     ValueError where neither can."""
-    for option, can in _HF.items():
+    for option, can in RUNS.items():
         value = getattr(config, option)
         require(value in can, f"model.{option}", value, _HF_KNOWS)
     kind = "glm4" if config.residual == "sandwich" else "glm"

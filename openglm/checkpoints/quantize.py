@@ -5,8 +5,6 @@ Without a text, matrix after matrix: the memory is one matrix. With one, the cod
 for which the whole network is held in fp32.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +13,8 @@ import torch
 from torch import Tensor
 
 from openglm.checkpoints.load import Checkpoint, load_model, matrix_format, open_checkpoint
-from openglm.checkpoints.native import write_config, write_tensors
+from openglm.checkpoints.native import write_model
 from openglm.config import ModelConfig, require
-from openglm.files import write_folder
 from openglm.model.positions import describe
 from openglm.quant.calibrate import calibrate_blocks
 from openglm.quant.codes import check_format, quantize
@@ -25,7 +22,7 @@ from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear
 from openglm.runtime import progress
 from openglm.text.generation import settled
 from openglm.text.load import load_tokenizer
-from openglm.text.published import find, write_sampling
+from openglm.text.published import find
 from openglm.text.tokenizer import Tokenizer
 
 _ROW, _MOST_ROWS = 512, 64  # tokens of a calibration row, and rows
@@ -47,7 +44,7 @@ def quantize_checkpoint(
     already, too little text, a full disk.
     """
     check_format(bits, group, max(group, 2))
-    checkpoint, out = open_checkpoint(source, config, verify=True), Path(out).resolve()
+    checkpoint = open_checkpoint(source, config, verify=True)
     had = checkpoint.source.bits
     require(not had or bits < had, "source", str(source), f"holds int{had} codes already; quantize the whole weights")
     if had:
@@ -66,14 +63,8 @@ def quantize_checkpoint(
         else _plain(checkpoint, bits, group)
     )
 
-    def fill(target: Path) -> None:
-        write_tensors(target, itertools.chain(tensors, checkpoint.source.prefix()))
-        write_config(target, shape, checkpoint.family)
-        if tokenizer:
-            tokenizer.save(target)
-            write_sampling(target, tokenizer)
-
-    return write_folder(out.parent, out.name, fill)
+    named = itertools.chain(tensors, checkpoint.source.prefix())
+    return write_model(out, shape, named, tokenizer, family=checkpoint.family)
 
 
 def _plain(checkpoint: Checkpoint, bits: int, group: int) -> Iterator[tuple[str, Tensor]]:

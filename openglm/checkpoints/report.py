@@ -1,7 +1,5 @@
 """What a checkpoint is and what it needs, from its configuration and the headers of its files. No weights are read."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -5,8 +5,6 @@ PyTorch's distributed checkpoints in their safetensors form: a file for each pro
 says where its pieces belong. Nothing here is a pickle. A name begins with its kind and a bar: `weights|blocks.0.ffn.up_proj.weight`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future

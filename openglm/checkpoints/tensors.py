@@ -6,8 +6,6 @@ what was read does not stay resident. This is the one file that may call `torch.
 tensors mean is not known here.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import pickle

@@ -17,7 +17,7 @@ from openglm.config.align import (
     RolloutConfig,
     RolloutRunConfig,
 )
-from openglm.config.checks import check_choices, from_dict, require, shorten, shown
+from openglm.config.checks import check_fields, from_dict, require, shorten, shown
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.engine import EngineConfig
 from openglm.config.matrices import LOGITS_BITS, Matrix
@@ -55,7 +55,7 @@ __all__ = [
     "TextRunConfig",
     "TrainConfig",
     "Yarn",
-    "check_choices",
+    "check_fields",
     "from_dict",
     "require",
     "shorten",

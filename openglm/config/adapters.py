@@ -1,20 +1,18 @@
 """What is trained beside a model that stays as it is."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
-from openglm.config.checks import require
+from openglm.config.checks import Count, Positive, check_fields, require
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank changes of matrices (arXiv 2106.09685)."""
 
-    rank: int = 8
+    rank: Count = 8
     """inner width of a change"""
-    alpha: float = 32.0
+    alpha: Positive = 32.0
     """a change is scaled by alpha / rank"""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     """matrices of every layer that are changed: q_proj k_proj v_proj (together the published models' query_key_value),
@@ -25,8 +23,7 @@ class LoraConfig:
     """scale by alpha / sqrt(rank), for large ranks (arXiv 2312.03732)"""
 
     def __post_init__(self) -> None:
-        require(self.rank > 0, "lora.rank", self.rank, "must be a positive whole number")
-        require(self.alpha > 0, "lora.alpha", self.alpha, "must be positive")
+        check_fields(self, "lora.")
         require(bool(self.targets), "lora.targets", self.targets, "name the matrices to change, or all")
         require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "must lie in [0, 1)")
 
@@ -39,7 +36,7 @@ class LoraConfig:
 class PrefixConfig:
     """Keys and values in front of every layer (P-Tuning v2, arXiv 2110.07602)."""
 
-    length: int = 128
+    length: Count = 128
     """virtual tokens"""
     projection: bool = False
     """make keys and values by two layers, which are trained too"""
@@ -47,5 +44,5 @@ class PrefixConfig:
     """share of the keys and values that is left out in training"""
 
     def __post_init__(self) -> None:
-        require(self.length > 0, "prefix.length", self.length, "must be a positive whole number")
+        check_fields(self, "prefix.")
         require(0 <= self.dropout < 1, "prefix.dropout", self.dropout, "must lie in [0, 1)")

@@ -1,11 +1,9 @@
 """Alignment: what reward models, DPO and their kin take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 
-from openglm.config.checks import check_choices, require
+from openglm.config.checks import Count, NotNegative, Positive, Share, check_fields, require
 from openglm.config.recipes import RunConfig
 from openglm.config.train import OptimizerConfig
 
@@ -49,12 +47,12 @@ class RewardConfig(PairsRunConfig):
 
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-5))
     """optimizer and learning rate"""
-    shrink: float = 0.0
+    shrink: NotNegative = 0.0
     """weight of the squared rewards in the loss; above 0 it keeps rewards near 0 (ChatGLM-RLHF)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.shrink >= 0, "shrink", self.shrink, "must not be negative")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +64,14 @@ class DPOConfig(PairsRunConfig):
     loss: Literal["dpo", "ipo", "simpo"] = "dpo"
     """dpo (arXiv 2305.18290); ipo (2310.12036): draws the margin to 1 / (2 beta); simpo (2405.14734): mean
     log-probabilities without a reference"""
-    beta: float = 0.1
+    beta: Positive = 0.1
     """how strongly the reference holds; simpo: scale of the margin (its paper takes 2 to 2.5)"""
     gamma: float = 0.0
     """simpo: margin aimed at (its paper takes 0.5 to 1.6)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self, "")
-        require(self.beta > 0, "beta", self.beta, "must be positive")
+        check_fields(self)
         require(self.gamma == 0 or self.loss == "simpo", "gamma", self.gamma, "belongs to loss = simpo")
 
 
@@ -102,15 +99,15 @@ class RolloutConfig:
     """or a model that gives them: a folder made by `glm reward`"""
     baseline: bool = False
     """take off what the reward model gives the prompt's own `answer`"""
-    questions: int = 16
+    questions: Count = 16
     """questions in a round"""
-    group: int = 8
+    group: Count = 8
     """answers to each question, which are compared with each other"""
-    epochs: int = 1
+    epochs: Count = 1
     """how often a round's answers are trained on"""
-    max_tokens: int = 128
+    max_tokens: Count = 128
     """longest answer"""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """of the draw, and of the probabilities that training changes"""
     quantize: Literal["", "int8", "int4"] = ""
     """draw with weights of fewer bits, made anew each round; what that changes is weighed in the loss"""
@@ -123,19 +120,16 @@ class RolloutConfig:
     """answers may call the built-in tools; what these return is read, and not learnt"""
     unfinished: float = 0.0
     """reward of an answer that was cut off at max_tokens"""
-    eval_rounds: int = 10
+    eval_rounds: Count = 10
     """rounds between measurements on held-out prompts"""
 
     def __post_init__(self) -> None:
-        for name in ("questions", "group", "epochs", "max_tokens", "eval_rounds"):
-            require(getattr(self, name) > 0, f"rollout.{name}", getattr(self, name), "must be a positive whole number")
-        require(self.temperature > 0, "rollout.temperature", self.temperature, "must be positive")
+        check_fields(self, "rollout.")
         plain = not self.endpoint or self.temperature == 1
         require(plain, "rollout.temperature", self.temperature, "must be 1: an endpoint tells no other probabilities")
         for name in ("quantize", "tools"):
             value = getattr(self, name)
             require(not (self.endpoint and value), f"rollout.{name}", value, "belongs to our own draw")
-        check_choices(self, "rollout.")
 
     @property
     def answers(self) -> int:
@@ -157,19 +151,17 @@ class RolloutRunConfig(RunConfig):
     """optimizer and learning rate"""
     clip_low: float = 0.2
     """a token's probability may fall by this share before it stops counting"""
-    clip_high: float = 0.28
+    clip_high: Positive = 0.28
     """a token's probability may rise by this share (DAPO, arXiv 2503.14476)"""
     dual_clip: float = 3.0
     """bound of the loss of a token that is to become unlikelier and has become much likelier; 0: none"""
     demonstration_rows: int = 8
     """rows of a step, beside its answers, that data.demonstrations fill"""
-    demonstration_weight: float = 0.1
+    demonstration_weight: NotNegative = 0.1
     """what a token of theirs counts, where one of an answer counts 1"""
 
     def __post_init__(self) -> None:
-        require(
-            self.demonstration_weight >= 0, "demonstration_weight", self.demonstration_weight, "must not be negative"
-        )
+        check_fields(self)
         taken, rows, answers = self.demonstrations, self.train.batch_rows - self.demonstrations, self.rollout.answers
         require(0 <= taken < self.train.batch_rows, "demonstration_rows", taken, "must be less than train.batch_rows")
         less = f"less {taken} demonstration_rows, " if taken else ""
@@ -187,18 +179,12 @@ class RolloutRunConfig(RunConfig):
             f"must be a multiple of {steps}, the steps of a round",
         )
         require(0 < self.clip_low < 1, "clip_low", self.clip_low, "must lie between 0 and 1")
-        require(self.clip_high > 0, "clip_high", self.clip_high, "must be positive")
         require(
             self.dual_clip == 0 or self.dual_clip > 1, "dual_clip", self.dual_clip, "must be above 1, or 0 for none"
         )
-        parallel = self.parallel
         for name in ("tensor", "pipeline"):
-            require(
-                getattr(parallel, name) == 1,
-                f"parallel.{name}",
-                getattr(parallel, name),
-                "answers need the whole model: use 1",
-            )
+            value = getattr(self.parallel, name)
+            require(value == 1, f"parallel.{name}", value, "answers need the whole model: use 1")
         require(
             self.stability.policy != "rollback",
             "stability.policy",
@@ -216,14 +202,10 @@ class RolloutRunConfig(RunConfig):
 class GRPOConfig(RolloutRunConfig):
     """A model tuned by the rewards of its own answers, compared in groups."""
 
-    beta: float = 0.0
+    beta: NotNegative = 0.0
     """weight of the KL to the model that training began with; above 0 that model stays in memory"""
     by_deviation: bool = True
     """divide by the deviation of a group's rewards (arXiv 2402.03300); False: arXiv 2503.20783"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.beta >= 0, "beta", self.beta, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,27 +214,19 @@ class PPOConfig(RolloutRunConfig):
 
     rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(questions=160, group=1, epochs=4))
     """answers and rewards"""
-    clip_high: float = 0.2
+    clip_high: Positive = 0.2
     """a token's probability may rise by this share"""
-    kl: float = 0.05
+    kl: NotNegative = 0.05
     """what a nat of KL to the model that training began with costs of the reward, in the first round"""
-    kl_target: float = 0.0
+    kl_target: NotNegative = 0.0
     """KL of an answer, in nats, that the cost is adapted to after each round; 0: the cost stays"""
-    kl_horizon: int = 10000
+    kl_horizon: Count = 10000
     """answers over which the cost adapts (arXiv 1909.08593)"""
-    value_weight: float = 0.1
+    value_weight: NotNegative = 0.1
     """weight of the value head's loss"""
-    value_clip: float = 0.2
+    value_clip: NotNegative = 0.2
     """how far a value may leave its old one in a round"""
-    discount: float = 1.0
+    discount: Share = 1.0
     """of rewards, a token"""
-    smoothing: float = 0.95
+    smoothing: Share = 0.95
     """lambda of generalized advantage estimation (arXiv 1506.02438)"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("kl", "kl_target", "value_weight", "value_clip"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("discount", "smoothing"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie between 0 and 1")
-        require(self.kl_horizon > 0, "kl_horizon", self.kl_horizon, "must be a positive whole number")

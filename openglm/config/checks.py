@@ -1,11 +1,27 @@
 """The error that all options share, and dataclasses from plain JSON or TOML values. Nothing here knows any option."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Any, Literal, TypeVar, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the values of a field must be. It stands in the field's type, and `check_fields` holds values to it."""
+
+    fits: Callable[[Any], bool]
+    remedy: str
+
+
+Count = Annotated[int, Rule(lambda value: value > 0, "must be a positive whole number")]
+Whole = Annotated[int, Rule(lambda value: value >= 0, "must not be negative")]
+Positive = Annotated[float, Rule(lambda value: value > 0, "must be positive")]
+NotNegative = Annotated[float, Rule(lambda value: value >= 0, "must not be negative")]
+Share = Annotated[float, Rule(lambda value: 0 <= value <= 1, "must lie between 0 and 1")]
 
 
 def require(condition: bool, option: str, value: object, remedy: str) -> None:
@@ -63,9 +79,19 @@ def _check_type(hint: object, value: object, option: str) -> None:
         require(isinstance(value, str), option, value, "must be text")
 
 
-def check_choices(config: object, prefix: str = "") -> None:
-    """Hold every `Literal` field of a dataclass to its choices."""
-    for name, hint in get_type_hints(type(config)).items():
-        if getattr(hint, "__origin__", None) is Literal:
-            choices, value = hint.__args__, getattr(config, name)
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Hold the fields of a dataclass to the choices of `Literal` and to the rules in their types."""
+    kind: Any = type(config)
+    for name, hint in _field_types(kind).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
             require(value in choices, prefix + name, value, f"choose one of {', '.join(map(str, choices))}")
+        elif get_origin(hint) is Annotated:
+            rule = hint.__metadata__[0]
+            require(rule.fits(value), prefix + name, value, rule.remedy)
+
+
+@cache
+def _field_types(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)

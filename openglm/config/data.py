@@ -1,10 +1,8 @@
 """What training reads, and how blanks are made in it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
-from openglm.config.checks import require
+from openglm.config.checks import Share, Whole, check_fields, require
 
 
 @dataclass(frozen=True)
@@ -13,15 +11,15 @@ class InfillingConfig:
     2.2).
     """
 
-    mask_share: float = 0.3
+    mask_share: Share = 0.3
     """share of texts with short spans cut out, marked [MASK]"""
-    sentence_share: float = 0.0
+    sentence_share: Share = 0.0
     """share of texts with whole sentences cut out, marked [sMASK]"""
-    gmask_share: float = 0.7
+    gmask_share: Share = 0.7
     """share of texts with one long span cut out, marked [gMASK]"""
-    mask_ratio: float = 0.15
+    mask_ratio: Share = 0.15
     """share of a text's tokens that [MASK] and [sMASK] spans cut out"""
-    mask_ratio_max: float = 0.0
+    mask_ratio_max: Share = 0.0
     """gapped span positions: if above mask_ratio, each text draws its share uniformly between the two"""
     mean_span: float = 3.0
     """mean length of [MASK] spans, in tokens; lengths follow a Poisson distribution, a geometric one if gapped"""
@@ -29,30 +27,19 @@ class InfillingConfig:
     """gapped span positions: if above mean_span, each text draws its mean length between the two, log-uniformly"""
     max_span: int = 40
     """every [MASK] span is shorter than this, in tokens"""
-    single_span_share: float = 0.02
+    single_span_share: Share = 0.02
     """share of [MASK] texts that have only one span"""
-    gmask_min_ratio: float = 0.2
+    gmask_min_ratio: Share = 0.2
     """shortest [gMASK] span, as a share of the text; lengths are drawn uniformly from this up to the whole text"""
-    gmask_infill_share: float = 0.0
+    gmask_infill_share: Share = 0.0
     """share of [gMASK] texts whose span lies inside the text instead of at its end"""
     shuffle_spans: bool = True
     """put the spans in random order"""
-    dblock_probability: float = 0.0
+    dblock_probability: Share = 0.0
     """probability that [MASK] replaces an input token inside a [MASK] span (GLM-10B: 0.1, with a token of its own)"""
 
     def __post_init__(self) -> None:
-        for name in (
-            "mask_share",
-            "sentence_share",
-            "gmask_share",
-            "mask_ratio",
-            "mask_ratio_max",
-            "single_span_share",
-            "gmask_min_ratio",
-            "gmask_infill_share",
-            "dblock_probability",
-        ):
-            require(0 <= getattr(self, name) <= 1, f"infilling.{name}", getattr(self, name), "must lie between 0 and 1")
+        check_fields(self, "infilling.")
         total = self.mask_share + self.sentence_share + self.gmask_share
         require(
             abs(total - 1) < 1e-6,
@@ -85,14 +72,13 @@ class DataConfig:
     weights: dict[str, float] = field(default_factory=dict)
     """how often to draw from each source, by name; a source without a weight is not used.
     Empty: in proportion to each source's tokens"""
-    seed: int = 1
+    seed: Whole = 1
     """seed for the order of documents, the mixture of sources and the spans"""
-    workers: int = 1
+    workers: Whole = 1
     """processes that prepare batches in advance; 0: the training process prepares them. The data order stays the same
     """
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "data.seed", self.seed, "must not be negative")
-        require(self.workers >= 0, "data.workers", self.workers, "must not be negative")
+        check_fields(self, "data.")
         for pair in self.fields:
             require(all(pair.partition("=")), "data.fields", pair, "write FIELD=NAME, such as prompt=question")

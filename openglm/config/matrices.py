@@ -1,7 +1,5 @@
 """What is known of a matrix of the network, to count it, cut it or quantize it: see `ModelConfig.matrices`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Shape and options of the network, and the ids of its special tokens."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +7,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from openglm.config.checks import check_choices, require
+from openglm.config.checks import Count, check_fields, require
 from openglm.config.matrices import Matrix
 
 SPAN_GAP = 16
@@ -78,21 +76,21 @@ class ModelConfig:
     (docs/architecture.md).
     """
 
-    vocab_size: int
+    vocab_size: Count
     """rows of the embedding table"""
-    layers: int
+    layers: Count
     """transformer blocks"""
-    hidden: int
+    hidden: Count
     """width of the residual stream"""
-    heads: int
+    heads: Count
     """query heads"""
-    ffn_hidden: int
+    ffn_hidden: Count
     """inner width of the feed-forward network (of one branch where it is gated)"""
     kv_heads: int = 0
     """key/value heads shared by groups of query heads; 0: as many as heads"""
     head_dim: int = 0
     """width of one head; 0: hidden / heads"""
-    max_positions: int = 2048
+    max_positions: Count = 2048
     """longest sequence"""
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
     """normalisation"""
@@ -137,9 +135,7 @@ class ModelConfig:
     """ids of the special tokens"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "model.")
-        for name in ("vocab_size", "layers", "hidden", "heads", "ffn_hidden", "max_positions"):
-            require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be a positive whole number")
+        check_fields(self, "model.")
         if self.kv_heads == 0:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.head_dim == 0:

@@ -1,12 +1,10 @@
 """Everything that one training verb takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 
 from openglm.config.adapters import LoraConfig, PrefixConfig
-from openglm.config.checks import check_choices, require
+from openglm.config.checks import Count, Share, Whole, check_fields, require
 from openglm.config.data import DataConfig, InfillingConfig
 from openglm.config.model import ModelConfig
 from openglm.config.parallel import ParallelConfig
@@ -61,7 +59,7 @@ class SFTConfig(TextRunConfig):
     of `glm data build`"""
     replay_share: float = 0.1
     """share of the rows that are replayed text"""
-    answers: int = 0
+    answers: Whole = 0
     """held-out conversations whose last answer is written before and after training and held against the true one:
     BLEU-4 and ROUGE (pip install 'openglm[eval]')"""
     adapter: Literal["none", "lora", "prefix"] = "none"
@@ -77,28 +75,22 @@ class SFTConfig(TextRunConfig):
     """learn the probabilities of this model, of the same tokenizer, in place of the bare words (distillation)"""
     teacher_loss: Literal["forward", "reverse"] = "forward"
     """forward: cover all that the teacher may say; reverse: keep to what it is sure of (arXiv 2306.08543)"""
-    teacher_share: float = 1.0
+    teacher_share: Share = 1.0
     """of the teacher's probabilities in the loss; the rest is for the words themselves"""
-    teacher_tokens: int = 64
+    teacher_tokens: Count = 64
     """the teacher's likeliest tokens are told apart, the others count as one"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "")
+        check_fields(self)
         require(0 < self.replay_share < 1, "replay_share", self.replay_share, "must lie in (0, 1)")
-        require(self.answers >= 0, "answers", self.answers, "must not be negative")
         asked = not self.answers or bool(self.data.heldout_dialogues)
         require(asked, "answers", self.answers, "are those of data.heldout_dialogues; give them")
-        require(0 <= self.teacher_share <= 1, "teacher_share", self.teacher_share, "must lie in [0, 1]")
-        require(self.teacher_tokens > 0, "teacher_tokens", self.teacher_tokens, "must be a positive whole number")
+        whole = self.adapter == "none"
+        remedy = "trains no model; give --adapter lora or prefix"
+        require(not whole or self.quantize == "none", "quantize", self.quantize, remedy)
         for name in ("tensor", "pipeline"):
             value = getattr(self.parallel, name)
             alone = not self.teacher or value == 1
             require(alone, f"parallel.{name}", value, "a teacher is whole in every process: use 1")
-        if self.adapter == "none":
-            require(
-                self.quantize == "none", "quantize", self.quantize, "trains no model; give --adapter lora or prefix"
-            )
-            return
-        for name in ("tensor", "pipeline"):
-            value = getattr(self.parallel, name)
-            require(value == 1, f"parallel.{name}", value, "an adapter is trained by data-parallel processes: use 1")
+            alone = whole or value == 1
+            require(alone, f"parallel.{name}", value, "an adapter is trained by data-parallel processes: use 1")

@@ -6,8 +6,6 @@ depending on the one before, with `work` on a file system that all machines see.
 tasks run at once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +20,6 @@ from typing import Any
 try:
     import multiprocess
     from datatrove.pipeline import dedup
-    from datatrove.pipeline.base import PipelineStep
     from datatrove.pipeline.writers import JsonlWriter
     from datatrove.utils.hashing import HashConfig
     from loguru import logger
@@ -74,7 +71,7 @@ class Stage:
     """One datatrove executor's worth of work."""
 
     name: str
-    steps: list[PipelineStep]
+    steps: list[Callable[..., Any]]
     tasks: int = 1
 
 
@@ -85,7 +82,7 @@ def stages(plan: Plan, work: str, readers: Mapping[str, Reader] = READERS) -> li
     index, text, units = f"{work}/evaluation.npy", f"{work}/text", len(plan.units)
     exact = f"{work}/exact"
     reading = [
-        steps.ReadUnit(plan.units, readers),
+        functools.partial(steps.read_unit, plan.units, readers),
         steps.CleanText(),
         steps.DropContaminated(index),
         steps.KeepReadable(),
@@ -93,15 +90,19 @@ def stages(plan: Plan, work: str, readers: Mapping[str, Reader] = READERS) -> li
         dedup.ExactDedupSignature(f"{exact}/signatures", EXACT),
     ]
     copies = dedup.ExactFindDedups(f"{exact}/signatures", f"{exact}/found", EXACT, lines_to_buffer=4096)
-    training = steps.TrainTokenizer(text, plan.sources, plan.vocab_size, plan.heldout, f"{work}/corpus")
+    indexing = functools.partial(steps.index_evaluation, plan.evaluation, index)
+    corpus = f"{work}/corpus"
+    training = functools.partial(steps.fit_tokenizer, text, plan.sources, plan.vocab_size, plan.heldout, corpus)
+    writing = functools.partial(steps.write_tokens, work, plan.sources, plan.heldout)
+    summing = functools.partial(steps.write_corpus_manifest, work)
     return [
-        Stage("indexing evaluation items", [steps.IndexEvaluation(plan.evaluation, index)]),
+        Stage("indexing evaluation items", [indexing]),
         Stage("reading and cleaning", reading, units),
         Stage("finding duplicates", [copies]),
         *_near_copies(work, exact, text, units),
         *([] if plan.tokenizer else [Stage("training the tokenizer", [training])]),
-        Stage("writing tokens", [steps.WriteTokens(work, plan.sources, plan.heldout)], len(plan.sources)),
-        Stage("writing the manifest", [steps.WriteManifest(work)]),
+        Stage("writing tokens", [writing], len(plan.sources)),
+        Stage("writing the manifest", [summing]),
     ]
 
 

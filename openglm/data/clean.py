@@ -4,8 +4,6 @@ would ask about.
 Pure functions on strings and arrays. The steps that move documents through them are in `build.py`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata
@@ -53,10 +51,10 @@ def drop_junk_lines(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", "\n".join(line for line in text.split("\n") if not is_junk(line))).strip("\n")
 
 
-def is_readable(text: str, min_chars: int = 8) -> bool:
+def is_readable(text: str) -> bool:
     """Long enough, at least half letters and digits, and not one line over and over."""
     dense = [c for c in text if not c.isspace()]
-    if len(dense) < min_chars or 2 * sum(c.isalnum() for c in dense) < len(dense):
+    if len(dense) < 8 or 2 * sum(c.isalnum() for c in dense) < len(dense):
         return False
     lines = [line for line in text.split("\n") if len(line) > 4]
     return len(lines) < 10 or 2 * len(set(lines)) > len(lines)

@@ -12,8 +12,6 @@ and other pairs of a question and an answer (`QUESTIONS`, `ANSWERS`). A record m
 A turn with "loss": false, "train": false or "weight": 0 is read and not taught.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -32,10 +30,15 @@ _BESIDE = ("input", "context")  # belong to the question
 _SYSTEMS = ("system", "system_prompt")
 _OTHERS = ("tools", "history", "reasoning_content", *_SYSTEMS)
 _ROLES = {
-    **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "function_call": "assistant"},
-    **{"function": "tool", "function_response": "tool", "developer": "system"},
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "function_call": "assistant",
+    "function": "tool",
+    "function_response": "tool",
+    "developer": "system",
 }
-_FROM = ("human", "user", "gpt", "assistant", "system", "function_call", "observation", "tool", *_ROLES)
+_FROM = ("user", "assistant", "system", "observation", "tool", *_ROLES)
 _TRAINED = ("loss", "train", "training", "weight")
 _READ = ("tool_calls", "steps", "metadata", "reasoning_content", "tools", "loss", "tool_call_id", "name")
 _SPOKEN = ("role", "content", *_READ)
@@ -60,7 +63,7 @@ def conversation(record: object, fields: Mapping[str, str] | None = None) -> Con
         )
     if len(shape) == 2:
         return _exchange(record, *shape), _tools(record)
-    items = _list(record, shape[0], dict)
+    items = _list(record, shape[0])
     if shape[0] == "conversation" and not any("role" in item or "from" in item for item in items):
         return _rounds(record, items), _tools(record)
     return _turns(record, items, f"{shape[0]}[{{}}].")
@@ -107,12 +110,12 @@ def _text(holder: Mapping[str, Any], field: str, where: str = "") -> str:
     return holder[field]
 
 
-def _list(holder: Mapping[str, Any], field: str, kind: type) -> list[Any]:
-    """A list, or the JSON text of one, whose items are all of one kind."""
+def _list(holder: Mapping[str, Any], field: str) -> list[Any]:
+    """A list of objects, or the JSON text of one."""
     items = _parsed(holder[field])
     require(isinstance(items, list), field, items, "must be a list")
     for i, item in enumerate(items):
-        require(isinstance(item, kind), f"{field}[{i}]", item, f"must be {'an object' if kind is dict else 'a list'}")
+        require(isinstance(item, dict), f"{field}[{i}]", item, "must be an object")
     return items
 
 
@@ -125,7 +128,7 @@ def _parsed(value: object) -> Any:
 
 
 def _tools(holder: Mapping[str, Any]) -> list[Any] | None:
-    return _list(holder, "tools", dict) or None if holder.get("tools") else None
+    return _list(holder, "tools") or None if holder.get("tools") else None
 
 
 def _system(record: Message) -> list[Message]:
@@ -155,7 +158,7 @@ def _turns(record: Message, items: list[Message], where: str) -> Conversation:
 
 def _message(turn: Message, where: str) -> Message:
     if "from" in turn and "role" not in turn:
-        require(turn["from"] in _FROM, f"{where}from", turn["from"], f"choose one of {', '.join(dict.fromkeys(_FROM))}")
+        require(turn["from"] in _FROM, f"{where}from", turn["from"], f"choose one of {', '.join(_FROM)}")
         turn = {**turn, "role": turn["from"], "content": _text(turn, "value", where)}
         del turn["from"], turn["value"]
     role = turn.get("role")
@@ -274,10 +277,11 @@ def _exchange(record: Message, question: str, answer: str) -> list[Message]:
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     asked, said = record[question], record[answer]
     if isinstance(asked, list) or isinstance(said, list):  # TRL's form of messages
-        both = [*_list(record, question, dict), *_list(record, answer, dict)]
+        both = [*_list(record, question), *_list(record, answer)]
         return [*messages, *(_message(turn, f"{question}[{i}].") for i, turn in enumerate(both))]
     parts = [_text(record, question)]
     parts += [_text(record, name) for name in _BESIDE if record.get(name) and name not in (question, answer)]
-    thoughts = {name: record[name] for name in ("reasoning_content",) if record.get(name)}
-    reply = {"role": "assistant", "content": _text(record, answer), **thoughts}
+    reply = {"role": "assistant", "content": _text(record, answer)}
+    if record.get("reasoning_content"):
+        reply["reasoning_content"] = record["reasoning_content"]
     return [*messages, {"role": "user", "content": "\n".join(parts)}, reply]

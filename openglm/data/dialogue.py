@@ -4,10 +4,7 @@ taught.
 The tokenizer's renderer says which tokens are trained. Conversations are never cut in the middle of a turn.
 """
 
-from __future__ import annotations
-
 import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +18,7 @@ from openglm.data.conversations import Message, conversation, unused
 from openglm.data.infilling import build_sample
 from openglm.data.packing import PackedEpochs
 from openglm.data.records import read_records
-from openglm.data.samples import Ints, Sample
+from openglm.data.samples import Sample
 
 Fitted = TypeVar("Fitted")
 Rendered = tuple[list[int], list[int]]  # ids, loss mask
@@ -90,33 +87,32 @@ class DialogueSource:
         option: str = "data.dialogues",
     ):
         self.path, self.seq_len, self.counts = str(path), seq_len, Counter[str]()
-        self._tokenizer, self._special, self._pin = tokenizer, special, span_positions == "pinned"
+        self._tokenizer, self._special, self._span_positions = tokenizer, special, span_positions
         self._fields, self._longest = fields or {}, 0
         self._turns = getattr(getattr(tokenizer, "format", None), "turns", None)
         records = read_records(path, self._read, option, skip_bad)
         rendered = [pair for pairs in records for pair in pairs]
         lost = f"nothing in it to learn from in rows of {seq_len} tokens: {self._account() or 'it is empty'}"
         require(bool(rendered), option, self.path, lost)
-        self._ids = np.concatenate([np.array(ids, np.int32) for ids, _ in rendered])
-        self._trained = np.concatenate([np.array(mask, np.uint8) for _, mask in rendered])
-        self._ends = np.cumsum([len(ids) for ids, _ in rendered])
-        self._lengths = np.diff(self._ends, prepend=0)
-        self.tokens = len(self._ids)
-        self.fingerprint = hashlib.sha256(
-            self._ids.tobytes() + self._trained.tobytes() + self._ends.tobytes() + str(seed).encode()
-        ).hexdigest()
-        self._packed = PackedEpochs(self._lengths - 1, seq_len, (seed, 3, int(self.fingerprint[:8], 16)))
+        self._ids = [np.array(ids, np.int32) for ids, _ in rendered]
+        self._trained = [np.array(mask, np.uint8) for _, mask in rendered]
+        lengths = np.array([len(ids) for ids in self._ids])
+        self.tokens = int(lengths.sum())
+        arrays: list[NDArray] = [*self._ids, *self._trained, lengths.cumsum()]
+        content = b"".join(array.tobytes() for array in arrays) + str(seed).encode()
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self._packed = PackedEpochs(lengths - 1, seq_len, (seed, 3, int(self.fingerprint[:8], 16)))
         self.rows = self._packed.rows  # in an epoch
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._ids)
 
     @property
     def summary(self) -> str:
         """What was read, and what of it is not taught, in one line."""
         read = (
-            f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {int(self._trained.sum())} of them trained,"
-            f" {self.rows} rows"
+            f"{self.path}: {len(self)} conversations, {self.tokens} tokens, {sum(map(np.sum, self._trained))} of them"
+            f" trained, {self.rows} rows"
         )
         return "; ".join(filter(None, [read, self._account()]))
 
@@ -152,12 +148,15 @@ class DialogueSource:
 
     def rendered(self) -> Iterator[Rendered]:
         """Ids and loss mask of each conversation, in the file's order."""
-        for start, end in itertools.pairwise([0, *self._ends.tolist()]):
-            yield self._ids[start:end].tolist(), self._trained[start:end].tolist()
+        for ids, trained in zip(self._ids, self._trained, strict=True):
+            yield ids.tolist(), trained.tolist()
 
     def samples(self, number: int, rng: np.random.Generator) -> list[Sample]:
         """Conversations of row `number` of this source: every epoch holds each conversation once, in a new order."""
-        return [self._sample(i) for i in rng.permutation(self._packed.items(number)).tolist()]
+        return [
+            conversation_sample(self._ids[i], self._trained[i], self._special, self._span_positions)
+            for i in rng.permutation(self._packed.items(number)).tolist()
+        ]
 
     def _read(self, record: object) -> list[Rendered]:
         """The samples of one record: one, or one for each answer where the format shows earlier answers otherwise."""
@@ -172,7 +171,7 @@ class DialogueSource:
             rendered, lost = self._fit([*part, messages[end]] if alone else part, tools, counts, lost)
             found += [rendered] if rendered else []
         if not answers:
-            self._render(messages, tools)  # a fault in it matters more
+            self._tokenizer.render(messages, tools=tools)  # a fault in it matters more
             said = any(message["role"] == "assistant" for message in messages)
             require(said, "messages", f"{len(messages)} of them", "no assistant's answer to learn from")
             counts["nothing"] += 1
@@ -197,16 +196,13 @@ class DialogueSource:
                 counts["without"] += thinks and not (thoughts or "</think>" in str(content))
         return answers
 
-    def _render(self, messages: list[Message], tools: list[Any] | None) -> Rendered:
-        return self._tokenizer.render(messages, tools=tools)
-
     def _fit(
         self, messages: list[Message], tools: list[Any] | None, counts: Counter[str], lost: int
     ) -> tuple[Rendered | None, int]:
         """Ids and loss mask of a conversation with as many of its last turns as fit, and how many it lost."""
 
         def render(kept: list[Message]) -> Rendered | None:
-            ids, mask = self._render(kept, tools)
+            ids, mask = self._tokenizer.render(kept, tools=tools)
             self._longest = max(self._longest, len(ids))
             return (ids, mask) if len(ids) - 1 <= self.seq_len else None
 
@@ -216,19 +212,19 @@ class DialogueSource:
         counts["too long" if best is None else "nothing"] += not trained
         return (best if trained else None), lost
 
-    def _sample(self, i: int) -> Sample:
-        here = slice(self._ends[i] - self._lengths[i], self._ends[i])
-        return conversation_sample(self._ids[here].astype(np.int64), self._trained[here], self._special, self._pin)
 
-
-def conversation_sample(ids: Ints, trained: NDArray, special: SpecialTokens, pin: bool) -> Sample:
+def conversation_sample(
+    ids: Sequence[int] | NDArray, trained: Sequence[int] | NDArray, special: SpecialTokens, span_positions: str
+) -> Sample:
     """One rendered conversation: what stands before <sop> is part A and ends with [gMASK]; its "long span" is all the
     rest.
     """
+    ids = np.asarray(ids, np.int64)
     gmask = int(np.argmax(ids == special.sop)) - 1
     assert gmask >= 0 and ids[gmask] == special.gmask, (ids[:8], special)
-    text, weights = _without(ids, gmask), _without(trained, gmask)
+    text, weights = _without(ids, gmask), _without(np.asarray(trained), gmask)
     span = np.array([[gmask, len(text)]])
+    pin = span_positions == "pinned"
     return build_sample(text, span, [0], special.gmask, special, suffix=True, pin=pin, loss_mask=weights)
 
 

@@ -1,7 +1,5 @@
 """Users' files: which of a folder are read, and their bytes, packed or not."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io
@@ -13,12 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+
+def _zstd(path: Path) -> Any:
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
 _PACKED: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
     ".dz": gzip.open,  # dictd's
     ".bz2": bz2.open,
     ".xz": lzma.open,
-    ".zst": lambda path: _zstd(path),
+    ".zst": _zstd,
 }
 _BOMS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
@@ -92,12 +97,6 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: cannot be unpacked ({error}); is it complete?") from None
-
-
-def _zstd(path: Path) -> Any:
-    import pyarrow
-
-    return pyarrow.input_stream(str(path), compression="zstd")
 
 
 def decode(raw: bytes) -> str:

@@ -10,15 +10,13 @@ After GLM (arXiv 2103.10360) and models that fill in the middle with the loss ke
 section 4). Legend: n tokens of a piece, k spans [start, end).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from openglm.config import SPAN_GAP, InfillingConfig, SpecialTokens, require
-from openglm.data.samples import Ints, Sample
+from openglm.data.samples import Ints, Sample, place_spans
 
 
 def check_options(config: InfillingConfig, gapped: bool) -> None:
@@ -45,9 +43,7 @@ def draw_spans(rng: np.random.Generator, length: int, closed: int, config: Infil
     lengths = lengths[: int(np.searchsorted(np.cumsum(lengths), wanted)) + 1]
     while int(lengths.sum()) + len(lengths) - 1 > closed:  # a token at least stays between two spans
         lengths = lengths[:-1]
-    free = closed - int(lengths.sum()) - len(lengths) + 1
-    begins = np.sort(rng.integers(0, free + 1, len(lengths))) + np.cumsum(lengths + 1) - lengths - 1
-    return np.stack((begins, begins + lengths), axis=1)
+    return place_spans(rng, lengths, 0, closed)
 
 
 def build_gapped(

@@ -11,8 +11,6 @@ everything for one piece. Nothing here knows about files, rows or batches. Legen
 end), b tokens of part B.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from openglm.config import InfillingConfig, SpecialTokens
 from openglm.data.gapped import build_gapped, draw_spans
-from openglm.data.samples import Ints, Sample
+from openglm.data.samples import Ints, Sample, place_spans
 
 
 def build_sample(
@@ -35,7 +33,6 @@ def build_sample(
     suffix: bool = False,
     pin: bool,
     dblock_at: Sequence[int] | Ints = (),
-    dblock_id: int | None = None,
     loss_mask: NDArray | None = None,
 ) -> Sample:
     """Cut `spans` [k, 2], sorted and disjoint, out of `tokens` [n] and lay them out as part A and part B.
@@ -45,8 +42,7 @@ def build_sample(
     goes on beyond what was cut off or because its own last token is an end mark; only then `loss_mask` [n] weighs the
     targets.
     pin: positions of part B stay at the span's mask; otherwise they run on. dblock_at: places in the sample whose input
-    token is hidden by `dblock_id`
-    (default [MASK]); targets stay, and <sop> is never hidden.
+    token is hidden by [MASK]; targets stay, and <sop> is never hidden.
     """
     starts, lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
     context, mask_at = _part_a(tokens, starts, spans[:, 1], mask_id)
@@ -61,13 +57,19 @@ def build_sample(
     inputs = np.empty_like(targets)
     inputs[1:] = targets[:-1]
     if len(dblock_at):
-        inputs[np.asarray(dblock_at) - len(context)] = special.mask if dblock_id is None else dblock_id
+        inputs[np.asarray(dblock_at) - len(context)] = special.mask
     inputs[begins] = special.sop
     position = np.repeat(mask_at[order], blocks) if pin else count + len(context)
     weights = np.ones(size, np.float32)
     if suffix and loss_mask is not None:
         weights[:-1] = loss_mask[starts[0] :]
-    return _join(context, inputs, targets, weights, position, count - np.repeat(begins, blocks) + 1, size - suffix)
+    none = np.zeros(len(context), np.int64)
+    part_a = (context, context, none, np.arange(len(context)), none)
+    part_b = (inputs, targets, weights, position, count - np.repeat(begins, blocks) + 1)
+    tokens, targets, loss, position, block_position = (
+        np.concatenate((a, b[: size - suffix])) for a, b in zip(part_a, part_b, strict=True)
+    )
+    return Sample(tokens, targets, loss.astype(np.float32), position, block_position, len(context))
 
 
 def _part_a(tokens: Ints, starts: Ints, ends: Ints, mask_id: int) -> tuple[Ints, Ints]:
@@ -80,28 +82,6 @@ def _part_a(tokens: Ints, starts: Ints, ends: Ints, mask_id: int) -> tuple[Ints,
     pieces.append(tokens[last:])
     removed = np.cumsum(ends - starts - 1)
     return np.concatenate(pieces), starts - removed + (ends - starts - 1)
-
-
-def _join(
-    context: Ints,
-    inputs: Ints,
-    targets: Ints,
-    weights: NDArray[np.float32],
-    position: Ints,
-    block_position: Ints,
-    size: int,
-) -> Sample:
-    """Part A, then the first `size` tokens of part B."""
-    a = len(context)
-    none = np.zeros(a, np.int64)
-    return Sample(
-        np.concatenate((context, inputs[:size])),
-        np.concatenate((context, targets[:size])),
-        np.concatenate((none, weights[:size]), dtype=np.float32),
-        np.concatenate((np.arange(a), position[:size])),
-        np.concatenate((none, block_position[:size])),
-        a,
-    )
 
 
 @lru_cache(maxsize=8)
@@ -120,17 +100,6 @@ def sample_lengths(rng: np.random.Generator, wanted: int, config: InfillingConfi
     return rng.permutation(
         lengths[:enough]
     )  # the last one drawn is longer than average: it must not always end up last in the text
-
-
-def place_spans(rng: np.random.Generator, lengths: Ints, start: int, stop: int) -> Ints | None:
-    """Spans [k, 2] of these lengths, in this order, anywhere in [start, stop) with at least one token between them;
-    None if they do not fit.
-    """
-    free = stop - start - int(lengths.sum()) - len(lengths) + 1
-    if free < 0:
-        return None
-    begins = start + np.sort(rng.integers(0, free + 1, len(lengths))) + np.cumsum(lengths + 1) - lengths - 1
-    return np.stack((begins, begins + lengths), axis=1)
 
 
 def sample_spans(
@@ -227,9 +196,8 @@ def _draw_spans(
     elif mode == "mask":
         spans = sample_spans(rng, n, config, [(0, closed)], single=rng.random() < config.single_span_share)
     elif mode == "sentence":
-        spans = sample_sentences(
-            rng, sentences(np.isin(tokens, sentence_ends), 0, n, tail=complete), max(1, int(config.mask_ratio * n))
-        )
+        candidates = sentences(np.isin(tokens, sentence_ends), 0, n, tail=complete)
+        spans = sample_sentences(rng, candidates, max(1, int(config.mask_ratio * n)))
     if spans is not None:
         return spans, mode
     inside = (0, closed) if closed > 0 and rng.random() < config.gmask_infill_share else None
@@ -284,12 +252,8 @@ def _build(
     hidden: Ints | tuple = ()
     if mode == "mask" and config.dblock_probability > 0:
         covered = int((spans[:, 1] - spans[:, 0]).sum())
-        hidden = (
-            np.flatnonzero(rng.random(covered + len(spans)) < config.dblock_probability)
-            + len(tokens)
-            - covered
-            + len(spans)
-        )
+        drawn = rng.random(covered + len(spans)) < config.dblock_probability
+        hidden = np.flatnonzero(drawn) + len(tokens) - covered + len(spans)
     mask_id = {"mask": special.mask, "sentence": special.smask, "gmask": special.gmask}[mode]
     if span_positions == "gapped" and mode != "gmask":
         return build_gapped(tokens, spans, order, special, mask_id)

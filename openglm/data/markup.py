@@ -1,7 +1,5 @@
 """Plain text out of HTML pages: good enough for training text, not for rendering."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 

@@ -88,6 +88,11 @@ def pack(samples: Sequence[Sample], seq_len: int, pad: int) -> Row:
     return row
 
 
+def stacked(rows: Sequence[NetworkRow]) -> dict[str, NDArray]:
+    """{field: [rows, ...]} of rows of one kind."""
+    return {f.name: np.stack([getattr(row, f.name) for row in rows]) for f in dataclasses.fields(rows[0])}
+
+
 class Stream(Protocol):
     """What a mixture draws from: an endless sequence of rows' worth of samples, each a function of its number alone
     (and of `rng`, the row's own).
@@ -210,13 +215,10 @@ class Mixture:
         way_out = "no token of this tokenizer ends a sentence; set it to 0"
         require(closed, "infilling.sentence_share", infilling.sentence_share, way_out)
 
-        def texts(name: str, source: Source) -> TextStream:
+        streams: dict[str, Stream] = {}
+        for name, source in corpus.sources.items() if corpus else ():
             key = (config.seed, 2, zlib.crc32(name.encode()))
-            return TextStream(source, key, infilling, special, seq_len, span_positions, ends)
-
-        streams: dict[str, Stream] = {
-            name: texts(name, source) for name, source in (corpus.sources.items() if corpus else ())
-        }
+            streams[name] = TextStream(source, key, infilling, special, seq_len, span_positions, ends)
         for name, dialogue in (dialogues or {}).items():
             require(name not in streams, "data.dialogues", name, "a text source has this name; choose another")
             streams[name] = dialogue
@@ -237,12 +239,8 @@ class Mixture:
         """Which source row `index` comes from, and how many rows that source has given before."""
         block, i = divmod(index, BLOCK)
         if self._block[0] != block:
-            self._block = (
-                block,
-                np.random.default_rng((self._seed, 0, block)).permutation(
-                    np.repeat(np.arange(len(self._rows)), self._rows)
-                ),
-            )
+            each = np.repeat(np.arange(len(self._rows)), self._rows)
+            self._block = block, np.random.default_rng((self._seed, 0, block)).permutation(each)
         order = self._block[1]
         source = int(order[i])
         return source, block * int(self._rows[source]) + int(np.count_nonzero(order[:i] == source))
@@ -284,12 +282,7 @@ class _Batches:
 
     def __getitem__(self, span: tuple[int, int]) -> dict[str, NDArray]:
         start, size = span
-        rows = [self.rows.row(start + i) for i in range(size)]
-        return {f.name: np.stack([getattr(row, f.name) for row in rows]) for f in dataclasses.fields(rows[0])}
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+        return stacked([self.rows.row(start + i) for i in range(size)])
 
 
 def _spans(start: int, rows: int | Callable[[int], int], share: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -312,7 +305,7 @@ def batches(
     """
     spans: Any = _spans(start_row, rows, share)
     made: Any = _Batches(mixture)
-    loader = DataLoader(made, batch_size=None, sampler=spans, num_workers=workers, collate_fn=_as_it_is)
+    loader = DataLoader(made, batch_size=None, sampler=spans, num_workers=workers, collate_fn=dict)
     try:
         yield from loader
     except RuntimeError as error:

@@ -1,7 +1,5 @@
 """Whole pieces packed into rows, in a new order each epoch."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from openglm.data.samples import Ints

@@ -11,9 +11,6 @@ One pair per record, in any of the shapes that circulate; an answer is text, a m
 "margin" (a number, default 0) says by how much the better one is better, "tie": true that neither is.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import hashlib
 import itertools
 import math
@@ -33,7 +30,6 @@ from openglm.data.packing import PackedEpochs
 from openglm.data.samples import Ints, Sample
 
 CHOSEN, REJECTED = 0, 1
-_ROW_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 _HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -138,7 +134,7 @@ class PreferenceRows:
         seed: int,
     ) -> None:
         self.seq_len, self.shortened, self.dropped, self._seed = seq_len, 0, 0, seed
-        self._special, self._pin = special, span_positions == "pinned"
+        self._special, self._span_positions = special, span_positions
         self.samples: list[tuple[Sample, Sample]] = []
         marks = []
         for given in preferences:
@@ -203,7 +199,7 @@ class PreferenceRows:
         end: NDArray[np.float32] = np.zeros(self.seq_len, np.float32)
         end[last] = 1
         return PreferenceRow(
-            **{name: getattr(row, name) for name in _ROW_FIELDS},
+            **vars(row),
             pair=np.maximum(row.segment, 0),
             side=np.full(self.seq_len, side),
             end=end,
@@ -224,10 +220,10 @@ class PreferenceRows:
         best, lost = fit(render, [{**message, "loss": False} for message in given.prompt])
         self.shortened += best is not None and lost > 0
         self.dropped += best is None
-        return None if best is None else (self._sample(*best[0]), self._sample(*best[1]))
-
-    def _sample(self, ids: Sequence[int], trained: Sequence[int]) -> Sample:
-        return conversation_sample(np.array(ids), np.array(trained), self._special, self._pin)
+        if best is None:
+            return None
+        chosen, rejected = (conversation_sample(*answer, self._special, self._span_positions) for answer in best)
+        return chosen, rejected
 
     def _hash(self) -> str:
         digest = hashlib.sha256(f"{self._seed} {self.seq_len}".encode())

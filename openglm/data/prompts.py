@@ -4,8 +4,6 @@ One question per record: {"prompt": text or messages, "system"?, "tools"?}, and 
 such as "answer": "42".
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

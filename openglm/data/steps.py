@@ -1,10 +1,10 @@
 """The steps of a corpus build, for datatrove's pipelines: what rank r of a stage does with its documents.
 
+A step without counts of its own is a function that datatrove calls with (data, rank, number of ranks) behind what it is
+given here.
 Only what OpenGLM adds: the readers, cleaning, contamination, jieba's words for MinHash, the tokenizer and the shards.
 The order of the steps, and the duplicate removal between them (datatrove's own), is in `build.py`.
 """
-
-from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -28,13 +28,12 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.readers import JsonlReader
-from datatrove.pipeline.readers.base import BaseReader
 from datatrove.utils.word_tokenizers import WordTokenizer
 from loguru import logger
 
 from openglm.config import require
 from openglm.data import clean
-from openglm.data.readers import READERS, Reader, own_items, own_texts
+from openglm.data.readers import Reader, own_items, own_texts
 from openglm.data.shards import Split, encode_in_batches, write_manifest, write_source
 from openglm.text.bpe_training import train_tokenizer
 from openglm.text.load import load_tokenizer
@@ -70,27 +69,22 @@ class SourceInfo:
         )
 
 
-class ReadUnit(BaseReader):
+def read_unit(
+    units: tuple[Unit, ...], readers: Mapping[str, Reader], data: Any, rank: int, *_: Any
+) -> Iterator[Document]:
     """Rank r reads unit r: every document, in order, or a sample of `cap_mb`."""
+    unit = units[rank]
+    texts = unit_texts(unit, readers)
+    if unit.cap_mb:
+        texts = clean.sample_to_size(texts, int(unit.cap_mb * 1e6), unit.source)
+    to_simplified = opencc.OpenCC("t2s").convert if unit.simplify else str
+    for i, text in enumerate(texts):
+        yield Document(to_simplified(text), f"{rank}/{i}", metadata={"source": unit.source, "code": unit.code})
 
-    name = "OpenGLM readers"
 
-    def __init__(self, units: tuple[Unit, ...], readers: Mapping[str, Reader] = READERS) -> None:
-        super().__init__()
-        self.units, self.readers = units, readers
-
-    def _texts(self, unit: Unit) -> Iterator[str]:
-        for name in unit.files:
-            yield from (self.readers[unit.reader] if unit.reader else own_texts)(Path(name))
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        unit = self.units[rank]
-        texts = self._texts(unit)
-        if unit.cap_mb:
-            texts = clean.sample_to_size(texts, int(unit.cap_mb * 1e6), unit.source)
-        to_simplified = opencc.OpenCC("t2s").convert if unit.simplify else str
-        for i, text in enumerate(texts):
-            yield Document(to_simplified(text), f"{rank}/{i}", metadata={"source": unit.source, "code": unit.code})
+def unit_texts(unit: Unit, readers: Mapping[str, Reader]) -> Iterator[str]:
+    for name in unit.files:
+        yield from (readers[unit.reader] if unit.reader else own_texts)(Path(name))
 
 
 class CleanText(PipelineStep):
@@ -105,13 +99,12 @@ class CleanText(PipelineStep):
             else:
                 text = clean.normalize(document.text)
                 document.text = clean.drop_junk_lines(text)
-                if dropped := sum(map(clean.is_junk, text.split("\n"))):
-                    self.stat_update("junk_lines", value=dropped)
+                self.stat_update("junk_lines", value=sum(map(clean.is_junk, text.split("\n"))))
             yield document
 
 
 class DropContaminated(PipelineStep):
-    """Drop lines that share 13 words with an evaluation item. index_file: see `IndexEvaluation`."""
+    """Drop lines that share 13 words with an evaluation item. index_file: see `index_evaluation`."""
 
     type, name = "DECONTAMINATE", "13-grams of evaluation items"
 
@@ -123,8 +116,7 @@ class DropContaminated(PipelineStep):
         index = np.load(self.index_file)
         for document in data:
             document.text, dropped = clean.drop_contaminated_lines(document.text, index)
-            if dropped:
-                self.stat_update("contaminated_lines", value=dropped)
+            self.stat_update("contaminated_lines", value=dropped)
             yield document
 
 
@@ -135,18 +127,10 @@ class KeepReadable(BaseFilter):
         return clean.is_readable(doc.text)
 
 
-class IndexEvaluation(PipelineStep):
+def index_evaluation(files: tuple[str, ...], index_file: str, *_: Any) -> None:
     """Hash the runs of 13 words of all evaluation items into one file."""
-
-    type, name = "DECONTAMINATE", "index"
-
-    def __init__(self, files: tuple[str, ...], index_file: str) -> None:
-        super().__init__()
-        self.files, self.index_file = files, index_file
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        texts = (text for name in self.files for text in own_items(Path(name)))
-        np.save(self.index_file, clean.contamination_index(texts))
+    texts = (text for name in files for text in own_items(Path(name)))
+    np.save(index_file, clean.contamination_index(texts))
 
 
 class ReadRank(JsonlReader):
@@ -210,7 +194,7 @@ class QuietExecutor(LocalPipelineExecutor):
     """datatrove's local executor, with its log in the work folder rather than on the terminal, whose processes end with
     this one and whose death is noticed."""
 
-    pipeline: list[PipelineStep]
+    pipeline: list[Any]
 
     def finish_tasks(self) -> Iterator[Any]:
         """Run the tasks that no earlier run has finished; yields once for each that is done."""
@@ -261,91 +245,68 @@ def _watched(results: Any) -> Iterator[Any]:
                 ) from None
 
 
-class TrainTokenizer(PipelineStep):
+def fit_tokenizer(
+    text: str, sources: tuple[SourceInfo, ...], vocab_size: int, heldout: float, out: str, *_: Any
+) -> None:
     """A tokenizer from training documents, the same number of bytes of every source as far as it has them."""
-
-    type, name = "TOKENIZER", "train"
-
-    def __init__(
-        self, text: str, sources: tuple[SourceInfo, ...], vocab_size: int, heldout: float, folder: str
-    ) -> None:
-        super().__init__()
-        self.text, self.sources, self.vocab_size, self.heldout, self.folder = text, sources, vocab_size, heldout, folder
-
-    def _sample(self) -> Iterator[str]:
-        for source in self.sources:
-            folder = Path(self.text, source.name)
-            size = sum(path.stat().st_size for path in folder.glob("*.jsonl"))
-            share = _TOKENIZER_SAMPLE / len(self.sources) / max(size, 1)
-            for text in _texts_of(folder):
-                if clean.stable_hash(text, "tokenizer") < share * 2**64 and not clean.is_held_out(text, self.heldout):
-                    yield text
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        if not any(Path(self.text).rglob("*.jsonl")):
-            raise ValueError(NOTHING_LEFT)
-        train_tokenizer(self._sample(), self.vocab_size, self.folder)
+    if not any(Path(text).rglob("*.jsonl")):
+        raise ValueError(NOTHING_LEFT)
+    folders = [Path(text, source.name) for source in sources]
+    train_tokenizer(_sample(folders, heldout), vocab_size, out)
 
 
-class WriteTokens(PipelineStep):
+def _sample(folders: list[Path], heldout: float) -> Iterator[str]:
+    for folder in folders:
+        size = sum(path.stat().st_size for path in folder.glob("*.jsonl"))
+        share = _TOKENIZER_SAMPLE / len(folders) / max(size, 1)
+        for text in _texts_of(folder):
+            if clean.stable_hash(text, "tokenizer") < share * 2**64 and not clean.is_held_out(text, heldout):
+                yield text
+
+
+def write_tokens(work: str, sources: tuple[SourceInfo, ...], heldout: float, data: Any, rank: int, *_: Any) -> None:
     """Rank r turns source r into shards, and leaves its manifest entry and its split texts in the work folder."""
-
-    type, name = "TOKENIZER", "write shards"
-
-    def __init__(self, work: str, sources: tuple[SourceInfo, ...], heldout: float) -> None:
-        super().__init__()
-        self.work, self.sources, self.heldout = Path(work), sources, heldout
-
-    def _split(self, name: str) -> tuple[list[str], list[str]]:
-        """The texts of a source: training, held out. A source too small for its share gives the one document of the
-        smallest hash, unless that would be more than a tenth of it."""
-        train: list[str] = []
-        held: list[str] = []
-        for text in _texts_of(self.work / "text" / name):
-            (held if clean.is_held_out(text, self.heldout) else train).append(text)
-        if not held and len(train) >= 10 and self.heldout > 0:
-            held.append(train.pop(min(range(len(train)), key=lambda i: clean.stable_hash(train[i], "heldout"))))
-        return train, held
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        source, corpus = self.sources[rank], self.work / "corpus"
-        tokenizer = load_tokenizer(corpus)
-        train, held = self._split(source.name)
-        shards: dict[str, list[dict[str, Any]]] = {}
-        splits: dict[Split, list[str]] = {"train": train, "heldout": held}
-        for split, texts in splits.items():
-            shards[split] = write_source(
-                corpus, source.name, split, encode_in_batches(tokenizer, texts), tokenizer.vocab_size
-            )
-            _write_texts(self.work / "split" / (source.name + "-heldout" * (split == "heldout") + ".jsonl"), texts)
-        none = {"file": f"{source.name}-heldout", "tokens": 0, "documents": 0, "sha256": hashlib.sha256().hexdigest()}
-        entry = {
-            **dataclasses.asdict(source),
-            "bytes": _bytes(train),
-            "tokens": sum(s["tokens"] for s in shards["train"]),
-            "documents": len(train),
-            "shards": shards["train"],
-            "heldout": {**(shards["heldout"] or [none])[0], "bytes": _bytes(held)},
-        }
-        (self.work / "entries" / f"{rank:05d}.json").write_text(json.dumps(entry), encoding="utf-8")
+    source, corpus = sources[rank], Path(work, "corpus")
+    tokenizer = load_tokenizer(corpus)
+    train, held = _split(Path(work, "text", source.name), heldout)
+    shards: dict[str, list[dict[str, Any]]] = {}
+    splits: dict[Split, list[str]] = {"train": train, "heldout": held}
+    for split, texts in splits.items():
+        ids = encode_in_batches(tokenizer, texts)
+        shards[split] = write_source(corpus, source.name, split, ids, tokenizer.vocab_size)
+        _write_texts(Path(work, "split", source.name + "-heldout" * (split == "heldout") + ".jsonl"), texts)
+    none = {"file": f"{source.name}-heldout", "tokens": 0, "documents": 0, "sha256": hashlib.sha256().hexdigest()}
+    entry = {
+        **dataclasses.asdict(source),
+        "bytes": _bytes(train),
+        "tokens": sum(s["tokens"] for s in shards["train"]),
+        "documents": len(train),
+        "shards": shards["train"],
+        "heldout": {**(shards["heldout"] or [none])[0], "bytes": _bytes(held)},
+    }
+    Path(work, "entries", f"{rank:05d}.json").write_text(json.dumps(entry), encoding="utf-8")
 
 
-class WriteManifest(PipelineStep):
-    type, name = "TOKENIZER", "manifest"
+def _split(folder: Path, heldout: float) -> tuple[list[str], list[str]]:
+    """The texts of a source: training, held out. A source too small for its share gives the one document of the
+    smallest hash, unless that would be more than a tenth of it."""
+    train: list[str] = []
+    held: list[str] = []
+    for text in _texts_of(folder):
+        (held if clean.is_held_out(text, heldout) else train).append(text)
+    if not held and len(train) >= 10 and heldout > 0:
+        held.append(train.pop(min(range(len(train)), key=lambda i: clean.stable_hash(train[i], "heldout"))))
+    return train, held
 
-    def __init__(self, work: str) -> None:
-        super().__init__()
-        self.work = Path(work)
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        entries = [
-            json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.work / "entries").glob("*.json"))
-        ]
-        entries = [entry for entry in entries if entry["documents"]]
-        if not entries:
-            raise ValueError(NOTHING_LEFT)
-        tokenizer = load_tokenizer(self.work / "corpus")
-        write_manifest(self.work / "corpus", tokenizer.fingerprint, tokenizer.vocab_size, entries)
+def write_corpus_manifest(work: str, *_: Any) -> None:
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(work, "entries").glob("*.json"))]
+    entries = [entry for entry in entries if entry["documents"]]
+    if not entries:
+        raise ValueError(NOTHING_LEFT)
+    corpus = Path(work, "corpus")
+    tokenizer = load_tokenizer(corpus)
+    write_manifest(corpus, tokenizer.fingerprint, tokenizer.vocab_size, entries)
 
 
 def _bytes(texts: list[str]) -> int:

@@ -1,7 +1,5 @@
 """Plain text of a user's files as a corpus in memory: read, cut into tokens, and nothing else done to it."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 ZeRO 1 to 3 are FSDP2's fully_shard, stage 0 its replicate. What is honoured and what refused: docs/deepspeed.md.
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -6,8 +6,6 @@ model-parallel process holds alone, while all others must draw the same dropout.
 Names and seeds are those of Megatron-LM and DeepSpeed.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """deepspeed.comm: torch.distributed under the name that DeepSpeed's scripts know it by."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch.distributed as dist

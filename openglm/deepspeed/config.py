@@ -5,8 +5,6 @@ Defaults are those of DeepSpeed 0.19.8 (https://www.deepspeed.ai/docs/config-jso
 users.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field

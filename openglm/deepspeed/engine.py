@@ -6,8 +6,6 @@ precision if so configured. Stages differ in what stays gathered: 0 and 1 exchan
 micro-batch, 3 also lets weights go after each layer's forward pass.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
@@ -90,19 +88,12 @@ class Engine(nn.Module):
             return None
         else:
             kind, options = self.settings.optimizer
-            made = kind(
-                groups,
-                fused=all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]),
-                **options,
-            )
+            fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+            made = kind(groups, fused=fused, **options)
         # What scripts read from DeepSpeed's wrapper stands on the optimizer itself, so that torch's schedules take it
         # too. Weights are kept once: nothing to refresh.
-        made.optimizer, made.overflow, made.cur_scale, made.refresh_fp32_params = (
-            made,
-            False,
-            self.scaler.value,
-            lambda: None,
-        )
+        made.optimizer, made.overflow, made.cur_scale = made, False, self.scaler.value
+        made.refresh_fp32_params = lambda: None
         return made
 
     def _step_on_nothing(self) -> None:
@@ -117,9 +108,8 @@ class Engine(nn.Module):
     def _schedule(self, given: Any) -> Any:
         if given is not None:
             return given(self.optimizer) if callable(given) and not hasattr(given, "step") else given
-        return (
-            schedule(self.optimizer, *self.settings.scheduler) if self.settings.scheduler and self.optimizer else None
-        )
+        named = self.settings.scheduler if self.optimizer else None
+        return schedule(self.optimizer, *named) if named else None
 
     def __getattr__(self, name: str) -> Any:
         """The model's own attributes, as in DeepSpeed."""
@@ -145,10 +135,8 @@ class Engine(nn.Module):
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
         """Backward passes inside only add up gradients; the next one outside exchanges them. Stages 0 and 1."""
-        stage = self.settings.stage
-        require(
-            stage < 2, "deepspeed no_sync, zero_optimization.stage", stage, "shares gradients out at once; use 0 or 1"
-        )
+        stage, remedy = self.settings.stage, "shares gradients out at once; use 0 or 1"
+        require(stage < 2, "deepspeed no_sync, zero_optimization.stage", stage, remedy)
         self._synchronizes = False
         try:
             yield
@@ -180,12 +168,8 @@ class Engine(nn.Module):
         self.micro_steps += 1
 
     def _step(self) -> None:
-        require(
-            self.optimizer is not None,
-            "deepspeed optimizer",
-            None,
-            "missing; name one in the configuration or give initialize() one",
-        )
+        remedy = "missing; name one in the configuration or give initialize() one"
+        require(self.optimizer is not None, "deepspeed optimizer", None, remedy)
         reshard(self.module)
         norm = self._norm() / self.scaler.value
         self._grad_norm = norm
@@ -218,11 +202,8 @@ class Engine(nn.Module):
 
     def _norm(self) -> float:
         """Of all gradients together, over all shards and all model-parallel parts."""
-        total = (
-            torch.nn.utils.get_total_norm([grad for parameter, grad in self._gradients() if parameter in self._counted])
-            .to(self.device)
-            .square()
-        )
+        counted = [grad for parameter, grad in self._gradients() if parameter in self._counted]
+        total = torch.nn.utils.get_total_norm(counted).to(self.device).square()
         if self.settings.stage > 0:
             dist.all_reduce(total, group=self.dp_group)
         if self.mp_group is not None:
@@ -263,13 +244,8 @@ class Engine(nn.Module):
         """Write save_dir/tag, whole or not at all, then the file `latest`. All processes must call this. See saving.py
         for what `client_state` may hold."""
         reshard(self.module)
-        saving.save(
-            self,
-            Path(save_dir),
-            f"global_step{self.global_steps}" if tag is None else str(tag),
-            client_state or {},
-            save_latest,
-        )
+        tag = f"global_step{self.global_steps}" if tag is None else str(tag)
+        saving.save(self, Path(save_dir), tag, client_state or {}, save_latest)
         return True
 
     def save_16bit_model(self, save_dir: str | Path, save_filename: str = "model.safetensors") -> bool:
@@ -291,29 +267,16 @@ class Engine(nn.Module):
         """(path, client_state) of load_dir/tag, or of what `latest` names; (None, None) where there is no such file.
         Any stage and number of processes may have saved it."""
         reshard(self.module)
-        with_optimizer, with_schedule = (
-            load_optimizer_states and not load_module_only,
-            load_lr_scheduler_states and not load_module_only,
-        )
-        return saving.load(
-            self,
-            Path(load_dir),
-            None if tag is None else str(tag),
-            load_module_strict,
-            with_optimizer,
-            with_schedule,
-            not load_module_only,
-        )
+        tag, rest = None if tag is None else str(tag), not load_module_only
+        optimizer, schedule = rest and load_optimizer_states, rest and load_lr_scheduler_states
+        return saving.load(self, Path(load_dir), tag, load_module_strict, optimizer, schedule, rest)
 
 
 def _groups(model: nn.Module, parameters: Any) -> list[dict[str, Any]]:
     """Parameter groups from what initialize() may be given: groups, tensors, or nothing. Empty groups go, as in
     DeepSpeed."""
-    given = (
-        [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if parameters is None
-        else list(parameters)
-    )
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    given = list(trained if parameters is None else parameters)
     groups = [dict(group) for group in given if isinstance(group, dict)] or [{"params": given}]
     for group in groups:
         group["params"] = list(group["params"])
@@ -321,12 +284,8 @@ def _groups(model: nn.Module, parameters: Any) -> list[dict[str, Any]]:
 
 
 def _name(names: dict[nn.Parameter, str], parameter: nn.Parameter) -> str:
-    require(
-        parameter in names,
-        "model_parameters",
-        tuple(parameter.shape),
-        "a tensor of this shape is not a parameter of the model",
-    )
+    remedy = "a tensor of this shape is not a parameter of the model"
+    require(parameter in names, "model_parameters", tuple(parameter.shape), remedy)
     return names[parameter]
 
 
@@ -337,12 +296,8 @@ def _prepare(model: nn.Module, choice: Settings, group: dist.ProcessGroup, devic
     for name, parameter in model.named_parameters():
         if choice.dtype is not None and parameter.is_floating_point():
             parameter.data = parameter.data.float()
-        require(
-            not parameter.is_floating_point() or parameter.dtype == torch.float32,
-            name,
-            str(parameter.dtype),
-            "weights must be float32 unless fp16 or bf16 is enabled",
-        )
+        fits = not parameter.is_floating_point() or parameter.dtype == torch.float32
+        require(fits, name, str(parameter.dtype), "weights must be float32 unless fp16 or bf16 is enabled")
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.data, dist.get_global_rank(group, 0), group=group)
     options = {

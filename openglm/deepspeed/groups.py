@@ -1,8 +1,6 @@
 """Which processes share what: the groups of an `mpu` (Megatron-LM's module of that name, or an object with its
 functions), or all processes as one."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -10,8 +10,6 @@ The folder is filled under another name and renamed, so that a killed run leaves
 own files (pickles) are not read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -67,11 +65,8 @@ def save(engine: Engine, parent: Path, tag: str, client: dict[str, Any], latest:
 
     def tensors() -> None:
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(
-            {**_module_tensors(engine), **_optimizer_tensors(engine)},
-            storage_writer=writer,
-            process_group=engine.dp_group,
-        )
+        held = _module_tensors(engine) | _optimizer_tensors(engine)
+        dcp.save(held, storage_writer=writer, process_group=engine.dp_group)
 
     try:
         _together(engine, lambda: state.update(pack(_state(engine, client), client_tensors)))
@@ -175,11 +170,8 @@ def _module_tensors(engine: Engine) -> dict[str, Tensor]:
     """Weights, once each however many names they have, and buffers."""
     tied = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
     found = {name: parameter.detach() for name, parameter in engine.module.named_parameters()}
-    found |= {
-        name: value
-        for name, value in engine.module.state_dict().items()
-        if name not in tied and isinstance(value, Tensor)
-    }
+    others = {name: value for name, value in engine.module.state_dict().items() if isinstance(value, Tensor)}
+    found |= {name: value for name, value in others.items() if name not in tied}
     return {f"module.{name}": value for name, value in found.items()}
 
 
@@ -213,32 +205,24 @@ def _wanted(ours: dict[str, Tensor], there: dict[str, tuple[int, ...]], strict: 
     """Those of our tensors that the checkpoint has, in the same shape; `strict`: it must have these weights and no
     others."""
     odd = sorted({key for key in there if key.startswith("module.")} ^ set(ours)) if strict else []
-    require(
-        not odd,
-        "load_checkpoint",
-        odd[0] if odd else "",
-        f"{len(odd)} names are only in the model or only in the checkpoint; it is one of another model",
-    )
+    remedy = f"{len(odd)} names are only in the model or only in the checkpoint; it is one of another model"
+    require(not odd, "load_checkpoint", "".join(odd[:1]), remedy)
     found = {key: value for key, value in ours.items() if key in there}
     for key, value in found.items():
-        require(
-            tuple(value.shape) == there[key],
-            "load_checkpoint",
-            key,
-            f"has shape {there[key]} in the checkpoint and {tuple(value.shape)} in the model",
-        )
+        shape = tuple(value.shape)
+        remedy = f"has shape {there[key]} in the checkpoint and {shape} in the model"
+        require(shape == there[key], "load_checkpoint", key, remedy)
     return found
 
 
 def _state(engine: Engine, client: dict[str, Any]) -> dict[str, Any]:
-    optimizer, schedule = engine.optimizer, engine.lr_scheduler
+    schedule = engine.lr_scheduler
+    groups = engine.optimizer.param_groups if engine.optimizer else []
     return {
         "counters": {name: getattr(engine, name) for name in _COUNTERS},
         "scale": engine.scaler.state_dict(),
         "schedule": None if schedule is None else schedule.state_dict(),
-        "groups": []
-        if optimizer is None
-        else [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
+        "groups": [{key: value for key, value in group.items() if key != "params"} for group in groups],
         "client": client,
     }
 
@@ -286,12 +270,8 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"dict": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, np.generic):
         return value.item()
-    require(
-        isinstance(value, (Tensor, np.ndarray)),
-        "client_state",
-        type(value).__name__,
-        "cannot be saved without pickle; give numbers, text, tensors, lists or dictionaries",
-    )
+    remedy = "cannot be saved without pickle; give numbers, text, tensors, lists or dictionaries"
+    require(isinstance(value, (Tensor, np.ndarray)), "client_state", type(value).__name__, remedy)
     kind = "tensor" if isinstance(value, Tensor) else "array"
     key = str(len(tensors))
     tensors[key] = value.detach().cpu().clone().contiguous() if kind == "tensor" else torch.from_numpy(value.copy())

@@ -1,8 +1,6 @@
 """What DeepSpeed changes from step to step: the learning rate and the loss scale. Its rules, in our words (DeepSpeed
 0.19.8, lr_schedules.py, loss_scaler.py)."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Sequence
@@ -26,39 +24,22 @@ class WarmupLR:
         warmup_type: str = "log",
         last_batch_iteration: int = -1,
     ) -> None:
-        require(
-            isinstance(warmup_num_steps, int) and warmup_num_steps > 0,
-            "deepspeed scheduler.params.warmup_num_steps",
-            warmup_num_steps,
-            "must be a positive whole number",
-        )
-        require(
-            warmup_type in ("log", "linear"),
-            "deepspeed scheduler.params.warmup_type",
-            warmup_type,
-            "choose log or linear",
-        )
-        self.groups = optimizer.param_groups
-        self.warmup, self.log, self.last_batch_iteration = (
-            max(2, warmup_num_steps),
-            warmup_type == "log",
-            last_batch_iteration,
-        )
+        whole = isinstance(warmup_num_steps, int) and warmup_num_steps > 0
+        remedy = "must be a positive whole number"
+        require(whole, "deepspeed scheduler.params.warmup_num_steps", warmup_num_steps, remedy)
+        known = warmup_type in ("log", "linear")
+        require(known, "deepspeed scheduler.params.warmup_type", warmup_type, "choose log or linear")
+        self.groups, self.last_batch_iteration = optimizer.param_groups, last_batch_iteration
+        self.warmup, self.log = max(2, warmup_num_steps), warmup_type == "log"
         self.low = self._each(warmup_min_lr, "warmup_min_lr")
-        self.high = self._each(
-            [group["lr"] for group in self.groups] if warmup_max_lr is None else warmup_max_lr, "warmup_max_lr"
-        )
+        self.high = self._each(self.get_last_lr() if warmup_max_lr is None else warmup_max_lr, "warmup_max_lr")
         self._apply()
 
     def _each(self, value: float | Sequence[float], name: str) -> list[float]:
         values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * len(self.groups)
         good = len(values) == len(self.groups) and all(isinstance(number, (int, float)) for number in values)
-        require(
-            good,
-            f"deepspeed scheduler.params.{name}",
-            value,
-            f"must be a number, or one for each of {len(self.groups)} parameter groups",
-        )
+        remedy = f"must be a number, or one for each of {len(self.groups)} parameter groups"
+        require(good, f"deepspeed scheduler.params.{name}", value, remedy)
         return values
 
     def share(self, step: int) -> float:
@@ -80,9 +61,8 @@ class WarmupLR:
         return [group["lr"] for group in self.groups]
 
     def step(self, last_batch_iteration: int | None = None) -> None:
-        self.last_batch_iteration = (
-            self.last_batch_iteration + 1 if last_batch_iteration is None else last_batch_iteration
-        )
+        after = self.last_batch_iteration + 1
+        self.last_batch_iteration = after if last_batch_iteration is None else last_batch_iteration
         self._apply()
 
     def _apply(self) -> None:
@@ -143,33 +123,16 @@ SCHEDULES = {kind.__name__: kind for kind in (WarmupLR, WarmupDecayLR, WarmupCos
 
 def check_schedule(kind: str, params: dict[str, Any]) -> None:
     """Raise ValueError that names what is unknown or missing of a schedule's options."""
-    require(
-        kind in SCHEDULES,
-        "deepspeed scheduler.type",
-        kind,
-        f"choose {', '.join(SCHEDULES)}, or give initialize() an lr_scheduler",
-    )
-    known = {
-        name: value
-        for base in (WarmupLR, SCHEDULES[kind])
-        for name, value in inspect.signature(base).parameters.items()
-    }
+    remedy = f"choose {', '.join(SCHEDULES)}, or give initialize() an lr_scheduler"
+    require(kind in SCHEDULES, "deepspeed scheduler.type", kind, remedy)
+    known = {*inspect.signature(WarmupLR).parameters, *inspect.signature(SCHEDULES[kind]).parameters} - {"optimizer"}
     if kind == "WarmupCosineLR":  # it has ratios in their place
-        known = {name: value for name, value in known.items() if name not in ("warmup_min_lr", "warmup_max_lr")}
+        known -= {"warmup_min_lr", "warmup_max_lr"}
     for name, value in params.items():
-        require(
-            name in known and name != "optimizer",
-            f"deepspeed scheduler.params.{name}",
-            value,
-            f"not an option of {kind}",
-        )
+        require(name in known, f"deepspeed scheduler.params.{name}", value, f"not an option of {kind}")
     total = params.get("total_num_steps")
-    require(
-        kind == "WarmupLR" or isinstance(total, int),
-        "deepspeed scheduler.params.total_num_steps",
-        total,
-        "must be a whole number",
-    )
+    counted = kind == "WarmupLR" or isinstance(total, int)
+    require(counted, "deepspeed scheduler.params.total_num_steps", total, "must be a whole number")
 
 
 def schedule(optimizer: torch.optim.Optimizer, kind: str, params: dict[str, Any]) -> WarmupLR:
@@ -210,12 +173,8 @@ class LossScale:
                 self.patience -= 1
             else:
                 diverged = self.hysteresis > 1 and self.value == self.smallest
-                require(
-                    not diverged,
-                    "deepspeed fp16.min_loss_scale",
-                    self.smallest,
-                    "gradients overflow at this scale too; the run has diverged",
-                )
+                remedy = "gradients overflow at this scale too; the run has diverged"
+                require(not diverged, "deepspeed fp16.min_loss_scale", self.smallest, remedy)
                 self.value = max(self.value / 2, self.smallest)
         else:
             stable = self.steps - self.last_overflow - 1
@@ -227,13 +186,11 @@ class LossScale:
         self.steps += 1
 
     def state_dict(self) -> dict[str, float]:
-        return {
-            "value": self.value,
-            "patience": self.patience,
-            "steps": self.steps,
-            "last_overflow": self.last_overflow,
-        }
+        return {name: getattr(self, name) for name in _KEPT}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.value, self.patience = state["value"], state["patience"]
-        self.steps, self.last_overflow = state["steps"], state["last_overflow"]
+        for name in _KEPT:
+            setattr(self, name, state[name])
+
+
+_KEPT = ("value", "patience", "steps", "last_overflow")

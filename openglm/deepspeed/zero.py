@@ -1,8 +1,6 @@
 """deepspeed.zero: what scripts for stage 3 wrap around their models. `initialize` shards here, so there is little to
 do."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

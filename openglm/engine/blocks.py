@@ -5,8 +5,6 @@ tokens and by the node before it: the chain of nodes is a tree of beginnings. Th
 themselves, so that two beginnings with the same hash stay apart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 
 

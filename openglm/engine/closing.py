@@ -4,8 +4,6 @@ A path to an end is found token by token: what the grammar forces, else the byte
 shortest there is, but it is known to exist.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from typing import Any

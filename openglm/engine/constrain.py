@@ -1,8 +1,6 @@
 """What tokens an answer may have: those of a JSON schema or a regular expression, with llguidance, which is loaded
 when the first request asks for it; and first of all those that spell what was taken back from the prompt."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -9,8 +9,6 @@ returns what it found. So the assistant runs it on its engine, and the server be
 knows neither.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Generator, Sequence

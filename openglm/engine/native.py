@@ -5,8 +5,6 @@ The network is defined there alone; what it can hold that the kernels cannot is 
 runner serves.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -131,67 +129,43 @@ class NativeRunner:
     def run(self, step: Step) -> Tensor:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
         assert step.ids.min() >= 0 and step.ids.max() < self.vocabulary, (step.ids.min(), step.ids.max())
-        adapters = (
-            np.repeat(np.where(np.isin(step.adapters, list(self.loras)), step.adapters, self.always), step.new)
-            if self.loras
-            else None
-        )
+        adapters = None
+        if self.loras:
+            own = np.isin(step.adapters, list(self.loras))
+            adapters = np.repeat(np.where(own, step.adapters, self.always), step.new)
         if self.embed is not None:
+            ids, positions = torch.from_numpy(step.ids), torch.from_numpy(step.positions)
             with torch.inference_mode():
-                self.program.write(
-                    self.h, self.embed(torch.from_numpy(step.ids)[None], torch.from_numpy(step.positions)[None])[0]
-                )
-        return self.program.run(
-            make_step(
-                step.ids,
-                step.positions,
-                step.new,
-                step.cached,
-                step.visible,
-                self._small(step.tables),
-                step.wanted,
-                adapters,
-            )
-        )
+                self.program.write(self.h, self.embed(ids[None], positions[None])[0])
+        arrays = vars(step) | {"tables": self._small(step.tables), "adapters": adapters}
+        return self.program.run(make_step(**arrays))
 
     def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
         self.paged.write(prefix.keys, prefix.values, self._small(table[None])[0], start)
 
     def _small(self, tables: np.ndarray) -> np.ndarray:
         """Blocks of the kernels in place of the engine's."""
-        return (
-            tables
-            if self.scale == 1
-            else (tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(tables), -1)
-        )
+        if self.scale == 1:
+            return tables
+        return (tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(tables), -1)
 
     def _panels(self, modules: list[nn.Module], gated: bool = False) -> Panels:
-        panels = Panels(
-            self.arena,
-            [_weight(m) for m in modules],
-            [getattr(m, "bias", None) for m in modules],
-            gated,
-            forget=not self.keep_weights,
-        )
+        biases = [getattr(m, "bias", None) for m in modules]
+        panels = Panels(self.arena, [_weight(m) for m in modules], biases, gated, forget=not self.keep_weights)
         for module in modules if not self.keep_weights else ():
             _release(module)
         return panels
 
     def _lower(self, model: Transformer) -> None:
         shape, p = model.config, self.program
-        tables = [
-            None if t is None else t.weight.float().contiguous()
-            for t in (model.position_embedding, model.block_position_embedding)
-        ]
+        tables = [_plain(t and t.weight) for t in (model.position_embedding, model.block_position_embedding)]
         # A table that makes no logits stays where it is, which may be in its file; its few rows of a step are looked up
         # by the network itself.
         self.embed = None if model.head is None else model.embed
         logits_of = self._panels([model.embedding if model.head is None else model.head])
         self.h, self.x = p.buffer(shape.hidden), p.buffer(shape.hidden)
-        self.qkv, self.attended = (
-            p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim),
-            p.buffer(shape.heads * shape.head_dim),
-        )
+        self.qkv = p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim)
+        self.attended = p.buffer(shape.heads * shape.head_dim)
         self.inner, logits = p.buffer(shape.ffn_hidden, over=self.qkv), p.buffer(shape.vocab_size)
         if self.embed is None:
             p.add(lib.EMBED, out=self.h, matrix=logits_of, weight=tables[0], bias=tables[1])
@@ -206,7 +180,7 @@ class NativeRunner:
         into_qkv, out_of_attention, into_inner, out_of_inner = (
             self._panels(group, gated and i == 2) for i, group in enumerate(_products(block))
         )
-        norms = [None if isinstance(n, nn.Identity) else n.weight.float().contiguous() for n in (a.q_norm, a.k_norm)]
+        norms = [_plain(getattr(norm, "weight", None)) for norm in (a.q_norm, a.k_norm)]
         self._norm(block.attention_norm, self.h, self.x)
         p.add(lib.LINEAR, self.x, self.qkv, matrix=into_qkv, added=self._adapt(self.x, [a.q_proj, a.k_proj, a.v_proj]))
         # Query-key layer scaling divides and multiplies again, for half precision's sake; in fp32 it is nothing.
@@ -269,16 +243,10 @@ class NativeRunner:
             self._norm(post_norm, self.x, self.h, self.h)
 
     def _norm(self, norm: nn.Module, source: int, target: int, added: int = -1) -> None:
-        weight, bias = (
-            None if t is None else t.float().contiguous() for t in (norm.weight, getattr(norm, "bias", None))
-        )
-        self.program.add(
-            lib.NORM,
-            source,
-            target,
-            added,
-            mode=int(isinstance(norm, nn.LayerNorm)),
-            eps=norm.eps,
-            weight=weight,
-            bias=bias,
-        )
+        weight, bias = _plain(norm.weight), _plain(getattr(norm, "bias", None))
+        mode = int(isinstance(norm, nn.LayerNorm))
+        self.program.add(lib.NORM, source, target, added, mode=mode, eps=norm.eps, weight=weight, bias=bias)
+
+
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float().contiguous()

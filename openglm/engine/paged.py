@@ -5,8 +5,6 @@ Shapes: N new tokens of the step, M key/value heads, D head width, S tokens seen
 of each.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What one request asks for, and what it gets."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Iterable, Sequence

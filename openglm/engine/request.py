@@ -2,8 +2,6 @@
 sampled.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 
 import numpy as np

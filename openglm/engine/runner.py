@@ -4,8 +4,6 @@ A runner owns the keys and values; whoever calls it owns the numbers of the bloc
 to compute, in which blocks and for whom is all in the `Step`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol

@@ -4,8 +4,6 @@ change its answer.
 Shapes: V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 import random
 

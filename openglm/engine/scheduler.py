@@ -4,8 +4,6 @@ Running requests are always older than waiting ones. When blocks run out, the yo
 the front; its tokens are kept and computed again later, so that its answer goes on as if nothing had happened.
 """
 
-from __future__ import annotations
-
 from collections import deque
 
 from openglm.config import EngineConfig

@@ -1,7 +1,5 @@
 """Drafts of the next tokens: what followed the last time that the text read like this. No second network."""
 
-from __future__ import annotations
-
 _GRAM = 3  # tokens that must agree; two agree too often by chance
 
 

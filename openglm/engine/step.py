@@ -1,7 +1,5 @@
 """The contract between the scheduler and the network: one pass as arrays."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

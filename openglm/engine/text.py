@@ -3,8 +3,6 @@
 Works on bytes, so that neither a character nor a stop string may be cut by the border of two tokens.
 """
 
-from __future__ import annotations
-
 import codecs
 from typing import Any
 

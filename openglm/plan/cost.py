@@ -5,8 +5,6 @@ rings over the slowest link they cross, and each message pays for every device i
 shared by all devices; the two of a device kind are in devices.py. Not modelled: stragglers, data loading, checkpoints.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import groupby
 from operator import attrgetter

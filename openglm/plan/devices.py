@@ -4,8 +4,6 @@ Does not look at the machine it runs on: these are the machines one plans for. R
 node; a link's rate is one direction.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The planner's picture: the pipeline as simulated, and the same batch on more and more devices. Needs matplotlib."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from openglm.files import replacing

@@ -1,7 +1,5 @@
 """What is trained (`Job`) and how it is spread over devices (`Layout`), and which layouts a job admits."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

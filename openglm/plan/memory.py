@@ -5,8 +5,6 @@ feed-forward networks; weights, gradients, master weights and Adam moments after
 2 + 2 + 4 + 4 + 4 bytes a weight. Says nothing about time.
 """
 
-from __future__ import annotations
-
 from openglm.plan.layout import Job, Layout
 
 CONTEXT = 5e9  # driver context, communication library and workspaces of one process, as nvidia-smi counts them

@@ -3,8 +3,6 @@
 A layout is priced by cost.py and memory.py; nothing here is measured.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from openglm.config import check_choices, require
+from openglm.config import check_fields, require
 from openglm.parallel.stages import divisors
 from openglm.plan import cost
 from openglm.plan.devices import GB
@@ -127,7 +125,7 @@ def _details(job: Job, shape: dict[str, Any], fixed: dict[str, Any]) -> Iterator
 def search(job: Job, **fixed: Any) -> Search:
     """The fastest layout that fits, among those with the fixed options. A layout fixed in full is priced even if it
     does not fit."""
-    check_choices(Layout(**{"data": 1, "tensor": 1, "pipeline": 1, **fixed}))
+    check_fields(Layout(**{"data": 1, "tensor": 1, "pipeline": 1, **fixed}))
     pinned = {"data", "tensor", "pipeline"} <= fixed.keys()
     if pinned:  # the error of a layout that cannot be is better than a count
         searched = () if "chunks" in fixed else ("schedule",)

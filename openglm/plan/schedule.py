@@ -4,8 +4,6 @@ A stage works through a fixed list of passes and waits for what each needs from 
 of the bubble formula in cost.py and of the waiting micro-batches in memory.py. Communication takes no time here.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 
@@ -70,16 +68,10 @@ def needs(work: Pass, stage: int, stages: int, chunks: int) -> tuple[int, Pass] 
     )
 
 
-def simulate(
-    schedule: str, stages: int, micros: int, chunks: int = 1, forward: float = 1.0, backward: float = 2.0
-) -> list[Span]:
-    """All passes with their times; `forward` and `backward` are those of a micro-batch on a whole stage. Gradients of
-    weights take as long as a forward pass."""
-    length = {
-        "F": forward / chunks,
-        "B": (backward - forward if schedule == "zero-bubble" else backward) / chunks,
-        "W": forward,
-    }
+def simulate(schedule: str, stages: int, micros: int, chunks: int = 1, backward: float = 2.0) -> list[Span]:
+    """All passes with their times, in forward passes of a micro-batch on a whole stage; `backward` is that of the
+    backward pass. Gradients of weights take as long as a forward pass."""
+    length = {"F": 1 / chunks, "B": (backward - (schedule == "zero-bubble")) / chunks, "W": 1.0}
     todo = [order(schedule, stage, stages, micros, chunks) for stage in range(stages)]
     free, at = [0.0] * stages, [0] * stages
     done: dict[tuple[int, Pass], float] = {}
@@ -106,19 +98,3 @@ def idle_share(spans: list[Span]) -> float:
     """Share of all stages' time, from the first pass to the last, in which they wait."""
     stages, end = 1 + max(span.stage for span in spans), max(span.end for span in spans)
     return 1 - sum(span.end - span.start for span in spans) / (stages * end)
-
-
-def most_waiting(spans: list[Span], stage: int, chunks: int = 1) -> float:
-    """Micro-batches whose activations a stage holds at its fullest: from their forward pass to the last pass that needs
-    them."""
-    last = "W" if any(span.work.kind == "W" for span in spans) else "B"
-    own = [span for span in spans if span.stage == stage]
-    changes = sorted(
-        [(span.start, 1) for span in own if span.work.kind == "F"]
-        + [(span.end, -1) for span in own if span.work.kind == last]
-    )
-    held = most = 0
-    for _, change in changes:
-        held += change
-        most = max(most, held)
-    return most / chunks

@@ -8,8 +8,6 @@ rows' hidden states and
 one square matrix [I, I] for each kind of input of one block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -7,8 +7,6 @@ one scale a row and leave -8 out).
 Shapes: O rows (outputs), I columns (inputs), G groups of a row.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,8 +1,6 @@
 """What stands beside a tokenizer's file in its folder: settings, tokens that were added, ids that end an answer. Small
 JSON files; nothing in them is run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

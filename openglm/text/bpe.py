@@ -4,8 +4,6 @@ Special tokens are taken out of the library's matching and out of the vocabulary
 Training a tokenizer is own.py.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,17 +114,19 @@ def bpe_of_ranks(
         token.decode("latin-1").translate(character_of): number
         for token, number in sorted(ranks.items(), key=lambda item: item[1])
     }
-    bpe = tokenizers.Tokenizer(
-        models.BPE(vocab=with_added(vocabulary, added), merges=joins(vocabulary), ignore_merges=True)
-    )
+    model = models.BPE(vocab=with_added(vocabulary, added), merges=joins(vocabulary), ignore_merges=True)
+    return byte_level(model, _GLM4_PIECES), vocabulary
+
+
+def byte_level(model: models.BPE, pieces: str) -> tokenizers.Tokenizer:
+    """A tokenizer on the bytes of texts that are first cut by a regular expression."""
+    bpe = tokenizers.Tokenizer(model)
+    cut = pre_tokenizers.Split(Regex(pieces), "isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_GLM4_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     bpe.decoder = decoders.ByteLevel()
-    return bpe, vocabulary
+    return bpe
 
 
 def joins(vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:

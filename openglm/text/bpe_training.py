@@ -1,14 +1,12 @@
 """How a tokenizer of OpenGLM's own is trained: byte-level BPE (see native.py) on pieces of text."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 
-import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 
 from openglm.config import require
+from openglm.text.bpe import byte_level
 from openglm.text.checks import require_text
 from openglm.text.native import SPECIAL_TOKENS, native_tokenizer
 from openglm.text.tokenizer import Tokenizer
@@ -45,14 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     Raises ValueError where `vocab_size` is too small for the bytes.
     """
     require_vocab_size(vocab_size)
-    bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
+    bpe = byte_level(models.BPE(), _PIECES)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),

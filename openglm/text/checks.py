@@ -1,7 +1,5 @@
 """What every text that is encoded must be."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from openglm.config import require

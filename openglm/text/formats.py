@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openglm.config import require
+from openglm.config.checks import NotNegative, Whole, check_fields
 from openglm.text.replies import (
     Message,
     Part,
@@ -24,11 +25,10 @@ from openglm.text.replies import (
     arguments_of,
     dated,
     json_text,
-    parse_chatglm,
     parse_chatglm3,
-    parse_chatglm6b,
     parse_glm4,
     parse_own,
+    parse_plain,
     parse_z1,
     widened,
     write_json_call,
@@ -50,17 +50,16 @@ ROLE_TOKENS = {
 class Sampling:
     """What a model's makers sample its answers with."""
 
-    temperature: float
+    temperature: NotNegative
     top_p: float
     max_length: int
     """prompt and answer together, in tokens"""
-    top_k: int = 0
+    top_k: Whole = 0
     """draw from so many likeliest tokens; 0: from all"""
 
     def __post_init__(self) -> None:
-        require(self.temperature >= 0, "temperature", self.temperature, "must not be negative")
+        check_fields(self)
         require(0 < self.top_p <= 1, "top_p", self.top_p, "must lie in (0, 1]")
-        require(self.top_k >= 0, "top_k", self.top_k, "must not be negative")
 
     def changed(self, given: Mapping[str, Any]) -> Sampling:
         """With what a generation_config.json says; without `do_sample` the likeliest token is taken, as there."""
@@ -124,9 +123,7 @@ class RoleTurns:
     """answers have thoughts, and are kept without them"""
     last: str = "<|user|>"
     """closes a last answer, as who speaks next would"""
-    tools: bool = True
-    parallel: bool = False
-    """an answer may hold several calls"""
+    tools, parallel = True, False  # has it tools, and may an answer call several
 
     def alone(self, messages: Sequence[Message]) -> bool:
         """Earlier answers are shown otherwise than they were asked for, so the last one alone can be learnt from."""
@@ -150,12 +147,8 @@ class RoleTurns:
             yield ROLE_TOKENS["tool"] if called else self.last, True, trained
         if generation_prompt:
             yield ROLE_TOKENS["assistant"], True, False
-            require(
-                not (self.thinks and thinking.enable_thinking is False),
-                "enable_thinking",
-                False,
-                "this model always thinks; leave it out",
-            )
+            off = self.thinks and thinking.enable_thinking is False
+            require(not off, "enable_thinking", False, "this model always thinks; leave it out")
             yield f"{self.opening}\n</think>\n" if self.thinks and thinking.closed else self.opening, False, False
 
     def opens(self, thinking: Thinking) -> bool:
@@ -168,14 +161,8 @@ class RoleTurns:
         """Role, header line, content, whether trained, whether the prompt has opened it, and calls inside of it, of
         each turn; an answer that calls a tool may be two."""
         if tools:
-            yield (
-                "system",
-                "",
-                self.list_tools(tools, messages[0]["content"] if messages[0]["role"] == "system" else ""),
-                False,
-                False,
-                (),
-            )
+            system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+            yield "system", "", self.list_tools(tools, system), False, False, ()
         for number, message in enumerate(messages):
             role, content = message["role"], message.get("content") or ""
             if tools and role == "system" and ((number == 0 and self.merged) or (not content and not self.inline)):
@@ -233,9 +220,7 @@ class Rounds:
     bare: bool
     """a first question stands alone"""
     end: str
-    tools: bool = False
-    parallel: bool = False
-    thinks: bool = False
+    tools = parallel = thinks = False
 
     def alone(self, messages: Sequence[Message]) -> bool:
         """Always: earlier answers have no end token."""
@@ -291,7 +276,7 @@ class Format:
     turns: RoleTurns | Rounds | ThinkingTurns | None = None
     parse: Callable[[Sequence[str], bool], dict[str, Any]] = parse_own
     tidy: Callable[[str], str] | None = None
-    """what `parse` does to a text's characters"""
+    """what is done to the characters of a content"""
 
 
 def _list_tools(tools: Sequence[Tool], system: str) -> str:
@@ -360,18 +345,18 @@ _FORMATS = (
     ),
     Format("glm-10b", _GLM_FRAME, ("<|endofpiece|>", "<|endoftext|>"), _BASE_SAMPLING),
     Format("glm-130b", _ICE_FRAME, ("<eop>", "</s>"), _BASE_SAMPLING),
-    Format("chatglm-6b-first", _ICE_FRAME, ("<eop>",), _CHATGLM6B_SAMPLING, _CHATGLM6B_TURNS, parse_chatglm6b, widened),
+    Format("chatglm-6b-first", _ICE_FRAME, ("<eop>",), _CHATGLM6B_SAMPLING, _CHATGLM6B_TURNS, parse_plain, widened),
     Format(
         "chatglm-6b",
         Frame(mask="always", tail=("<sop>",)),
         ("<eop>",),
         _CHATGLM6B_SAMPLING,
         _CHATGLM6B_TURNS,
-        parse_chatglm6b,
+        parse_plain,
         widened,
     ),
     Format(
-        "chatglm2-6b", Frame(("[gMASK]", "sop")), ("</s>",), _CHATGLM2_SAMPLING, _CHATGLM2_TURNS, parse_chatglm, dated
+        "chatglm2-6b", Frame(("[gMASK]", "sop")), ("</s>",), _CHATGLM2_SAMPLING, _CHATGLM2_TURNS, parse_plain, dated
     ),
     Format(
         "chatglm3-6b",

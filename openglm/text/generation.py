@@ -83,9 +83,11 @@ def _has_glm4_vocabulary(folder: Path | None, values: Mapping[str, Any], ends: s
 
 def require_generation(name: str | None, where: str) -> str:
     """Raises ValueError where nothing told the generation."""
-    remedy = "ChatGLM2 or ChatGLM3? neither files nor names tell; say it with --format chatglm2 or --format chatglm3"
-    require(name is not None, f"{where}: format", "unclear", remedy)
-    assert name is not None
+    if name is None:
+        raise ValueError(
+            f"{where}: format: ChatGLM2 or ChatGLM3? neither files nor names tell; say it with --format chatglm2 or "
+            "--format chatglm3"
+        )
     return name
 
 

@@ -1,11 +1,9 @@
 """`load_tokenizer`: opens our tokenizers and those of the published checkpoints."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
-from openglm.config import require
+from openglm.config import shown
 from openglm.files import ASSETS
 from openglm.text.published import FILES, find, open_tokenizer
 from openglm.text.tokenizer import Tokenizer
@@ -26,6 +24,6 @@ def load_tokenizer(path_or_name: str | os.PathLike[str], format: str | None = No
     reason = f"no such file, and no folder with one of {', '.join(FILES)}; make one with `glm tokenizer`"
     if (path / "config.json").is_file():
         reason = f"a model without a tokenizer; copy the tokenizer files of its base model there ({', '.join(FILES)})"
-    require(found is not None, "tokenizer", str(path_or_name), reason)
-    assert found is not None
+    if found is None:
+        raise ValueError(f"tokenizer = {shown(str(path_or_name))}: {reason}")
     return open_tokenizer(found, format)

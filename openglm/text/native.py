@@ -4,8 +4,6 @@ Every byte has a token, so nothing is unknown and `decode(encode(text)) == text`
 as usual, so that other programs read it.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,8 +1,6 @@
 """Which tokens can come first in an answer that must begin with given bytes: those taken back from the end of a
 prompt (token healing)."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 

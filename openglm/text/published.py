@@ -5,8 +5,6 @@ A saved tokenizer remembers its generation in `tokenizer_config.json` under "ope
 folder that does not tell.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable
@@ -14,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from openglm.config import require
-from openglm.files import refuse_pointer, write_file
-from openglm.text.beside import CONFIG, GENERATION, SETTINGS, declared_ends, declared_tokens, merged, read_beside
+from openglm.files import refuse_pointer, write_json
+from openglm.text.beside import CONFIG, GENERATION, SETTINGS, Added, declared_ends, declared_tokens, merged, read_beside
 from openglm.text.formats import FORMATS, Format
 from openglm.text.generation import (
     TIKTOKEN_LINE,
@@ -65,9 +63,8 @@ def _ice(path: Path, content: bytes, format: str | None) -> Tokenizer:
     where, remedy = f"{path.with_name(SETTINGS)}: num_image_tokens", f"must be 0 or {IMAGE_TOKENS}"
     require(offset in (0, IMAGE_TOKENS), where, offset, remedy)
     name = "chatglm-6b" if not offset else "chatglm-6b-first" if config else "glm-130b"
-    form, files = _format(path, name, format, num_image_tokens=offset)
-    declared = declared_tokens(path.parent)
-    tokenizer = IceTokenizer({path.name: content} | files, model, {}, form, str(path), offset, declared=declared)
+    form, files, declared = _format(path, content, name, format, num_image_tokens=offset)
+    tokenizer = IceTokenizer(files, model, {}, form, str(path), offset, declared=declared)
     missing = [name for name in ICE_SPECIAL if name not in tokenizer.special]
     require(not missing, "tokenizer", str(path), f"lacks {' '.join(missing)}; use another copy of this file")
     return tokenizer
@@ -82,8 +79,7 @@ def _chinese(path: Path, content: bytes, format: str | None) -> Tokenizer:
     special = {name: place for place, name in enumerate(first) if name}
     native = read_beside(path.parent, SETTINGS).get("native", not path.with_name(CONFIG).is_file())
     special |= {"[gMASK]": 7} if native else {"[gMASK]": 9, "[dBLOCK]": 10}
-    form, files = _format(path, "glm-10b", format, native=native)
-    files, declared = {path.name: content} | files, declared_tokens(path.parent)
+    form, files, declared = _format(path, content, "glm-10b", format, native=native)
     return SentencePieceTokenizer(files, content, special, form, str(path), strips=True, declared=declared)
 
 
@@ -94,8 +90,7 @@ def _gpt2(path: Path, content: bytes, format: str | None) -> Tokenizer:
     merges = path.with_name("merges.txt")
     require(merges.is_file(), "tokenizer", str(merges), f"no such file; it belongs to {path.name}")
     lines, vocabulary = merges.read_bytes(), read_beside(path.parent, path.name)
-    form, settings = _format(path, "glm-10b", format)
-    declared = declared_tokens(path.parent)
+    form, files, declared = _format(path, content, "glm-10b", format)
 
     def build() -> Tokenizer:
         known = {name: number for name, number in vocabulary.items() if name in GLM_SPECIAL}
@@ -103,8 +98,8 @@ def _gpt2(path: Path, content: bytes, format: str | None) -> Tokenizer:
         for name in GLM_SPECIAL:
             special.setdefault(name, 1 + max([*vocabulary.values(), *special.values()]))
         bpe, tokens = bpe_of_gpt2(vocabulary, lines.decode().splitlines(), special, added)
-        files = {path.name: content, merges.name: lines} | settings
-        return BpeTokenizer(files, bpe, tokens, special, form, strips=True, added=added)
+        both = {path.name: content, merges.name: lines} | files
+        return BpeTokenizer(both, bpe, tokens, special, form, strips=True, added=added)
 
     return _build(path, build)
 
@@ -114,18 +109,17 @@ def _tokenizer_model(path: Path, content: bytes, format: str | None) -> Tokenize
     from openglm.text.bpe import GLM4_SPECIAL, BpeTokenizer, bpe_of_ranks, read_ranks
     from openglm.text.sentencepiece import CHATGLM_SPECIAL, SentencePieceTokenizer
 
-    declared = declared_tokens(path.parent)
     if TIKTOKEN_LINE.match(content):
-        form, files = _format(path, glm4_format(path.parent), format)
+        form, files, declared = _format(path, content, glm4_format(path.parent), format)
         ranks = _build(path, lambda: read_ranks(content))
         first = {name: len(ranks) + place for place, name in enumerate(GLM4_SPECIAL)}
         special, added = merged(str(path), first, declared)
         bpe, tokens = _build(path, lambda: bpe_of_ranks(ranks, added))
-        return BpeTokenizer({path.name: content} | files, bpe, tokens, special, form, added=added)
-    form, files = _format(path, _chatglm(path.parent, format), format)
+        return BpeTokenizer(files, bpe, tokens, special, form, added=added)
+    form, files, declared = _format(path, content, _chatglm(path.parent, format), format)
     names = CHATGLM_SPECIAL[:5] if form.name == "chatglm2-6b" else CHATGLM_SPECIAL
     places = {name: place for place, name in enumerate(names)}
-    return SentencePieceTokenizer({path.name: content} | files, content, places, form, str(path), declared=declared)
+    return SentencePieceTokenizer(files, content, places, form, str(path), declared=declared)
 
 
 def _chatglm(folder: Path, format: str | None) -> str:
@@ -151,9 +145,9 @@ def _tokenizer_json(path: Path, content: bytes, format: str | None) -> Tokenizer
         return native_tokenizer(content, str(path))
     declared = _special(declared_tokens(path.parent, entries), (*GLM4_SPECIAL, *MARKS))
     special, added = merged(str(path), {}, declared)
-    form, files = _format(path, glm4_format(path.parent), format)
+    form, files, _ = _format(path, content, glm4_format(path.parent), format)
     bpe, tokens = _build(path, lambda: without_named(layout, special, added))
-    return _build(path, lambda: BpeTokenizer({path.name: content} | files, bpe, tokens, special, form, added=added))
+    return _build(path, lambda: BpeTokenizer(files, bpe, tokens, special, form, added=added))
 
 
 def _special(declared: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -161,19 +155,21 @@ def _special(declared: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]
     return {name: {**token, "special": token["special"] or name in names} for name, token in declared.items()}
 
 
-def _format(path: Path, name: str, format: str | None, **settings: object) -> tuple[Format, dict[str, bytes]]:
-    """The format asked for, else the one that the folder's settings name, else `name`; and the file that remembers it,
-    and added tokens with it."""
-    name = declared_format(path.parent, format, name)
-    decoder = {str(token["id"]): token for token in declared_tokens(path.parent).values()}
+def _format(
+    path: Path, content: bytes, name: str, format: str | None, **settings: object
+) -> tuple[Format, dict[str, bytes], dict[str, Added]]:
+    """The format asked for, else the one that the folder's settings name, else `name`; the files to save, of which one
+    remembers it; and added tokens."""
+    name, declared = declared_format(path.parent, format, name), declared_tokens(path.parent)
+    decoder = {str(token["id"]): token for token in declared.values()}
     more = {"added_tokens_decoder": decoder} if decoder else {}
-    return FORMATS[name], {SETTINGS: json.dumps({"openglm_format": name, **settings, **more}).encode()}
+    remembered = json.dumps({"openglm_format": name, **settings, **more}).encode()
+    return FORMATS[name], {path.name: content, SETTINGS: remembered}, declared
 
 
-def write_sampling(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:
+def write_sampling(folder: Path, tokenizer: Tokenizer) -> None:
     """Say beside a model how its answers are drawn, in the file that other programs read too."""
-    text = json.dumps(tokenizer.format.sampling.described() | more, indent=1) + "\n"
-    write_file(folder / GENERATION, text)
+    write_json(folder / GENERATION, tokenizer.format.sampling.described())
 
 
 def _build(path: Path, build: Callable[[], Any]) -> Any:

@@ -4,8 +4,6 @@ What is read does not depend on where the text is cut, and nothing is lost: a ca
 unknown tool stays visible as text. A call inside thoughts counts only where the thoughts never end.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -224,15 +222,7 @@ def _kinds(value: Any) -> set[str]:
         return {"boolean"}
     if isinstance(value, int | float):
         return {"number", "integer"} if isinstance(value, int) or value.is_integer() else {"number"}
-    return {
-        "null"
-        if value is None
-        else "string"
-        if isinstance(value, str)
-        else "array"
-        if isinstance(value, list)
-        else "object"
-    }
+    return {{type(None): "null", str: "string", list: "array"}.get(type(value), "object")}
 
 
 def _typed(text: str, types: set[str] | None) -> Any:

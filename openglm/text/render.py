@@ -7,8 +7,6 @@ earlier one: a KV cache holds over turns. Not so in GLM-Z1, which forgets its th
 and ChatGLM2, which are one text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Protocol
@@ -60,13 +58,8 @@ def render(
     Trained are the assistants' contents and the tokens that close them alone. Raises ValueError naming the field.
     """
     turns = tokenizer.format.turns
-    require(
-        turns is not None,
-        "messages",
-        "...",
-        "this is a base model, which is not asked in conversations; use Tokenizer.prompt",
-    )
-    assert turns is not None
+    if turns is None:
+        raise ValueError("messages: this is a base model, which is not asked in conversations; use Tokenizer.prompt")
     _check_messages(messages, lenient)
     tools = list(tools or messages[0].get("tools") or [])
     _check_tools(messages, tools, turns.tools)
@@ -131,7 +124,8 @@ def parse_reply(
     called = closing is not None and closing == tokenizer.special.get("<|observation|>")
     if thinking.closed and turns is not None and turns.opens(AS_USUAL):
         texts[0] = f"</think>{texts[0]}"  # the prompt has ended the thoughts
-    return tokenizer.format.parse(texts, called)
+    reply, tidy = tokenizer.format.parse(texts, called), tokenizer.format.tidy
+    return {**reply, "content": tidy(reply["content"])} if tidy else reply
 
 
 def _laid_out(messages: Sequence[Message], turns: Any, lenient: bool) -> Sequence[Message]:

@@ -5,8 +5,6 @@ Nothing that a model writes is run, and nothing that it writes raises: a call th
 as text. A reader takes the texts between <|assistant|> tokens, and whether <|observation|> closed the last of them.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -93,18 +91,13 @@ class Tidied:
         return said
 
 
-def parse_chatglm(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    """ChatGLM2: text."""
-    return _message(dated("\n".join(segments).strip()))
-
-
-def parse_chatglm6b(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    return _message(widened("\n".join(segments).strip()))
+def parse_plain(segments: Sequence[str], called: bool) -> dict[str, Any]:
+    """ChatGLM-6B and ChatGLM2: text."""
+    return _message("\n".join(segments).strip())
 
 
 def parse_chatglm3(segments: Sequence[str], called: bool) -> dict[str, Any]:
-    reply = _parse_headers(segments, called, read_python_call)
-    return {**reply, "content": dated(reply["content"])}
+    return _parse_headers(segments, called, read_python_call)
 
 
 def parse_glm4(segments: Sequence[str], called: bool) -> dict[str, Any]:

@@ -5,8 +5,6 @@ An answer's message has its calls beside its text, which is whole without them: 
 before the call, "name", "arguments", "result"}]. Formats without these tokens leave them out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

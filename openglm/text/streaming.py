@@ -6,8 +6,6 @@ arguments, and counts only where <|observation|> closes the answer. So a line th
 back, and all behind it; at the end it is either a call or plain text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ fields of `ThinkingTurns`, whose values in formats.py follow the published chat 
 their own, so "<think>" in a user's text stays text. Answers are read back in reading.py.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,10 +74,8 @@ class ThinkingTurns:
     """there is no way to ask for an answer without thoughts"""
     sorts: bool = False
     """results follow the order of their calls"""
-    head: tuple[str, ...] = ("[gMASK]", "<sop>")
-    tools: bool = True
-    parallel: bool = True
-    thinks: bool = True
+    head = ("[gMASK]", "<sop>")
+    tools = parallel = thinks = True
 
     def alone(self, messages: Sequence[Message]) -> bool:
         """Where earlier answers lose their thoughts, or what stands for none, only the last can be learnt from."""

@@ -8,8 +8,6 @@ who needs one in a prompt passes its id, see `Tokenizer.encode_parts`. Chat form
 render.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -161,7 +159,20 @@ class Tokenizer:
         """A function to give the tokens of one text to as they come: its bytes join to the text. A character may span
         several tokens.
         """
-        return _Decoder(self, skip_special)
+        opening = True
+
+        def decode(number: int) -> bytes:
+            nonlocal opening
+            piece = self.decode_bytes([number], skip_special)
+            if number in self._special_ids or number in self.added.values():
+                opening = self.opens_anew or (opening and not piece)
+            elif opening:  # spaces that open a text may vanish
+                dropped = number in self.opening_spaces
+                piece = piece[dropped:]
+                opening = dropped and not piece and self.drops_all_spaces
+            return piece
+
+        return decode
 
     @property
     def tokens(self) -> SpecialTokens:
@@ -225,20 +236,3 @@ def _table(texts: Mapping[int, bytes], named: Sequence[tuple[str, int]]) -> tupl
 def _checked_id(number: int, size: int) -> int:
     require(0 <= number < size, "token id", number, f"must lie in 0..{size - 1}")
     return int(number)
-
-
-class _Decoder:
-    """`decode_bytes` that knows whether a text has begun, for spaces that open one may vanish."""
-
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
-        self._tokenizer, self._skip_special, self._opening = tokenizer, skip_special, True
-
-    def __call__(self, number: int) -> bytes:
-        tokenizer, piece = self._tokenizer, self._tokenizer.decode_bytes([number], self._skip_special)
-        if number in tokenizer._special_ids or number in tokenizer.added.values():
-            self._opening = tokenizer.opens_anew or (self._opening and not piece)
-        elif self._opening:
-            dropped = number in tokenizer.opening_spaces
-            piece = piece[dropped:]
-            self._opening = dropped and not piece and tokenizer.drops_all_spaces
-        return piece

@@ -1,7 +1,5 @@
 """Training of an adapter alone: the network it is added to stays as it is, and is not written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

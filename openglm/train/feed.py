@@ -1,7 +1,5 @@
 """This process's share of a run's batches, in order and prepared ahead."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator
 from contextlib import closing
 

@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, N positions that the objective asks for, H hidden.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol

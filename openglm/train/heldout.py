@@ -1,7 +1,5 @@
 """What is looked at between steps: losses on held-out rows, and samples."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

@@ -1,7 +1,5 @@
 """Ways to end a run early: SIGTERM, SIGINT (Ctrl-C), or a file named `stop` in its folder."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

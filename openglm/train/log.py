@@ -1,8 +1,6 @@
 """The record of a run: `log.jsonl` (compared line for line between runs), TensorBoard curves, and the bar on standard
 error."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -7,10 +7,7 @@ Each data-parallel group of processes has its share of the rows; all agree on ev
 and nothing here is meant to be inherited from.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import json
 import math
 import time
 from contextlib import ExitStack, closing
@@ -23,7 +20,7 @@ from openglm.checkpoints.load import load_model
 from openglm.checkpoints.native import write_model
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import ModelConfig, RunConfig, require
-from openglm.files import locked, write_file
+from openglm.files import locked, write_json
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, parallelize, share
 from openglm.parallel.processes import Processes, local_part, processes
@@ -153,7 +150,7 @@ def _take_folder(
         name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
         for name, value in settings.items()
     }
-    write_file(out / "config.json", json.dumps(plain, indent=1) + "\n")
+    write_json(out / "config.json", plain)
     return str(found) if found else None, record
 
 

@@ -1,7 +1,5 @@
 """The arithmetic of a training step: how many logits at once, how many operations."""
 
-from __future__ import annotations
-
 import torch
 
 from openglm.config import ModelConfig

@@ -1,7 +1,5 @@
 """What a tuning run will need of memory, before anything is loaded, and the least change of options that would fit."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 

@@ -7,8 +7,6 @@ what other processes found.
 Shapes: B rows, T tokens, N positions, H hidden, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -96,10 +94,10 @@ class Objective(Protocol):
 class NextToken:
     """Cross entropy of the targets, weighted by the loss mask: pre-training, and tuning on conversations."""
 
-    fields: tuple[str, ...] = ("targets", "loss_mask")
-    where: str = "loss_mask"
-    by_position: bool = True
-    metrics: tuple[str, ...] = ()
+    fields = ("targets", "loss_mask")
+    where = "loss_mask"
+    by_position = True
+    metrics = ()
 
     def count(self, batch: Batch) -> float:
         return float(batch["loss_mask"].sum(dtype=np.float64))

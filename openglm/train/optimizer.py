@@ -1,8 +1,6 @@
 """Optimizers, learning-rate schedule and clipping. AdamW for everything (GLM-130B, arXiv 2210.02414, section 2.3) or
 Muon for the matrices of the blocks and AdamW for the rest (GLM-4.5, arXiv 2508.06471, section 2.4)."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable

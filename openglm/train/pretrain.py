@@ -1,7 +1,5 @@
 """Pre-training by blank infilling: puts corpus, tokenizer and rows together and hands them to the loop."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tuning on conversations (SFT). The loss falls on the assistant's words alone: the rows say where."""
 
-from __future__ import annotations
-
 import itertools
 
 from openglm.checkpoints.load import network_and_tokenizer, open_checkpoint

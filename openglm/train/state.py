@@ -5,8 +5,6 @@ averaged weights (checkpoints/sharded.py);
 OUT/latest; OUT/lock. A checkpoint is read by any number of processes in any layout.
 """
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import json

@@ -171,8 +171,8 @@ def test_an_interrupted_build_goes_on(built, monkeypatch):
 
     monkeypatch.setattr(module, "run_locally", break_off)
     reads = []
-    read = module.steps.ReadUnit._texts
-    monkeypatch.setattr(module.steps.ReadUnit, "_texts", lambda self, unit: reads.append(unit) or read(self, unit))
+    read = module.steps.unit_texts
+    monkeypatch.setattr(module.steps, "unit_texts", lambda *given: reads.append(given) or read(*given))
     with pytest.raises(KeyboardInterrupt):
         build(folder, root / "resumed", evaluation=root / "items", **SMALL)
     first = len(reads)

@@ -14,13 +14,13 @@ from openglm.data.infilling import (
     build_sample,
     draw_mode,
     infill,
-    place_spans,
     sample_lengths,
     sample_long_span,
     sample_sentences,
     sample_spans,
     sentences,
 )
+from openglm.data.samples import place_spans
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "infilling"
 CASES = json.loads((GOLDEN / "cases.json").read_text())
@@ -56,11 +56,10 @@ def test_every_array_of_every_golden_case(case, sample):
         spans,
         order,
         mask,
-        GLM10B,
+        replace(GLM10B, mask=IDS["dBLOCK"]),
         suffix=sample.get("form") == "suffix",
         pin=True,
         dblock_at=sample["dblock_at"],
-        dblock_id=IDS["dBLOCK"],
         loss_mask=np.array(sample["input_loss_mask"]),
     )
     want = expected(sample, sample["length"])

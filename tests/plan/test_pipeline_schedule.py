@@ -11,7 +11,7 @@ from openglm.plan.cost import bubble
 from openglm.plan.devices import device
 from openglm.plan.layout import Job, Layout
 from openglm.plan.memory import in_flight
-from openglm.plan.schedule import idle_share, most_waiting, needs, simulate
+from openglm.plan.schedule import Span, idle_share, needs, simulate
 from openglm.presets import model_preset
 
 PIPELINES = st.tuples(
@@ -26,6 +26,22 @@ def shape(drawn):
     """Schedule, stages, micro-batches (at least as many as stages) and chunks."""
     schedule, stages, rounds, chunks = drawn
     return schedule, stages, stages * rounds, chunks if schedule == "interleaved" else 1
+
+
+def most_waiting(spans: list[Span], stage: int, chunks: int = 1) -> float:
+    """Micro-batches whose activations a stage holds at its fullest: from their forward pass to the last pass that needs
+    them."""
+    last = "W" if any(span.work.kind == "W" for span in spans) else "B"
+    own = [span for span in spans if span.stage == stage]
+    changes = sorted(
+        [(span.start, 1) for span in own if span.work.kind == "F"]
+        + [(span.end, -1) for span in own if span.work.kind == last]
+    )
+    held = most = 0
+    for _, change in changes:
+        held += change
+        most = max(most, held)
+    return most / chunks
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from openglm.text.formats import FORMATS
 from openglm.text.render import parse_reply
-from openglm.text.replies import Tidied, parse_chatglm6b, read_python_call, widened, write_python_call
+from openglm.text.replies import Tidied, read_python_call, widened, write_python_call
 from openglm.text.thinking import Thinking
 
 Q, A = {"role": "user", "content": "问 one"}, {"role": "assistant", "content": "答 two"}
@@ -317,7 +317,7 @@ def test_chatglm6b_tidies_its_replies(family, text, tidied):
         stream = Tidied(widened)
         pieces = [stream.feed(text[start : start + size]) for start in range(0, len(text), size)]
         assert "".join([*pieces, stream.feed("", last=True)]).strip() == tidied
-    assert parse_chatglm6b([text], False)["content"] == tidied
+    assert widened(text).strip() == tidied
     assert (
         parse_reply(family["chatglm2-6b"], ids_of(family["chatglm2-6b"], "\n[[训练时间]],好", "</s>", "x"))["content"]
         == "2023年,好"
