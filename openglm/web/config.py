@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from openglm.config import check_choices, require
+from openglm.config import check_fields, require
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WebConfig:
     """hosts with private addresses that may be fetched from, as HOST:PORT"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "web.")
+        check_fields(self, "web.")
         require(1 <= self.passages <= 20, "web.passages", self.passages, "must be from 1 to 20")
         require(1 <= self.pages <= 16, "web.pages", self.pages, "must be from 1 to 16")
         require(0 < self.seconds <= 600, "web.seconds", self.seconds, "must be more than 0 and at most 600")
