@@ -15,7 +15,7 @@ QUICK := tests/test_layers.py tests/model tests/quant tests/text tests/plan
 .PHONY: chat test quick check clean
 
 chat: $(VENV)/.installed
-	@if [ -n "$$PROMPT" ]; then $(BIN)/glm chat nano --prompt "$$PROMPT"; else $(BIN)/glm chat nano; fi
+	@if [ -n "$$PROMPT" ]; then $(BIN)/glm chat nano --tools --prompt "$$PROMPT"; else $(BIN)/glm chat nano --tools; fi
 
 # Two files at a time, one thread each: threads of two programs would wait for one another.
 test: check
