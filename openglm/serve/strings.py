@@ -40,7 +40,7 @@ NOTES = {
     "failed": "⚠️ 出错了 · that failed:",
 }
 
-STARTERS = ("给我讲一个小故事", "写一首关于月亮的诗", "Tell me a short story.", "What is the capital of France?")
+STARTERS = ("给我讲一个小故事", "写一首关于月亮的诗", "Tell me a short story.", "What can you do?")
 """first questions, one click away; a network of a few million parameters answers them well"""
 
 SAMPLE = "She opened the ___ and looked out of the ___."
