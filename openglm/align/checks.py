@@ -3,17 +3,14 @@
 Nothing that a model wrote is run or evaluated here.
 """
 
-import re
 from collections.abc import Callable
-from fractions import Fraction
 
 from openglm.align.verse import judge
 from openglm.config import require
 from openglm.data.prompts import Prompt
+from openglm.evaluation.scorers import last_number
 
 Check = Callable[[Prompt, str], float]
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-_LONGEST = 64  # digits; a longer number is no answer
 
 
 def known_answer(prompt: Prompt) -> str:
@@ -22,17 +19,6 @@ def known_answer(prompt: Prompt) -> str:
     kind = isinstance(answer, str | int | float) and not isinstance(answer, bool)
     require(kind, "answer", answer, "this check needs the right answer beside the prompt, a text or a number")
     return str(answer)
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text, exact: 1,234.5 or 3/4; None where there is none."""
-    found = _NUMBER.findall(text)
-    if not found or len(found[-1]) > _LONGEST:
-        return None
-    try:
-        return Fraction(found[-1].replace(",", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
 
 
 def arithmetic(prompt: Prompt, answer: str) -> float:

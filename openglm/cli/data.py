@@ -1,5 +1,6 @@
 """`glm data build` makes a corpus from packages or a folder of text. `glm data feedback` writes users' preferences as
-pairs. `glm data self-instruct` lets a model write instructions and answers.
+pairs. `glm data self-instruct` lets a model write instructions and answers. `glm data eval-items` fetches questions
+for `glm eval`.
 """
 
 from __future__ import annotations
@@ -86,8 +87,13 @@ def run(argv: list[str]) -> int:
     if argv[:1] == ["self-instruct"]:
         name = "glm data self-instruct"
         return write_instructions(parse(SelfInstructOptions, argv[1:], name, SelfInstructOptions.__doc__ or ""))
+    if argv == ["eval-items"]:
+        from openglm.evaluation.packages import fetch_items
+
+        print(fetch_items())
+        return 0
     if argv[:1] not in (["build"], ["-h"], ["--help"]):
-        tasks = "build SOURCE --out FOLDER, feedback --to FILE, self-instruct --seeds FILE --to FILE"
+        tasks = "build SOURCE --out FOLDER, feedback --to FILE, self-instruct --seeds FILE --to FILE, eval-items"
         raise ValueError(f"{' '.join(argv[:1]) or 'nothing'!r} is not a task; use glm data with: {tasks}")
     options = parse(
         BuildOptions, argv[1:] if argv[0] == "build" else argv, "glm data build", BuildOptions.__doc__ or ""

@@ -18,6 +18,7 @@ VERBS = {
     "quantize": "convert a checkpoint to int8 or int4 weights",
     "convert": "convert a checkpoint to our format, for transformers and vLLM, or for llama.cpp",
     "bench": "measure how fast a model or a shape runs on this machine",
+    "eval": "measure a model on benchmarks, or compare two results",
     "data": "build a training corpus, or export users' feedback",
     "tokenizer": "train a tokenizer on text",
     "pretrain": "train a model from scratch by blank infilling",

@@ -8,13 +8,13 @@ import pytest
 from helpers.tiny_runs import options
 
 import openglm
-from openglm.align import endpoint as module
 from openglm.align.checks import CHECKS
 from openglm.align.endpoint import Endpoint, Reply, token_ids
 from openglm.align.online import grpo
 from openglm.cli.main import main
 from openglm.config import GRPOConfig, OptimizerConfig, PromptsConfig, RolloutConfig
 from openglm.data.prompts import Prompt
+from openglm.net import endpoint as module
 
 ASKED = [{"role": "user", "content": "How are you today?"}]
 
