@@ -197,7 +197,7 @@ def test_a_wrong_option_is_one_line(talker, tmp_path, capsys, arguments, words):
 def test_answers_drawn_with_fewer_bits_teach_the_same_rule(talker, tmp_path, polite, bits):
     """The gap to the trainer's probabilities is logged; it is larger than without, and weighed in the loss."""
     out = tmp_path / bits
-    config = config_of(out, talker, tmp_path, steps=24, save_every=4, rollout={"quantize": bits})
+    config = config_of(out, talker, tmp_path, steps=32, save_every=4, rollout={"quantize": bits})
     result, _ = recorded(config)
     assert result.heldout["reward"] > 0.9
     assert 1e-4 < lines(out, "round")[0]["largest_sampler_gap"] < 2

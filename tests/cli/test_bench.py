@@ -88,7 +88,7 @@ def test_random_models_of_every_kind_give_finite_logits(preset, quantize):
     "argv,word",
     [
         ([], "model or a shape"), (["nano", "--shape", "nano"], "model or a shape"), (["--shape", "nana"], "glm-4-9b"), (["nano", "--layers", "2"], "--shape"),
-        (["nano", "--requests", "0"], "--requests"), (["nano", "--new-tokens", "1"], "--new-tokens"), (["nano", "--prompt-tokens", "600"], "context of 512"),
+        (["nano", "--requests", "0"], "--requests"), (["nano", "--new-tokens", "1"], "--new-tokens"), (["nano", "--prompt-tokens", "1200"], "context of 1024"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_one_line(capsys, argv, word):

@@ -346,7 +346,7 @@ def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypat
     whole, seen = assistant.chat_prompt, []
 
     def short(messages, tools, **more):  # the tools do not fit this model
-        seen.append((messages, tools))
+        seen.append((list(messages), tools))
         return whole([{"role": "user", "content": "hi"}], **more)
 
     monkeypatch.setattr(assistant, "chat_prompt", short)
