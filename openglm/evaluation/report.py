@@ -109,6 +109,8 @@ def compare(first: Result, second: Result) -> str:
     lines = [f"| task | {first['model']} | {second['model']} | difference | 95 % | p |", "|---|---|---|---|---|---|"]
     for name in shared:
         one, other = first["tasks"][name], second["tasks"][name]
+        known = "scores" in one and "scores" in other
+        require(known, "compare", name, "lm-eval's tasks keep no score of each question; compare others")
         same = one["questions"] == other["questions"]
         require(same, "compare", name, "asked other questions in each; run both on the same data with the same --limit")
         require(not one["missing"] + other["missing"], "compare", name, "answers are missing; run it again")

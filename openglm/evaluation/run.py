@@ -164,6 +164,7 @@ def summary(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any]
     found |= {
         "shots": dict(Counter(row.shots for row in rows)),
         "prompt": rows[0].prompt,
+        "questions": hashlib.sha256(repr([row.item for row in rows]).encode()).hexdigest(),
         "scores": [row.score for row in rows],
     }
     groups = defaultdict(list)

@@ -48,6 +48,16 @@ def test_answers_that_are_kept_are_not_asked_for_again(data, tmp_path, capsys):
     assert json.loads(first)["tasks"] == json.loads(second)["tasks"]
 
 
+def test_results_are_compared_on_the_same_questions_alone(data, tmp_path, capsys):
+    for name, limit in (("all", 0), ("again", 0), ("some", 3)):
+        run(capsys, "nano", "--tasks", "mmlu", "--data", data, "--limit", limit, "--out", tmp_path / name)
+    files = [tmp_path / name / "results.json" for name in ("all", "again", "some")]
+    code, out, err = run(capsys, "--compare", *files[:2])
+    assert code == 0 and "| 0.0 |" in out, err
+    code, _, err = run(capsys, "--compare", *files[1:])
+    assert code == 1 and "other questions" in err
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
