@@ -51,8 +51,13 @@ def _harness(model: Any, names: Sequence[str], settings: Mapping[str, Any]) -> d
         names,
         f"known: {', '.join(TASKS)}; lm-eval's need a model of this machine",
     )
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+    except ModuleNotFoundError as error:
+        known = ", ".join(TASKS)
+        way_out = f"known: {known}; for lm-eval's: pip install 'openglm[harness]'"
+        raise ValueError(f"tasks = {', '.join(names)}: {way_out}") from error
 
     from openglm.evaluation.harness import HarnessModel, figures
 
