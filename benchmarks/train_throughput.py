@@ -3,7 +3,8 @@
     python benchmarks/train_throughput.py [--preset nano] [--rows 32] [--seq-len 512] [--micro-rows 4] [--rounds 5] [--threads 2] [--json]
 
 They take turns round by round, and medians are compared. Both trainers see the same causal rows with a loss at every position (the
-peer knows no other), AdamW, clipping, fp32; `packed` is our step on rows of three texts under a mask, as training has them.
+peer knows no other), AdamW, clipping, fp32; `packed` is our step on rows of three texts under a mask, as training has them,
+and `fused` the same with PyTorch's fused attention where we take plain products (bfloat16 on a processor).
 `--bfloat16` measures our steps under autocast, against the fp32 product rate. On a busy machine `--threads 1 --processor-time` counts
 the time that the processor spent on us.
 """
@@ -15,6 +16,7 @@ import dataclasses
 import json
 import statistics
 import time
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from runs import CausalRows, plain_step
 
 from openglm.config import ModelConfig
 from openglm.data.mixture import batches
+from openglm.model import attention
 from openglm.presets import model_preset
 from openglm.runtime import keep_freed_memory
 from openglm.train.loss import step_flops
@@ -59,6 +62,16 @@ def peer_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int):
     return step
 
 
+def fused_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtype: torch.dtype):
+    step = plain_step(config, micro, dtype)
+
+    def run() -> None:
+        with mock.patch.object(attention, "PRODUCTS_UP_TO", 0):
+            step(batch)
+
+    return run
+
+
 def products(size: int = 1024, times: int = 20):
     a, b = torch.randn(size, size), torch.randn(size, size)
 
@@ -91,6 +104,7 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
         "ours": ours,
         "transformers": peer_step(config, batch, args.micro_rows),
         "packed": packed_step,
+        "fused": fused_step(config, packed, args.micro_rows, dtype),
     }
     clock = time.process_time if args.processor_time else time.perf_counter
     turns = in_turn(
@@ -112,7 +126,7 @@ def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
         "ours_gflops": flops / middle["ours"] / 1e9, "ours_share_of_products": flops / middle["ours"] / rate, "ours_tokens_per_s": tokens / middle["ours"],
         "transformers_tokens_per_s": tokens / middle["transformers"], "ours_to_transformers": middle["transformers"] / middle["ours"],
         "packed_gflops": packed_flops / middle["packed"] / 1e9, "packed_share_of_products": packed_flops / middle["packed"] / rate,
-        "packed_tokens_per_s": tokens / middle["packed"],
+        "packed_tokens_per_s": tokens / middle["packed"], "packed_to_fused_attention": middle["fused"] / middle["packed"],
     }  # fmt: skip
 
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from openglm.config import ModelConfig
 from openglm.model.positions import Rotary
 
+PRODUCTS_UP_TO = 512
+"""tokens seen, up to which a processor is trained by plain products: it keeps a number for each pair of tokens"""
+
 
 class Cache(Protocol):
     """Keys and values of the tokens seen so far: plain tensors (cache.py), or the engine's blocks."""
@@ -76,11 +79,33 @@ class Attention(nn.Module):
 def attend(q_BNTD: Tensor, k_BMSD: Tensor, v_BMSD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """softmax(scale q k) v, [B, N, T, D]; each of the M key/value heads serves N / M query heads. mask None: each token
     sees its past."""
+    if trains_by_products(q_BNTD, k_BMSD.shape[2]):
+        return attend_by_products(q_BNTD, k_BMSD, v_BMSD, mask, scale)
     if (groups := q_BNTD.shape[1] // k_BMSD.shape[1]) > 1:
         k_BMSD, v_BMSD = k_BMSD.repeat_interleave(groups, dim=1), v_BMSD.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(
         q_BNTD, k_BMSD, v_BMSD, attn_mask=mask, is_causal=mask is None and q_BNTD.shape[2] > 1, scale=scale
     )
+
+
+def trains_by_products(q: Tensor, seen: int) -> bool:
+    """Whether plain products are faster than the fused kernel, whose backward pass uses a processor's bfloat16 badly
+    (docs/performance.md)."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+    return q.requires_grad and q.device.type == "cpu" and dtype == torch.bfloat16 and seen <= PRODUCTS_UP_TO
+
+
+def attend_by_products(q_BNTD: Tensor, k_BMSD: Tensor, v_BMSD: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """`attend`, with every score in memory. The softmax is in fp32."""
+    batch, heads, tokens, _ = q_BNTD.shape
+    kv_heads, seen = k_BMSD.shape[1:3]
+    if mask is None:
+        mask = torch.ones(tokens, seen, dtype=torch.bool, device=q_BNTD.device).tril(seen - tokens)
+    groups = (batch, kv_heads, heads // kv_heads * tokens)  # the query heads of a key/value head are one matrix
+    scores = (q_BNTD * scale).reshape(*groups, -1) @ k_BMSD.mT
+    scores = scores.float().view(batch, heads, tokens, seen).masked_fill(~mask, float("-inf"))
+    weights = torch.softmax(scores, dim=-1).to(v_BMSD.dtype).view(*groups, seen)
+    return (weights @ v_BMSD).view(batch, heads, tokens, -1)
 
 
 def reference_attention(q_BNTD: Tensor, k_BNSD: Tensor, v_BNSD: Tensor, mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from openglm.checkpoints.load import GROUP, Checkpoint, choose_type
 from openglm.config import ModelConfig, SFTConfig
 from openglm.model.adapters import Lora, PrefixEncoder
+from openglm.model.attention import PRODUCTS_UP_TO
 from openglm.runtime import choose_device, choose_dtype, free_memory, say
 from openglm.train.adapters import Adapter
 from openglm.train.loss import positions_at_once
@@ -28,14 +29,17 @@ def estimate(checkpoint: Checkpoint, config: SFTConfig, processes: int) -> dict[
     spread = processes if config.adapter == "none" else 1
     gated, query, kv = model.gated, model.heads * model.head_dim, model.kv_heads * model.head_dim
     layer = 5 * model.hidden + 3 * query + 3 * kv + (4 if gated else 2) * model.ffn_hidden  # numbers a token leaves
+    dtype = choose_dtype(train.dtype, device)
+    if device.type == "cpu" and dtype == torch.bfloat16 and train.seq_len <= PRODUCTS_UP_TO:
+        layer += 3 * model.heads * train.seq_len  # the softmax, once in fp32 and once in bfloat16
     kept = model.hidden * model.layers + layer if train.activation_checkpointing else layer * model.layers
     tokens = train.batch_rows / processes / train.accumulation * train.seq_len
-    number = choose_dtype(train.dtype, device).itemsize
     return {
         "weights": weights / spread,
         "gradients": 4 * trained / spread,
         "optimizer": (12 if train.ema else 8) * trained / spread,
-        "activations": number * tokens * kept + 12 * positions_at_once(model.vocab_size, device) * model.vocab_size,
+        "activations": dtype.itemsize * tokens * kept
+        + 12 * positions_at_once(model.vocab_size, device) * model.vocab_size,
     }
 
 

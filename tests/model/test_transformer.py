@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from helpers.families import KINDS, TOKENS, network, prompt, small
 
-from openglm.model.attention import reference_attention
+from openglm.model.attention import attend, reference_attention, trains_by_products
 from openglm.model.generate import generate
 from openglm.model.positions import Rotary, describe, training_mask
 from openglm.model.transformer import Transformer
@@ -177,6 +177,37 @@ def test_attention_equals_its_definition(heads, kv_heads, layer_scaling):
     k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
     expected = attention.o_proj(reference_attention(q, k, v, mask).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(x, None, None, mask, None), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_trained_in_bfloat16_is_as_exact_as_the_fused_kernel(kv_heads, masked):
+    """Plain products take its place on a processor: output and gradients are as near to those of fp32."""
+    generator = torch.Generator().manual_seed(3)
+    leaves = [torch.randn(2, heads, 40, 16, generator=generator) for heads in (4, kv_heads, kv_heads)]
+    towards = torch.randn(2, 4, 40, 16, generator=generator)
+    segment = torch.arange(40) // 15
+    mask = (segment[:, None] == segment)[None, None] & torch.ones(40, 40, dtype=torch.bool).tril() if masked else None
+
+    def run(by, dtype):
+        inputs = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+        out = by(*inputs, mask, 0.5)  # scores of 2 and more, where the softmax is sharp
+        return out, *torch.autograd.grad(out, inputs, towards.to(dtype))
+
+    def fused(q, k, v, mask, scale):
+        k, v = (x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+
+    exact = run(fused, torch.float32)
+    ours, theirs = (
+        [
+            float(((x.float() - y).norm() / y.norm()).detach())
+            for x, y in zip(run(by, torch.bfloat16), exact, strict=True)
+        ]
+        for by in (attend, fused)
+    )
+    assert trains_by_products(leaves[0].bfloat16().requires_grad_(), 40)
+    assert all(mine < 1.5 * other for mine, other in zip(ours, theirs, strict=True)), (ours, theirs)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "geglu", "swiglu"])
