@@ -25,6 +25,7 @@ _COUNT = re.compile(
 _PERCENT = re.compile(r"(?:百分之[\d.一二三四五六七八九十点]+|\d[\d.]*[%％])")
 _VAGUE = re.compile(r"^(?:他|她|它|这|那|该|其|此|我|你|您|咱|本|同时|但|而|并|因|由|又|也|还|对|使|从|与|为|以|不|据|如|若|第|否则|然后|或|所|分别|预计|经过|即|选|添加|缺省|如|请|只|可|事|有|总|一|会谈|尽管|虽|不仅|特别)")
 _ABOUT = "说|表示|指出|强调|认为|要求|主持|会见|出席|担任|宣布|希望|率领|发表|介绍|作了|参加|代表|任|撰写|创作|夺得|获得"
+_TOLD = re.compile(f"在.|于.|到.|{_ABOUT}")
 _QUOTES = re.compile(r"[“”\"『』「」\[\]|<>{}]")
 
 
@@ -65,7 +66,8 @@ def _of_piece(piece: str, before: str) -> Iterator[tuple[str, str]]:
     share = _PERCENT.search(piece)
     if share and len(piece) - len(share[0]) >= 4:
         yield "how many", piece[: share.start()] + "百分之多少" + piece[share.end() :]
-    if len(piece) < 40:
+    yield from _of_objects(piece)
+    if len(piece) < 40 and _TOLD.search(piece):
         yield from _of_words(piece)
     reason = re.match("(?:因为|由于)(.{4,})", before)
     if reason:
@@ -110,7 +112,6 @@ def _of_words(piece: str) -> Iterator[tuple[str, str]]:
             left = "".join(texts[:place])
             if len(left) + len("".join(texts[end:])) >= 5 and not DATE.match(left):
                 yield "where", f"{left}{'哪里' if end == place + 1 else '什么地方'}{''.join(texts[end:])}"
-    yield from _of_objects(piece)
 
 
 def _of_objects(piece: str) -> Iterator[tuple[str, str]]:

