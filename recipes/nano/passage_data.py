@@ -125,8 +125,9 @@ class Pool:
 
 
 def is_citable(answer: str, text: str) -> bool:
-    """Whether it is one sentence, without marks of its own, that the passage supports with room to spare."""
-    return len(sentences(answer)) == 1 and "[" not in answer and precision(answer, text) >= (1 + ROUGE) / 2
+    """Whether it is one sentence that the passage supports with room to spare, and that stays as it is when checked."""
+    said = marked(answer, "[1]")
+    return precision(answer, text) >= (1 + ROUGE) / 2 and Found("", [Source("", "", text)]).check(said).text == said
 
 
 @dataclass(frozen=True)
