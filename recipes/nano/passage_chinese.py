@@ -116,7 +116,7 @@ def _of_words(piece: str) -> Iterator[tuple[str, str]]:
 
 def _of_objects(piece: str) -> Iterator[tuple[str, str]]:
     thing = re.fullmatch(r"([^是，]{2,12})是([^是]{4,})", piece)
-    if thing and not thing[1].endswith(("不", "都", "就", "也", "还", "的", "但", "只", "更", "正", "便", "乃", "可")):
+    if thing and not thing[1].endswith(("不", "都", "就", "也", "还", "的", "但", "只", "更", "正", "便", "乃", "可", "应当", "主要", "很", "不仅", "特别", "尤其", "首先", "总")):
         yield "what is", f"{thing[1]}是什么"
         yield "what is", f"什么是{thing[1]}" if len(thing[1]) < 7 else f"{thing[1]}指什么"
     done = re.fullmatch(r"([^了，]{4,16})了([^了]{4,})", piece)
@@ -136,10 +136,11 @@ _LEADS = ("请问，", "请问", "我想知道", "你知道", "根据资料，",
 
 def worded(rng: Random, question: str) -> str:
     """The question as someone might type it."""
+    question = question.removesuffix("？")
     if rng.random() < 0.14:
         question = rng.choice(_LEADS) + question
     if rng.random() < 0.1:
         question = question.replace("什么时候", rng.choice(["何时", "啥时候", "哪天"])).replace("哪里", "哪儿")
     if rng.random() < 0.12:
         question = question.replace("，", "")
-    return question[:-1] + rng.choices(["？", "?", ""], [70, 12, 18])[0]
+    return question + rng.choices(["？", "?", ""], [70, 12, 18])[0]

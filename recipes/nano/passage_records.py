@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from chat_text import reading
+from chat_text import is_chinese, reading
 from passage_english import Ask
 
 from openglm.web.words import sentences
@@ -75,7 +75,7 @@ def word_zh(rng: Random, text: str) -> tuple[str, list[Ask]] | None:
         return None
     word, meaning = found[1], re.split(r" ?2\.", found[2])[0]
     first = sentences(meaning)[0].strip()
-    if not 4 <= len(first) <= 60 or first[-1] != "。" or re.search("[“”\"]|[①-⑩]", first):
+    if not 4 <= len(first) <= 60 or first[-1] != "。" or re.search("[“”\"｜]|[①-⑩]", first):
         return None
     said = f"“{word}”的意思是{first}"
     made = [Ask(_asked(rng, MEANING_ZH, word), said, "meaning")]
@@ -142,6 +142,8 @@ def manual(language: str) -> Callable[[Random, str], tuple[str, list[Ask]] | Non
         end = "。" if language == "zh" else "."
         if not 2 <= len(title) <= 45 or not 12 <= len(first) <= 200 or first[-1:] != end or re.search("[<>{}|]", title):
             return None
+        if (language == "zh") != is_chinese(first):
+            return None
         body = " ".join(f"{title}\n{rest}"[: 600 if language == "en" else 220].split())
         kept = "".join(sentences(body)[:-1]).strip() or body
         if " ".join(first.split()) not in kept:
@@ -172,7 +174,7 @@ def prose(rng: Random, text: str, language: str) -> Iterator[str]:
     """A text cut between sentences, into pieces of several sizes; headings, tables and programs are left out."""
     piece, most = "", rng.choice(_SIZES[language])
     for line in text.split("\n"):
-        if line[-1:] not in ".。！？!?\"”" or line[:1] in " \t-*" or len(line) < 12:
+        if (language == "zh") != is_chinese(line) or line[-1:] not in ".。！？!?\"”" or line[:1] in " \t-*" or len(line) < 12:
             continue
         for sentence in sentences(line + " " * (language == "en")):
             if piece and len(piece) + len(sentence) > most:
