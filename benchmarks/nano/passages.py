@@ -119,7 +119,12 @@ def figures(items: Sequence[Item]) -> dict[str, dict[str, Any]]:
             "exact": share(exact(text, item.answers) for text, item in zip(bare, answered, strict=True)),
             "f1": mean([f1(text, item.answers) for text, item in zip(bare, answered, strict=True)]),
             "holds": share(holds(text, item.answers) for text, item in zip(bare, answered, strict=True)),
-            "citations": share(number in item.right for item in answered for number in cited(item.said[way])),
+            "citations": share(
+                number in item.right
+                for item in answered
+                for number in cited(item.said[way])
+                if way != "no passages"  # whatever it cites, it has not seen
+            ),
             "refused": share(item.said[way].strip() == item.refusal for item in answered),
             "refused rightly": share(item.said[way].strip() == item.refusal for item in untold),
         }
@@ -167,7 +172,8 @@ def fitted(assistant: Assistant, item: Item) -> Found:
     """The passages that `glm ask` would show: as many of the first as fit three quarters of the context."""
 
     def fits(sources: Sequence[Source]) -> bool:
-        return len(assistant.chat_prompt(asked(prompt(item.question, sources)), cut=True)[0]) <= assistant.context * 3 // 4
+        messages = asked(prompt(item.question, sources))
+        return len(assistant.tokenizer.render(messages, generation_prompt=True)[0]) <= assistant.context * 3 // 4
 
     return Found(item.question, item.sources).fitting(fits)
 

@@ -53,7 +53,7 @@ def asks(sentence: str) -> list[Ask]:
     return [
         Ask(question + "？", sentence, kind)
         for kind, question in found
-        if 5 <= len(question) <= 34 and not re.search("[（(][^）)]*$|^[^（(]*[）)]", question)
+        if (5 if kind == "what is" else 8) <= len(question) <= 34 and not re.search("[（(][^）)]*$|^[^（(]*[）)]", question)
     ]
 
 

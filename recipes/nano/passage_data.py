@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,6 +33,7 @@ from passage_english import Ask, Lexicon, read_lexicon
 from passage_records import RECORDS, Passage, prose
 
 from openglm import runtime
+from openglm.config import require
 from openglm.data.clean import contamination_index, drop_contaminated_lines, stable_hash
 from openglm.data.sources import Part, fetch, part_files
 from openglm.files import write_file
@@ -181,14 +183,15 @@ def distractors(pool: Pool, rng: Random, question: str, right: Sequence[int], sa
     return chosen
 
 
-def draw(pool: Pool, rng: Random, source: str) -> tuple[int, Ask]:
-    """A passage of a source, and something that it answers; rarer kinds of questions more often than they are."""
-    while True:
+def draw(pool: Pool, rng: Random, source: str) -> Iterator[tuple[int, Ask]]:
+    """A passage of a source, and something that it answers; rarer kinds of questions more often than they are. Nothing
+    where none of many passages answers anything."""
+    for _ in range(200):
         place = rng.choice(pool.by_source[source])
         found = pool.asks(place)
         weights = [RARE.get(one.kind, 1.0) for one in found]
         if found and rng.random() < max(weights):
-            return place, rng.choices(found, weights)[0]
+            yield place, rng.choices(found, weights)[0]
 
 
 def asked(pool: Pool, rng: Random, nothing: bool | None = None) -> Asked | None:
@@ -197,7 +200,9 @@ def asked(pool: Pool, rng: Random, nothing: bool | None = None) -> Asked | None:
     source = rng.choices(names, [WEIGHTS[name] for name in names])[0]
     kind, room = rng.random(), rng.choices(*zip(*ROOMS, strict=True))[0]
     nothing = kind < NOTHING if nothing is None else nothing
-    drawn = [draw(pool, rng, source) for _ in range(2 if not nothing and kind > 1 - DOUBLE else 1)]
+    drawn = list(islice(draw(pool, rng, source), 2 if not nothing and kind > 1 - DOUBLE else 1))
+    if not drawn:
+        return None
     question = pool.worded(rng, drawn[0][1].question)
     for _, other in drawn[1:]:
         question += " " * (pool.language == "en") + rng.choice(ANDS[pool.language]) + pool.worded(rng, other.question)
@@ -222,10 +227,12 @@ def asked(pool: Pool, rng: Random, nothing: bool | None = None) -> Asked | None:
 
 
 def conversations(pools: Sequence[Pool], count: int, seed: str, nothing: bool | None = None) -> Iterator[Asked]:
-    """So many with questions that differ in more than punctuation, width and case."""
+    """So many with questions that differ in more than punctuation, width and case. Raises ValueError where the texts do not
+    yield them."""
     seen, number = set[str](), 0
     shares = [sum(WEIGHTS.get(name, 0.0) for name in pool.by_source) for pool in pools]
     while len(seen) < count:
+        require(number < 100 * count, "count", count, f"the texts yield {len(seen)} questions; give fewer, or more texts")
         rng = Random(f"{seed}/{number}")
         number += 1
         made = asked(rng.choices(pools, shares)[0], rng, nothing)

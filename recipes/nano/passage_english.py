@@ -1,6 +1,6 @@
 """Questions that an English sentence answers, made from the sentence by patterns.
 
-A word's class is the one that it has most often in the Brown corpus; base forms, persons and places are WordNet's. From
+A word's class is the one that it has most often in the Brown corpus; base forms, persons and synonyms are WordNet's. From
 "In 1889 the Seine Company built the tower" come "When did the Seine Company build the tower?", "What did ... build?" and
 "Who built the tower?". Where the pattern does not fit, there is no question; some that fit are clumsy all the same.
 """
@@ -69,7 +69,6 @@ class Lexicon:
     verbs: set[str] = field(default_factory=set)
     persons: set[str] = field(default_factory=set)
     """what one may be called, and first names"""
-    places: set[str] = field(default_factory=set)
     synonyms: dict[str, list[str]] = field(default_factory=dict)
 
     def tag(self, word: str, first: bool) -> str:
@@ -122,26 +121,29 @@ def read_lexicon(brown: Path, wordnet: Path) -> Lexicon:
     for line in (wordnet / "index.verb").read_text(encoding="utf-8").splitlines():
         found.verbs.add(line.split(" ")[0])
     for name in ("noun", "verb", "adj"):
-        for line in (wordnet / f"data.{name}").read_text(encoding="utf-8").splitlines():
-            _take_sense(found, line)
+        senses = _senses(found, wordnet / f"data.{name}")
+        for line in (wordnet / f"index.{name}").read_text(encoding="utf-8").splitlines():
+            word, _, count, pointers, *rest = (line + " 0 0 0 0").split()
+            if word.isalpha() and count in ("1", "2") and not line.startswith("  "):
+                others = [other for other in senses.get(rest[int(pointers) + 2], ()) if other != word and other.islower()]
+                if others:
+                    found.synonyms.setdefault(word, others)
     return found
 
 
-def _take_sense(found: Lexicon, line: str) -> None:
-    """A line of WordNet: offset, number of the lexicographer's file (15 places, 18 persons), class, count, words."""
-    parts = line.split()
-    if line.startswith("  ") or len(parts) < 5:
-        return
-    words = [parts[4 + 2 * place].replace("_", " ") for place in range(int(parts[3], 16))]
-    for word in words:
+def _senses(found: Lexicon, path: Path) -> dict[str, list[str]]:
+    """The words of each sense, by its offset; persons are noted on the way. A line of WordNet: offset, number of
+    the lexicographer's file (18: persons), class, count of words, words."""
+    senses: dict[str, list[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        parts = line.split()
+        if line.startswith("  ") or len(parts) < 5:
+            continue
+        words = [parts[4 + 2 * place].replace("_", " ") for place in range(int(parts[3], 16))]
+        senses[parts[0]] = words
         if parts[1] == "18":
-            found.persons.add(word.split(" ")[0] if word[0].isupper() and " " in word else word)
-        elif parts[1] == "15":
-            found.places.add(word)
-        elif word.isalpha() and word.islower() and len(words) > 1 and parts[8 - 4] == words[0]:
-            others = [other for other in words if other != word and other.isalpha() and other.islower()]
-            if others:
-                found.synonyms.setdefault(word, others)
+            found.persons.update(word.split(" ")[0] if word[0].isupper() and " " in word else word for word in words)
+    return senses
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,9 @@ def asks(lexicon: Lexicon, sentence: str) -> list[Ask]:
     return [
         Ask(question[0].upper() + question[1:] + "?", sentence, kind)
         for kind, question in found
-        if 4 <= len(question.split()) <= 22
+        if 4 <= len(question.split()) <= 22 and not (
+            kind in ("who", "what") and lexicon.tag(question.split()[-1], False) == "adjective"
+        )
     ]
 
 
@@ -312,6 +316,7 @@ def _of_reason(lexicon: Lexicon, clause: _Clause) -> Iterator[tuple[str, str]]:
 
 # How it may be put.
 
+_FIXED = ("be", "aux", "det", "pronoun", "to", "that", "and")
 _LESS = set("the a an of did does is was were are in on at to for by".split())
 _LEADS = ("according to the text, ", "do you know ", "I would like to know: ", "from these sources: ", "in the references, ")
 
@@ -321,7 +326,7 @@ def worded(lexicon: Lexicon, rng: Random, question: str) -> str:
     words = question.rstrip("?").split()
     style = rng.random()
     if style < 0.3:
-        places = [place for place, word in enumerate(words) if place and word in lexicon.synonyms]
+        places = [place for place, word in enumerate(words) if place and word in lexicon.synonyms and lexicon.tags.get(word) not in _FIXED]
         if places:
             place = rng.choice(places)
             words[place] = rng.choice(lexicon.synonyms[words[place]])

@@ -42,7 +42,7 @@ THINGS = ["tower", "bridge", "market"]
 def lexicon():
     tags = {word: tag for tag, listed in TAGS.items() for word in listed.split()}
     bases = {"built": "build", "sold": "sell"}
-    return Lexicon(tags, bases, {"open", "paint", "build", "sell"}, {"engineer", "painter", "Anna"}, set(PLACES))
+    return Lexicon(tags, bases, {"open", "paint", "build", "sell"}, {"engineer", "painter", "Anna"})
 
 
 @pytest.fixture(scope="module")
