@@ -71,7 +71,11 @@ class Item:
 def normalized(text: str) -> list[str]:
     """SQuAD's words: small letters, no punctuation, no articles; a Han character is a word, as in CMRC."""
     text = re.sub(rf"([{_HAN}])", r" \1 ", text.lower())
-    text = "".join(letter for letter in text if letter not in string.punctuation and letter not in "，。！？；：、“”‘’（）《》「」…")
+    text = "".join(
+        letter
+        for letter in text
+        if letter not in string.punctuation and letter not in "，。！？；：、“”‘’（）《》「」…"
+    )
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
@@ -159,7 +163,9 @@ def squad(folder: Path, limit: int, seed: int = 0) -> list[Item]:
         best = [passages[place] for place, _ in candidates(ranker, words(question))[:TOP]]
         right = [number for number, passage in enumerate(best, 1) if urls[passage] == url]
         if right:
-            items.append(Item(question, [Source("", urls[passage], passage) for passage in best], answers, right, domain))
+            items.append(
+                Item(question, [Source("", urls[passage], passage) for passage in best], answers, right, domain)
+            )
         if len(items) == limit:
             break
     return items
@@ -191,11 +197,15 @@ def generated(assistant: Assistant, prompts: Sequence[str]) -> list[str]:
 def answer(assistant: Assistant, items: Sequence[Item]) -> int:
     """Fill in what is said, all ways; how many of the right passages were shown."""
     shown = [fitted(assistant, item) for item in items]
-    with_passages = generated(assistant, [prompt(item.question, found.sources) for item, found in zip(items, shown, strict=True)])
+    with_passages = generated(
+        assistant, [prompt(item.question, found.sources) for item, found in zip(items, shown, strict=True)]
+    )
     without = generated(assistant, [item.question for item in items])
     for item, found, text, alone in zip(items, shown, with_passages, without, strict=True):
         item.said = {"as it is": text, "corrected": found.check(text).text, "no passages": alone, **by_rank(item)}
-    return sum(any(number <= len(found.sources) for number in item.right) for item, found in zip(items, shown, strict=True))
+    return sum(
+        any(number <= len(found.sources) for number in item.right) for item, found in zip(items, shown, strict=True)
+    )
 
 
 def by_rank(item: Item) -> dict[str, str]:
@@ -231,7 +241,10 @@ def shown(one: dict[str, float]) -> str:
 def report(name: str, found: dict[str, dict[str, Any]]) -> str:
     columns = list(next(iter(found.values())))
     count = next(iter(found.values()))["exact"]["of"]
-    return table((f"{name}, {count} with an answer, %", *columns), [[way, *(shown(one[c]) for c in columns)] for way, one in found.items()])
+    return table(
+        (f"{name}, {count} with an answer, %", *columns),
+        [[way, *(shown(one[c]) for c in columns)] for way, one in found.items()],
+    )
 
 
 def measured(assistant: Assistant, sets: dict[str, Callable[[], list[Item]]]) -> dict[str, Any]:
@@ -242,11 +255,21 @@ def measured(assistant: Assistant, sets: dict[str, Callable[[], list[Item]]]) ->
         told = sum(bool(item.answers) for item in items)
         found[name] = {
             "figures": figures(items),
-            "groups": {group: figures([item for item in items if item.group == group]) for group in sorted({item.group for item in items})},
+            "groups": {
+                group: figures([item for item in items if item.group == group])
+                for group in sorted({item.group for item in items})
+            },
             "right passage shown": right,
-            "rows": [{"question": item.question, "answers": item.answers, "right": item.right, **item.said} for item in items],
+            "rows": [
+                {"question": item.question, "answers": item.answers, "right": item.right, **item.said} for item in items
+            ],
         }
-        print(report(name, found[name]["figures"]), f"right passage among those shown: {right} of {told}", sep="\n\n", flush=True)
+        print(
+            report(name, found[name]["figures"]),
+            f"right passage among those shown: {right} of {told}",
+            sep="\n\n",
+            flush=True,
+        )
     return found
 
 
@@ -254,7 +277,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="squad_shifts of bigbench")
     parser.add_argument("--model", default="nano", help="folder or bundled name")
-    parser.add_argument("--data", type=Path, default=Path("runs/nano/passages"), help="folder that passage_data.py wrote")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/nano/passages"), help="folder that passage_data.py wrote"
+    )
     parser.add_argument("--limit", type=int, default=340, help="questions of either set")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--json", help="write all figures and answers here")

@@ -23,8 +23,12 @@ _COUNT = re.compile(
     r"(?P<m>个|人|名|元|公里|米|吨|家|种|次|年|岁|卷|篇|首|座|件|项|亩|公斤|平方米|户|条|辆|所|部|字节|位|分钟|小时|天)(?!月|人民|代|度)"
 )
 _PERCENT = re.compile(r"(?:百分之[\d.一二三四五六七八九十点]+|\d[\d.]*[%％])")
-_VAGUE = re.compile(r"^(?:他|她|它|这|那|该|其|此|我|你|您|咱|本|同时|但|而|并|因|由|又|也|还|对|使|从|与|为|以|不|据|如|若|第|否则|然后|或|所|分别|预计|经过|即|选|添加|缺省|如|请|只|可|事|有|总|一|会谈|尽管|虽|不仅|特别)")
-_ABOUT = "说|表示|指出|强调|认为|要求|主持|会见|出席|担任|宣布|希望|率领|发表|介绍|作了|参加|代表|任|撰写|创作|夺得|获得"
+_VAGUE = re.compile(
+    r"^(?:他|她|它|这|那|该|其|此|我|你|您|咱|本|同时|但|而|并|因|由|又|也|还|对|使|从|与|为|以|不|据|如|若|第|否则|然后|或|所|分别|预计|经过|即|选|添加|缺省|如|请|只|可|事|有|总|一|会谈|尽管|虽|不仅|特别)"
+)
+_ABOUT = (
+    "说|表示|指出|强调|认为|要求|主持|会见|出席|担任|宣布|希望|率领|发表|介绍|作了|参加|代表|任|撰写|创作|夺得|获得"
+)
 _TOLD = re.compile(f"在.|于.|到.|{_ABOUT}")
 _QUOTES = re.compile(r"[“”\"『』「」\[\]|<>{}]")
 
@@ -53,7 +57,8 @@ def asks(sentence: str) -> list[Ask]:
     return [
         Ask(question + "？", sentence, kind)
         for kind, question in found
-        if (5 if kind == "what is" else 8) <= len(question) <= 34 and not re.search("[（(][^）)]*$|^[^（(]*[）)]", question)
+        if (5 if kind == "what is" else 8) <= len(question) <= 34
+        and not re.search("[（(][^）)]*$|^[^（(]*[）)]", question)
     ]
 
 
@@ -116,14 +121,39 @@ def _of_words(piece: str) -> Iterator[tuple[str, str]]:
 
 def _of_objects(piece: str) -> Iterator[tuple[str, str]]:
     thing = re.fullmatch(r"([^是，]{2,12})是([^是]{4,})", piece)
-    if thing and not thing[1].endswith(("不", "都", "就", "也", "还", "的", "但", "只", "更", "正", "便", "乃", "可", "应当", "主要", "很", "不仅", "特别", "尤其", "首先", "总")):
+    if thing and not thing[1].endswith(
+        (
+            "不",
+            "都",
+            "就",
+            "也",
+            "还",
+            "的",
+            "但",
+            "只",
+            "更",
+            "正",
+            "便",
+            "乃",
+            "可",
+            "应当",
+            "主要",
+            "很",
+            "不仅",
+            "特别",
+            "尤其",
+            "首先",
+            "总",
+        )
+    ):
         yield "what is", f"{thing[1]}是什么"
         yield "what is", f"什么是{thing[1]}" if len(thing[1]) < 7 else f"{thing[1]}指什么"
     done = re.fullmatch(r"([^了，]{4,16})了([^了]{4,})", piece)
     if done:
         yield "what", f"{done[1]}了什么"
     made = re.fullmatch(
-        r"(.{2,14}(?:包括|称为|叫做|属于|来自|位于|取决于|提供|需要|支持|使用|返回|显示|表示|用于|用来|允许|定义|指定|生成|创建|具有|包含|分为))(.{3,})", piece
+        r"(.{2,14}(?:包括|称为|叫做|属于|来自|位于|取决于|提供|需要|支持|使用|返回|显示|表示|用于|用来|允许|定义|指定|生成|创建|具有|包含|分为))(.{3,})",
+        piece,
     )
     if made:
         yield ("where", f"{made[1]}哪里") if made[1].endswith(("位于", "来自")) else ("what", f"{made[1]}什么")

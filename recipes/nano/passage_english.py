@@ -33,7 +33,9 @@ _CLASSES = (  # the first whose pattern a tag of the Brown corpus matches
     ("that", "cs"),
     ("adverb", "rb|r|ql"),
 )
-_SMALL = "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand".split()
+_SMALL = (
+    "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand".split()
+)
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DAY = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
 _YEAR = r"(?:1[0-9]|20)\d\d"
@@ -43,13 +45,21 @@ TIME = re.compile(
     rf"(?:(?:{_MONTH})(?: \d\d?(?:st|nd|rd|th)?)?(?:,? {_YEAR})?|\d\d? (?:{_MONTH})(?:,? {_YEAR})?|{_YEAR}s?(?: (?:to|and|until) {_YEAR})?"
     rf"|\d\d?(?:st|nd|rd|th) century|(?:{_DAY})(?: (?:morning|night|evening|afternoon))?)(?![\w-])|\b(?:yesterday|last (?:year|week|month|night))\b"
 )
-_PLACE = re.compile(r"\b(in|at|near|from|to|outside|across) (?:the )?(?:[A-Z][\w’'.-]+)(?:,? (?:of |the )*[A-Z][\w’'-]+)*")
+_PLACE = re.compile(
+    r"\b(in|at|near|from|to|outside|across) (?:the )?(?:[A-Z][\w’'.-]+)(?:,? (?:of |the )*[A-Z][\w’'-]+)*"
+)
 _REASON = re.compile(r",? (?:because|so that|in order to|due to)\b.*")
 _MEANS = re.compile(r" by \w+ing\b.*")
-_STOP = re.compile(r"[,;:()\"“”—–]|--|\s(?:which|who|whose|that|while|but|although|because|when|where|and|if|as|since)\b")
-_PERSONAL = set("said wrote told became married died argued believed thought asked wanted decided felt knew born won".split())
+_STOP = re.compile(
+    r"[,;:()\"“”—–]|--|\s(?:which|who|whose|that|while|but|although|because|when|where|and|if|as|since)\b"
+)
+_PERSONAL = set(
+    "said wrote told became married died argued believed thought asked wanted decided felt knew born won".split()
+)
 _TITLES = set("mr. mrs. ms. dr. president king queen senator sir judge captain general professor prince pope".split())
-_VAGUE = set("this that these those it he she they we i you there such both all some many most another other others his her their its my our your one none nothing what here".split())
+_VAGUE = set(
+    "this that these those it he she they we i you there such both all some many most another other others his her their its my our your one none nothing what here".split()
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,14 @@ class Lexicon:
             return self.tags[low]
         if word[0].isupper():
             return "name"
-        endings = {"ed": "past", "ing": "ing", "ly": "adverb", "ous": "adjective", "ive": "adjective", "al": "adjective"}
+        endings = {
+            "ed": "past",
+            "ing": "ing",
+            "ly": "adverb",
+            "ous": "adjective",
+            "ive": "adjective",
+            "al": "adjective",
+        }
         return next((tag for end, tag in endings.items() if low.endswith(end)), "noun")
 
     def base(self, verb: str) -> str:
@@ -125,7 +142,9 @@ def read_lexicon(brown: Path, wordnet: Path) -> Lexicon:
         for line in (wordnet / f"index.{name}").read_text(encoding="utf-8").splitlines():
             word, _, count, pointers, *rest = (line + " 0 0 0 0").split()
             if word.isalpha() and count in ("1", "2") and not line.startswith("  "):
-                others = [other for other in senses.get(rest[int(pointers) + 2], ()) if other != word and other.islower()]
+                others = [
+                    other for other in senses.get(rest[int(pointers) + 2], ()) if other != word and other.islower()
+                ]
                 if others:
                     found.synonyms.setdefault(word, others)
     return found
@@ -173,9 +192,18 @@ def _noun_phrase(tokens: Sequence[Token], start: int) -> int:
         word, tag = tokens[place]
         if tag in ("noun", "name") or (tag == "number" and place > start):
             end = place + 1
-        elif tag == "and" and end == place and place + 1 < len(tokens) and tokens[place + 1][1] == "name" == tokens[place - 1][1]:
+        elif (
+            tag == "and"
+            and end == place
+            and place + 1 < len(tokens)
+            and tokens[place + 1][1] == "name" == tokens[place - 1][1]
+        ):
             pass
-        elif not (tag in ("adjective", "number") or (tag == "det" and place == start) or (tag in ("past", "ing") and place > start and tokens[place - 1][1] == "det")):
+        elif not (
+            tag in ("adjective", "number")
+            or (tag == "det" and place == start)
+            or (tag in ("past", "ing") and place > start and tokens[place - 1][1] == "det")
+        ):
             break
         place += 1
     return end
@@ -184,7 +212,9 @@ def _noun_phrase(tokens: Sequence[Token], start: int) -> int:
 def _clause(lexicon: Lexicon, tokens: list[Token]) -> _Clause | None:
     start = 0
     if tokens[0][1] in ("to", "adverb") or tokens[0][0] in ("In", "On", "At", "During", "After"):
-        start = next((place + 1 for place, (word, _) in enumerate(tokens[:12]) if word == ","), 0)
+        time = TIME.match(_text(tokens))
+        bare = len(_TOKEN.findall(time[0])) if time else 0
+        start = next((place + 1 for place, (word, _) in enumerate(tokens[:12]) if word == ","), bare)
         if not start:
             return None
     end = _noun_phrase(tokens, start)
@@ -194,11 +224,17 @@ def _clause(lexicon: Lexicon, tokens: list[Token]) -> _Clause | None:
         return None
     subject, place = list(tokens[start:end]), end
     if place < len(tokens) and tokens[place][0] == ",":  # an apposition
-        place = next((other + 1 for other in range(place + 1, min(place + 12, len(tokens))) if tokens[other][0] == ","), place)
+        place = next(
+            (other + 1 for other in range(place + 1, min(place + 12, len(tokens))) if tokens[other][0] == ","), place
+        )
     verbs: list[str] = []
     while place < len(tokens) and len(verbs) < 5:
         word, tag = tokens[place]
-        if not (tag in ("be", "aux") or (tag == "adverb" and verbs) or (tag in ("past", "present", "ing") and (not verbs or _open(lexicon, verbs)))):
+        if not (
+            tag in ("be", "aux")
+            or (tag == "adverb" and verbs)
+            or (tag in ("past", "present", "ing") and (not verbs or _open(lexicon, verbs)))
+        ):
             break
         verbs.append(word)
         place += 1
@@ -210,7 +246,7 @@ def _clause(lexicon: Lexicon, tokens: list[Token]) -> _Clause | None:
     if tag != "name" and start == 0:
         subject[0] = (first[0].lower() + first[1:], tag)
     rest = _text([token for token in tokens[place:]]).rstrip(".").strip()
-    return _Clause(_text(tokens[: max(start - 1, 0)]), _text(subject), tuple(verbs), rest, person)
+    return _Clause(_text(tokens[:start]).rstrip(","), _text(subject), tuple(verbs), rest, person)
 
 
 def _open(lexicon: Lexicon, verbs: Sequence[str]) -> bool:
@@ -239,7 +275,9 @@ def _trimmed(rest: str, most: int = 12) -> str:
     """Up to the first mark or clause that a question can do without."""
     found = next((mark for mark in _STOP.finditer(rest) if len(rest[: mark.start()].split()) > 2), None)
     words = rest[: found.start() if found else None].split()
-    while len(words) > most or (words and words[-1].lower() in ("the", "a", "an", "of", "in", "to", "by", "and", "with", "for", "on", "at")):
+    while len(words) > most or (
+        words and words[-1].lower() in ("the", "a", "an", "of", "in", "to", "by", "and", "with", "for", "on", "at")
+    ):
         words.pop()
     return " ".join(words).strip(" ,")
 
@@ -247,18 +285,24 @@ def _trimmed(rest: str, most: int = 12) -> str:
 def asks(lexicon: Lexicon, sentence: str) -> list[Ask]:
     """All questions that the patterns find for it; their answer is the sentence."""
     tokens = tagged(lexicon, sentence)
-    if not 6 <= len(tokens) <= 36 or not sentence[0].isupper() or sentence[-1] != "." or re.search(r"[\"“”\[\]|<>{}]", sentence):
+    if (
+        not 6 <= len(tokens) <= 36
+        or not sentence[0].isupper()
+        or sentence[-1] != "."
+        or re.search(r"[\"“”\[\]|<>{}]", sentence)
+    ):
         return []
     clause = _clause(lexicon, tokens)
     if clause is None:
         return []
-    found = dict.fromkeys((*_of_time_and_place(lexicon, clause), *_of_parts(lexicon, clause), *_of_reason(lexicon, clause)))
+    found = dict.fromkeys(
+        (*_of_time_and_place(lexicon, clause), *_of_parts(lexicon, clause), *_of_reason(lexicon, clause))
+    )
     return [
         Ask(question[0].upper() + question[1:] + "?", sentence, kind)
         for kind, question in found
-        if 4 <= len(question.split()) <= 22 and not (
-            kind in ("who", "what") and lexicon.tag(question.split()[-1], False) == "adjective"
-        )
+        if 4 <= len(question.split()) <= 22
+        and not (kind in ("who", "what") and lexicon.tag(question.split()[-1], False) == "adjective")
     ]
 
 
@@ -318,7 +362,13 @@ def _of_reason(lexicon: Lexicon, clause: _Clause) -> Iterator[tuple[str, str]]:
 
 _FIXED = ("be", "aux", "det", "pronoun", "to", "that", "and")
 _LESS = set("the a an of did does is was were are in on at to for by".split())
-_LEADS = ("according to the text, ", "do you know ", "I would like to know: ", "from these sources: ", "in the references, ")
+_LEADS = (
+    "according to the text, ",
+    "do you know ",
+    "I would like to know: ",
+    "from these sources: ",
+    "in the references, ",
+)
 
 
 def worded(lexicon: Lexicon, rng: Random, question: str) -> str:
@@ -326,7 +376,11 @@ def worded(lexicon: Lexicon, rng: Random, question: str) -> str:
     words = question.rstrip("?").split()
     style = rng.random()
     if style < 0.3:
-        places = [place for place, word in enumerate(words) if place and word in lexicon.synonyms and lexicon.tags.get(word) not in _FIXED]
+        places = [
+            place
+            for place, word in enumerate(words)
+            if place and word in lexicon.synonyms and lexicon.tags.get(word) not in _FIXED
+        ]
         if places:
             place = rng.choice(places)
             words[place] = rng.choice(lexicon.synonyms[words[place]])

@@ -33,7 +33,11 @@ MEANING_ZH = [
     "“<w>”这个(词|说法)(的意思|怎么理解|是什么意思)", "<w>(|的)(释义|意思)",
 ]  # fmt: skip
 WHICH_ZH = ["哪个(词|说法)的意思是“<d>”", "“<d>”(叫什么|用哪个词说|可以用什么词来说)", "(什么词|哪个词语)表示“<d>”"]
-FROM_ZH = ["“<w>”(出自|出于|来自)(哪里|哪本书|什么书|何处)", "<w>的出处(是什么|是哪里|在哪儿)", "<w>这个成语(从哪儿来|最早见于哪里)"]
+FROM_ZH = [
+    "“<w>”(出自|出于|来自)(哪里|哪本书|什么书|何处)",
+    "<w>的出处(是什么|是哪里|在哪儿)",
+    "<w>这个成语(从哪儿来|最早见于哪里)",
+]
 MEANING_EN = [
     'what (does|is meant by) "<w>"( mean|)', "what is (the meaning|the definition) of <w>", "(define|explain) <w>", "what is (a |an |)<w>",
     "what does the (word|term) <w> mean", "<w> (meaning|definition)", "how is <w> defined",
@@ -60,7 +64,10 @@ HELP = {
     "zh": ["<w>(是什么|有什么用|怎么用|指什么|的作用是什么)", "(说说|介绍一下)<w>", "怎么(使用|理解)<w>", "关于<w>，资料怎么说"],
     "en": ["what is <w>", "how (do I use|does one use|do you use) <w>", "what is <w> for", "(explain|describe) <w>", "what does the help say about <w>"],
 }  # fmt: skip
-HOW = {"zh": ["(怎么|如何|怎样|该怎么)<w>", "<w>(怎么做|要怎么做|的方法是什么)"], "en": ["how (do I|can I|do you|to) <w>", "what is the way to <w>"]}
+HOW = {
+    "zh": ["(怎么|如何|怎样|该怎么)<w>", "<w>(怎么做|要怎么做|的方法是什么)"],
+    "en": ["how (do I|can I|do you|to) <w>", "what is the way to <w>"],
+}
 
 
 def _asked(rng: Random, patterns: list[str], word: str, meaning: str = "") -> str:
@@ -75,7 +82,7 @@ def word_zh(rng: Random, text: str) -> tuple[str, list[Ask]] | None:
         return None
     word, meaning = found[1], re.split(r" ?2\.", found[2])[0]
     first = sentences(meaning)[0].strip()
-    if not 4 <= len(first) <= 60 or first[-1] != "。" or re.search("[“”\"｜]|[①-⑩]", first):
+    if not 4 <= len(first) <= 60 or first[-1] != "。" or re.search('[“”"｜]|[①-⑩]', first):
         return None
     said = f"“{word}”的意思是{first}"
     made = [Ask(_asked(rng, MEANING_ZH, word), said, "meaning")]
@@ -93,7 +100,11 @@ def word_en(rng: Random, text: str) -> tuple[str, list[Ask]] | None:
     if found:
         word, meaning = found[1], found[3].strip(" ;:")
         said, person = f"{word}: {meaning}.", word[0].isupper() and " " in word and "(noun)" in text
-        made = [Ask(_asked(rng, WHO_EN if person and re.search(r"\d{4}| who ", text) else MEANING_EN, word), said, "meaning")]
+        made = [
+            Ask(
+                _asked(rng, WHO_EN if person and re.search(r"\d{4}| who ", text) else MEANING_EN, word), said, "meaning"
+            )
+        ]
         if len(meaning) < 80:
             made.append(Ask(_asked(rng, WHICH_EN, word, meaning), said, "which word"))
         return text, made
@@ -131,7 +142,9 @@ def manual(language: str) -> Callable[[Random, str], tuple[str, list[Ask]] | Non
     """A page of help: its title, then sentences; or a manual page: "NAME", "command - what it does"."""
 
     def read(rng: Random, text: str) -> tuple[str, list[Ask]] | None:
-        command = re.search(r"(?:NAME|名称|名字|NAME 名称)\s+([\w.+-]{2,24})(?:, [\w, .+-]+)? (?:-|—|–) ([^\n]{6,120})\n", text)
+        command = re.search(
+            r"(?:NAME|名称|名字|NAME 名称)\s+([\w.+-]{2,24})(?:, [\w, .+-]+)? (?:-|—|–) ([^\n]{6,120})\n", text
+        )
         if command:
             behind = text[command.end() :].replace("\n", " ")
             shown = " ".join(f"{command[1]} - {command[2]} {behind}"[: 420 if language == "en" else 170].split())
@@ -148,9 +161,23 @@ def manual(language: str) -> Callable[[Random, str], tuple[str, list[Ask]] | Non
         kept = "".join(sentences(body)[:-1]).strip() or body
         if " ".join(first.split()) not in kept:
             return None
-        verb = re.match(r"(\w+)ing (.+)", title) if language == "en" else re.match("(?:插入|创建|设置|编辑|更改|使用|添加|删除|打开|保存|打印|导入|导出|应用|定义|显示|选择|转换|移动|复制|安装|配置)", title)
+        verb = (
+            re.match(r"(\w+)ing (.+)", title)
+            if language == "en"
+            else re.match(
+                "(?:插入|创建|设置|编辑|更改|使用|添加|删除|打开|保存|打印|导入|导出|应用|定义|显示|选择|转换|移动|复制|安装|配置)",
+                title,
+            )
+        )
         if verb and language == "en":
-            stem = {"Us": "use", "Chang": "change", "Creat": "create", "Sav": "save", "Defin": "define", "Insert": "insert"}.get(verb[1], verb[1].lower())
+            stem = {
+                "Us": "use",
+                "Chang": "change",
+                "Creat": "create",
+                "Sav": "save",
+                "Defin": "define",
+                "Insert": "insert",
+            }.get(verb[1], verb[1].lower())
             question = _asked(rng, HOW["en"], f"{stem} {verb[2].lower()}")
         else:
             question = _asked(rng, HOW["zh"] if verb else HELP[language], title)
@@ -174,7 +201,12 @@ def prose(rng: Random, text: str, language: str) -> Iterator[str]:
     """A text cut between sentences, into pieces of several sizes; headings, tables and programs are left out."""
     piece, most = "", rng.choice(_SIZES[language])
     for line in text.split("\n"):
-        if (language == "zh") != is_chinese(line) or line[-1:] not in ".。！？!?\"”" or line[:1] in " \t-*" or len(line) < 12:
+        if (
+            (language == "zh") != is_chinese(line)
+            or line[-1:] not in '.。！？!?"”'
+            or line[:1] in " \t-*"
+            or len(line) < 12
+        ):
             continue
         for sentence in sentences(line + " " * (language == "en")):
             if piece and len(piece) + len(sentence) > most:

@@ -20,7 +20,13 @@ TOWER, RIVER = "The tower was built in 1889 by a company. It is old.", "Rivers a
 
 def item(**more):
     sources = [Source("", "1", RIVER), Source("", "2", TOWER)]
-    given = {"question": "When was the tower built?", "sources": sources, "answers": ("1889",), "right": [2], "group": "en"}
+    given = {
+        "question": "When was the tower built?",
+        "sources": sources,
+        "answers": ("1889",),
+        "right": [2],
+        "group": "en",
+    }
     return Item(**{**given, **more})
 
 
@@ -112,6 +118,8 @@ def test_a_report_is_whole(own, tmp_path):
     found = measurement.measured(scripted(own, "A company [1].<eop>" * 6), sets)
     held, squad = found["held out"], found["squad_shifts"]
     assert held["figures"]["as it is"]["exact"]["right"] == 1 and held["right passage shown"] == 1
-    assert [row["question"] for row in squad["rows"]] == ["When was the tower built?"], "the other's passage is not found"
+    assert [row["question"] for row in squad["rows"]] == ["When was the tower built?"], (
+        "the other's passage is not found"
+    )
     assert squad["rows"][0]["answers"] == ("1889", "in 1889") and json.loads(json.dumps(found))
     assert "held out, 1 with an answer" in measurement.report("held out", held["figures"])
