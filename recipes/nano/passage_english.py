@@ -33,8 +33,9 @@ _CLASSES = (  # the first whose pattern a tag of the Brown corpus matches
     ("that", "cs"),
     ("adverb", "rb|r|ql"),
 )
-_SMALL = (
-    "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand".split()
+_SMALL = re.compile(
+    r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|"
+    r"thousand"
 )
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DAY = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
@@ -53,12 +54,15 @@ _MEANS = re.compile(r" by \w+ing\b.*")
 _STOP = re.compile(
     r"[,;:()\"“”—–]|--|\s(?:which|who|whose|that|while|but|although|because|when|where|and|if|as|since)\b"
 )
-_PERSONAL = set(
-    "said wrote told became married died argued believed thought asked wanted decided felt knew born won".split()
+_PERSONAL = re.compile(
+    r"said|wrote|told|became|married|died|argued|believed|thought|asked|wanted|decided|felt|knew|born|won"
 )
-_TITLES = set("mr. mrs. ms. dr. president king queen senator sir judge captain general professor prince pope".split())
-_VAGUE = set(
-    "this that these those it he she they we i you there such both all some many most another other others his her their its my our your one none nothing what here".split()
+_TITLES = re.compile(
+    r"mr\.|mrs\.|ms\.|dr\.|president|king|queen|senator|sir|judge|captain|general|professor|prince|pope"
+)
+_VAGUE = re.compile(
+    r"this|that|these|those|it|he|she|they|we|i|you|there|such|both|all|some|many|most|another|other|others|"
+    r"his|her|their|its|my|our|your|one|none|nothing|what|here"
 )
 
 
@@ -83,7 +87,7 @@ class Lexicon:
 
     def tag(self, word: str, first: bool) -> str:
         low = word.lower()
-        if re.match(r"\$?\d", word) or low in _SMALL:
+        if re.match(r"\$?\d", word) or _SMALL.fullmatch(low):
             return "number"
         if not word[0].isalpha():
             return word
@@ -119,7 +123,7 @@ class Lexicon:
 
     def is_person(self, words: Sequence[str]) -> bool:
         low = [word.lower() for word in words]
-        return bool(low) and (low[0] in _TITLES or words[0] in self.persons or low[-1] in self.persons)
+        return bool(low) and bool(_TITLES.fullmatch(low[0]) or words[0] in self.persons or low[-1] in self.persons)
 
 
 def read_lexicon(brown: Path, wordnet: Path) -> Lexicon:
@@ -189,7 +193,7 @@ def _noun_phrase(tokens: Sequence[Token], start: int) -> int:
     """Where the noun phrase that begins at `start` ends; `start` where there is none."""
     place, end = start, start
     while place < len(tokens):
-        word, tag = tokens[place]
+        tag = tokens[place][1]
         if tag in ("noun", "name") or (tag == "number" and place > start):
             end = place + 1
         elif (
@@ -220,7 +224,7 @@ def _clause(lexicon: Lexicon, tokens: list[Token]) -> _Clause | None:
     end = _noun_phrase(tokens, start)
     if end > start and end + 1 < len(tokens) and tokens[end][0] in ("of", "for", "in"):
         end = max(end, _noun_phrase(tokens, end + 1))
-    if end == start or tokens[start][0].lower() in _VAGUE or tokens[start][1] == "pronoun":
+    if end == start or _VAGUE.fullmatch(tokens[start][0].lower()) or tokens[start][1] == "pronoun":
         return None
     subject, place = list(tokens[start:end]), end
     if place < len(tokens) and tokens[place][0] == ",":  # an apposition
@@ -242,10 +246,10 @@ def _clause(lexicon: Lexicon, tokens: list[Token]) -> _Clause | None:
         return None
     first, tag = subject[0]
     names = [word for word, tag in subject if tag in ("name", "noun")]
-    person = lexicon.is_person(names) or verbs[0] in _PERSONAL
+    person = lexicon.is_person(names) or bool(_PERSONAL.fullmatch(verbs[0]))
     if tag != "name" and start == 0:
         subject[0] = (first[0].lower() + first[1:], tag)
-    rest = _text([token for token in tokens[place:]]).rstrip(".").strip()
+    rest = _text(tokens[place:]).rstrip(".").strip()
     return _Clause(_text(tokens[:start]).rstrip(","), _text(subject), tuple(verbs), rest, person)
 
 
@@ -361,7 +365,7 @@ def _of_reason(lexicon: Lexicon, clause: _Clause) -> Iterator[tuple[str, str]]:
 # How it may be put.
 
 _FIXED = ("be", "aux", "det", "pronoun", "to", "that", "and")
-_LESS = set("the a an of did does is was were are in on at to for by".split())
+_LESS = re.compile(r"the|a|an|of|did|does|is|was|were|are|in|on|at|to|for|by")
 _LEADS = (
     "according to the text, ",
     "do you know ",
@@ -385,7 +389,7 @@ def worded(lexicon: Lexicon, rng: Random, question: str) -> str:
             place = rng.choice(places)
             words[place] = rng.choice(lexicon.synonyms[words[place]])
     elif style < 0.4 and len(words) > 6:
-        words = [words[0], *(word for word in words[1:] if word not in _LESS)]
+        words = [words[0], *(word for word in words[1:] if not _LESS.fullmatch(word))]
     elif style < 0.46:
         return rng.choice(_LEADS) + words[0][0].lower() + " ".join(words)[1:]
     return " ".join(words)
