@@ -46,7 +46,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from helpers.site import Site
 
 TOP = 5
-Question = tuple[str, str, str]  # question, URL of its passage, domain
+Question = tuple[str, str, str, tuple[str, ...]]  # question, URL of its passage, domain, answers
 
 
 def squad_shifts(folder: Path) -> tuple[dict[str, str], list[Question]]:
@@ -58,21 +58,23 @@ def squad_shifts(folder: Path) -> tuple[dict[str, str], list[Question]]:
         for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
             for paragraph in article["paragraphs"]:
                 url = urls.setdefault(paragraph["context"], f"{domain}/{len(urls)}")
-                questions += [(each["question"], url, domain) for each in paragraph["qas"]]
+                for each in paragraph["qas"]:
+                    answers = tuple(dict.fromkeys(answer["text"] for answer in each["answers"]))
+                    questions.append((each["question"], url, domain, answers))
     return urls, questions
 
 
 def recall(index: Index, questions: Sequence[Question]) -> tuple[Counter[str], float]:
     """Questions found by domain, and processor seconds a question."""
     start, found = time.process_time(), Counter[str]()
-    for question, url, domain in questions:
+    for question, url, domain, _ in questions:
         found[domain] += any(source.url == url for source in index.search(question, TOP)[0])
     return found, (time.process_time() - start) / len(questions)
 
 
 def report(name: str, index: Index, questions: Sequence[Question]) -> None:
     found, seconds = recall(index, questions)
-    asked = Counter(domain for _, _, domain in questions)
+    asked = Counter(domain for _, _, domain, _ in questions)
     by_domain = ", ".join(f"{domain} {found[domain] / asked[domain]:.3f}" for domain in sorted(asked))
     share = found.total() / len(questions)
     error = (share * (1 - share) / len(questions)) ** 0.5
@@ -169,7 +171,7 @@ def live(options: argparse.Namespace) -> None:
     config = WebConfig(search="searxng", embedder="", seconds=options.seconds, hours=0, allow=(site.host,))
     asked = rng.sample([each for each in questions if each[1] in chosen], options.questions)
     times, found, web = [], 0, Web(config=config)
-    for question, url, _ in asked:
+    for question, url, *_ in asked:
         results = [f"/{url}", *(f"/{other}" for other in rng.sample(sorted(chosen), 3)), *rng.sample(wild, 4)]
         listed = [{"url": site.url(path)} for path in rng.sample(results, len(results))]
         site.pages["/search"] = json.dumps({"results": listed}).encode(), "application/json"

@@ -113,7 +113,7 @@ def check(text: str, sources: Sequence[Source], similar: Similar | None = None) 
             quotes.setdefault(number, quote(claim, sources[number - 1].text))
         checked.sentences += 1
         checked.unsupported += not good
-        pieces.append(_marked(claim, "".join(f"[{number}]" for number in good) or UNSUPPORTED))
+        pieces.append(marked(claim, "".join(f"[{number}]" for number in good) or UNSUPPORTED))
     checked.text = "".join(pieces)
     for number, words_of_it in sorted(quotes.items()):
         source = sources[number - 1]
@@ -132,7 +132,7 @@ def _scores(claim: str, sources: Sequence[Source], similar: Similar | None) -> d
     }
 
 
-def _marked(claim: str, marks: str) -> str:
+def marked(claim: str, marks: str) -> str:
     """Marks before the point that ends a sentence."""
     end = _FINAL.search(claim)
     assert end is not None, "the pattern matches the empty end"
