@@ -19,13 +19,13 @@ import time
 import numpy as np
 import torch
 from measure import in_turn, seconds
-from runs import CausalRows, plain_step
 
 from openglm.config import ModelConfig
 from openglm.data.mixture import batches
 from openglm.presets import model_preset
 from openglm.runtime import keep_freed_memory
 from openglm.train.loss import step_flops
+from runs import CausalRows, plain_step
 
 
 def our_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtype: torch.dtype):

@@ -80,7 +80,14 @@ def tables(lines: Sequence[Item]) -> str:
         counted = [shown(share(row[name] for row in line["rows"])) for name in ("right", "found")]
         words = [{True: "yes", False: "no"}[line[name]] for name in ("tools", "reflect")]
         rows.append(
-            [words[0], line["answers"], words[1], str(len(line["rows"])), *counted, *(f"{n:.1f}" for n in mean.values())]
+            [
+                words[0],
+                line["answers"],
+                words[1],
+                str(len(line["rows"])),
+                *counted,
+                *(f"{n:.1f}" for n in mean.values()),
+            ]
         )
     return table(head, rows)
 

@@ -263,7 +263,9 @@ def talk(templates: list[Template], words: dict[str, dict[str, list[str]]], rng:
     values |= {"month": other.randint(1, 12), "day": other.randint(1, 28), "big": whole(other, 20, 5)}
     text = fill(reading(rng, template.ask), values)
     # What is to be repeated is not changed.
-    ask = text if re.search("<(expression|big)>", template.ask) else typed_talk(rng, text, template.language, lead=False)
+    ask = (
+        text if re.search("<(expression|big)>", template.ask) else typed_talk(rng, text, template.language, lead=False)
+    )
     answer = fill(rng.choice(template.answer.split("\n")), values)
     return [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
 
@@ -336,6 +338,17 @@ def prompts(problems: Iterable[Problem]) -> Iterator[dict[str, Any]]:
             yield {"prompt": one.question, "answer": answer}
 
 
+def called(tools: Tools, name: str, arguments: str) -> str:
+    """A call's result. On a busy machine one may take longer than it has, and is made once more."""
+    for _ in range(4):
+        try:
+            return tools.call(name, arguments)
+        except ValueError as error:
+            if "took longer" not in str(error):
+                raise
+    return tools.call(name, arguments)
+
+
 def at_once(make: Callable[[Any], Any], given: Iterable[Any], count: int, title: str) -> list[Any]:
     """In order, some at a time: the calls wait for other processes."""
     found = []
@@ -359,7 +372,7 @@ def main(
         asked: questions for `glm grpo`
     """
     given, tools = replace(read_templates(), everyday=read_everyday(chat)), Tools()
-    call = lru_cache(maxsize=100_000)(lambda name, arguments: tools.call(name, arguments))
+    call = lru_cache(maxsize=100_000)(partial(called, tools))
     train = partial(problem, given.problems["train"], given.words, side="train")
     problems, others = heldout_problems(given, 500, seed), template_problems(given, seed)
     questions = (train(Random(f"{seed}/prompt/{number}")) for number in range(asked))

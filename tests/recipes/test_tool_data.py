@@ -209,7 +209,9 @@ def test_what_is_held_out_is_not_learnt_from():
 def pairs_of(template, seed):
     """Neighbouring words of one reading, or letters of a Chinese one; a place is like another."""
     text = re.sub(r"<[a-z_]+>", "#", reading(Random(seed), template.ask).lower())
-    units = re.findall(r"[a-z']+|#", text) if template.language == "en" else re.sub(r"[\W_]", "", text.replace("#", "数"))
+    units = (
+        re.findall(r"[a-z']+|#", text) if template.language == "en" else re.sub(r"[\W_]", "", text.replace("#", "数"))
+    )
     return set(itertools.pairwise(units))
 
 
@@ -239,7 +241,13 @@ def test_what_is_measured_is_asked_as_before_more_was_learnt():
 def test_numbers_in_words():
     words = {105: "一百零五", 1010: "一千零一十", 2003: "二千零三", 12: "十二", 40: "四十", 115: "一百一十五"}
     assert {number: chinese(number) for number in words} == words
-    words = {7: "seven", 40: "forty", 99: "ninety-nine", 305: "three hundred and five", 2014: "two thousand and fourteen"}
+    words = {
+        7: "seven",
+        40: "forty",
+        99: "ninety-nine",
+        305: "three hundred and five",
+        2014: "two thousand and fourteen",
+    }
     assert {number: english(number) for number in words} == words
     assert len(set(map(chinese, range(10_000)))) == len(set(map(english, range(10_000)))) == 10_000
 
@@ -261,7 +269,9 @@ def test_a_third_of_the_exchanges_needs_no_tool(monkeypatch):
     called = [["steps" in answer for answer in messages[1::2]] for messages in made]
     every = [one for row in called for one in row]
     assert 0.28 < 1 - sum(every) / len(every) < 0.4
-    assert {pair for row in called for pair in itertools.pairwise(row)} == set(itertools.product([True, False], repeat=2))
+    assert {pair for row in called for pair in itertools.pairwise(row)} == set(
+        itertools.product([True, False], repeat=2)
+    )
     assert sum(line[0] in messages for messages in made) > 20
 
 
