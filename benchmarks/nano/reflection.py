@@ -5,8 +5,9 @@
 
 Planted is the worked answer, as it is and with its last number made wrong, as if the model had written it; it then goes
 on by itself. Each is answered with and without reflection, by the model with its tools and without them. Counted: right
-answers; answers of which something was found not to hold; tokens that were written, and tokens that were computed, which
-is those and what the cache did not have of the prompts. Greedy; 95 % intervals are Wilson's.
+answers; answers of which something was found not to hold; tokens that were written; tokens that were read after the
+question, which are results of tools, what is told of a mistake, and what stands before it of an answer that is cut anew.
+Greedy; 95 % intervals are Wilson's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +40,31 @@ def spoiled(answer: str) -> str:
     return _LAST_DIGIT.sub(lambda digit: str((int(digit[0]) + 3) % 10), answer)
 
 
+def can_be_spoiled(item: Item) -> bool:
+    answer = item["messages"][1]["content"]
+    return is_right(item["answer"], answer) and not is_right(item["answer"], spoiled(answer))
+
+
 def answered(assistant: Assistant, items: Sequence[Item], plant: str) -> list[Item]:
     """One row for each item, all asked together. A planted answer is none of the tokens that count."""
     turns = [assistant.turn(item["messages"][:1], SamplingParams(LONGEST)) for item in items]
-    rows = [{"written": 0, "computed": 0} for _ in items]
-    for item, turn in zip(items, turns, strict=True):
+    rows = [{"written": 0, "read": 0} for _ in items]
+    known = [turn.request[0] for turn in turns]
+    for place, (item, turn) in enumerate(zip(items, turns, strict=True)):
         if plant != PLANTS[0]:
             said = item["messages"][1]["content"]
             said = spoiled(said) if plant == PLANTS[1] else said
-            turn.advance([*assistant.tokenizer.encode(said), assistant.tokenizer.tokens.eop])
+            ids = [*assistant.tokenizer.encode(said), assistant.tokenizer.tokens.eop]
+            known[place] = [*turn.request[0], *ids]
+            turn.advance(ids)
     while waiting := [place for place, turn in enumerate(turns) if not turn.over]:
         results = assistant.engine.generate(*zip(*(turns[place].request for place in waiting), strict=True))
         for place, result in zip(waiting, results, strict=True):
+            prompt = turns[place].request[0]
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, known[place], strict=False))
+            rows[place]["read"] += len(prompt) - len(list(same))
             rows[place]["written"] += len(result.ids)
-            rows[place]["computed"] += result.prompt_tokens - result.cached_tokens + len(result.ids)
+            known[place] = [*prompt, *result.ids]
             turns[place].advance(result.ids)
     for row, turn, item in zip(rows, turns, items, strict=True):
         found = [step.arguments for step in turn.steps if step.name == "Check"]
@@ -64,7 +77,7 @@ def measured(assistant: Assistant, items: Sequence[Item]) -> list[Item]:
     lines = []
     for tools in (assistant.tools, None):
         for plant in PLANTS:
-            mine = [item for item in items if plant == PLANTS[0] or _LAST_DIGIT.search(item["messages"][1]["content"])]
+            mine = [item for item in items if plant == PLANTS[0] or can_be_spoiled(item)]
             for reflect in (False, True):
                 assistant.tools, assistant.reflect = tools, reflect
                 rows = answered(assistant, mine, plant)
@@ -73,10 +86,10 @@ def measured(assistant: Assistant, items: Sequence[Item]) -> list[Item]:
 
 
 def tables(lines: Sequence[Item]) -> str:
-    head = ("tools", "answers", "--reflect", "of", "right", "found wrong", "tokens written", "tokens computed")
+    head = ("tools", "answers", "--reflect", "of", "right", "found wrong", "tokens written", "tokens read")
     rows = []
     for line in lines:
-        mean = {name: sum(row[name] for row in line["rows"]) / len(line["rows"]) for name in ("written", "computed")}
+        mean = {name: sum(row[name] for row in line["rows"]) / len(line["rows"]) for name in ("written", "read")}
         counted = [shown(share(row[name] for row in line["rows"])) for name in ("right", "found")]
         words = [{True: "yes", False: "no"}[line[name]] for name in ("tools", "reflect")]
         rows.append(

@@ -49,7 +49,7 @@ _ASKING = re.compile(
     r"计算|请问|请|求|帮我|算一下|算|等于|是|多少|几|的?(?:值|和|结果)|呢|[\s?？。！!.,，：:=]+$",
     re.I,
 )
-_STATED = re.compile(rf"(?:(?<![\d)])[-−])?{_NUMBER}(?:/\d+)?%?")
+_STATED = re.compile(rf"(?:(?<![\d)])[-−])?{_NUMBER}(?:/0*[1-9]\d*)?%?")
 
 
 class Mistake(NamedTuple):
