@@ -168,7 +168,9 @@ def test_a_model_that_knows_calls_opens_none_where_it_has_no_tools(own):
     assert own.special["[Begin]"] not in read and reply.text == streamed and reply.steps == []
 
 
-@pytest.mark.parametrize("answer", ["It is -20/0.", "是 12/00。", "12+34=46/0", "x=3/0", "0/0 %", "12+34 is 1/0, no 46."])
+@pytest.mark.parametrize(
+    "answer", ["It is -20/0.", "是 12/00。", "12+34=46/0", "x=3/0", "0/0 %", "12+34 is 1/0, no 46."]
+)
 def test_a_division_by_zero_is_read_as_any_other_answer(answer):
     """It is no value; the question's own is then missing from the answer, or it is there and nothing is wrong."""
     wrong = mistakes("12+34=?", answer)
