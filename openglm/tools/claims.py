@@ -30,6 +30,7 @@ _TIDIED = [
     (re.compile(r"^[ \t]*(?:[-*•]|\d+[.)、])\s+|\(\d+\)(?=\s*\d)", re.M), ""),
     (re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d+\s*[:：]\s*\d+"), "\0"),  # dates, times, ratios
     (re.compile(r"\bsqrt\b"), "√"),
+    (re.compile(r"(\d+/\d+)(?=\s*÷)|(?<=÷)\s*(\d+/\d+)"), r"(\1\2)"),  # one fraction divided by another
 ]
 _WORD = re.compile(r"[A-Za-z]{2,}|[A-Za-z]_\w*")
 _DOUBT = re.compile(
