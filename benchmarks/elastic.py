@@ -17,6 +17,7 @@ from pathlib import Path
 
 import layouts
 import torch
+
 from runs import tiny_runs, torchrun
 
 STEPS, EVERY = 300, 10

@@ -31,12 +31,19 @@ def milliseconds(tools: Tools, name: str, arguments: str, expected: str) -> floa
     return 1e3 * (time.perf_counter() - start)
 
 
+def load() -> str:
+    """Programs that ran or waited for a core in the last 1, 5 and 15 minutes: times are upper bounds where they are more
+    than the cores."""
+    return " ".join(f"{one:.1f}" for one in os.getloadavg()) + f" on {os.cpu_count()} cores"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120)
     options = parser.parse_args()
     tools = Tools(seconds=60)
+    print(f"load average before: {load()}")
     print(f"first call, which starts a worker: {milliseconds(tools, *CALLS[0]):.0f} ms")
     for call in CALLS:
         times = [milliseconds(tools, *call) for _ in range(50)]
@@ -56,6 +63,7 @@ def main() -> None:
     left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     print(f"{options.clients} clients, {options.seconds:g} s: {len(times)} calls, all as expected; ", end="")
     print(f"median {statistics.median(times):.0f} ms, worst {max(times):.0f} ms; processes left: {len(left)}")
+    print(f"load average after, {options.clients} clients of it its own: {load()}")
 
 
 if __name__ == "__main__":

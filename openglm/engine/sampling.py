@@ -49,6 +49,14 @@ class Sampler:
     def changes_logits(self) -> bool:
         return not (self.bias is self.seen is self.counts is self.constraint is self.opening is None)
 
+    def _may_move(self, likeliest: int) -> bool:
+        """Whether changed logits may be highest elsewhere. A bias that only lowers others, such as that against calls
+        of tools, moves nothing, and the row need not be read again."""
+        bias = self.params.logit_bias
+        if self.seen is self.counts is self.constraint is self.opening is None:
+            return likeliest in bias or any(value > 0 for value in bias.values())
+        return True
+
     def sample(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
         """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is
         nothing to choose from.
@@ -61,7 +69,7 @@ class Sampler:
         )
         if self.params.forced:
             return self.params.forced[self.accepted]
-        if self.params.temperature == 0 and not self.changes_logits:
+        if self.params.temperature == 0 and not self._may_move(likeliest):
             return likeliest
         logits_V = logits_V.cpu()
         if self.changes_logits:

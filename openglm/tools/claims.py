@@ -30,6 +30,7 @@ _TIDIED = [
     (re.compile(r"^[ \t]*(?:[-*•]|\d+[.)、])\s+|\(\d+\)(?=\s*\d)", re.M), ""),
     (re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d+\s*[:：]\s*\d+"), "\0"),  # dates, times, ratios
     (re.compile(r"\bsqrt\b"), "√"),
+    (re.compile(r"(\d+/\d+)(?=\s*÷)|(?<=÷)\s*(\d+/\d+)"), r"(\1\2)"),  # one fraction divided by another
 ]
 _WORD = re.compile(r"[A-Za-z]{2,}|[A-Za-z]_\w*")
 _DOUBT = re.compile(
@@ -49,7 +50,7 @@ _ASKING = re.compile(
     r"计算|请问|请|求|帮我|算一下|算|等于|是|多少|几|的?(?:值|和|结果)|呢|[\s?？。！!.,，：:=]+$",
     re.I,
 )
-_STATED = re.compile(rf"(?:(?<![\d)])[-−])?{_NUMBER}(?:/\d+)?%?")
+_STATED = re.compile(rf"(?:(?<![\d)])[-−])?{_NUMBER}(?:/0*[1-9]\d*)?%?")
 
 
 class Mistake(NamedTuple):

@@ -2,7 +2,8 @@
 
 A model calls a tool inside its answer (text/steps.py) or by ending it (text/replies.py). In both cases its result is
 put behind what the model has read and written so far, and the next request begins with these tokens: the engine finds
-them in its cache. Only tokens that the model chose open or close a call.
+them in its cache. Only tokens that the model chose open or close a call. Where answers are drawn, the token that opens
+a call ends a request, and the next one takes the likeliest tokens: chance must not spoil a number.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _FIELDS = ("at", "name", "arguments", "result")
 _MOST_RETRIES = 2
+_LIKELIEST = {"temperature": 0.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Turn:
         self._tokenizer, self._tools, self._schemas, self._ask = tokenizer, tools, schemas, ask
         self._messages, self._params, self._context, self._thinking = list(messages), params, context, thinking
         self._special, self._reflect = tokenizer.special, reflect
+        self._exact: Any = None  # params inside a call, where they differ
         self._check = check
         self.checked: Any = None
         self._retries, self._held = _MOST_RETRIES, ""
@@ -81,6 +84,10 @@ class Turn:
             bias = {token: bias for token, bias in params.logit_bias.items() if token != self._special[BEGIN]}
             stops = (*params.stop_ids, self._special[END])
             self._params = dataclasses.replace(params, logit_bias=bias, stop_ids=stops)
+            # Training on drawn answers needs all of their tokens drawn.
+            if params.temperature > 0 and not params.logprobs_as_drawn:
+                self._exact = dataclasses.replace(self._params, **_LIKELIEST)
+                self._params = dataclasses.replace(self._params, stop_ids=(*stops, self._special[BEGIN]))
         self.added: list[dict[str, Any]] = []
         """what the answer adds to the conversation"""
         self.steps: list[Step] = []
@@ -97,15 +104,15 @@ class Turn:
         names = [tool.get("function", tool)["name"] for tool in self._schemas]
         reader = reader_of(self._tokenizer.format, self._schemas, self._thinking)
         self._stream = ReplyStream(self._tokenizer, names, reader)
-        self._ids: list[int] = []  # without those of calls inside
+        self._ids: list[int] = []  # without those of calls inside that are done
         self._inside: list[str] | None = None  # text of a call that is open
         self._first_step, self._continues = len(self.steps), bool(self.text)
         self._request(prompt)
 
-    def _request(self, prompt: list[int]) -> None:
+    def _request(self, prompt: list[int], params: Any = None) -> None:
         room = min(self._params.max_tokens - self.tokens, self._context - len(prompt))
         self.over = room < 1
-        self.request = prompt, dataclasses.replace(self._params, max_tokens=max(room, 1))
+        self.request = prompt, dataclasses.replace(params or self._params, max_tokens=max(room, 1))
 
     @property
     def text(self) -> str:
@@ -143,18 +150,23 @@ class Turn:
         """Take in all tokens of the request's result, and run what they call; returns what the reader sees, steps as
         ("step", Step)."""
         self.tokens += len(ids)
-        self._room = self._context - len(self.request[0]) - len(ids)
-        call = read_call(self._special, ids) if self._tools is not None else None
+        read = [*self.request[0], *ids]
+        self._room = self._context - len(read)
+        self._ids += ids
+        call = read_call(self._special, self._ids) if self._tools is not None else None
         if call is not None:
             start, name, arguments = call
-            self._ids += ids[:start]
+            del self._ids[start:]
             self._inside = None
             step = self._run(self._tokenizer.decode(name).strip(), self._tokenizer.decode(arguments))
             step.at = len(self._tokenizer.decode(self._ids))
             result = [*self._tokenizer.encode(step.result), self._special[GEN]]
-            self._request([*self.request[0], *ids, *result])
+            self._request([*read, *result])
             return [("step", step), *(self._end() if self.over else [])]
-        self._ids += ids
+        if self._exact is not None and self._ids[-1:] == [self._special[BEGIN]]:
+            self._request(read, self._exact)
+            if not self.over:
+                return []
         return self._end()
 
     def _end(self) -> list[Piece]:

@@ -2,7 +2,8 @@
 
 A template of tool_problems.toml gets numbers of its draw (tool_draws.py, tool_stories.py) and a worked answer whose calls are run by
 `openglm.Tools`; where its result is not what was worked out by hand, nothing is written. tool_talk.toml has numbers that
-nobody wants computed. The same seed gives the same files.
+nobody wants computed. tool_wordings.toml and tool_chatter.toml have more of both to learn from, which the files that nano is
+measured with are not made of. The same seed gives the same files.
 
 tools.jsonl               conversations to learn from: {"messages", "task", "language"}
 tools-heldout.jsonl       problems of the same templates with other numbers: also "answer", "digits", "template"
@@ -19,7 +20,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from chat_skills import HERE
 from chat_text import key, reading
 from chat_text import say as typed_talk
 from tool_draws import DRAWS, Values, plain, whole
+from tool_typing import around, spelled
 
 from openglm.cli.options import read_toml
 from openglm.data.clean import is_held_out
@@ -86,34 +88,51 @@ class Problem:
 
 @dataclass(frozen=True)
 class Templates:
-    """Two sides: learnt from, held out."""
+    """Learnt from (`train`), those of them that are measured with other numbers (`seen`), never learnt from (`heldout`)."""
 
     problems: dict[str, list[Template]]
     talk: dict[str, list[Template]]
     words: dict[str, dict[str, list[str]]]
+    everyday: dict[str, list[list[dict[str, Any]]]] = field(default_factory=dict)
+    """by language, exchanges of the chat data"""
 
 
 def read_templates(folder: Path = HERE) -> Templates:
-    given = read_toml(folder / "tool_problems.toml")
-    sides: dict[str, list[Template]] = {"train": [], "heldout": []}
+    given, more = (read_toml(folder / f"tool_{name}.toml") for name in ("problems", "wordings"))
+    sides: dict[str, list[Template]] = {"train": [], "seen": [], "heldout": []}
     first: dict[str, dict[str, Any]] = {}
+    numbered = Counter[str]()
     for problem in given["problem"]:
-        first.setdefault(problem["draw"], problem)
-        base = first[problem.get("like", problem["draw"])]
+        name, kind, weight = problem["draw"], problem["kind"], problem.get("weight", 1.0)
+        numbered[name] += 1
+        base = first[problem.get("like", name)] if "like" in problem else problem
+        first.setdefault(name, problem)
+        others = more[problem.get("like", name if numbered[name] == 1 else f"{name}-{numbered[name]}")]
         for language in ("zh", "en"):
-            own = {**(base[language] if "like" in problem else {}), **problem.get(language, {})}
-            weight = problem.get("weight", 1.0)
-            for side, field in (("train", "asks"), ("heldout", "heldout")):
-                for ask in own[field]:
-                    part = weight / len(own[field])
-                    sides[side].append(Template(problem["draw"], problem["kind"], language, ask, own["answer"], part))
+            own = {**base[language], **problem.get(language, {})}
+            asks = {"train": own["asks"] + others[language], "seen": own["asks"], "heldout": own["heldout"]}
+            for side, mine in asks.items():
+                # What is asked less often in the measured problems is not learnt from as much less often.
+                part = (weight**0.5 if side == "train" else weight) / len(mine)
+                sides[side] += [Template(name, kind, language, ask, own["answer"], part) for ask in mine]
     talk: dict[str, list[Template]] = {"train": [], "heldout": []}
-    for item in read_toml(folder / "tool_talk.toml")["talk"]:
-        for side, field in (("train", "asks"), ("heldout", "heldout")):
-            for ask in item[field]:
-                answers = "\n".join(item["answers"])
-                talk[side].append(Template("talk", "talk", item["lang"], ask, answers, 1 / len(item[field])))
+    for file in ("talk", "chatter"):
+        for item in read_toml(folder / f"tool_{file}.toml")["talk"]:
+            answers = "\n".join(item["answers"])
+            for side, asks in (("train", item["asks"]), ("heldout", item.get("heldout", []))):
+                talk[side] += [Template("talk", "talk", item["lang"], ask, answers, 1 / len(asks)) for ask in asks]
     return Templates(sides, talk, given["words"])
+
+
+def read_everyday(path: Path) -> dict[str, list[list[dict[str, Any]]]]:
+    """The short exchanges of the chat data, by language. A later one may answer an earlier, so the first of each is taken."""
+    found: dict[str, list[list[dict[str, Any]]]] = {"zh": [], "en": []}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        pair = record["messages"][:2]
+        if pair[0]["role"] == "user" and sum(len(message["content"]) for message in pair) < 200:
+            found[record["language"]].append(pair)
+    return found
 
 
 def fill(text: str, values: Values) -> str:
@@ -168,9 +187,17 @@ def problem(templates: list[Template], words: dict[str, dict[str, list[str]]], r
     while True:
         template = rng.choices(templates, weights)[0]
         values = {**things(words[template.language], rng), **DRAWS[template.name](rng, template.language)}
-        question = typed(rng, fill(reading(rng, template.ask), values), template.language)
-        if side_of(question) == (side or side_of(question)):
-            return Problem(template, question, values)
+        if "<d>" in template.ask:  # the step is told, and need not be read off the terms
+            values["by"] = values["d"]
+        ask = reading(rng, template.ask)
+        question = typed(rng, fill(ask, values), template.language)
+        if side_of(question) != (side or side_of(question)):
+            continue
+        if side == "train":
+            shown = spelled(rng, ask, values, template.language)
+            text = question if shown == values else typed(rng, fill(ask, shown), template.language)
+            question = around(rng, text, template.language, template.kind)
+        return Problem(template, question, values)
 
 
 def told(result: str, number: int, language: str) -> Values:
@@ -232,24 +259,32 @@ def talk(templates: list[Template], words: dict[str, dict[str, list[str]]], rng:
         "version": f"{rng.randint(1, 20)}.{rng.randint(0, 30)}",
         "expression": rng.choice([f"{a}+{b}", f"{a}-{b}=", f"{a}×{b}", f"{a}/{b}", str(a * b), f"x={a}", f"{a}:{b}"]),
     }
+    other = Random(str(values))
+    values |= {"month": other.randint(1, 12), "day": other.randint(1, 28), "big": whole(other, 20, 5)}
     text = fill(reading(rng, template.ask), values)
     # What is to be repeated is not changed.
-    ask = text if "<expression>" in template.ask else typed_talk(rng, text, template.language, lead=False)
+    ask = (
+        text if re.search("<(expression|big)>", template.ask) else typed_talk(rng, text, template.language, lead=False)
+    )
     answer = fill(rng.choice(template.answer.split("\n")), values)
     return [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
 
 
 def conversation(given: Templates, call: Call, seed: str) -> dict[str, Any]:
-    """One to three exchanges, a quarter of them without a tool."""
+    """One to four exchanges, a third of them without a tool; after a call such a one is as likely as another."""
     rng = Random(seed)
     messages: list[dict[str, Any]] = []
-    language, kinds = rng.choice(["zh", "zh", "en"]) if rng.random() < 0.1 else rng.choice(["zh", "en"]), list[str]()
-    for _ in range(rng.choices([1, 2, 3], [75, 17, 8])[0]):
-        if rng.random() < 0.25:
-            messages += talk([one for one in given.talk["train"] if one.language == language], given.words, rng)
+    language, kinds = rng.choice(["zh", "en"]), list[str]()
+    mine = [one for one in given.problems["train"] if one.language == language]
+    small = [one for one in given.talk["train"] if one.language == language]
+    for _ in range(rng.choices([1, 2, 3, 4], [62, 23, 11, 4])[0]):
+        called = bool(kinds) and kinds[-1] != "talk"
+        if rng.random() < (0.5 if called else 0.28):
+            everyday = given.everyday.get(language)
+            messages += rng.choice(everyday) if everyday and rng.random() < 0.35 else talk(small, given.words, rng)
             kinds.append("talk")
         else:
-            one = problem([t for t in given.problems["train"] if t.language == language], given.words, rng, "train")
+            one = problem(mine, given.words, rng, "train")
             messages += [{"role": "user", "content": one.question}, worked(one, call)]
             kinds.append(one.template.kind)
     return {"messages": messages, "task": kinds[-1], "language": language}
@@ -279,7 +314,7 @@ def distinct(make: Callable[[Random], Any], text_of: Callable[[Any], str], count
 
 
 def heldout_problems(given: Templates, count: int, seed: int) -> list[Problem]:
-    make = partial(problem, given.problems["train"], given.words, side="heldout")
+    make = partial(problem, given.problems["seen"], given.words, side="heldout")
     return list(distinct(lambda rng: make(rng=rng), lambda one: one.question, count, f"{seed}/heldout"))
 
 
@@ -303,6 +338,17 @@ def prompts(problems: Iterable[Problem]) -> Iterator[dict[str, Any]]:
             yield {"prompt": one.question, "answer": answer}
 
 
+def called(tools: Tools, name: str, arguments: str) -> str:
+    """A call's result. On a busy machine one may take longer than it has, and is made once more."""
+    for _ in range(4):
+        try:
+            return tools.call(name, arguments)
+        except ValueError as error:
+            if "took longer" not in str(error):
+                raise
+    return tools.call(name, arguments)
+
+
 def at_once(make: Callable[[Any], Any], given: Iterable[Any], count: int, title: str) -> list[Any]:
     """In order, some at a time: the calls wait for other processes."""
     found = []
@@ -313,17 +359,20 @@ def at_once(make: Callable[[Any], Any], given: Iterable[Any], count: int, title:
     return found
 
 
-def main(out: Path, count: int = 30_000, seed: int = 1, asked: int = 6000) -> None:
+def main(
+    out: Path, chat: Path = Path("runs/nano/chat/chat.jsonl"), count: int = 40_000, seed: int = 1, asked: int = 6000
+) -> None:
     """Write the dialogues and what they are measured with.
 
     Args:
         out: folder to write to
+        chat: what chat_data.py wrote, for exchanges of everyday life between the problems
         count: conversations to learn from
         seed: another seed, other numbers
         asked: questions for `glm grpo`
     """
-    given, tools = read_templates(), Tools()
-    call = lru_cache(maxsize=100_000)(lambda name, arguments: tools.call(name, arguments))
+    given, tools = replace(read_templates(), everyday=read_everyday(chat)), Tools()
+    call = lru_cache(maxsize=100_000)(partial(called, tools))
     train = partial(problem, given.problems["train"], given.words, side="train")
     problems, others = heldout_problems(given, 500, seed), template_problems(given, seed)
     questions = (train(Random(f"{seed}/prompt/{number}")) for number in range(asked))

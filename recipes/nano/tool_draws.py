@@ -58,7 +58,9 @@ def terms(first: int, step: int, count: int, rng: Random) -> Values:
     plus, comma = rng.choice(["+", "+", " + "]), rng.choice([", ", ",", "，", "、"])
     return {
         "a": first,
-        "d": step if step > 0 else f"({step})",
+        "d": step,
+        # The step as a call says it: nothing is subtracted in the head, and 3, 6, 9 have the step 3.
+        "by": step if step == first else f"({first + step}-{first})",
         "l": last,
         "n_terms": count,
         "sum": plus.join(map(str, [*shown, dots, last])),
@@ -134,6 +136,7 @@ def geometric(rng: Random, lang: str) -> Values:
     comma = rng.choice([", ", "，"])
     return {
         "a": first,
+        "b": powers[1],
         "q": times,
         "l": powers[-1],
         "sum": "+".join(shown),

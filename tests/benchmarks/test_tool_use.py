@@ -12,6 +12,7 @@ from openglm import Tools
 from openglm.text import train_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/nano"))
+import reflection
 import tools as measurement
 
 
@@ -110,3 +111,28 @@ def test_tables_group_by_kind_and_length_of_numbers():
     assert measurement.by_kind(rows)["series"]["used"]["of"] == 0
     text = measurement.tables({"tables": {"digits": by_digits}, "needless calls": measurement.share([False] * 300)})
     assert "| 10 and more | 1 | 0.0 % (0 to 79)" in text and "–" in text and "Needless calls: 0 of 300" in text
+
+
+def test_reflection_is_measured_on_planted_answers_and_on_its_own(own):
+    """Its own answer is right; the planted wrong one is found, told, and answered once more."""
+    said = "The answer is 42.<eop>"
+    assistant = scripted(own, said * 6, Tools())
+    lines = reflection.measured(assistant, [item()])
+    assert not assistant.script.left
+    found = {(line["tools"], line["answers"], line["reflect"]): line["rows"][0] for line in lines}
+    assert len(found) == 12
+    spoken = len(with_marks(own, said))
+    for (_, answers, reflect), row in found.items():
+        wrong = answers == "planted, wrong"
+        assert row["right"] == (not wrong or reflect) and row["found"] == (wrong and reflect)
+        assert row["written"] == (spoken if answers == "own" or (wrong and reflect) else 0)
+        told = own.encode("Check: 12+30=45 is wrong, 12+30=42. Please answer again.")
+        assert row["read"] >= len(told) if row["found"] else row["read"] == 0
+    assert reflection.tables(lines).count("100.0 %") == 2 * (2 + 1 + 1 + 2)
+
+
+def test_an_answer_is_spoiled_in_its_last_number():
+    assert reflection.spoiled("2 + 3 is 5.") == "2 + 3 is 8."
+    assert reflection.spoiled("它是12/7。") == "它是12/0。"
+    unspoilt = item(result="yes")
+    assert not reflection.can_be_spoiled(unspoilt) and reflection.can_be_spoiled(item())

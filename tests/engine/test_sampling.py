@@ -90,6 +90,16 @@ def test_penalties_and_bias_by_their_formulas():
     )
 
 
+@given(st.lists(st.integers(-3, 3), min_size=6, max_size=6), st.dictionaries(st.integers(0, 5), st.integers(-4, 4)))
+def test_a_bias_moves_the_likeliest_token_where_its_sums_say_so(values, bias):
+    """Also where the row is not read again, for the bias only lowers other tokens; of equals the first is taken."""
+    logits = torch.tensor(values, dtype=torch.float32)
+    sums = [value + bias.get(token, 0) for token, value in enumerate(values)]
+    sampler = Sampler(SamplingParams(logit_bias={token: float(b) for token, b in bias.items()}), [0], 6, None)
+    found = sampler.sample(logits, int(logits.argmax()), float(logits.max()))
+    assert found == sums.index(max(sums))
+
+
 def test_logprobs_are_of_the_models_own_distribution():
     found = logprob(LOGITS, 2, 3)
     logs = torch.log_softmax(LOGITS, -1)

@@ -1,7 +1,10 @@
 """nano's tool dialogues: answers hold when they are tried out, calls are really run, and what is held out is nowhere learnt from."""
 
+import dataclasses
 import datetime
+import itertools
 import json
+import re
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +19,13 @@ from helpers.text_samples import TEXTS, VOCAB_SIZE
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "nano"))
 
 import tool_data
-from chat_text import key
-from tool_data import Problem, fill, is_right, problem, read_templates, side_of, talk, worked
+from chat_text import key, reading
+from tool_data import Problem, fill, is_right, numbers, problem, read_templates, side_of, talk, worked
 from tool_draws import DRAWS, plain
+from tool_typing import chinese, english, spelled
 
 from openglm import Tools
+from openglm.cli.options import read_toml
 from openglm.text import train_tokenizer
 from openglm.text.steps import read_call
 
@@ -101,7 +106,7 @@ def test_answers_hold_when_they_are_tried_out(name):
 @pytest.mark.parametrize(
     ("name", "asked", "answer"),
     [
-        ("series", {"sum": "3+6+9+12+...+333", "a": 3, "d": 3, "l": 333}, "18648"),
+        ("series", {"sum": "3+6+9+12+...+333", "a": 3, "by": 3, "l": 333}, "18648"),
         ("heads_and_legs", {"heads": 35, "legs": 94}, "23, 12"),
         ("larger", {"a": "9.11", "b": "9.9"}, "9.9"),
         ("percent_of", {"p": 15, "n": 37}, "5.55"),
@@ -169,7 +174,7 @@ def test_digits_are_copied_one_by_one(tokenizer, one_of_each):
 
 def test_no_special_token_stands_in_a_template(tokenizer):
     folder = Path(tool_data.__file__).parent
-    for name in ("tool_problems.toml", "tool_talk.toml"):
+    for name in ("tool_problems.toml", "tool_wordings.toml", "tool_talk.toml", "tool_chatter.toml"):
         text = (folder / name).read_text(encoding="utf-8")
         assert not [mark for mark in tokenizer.special if mark in text]
         assert with_marks(tokenizer, text[:2000]) == tokenizer.encode(text[:2000])
@@ -194,11 +199,81 @@ def test_what_is_held_out_is_not_learnt_from():
     held = tool_data.heldout_problems(GIVEN, 60, 1)
     wordings = tool_data.template_problems(GIVEN, 1)
     assert all(side_of(one.question) == "heldout" for one in held) and len(wordings) >= 300
-    assert all(side_of(one.question) == "train" for one in train)
+    digits = [{tuple(found) for one in side if (found := numbers(one.question))} for side in (held, train)]
+    assert not digits[0] & digits[1]
     assert not seen & {key(one.question) for one in held} and not seen & {key(one.question) for one in wordings}
     asks = {key(template.ask) for template in GIVEN.problems["train"]}
     assert not asks & {key(template.ask) for template in GIVEN.problems["heldout"]}
     assert side_of("3+6+9+12+...+333 是多少？") == "heldout" == side_of("What is 3 + 6 + 9 + … + 333?")
+
+
+def pairs_of(template, seed):
+    """Neighbouring words of one reading, or letters of a Chinese one; a place is like another."""
+    text = re.sub(r"<[a-z_]+>", "#", reading(Random(seed), template.ask).lower())
+    units = (
+        re.findall(r"[a-z']+|#", text) if template.language == "en" else re.sub(r"[\W_]", "", text.replace("#", "数"))
+    )
+    return set(itertools.pairwise(units))
+
+
+def test_held_out_wordings_are_built_otherwise():
+    """Of their neighbouring words, no wording that is learnt from has most."""
+    held = {}
+    for template in GIVEN.problems["heldout"]:
+        held.setdefault((template.name, template.language), []).append(pairs_of(template, 0))
+    for template in GIVEN.problems["train"]:
+        for seed in range(20):
+            mine = pairs_of(template, seed)
+            for other in held.get((template.name, template.language), []):
+                assert len(mine & other) <= 0.6 * len(mine | other), reading(Random(seed), template.ask)
+
+
+def test_what_is_measured_is_asked_as_before_more_was_learnt():
+    """Wordings and noise are added for learning alone, so that figures can be compared."""
+    measured = [one for side in ("seen", "heldout") for one in GIVEN.problems[side]]
+    added = read_toml(Path(tool_data.__file__).parent / "tool_wordings.toml")
+    more = {ask for table in added.values() for language in ("zh", "en") for ask in table[language]}
+    assert more <= {one.ask for one in GIVEN.problems["train"]} and not more & {one.ask for one in measured}
+    for seed in range(200):
+        one = problem(GIVEN.problems["seen"], GIVEN.words, Random(seed), "heldout")
+        assert re.fullmatch(r"[\d.,/]*", "".join(numbers(one.question))) and numbers(one.question), "digits alone"
+
+
+def test_numbers_in_words():
+    words = {105: "一百零五", 1010: "一千零一十", 2003: "二千零三", 12: "十二", 40: "四十", 115: "一百一十五"}
+    assert {number: chinese(number) for number in words} == words
+    words = {
+        7: "seven",
+        40: "forty",
+        99: "ninety-nine",
+        305: "three hundred and five",
+        2014: "two thousand and fourteen",
+    }
+    assert {number: english(number) for number in words} == words
+    assert len(set(map(chinese, range(10_000)))) == len(set(map(english, range(10_000)))) == 10_000
+
+
+def test_numbers_beside_signs_stay_digits():
+    values = {"a": 12, "b": 34, "d": 1234567}
+    for seed in range(300):
+        assert spelled(Random(seed), "<a>+<b> = ? [<d>]", values, "en") == values
+    shown = [spelled(Random(seed), "what are <a> and <b>, or <d>", values, "en") for seed in range(300)]
+    assert {one["a"] for one in shown} == {12, "twelve"} and {one["d"] for one in shown} == {1234567, "1,234,567"}
+
+
+def test_a_third_of_the_exchanges_needs_no_tool(monkeypatch):
+    """And comes before calls and behind them, in lines of the chat data, too."""
+    monkeypatch.setattr(tool_data, "worked", lambda one, call: {"role": "assistant", "content": "1", "steps": [1]})
+    line = [{"role": "user", "content": "茶?"}, {"role": "assistant", "content": "好茶。"}]
+    given = dataclasses.replace(GIVEN, everyday={"zh": [line], "en": [line]})
+    made = [tool_data.conversation(given, None, f"{n}")["messages"] for n in range(400)]
+    called = [["steps" in answer for answer in messages[1::2]] for messages in made]
+    every = [one for row in called for one in row]
+    assert 0.28 < 1 - sum(every) / len(every) < 0.4
+    assert {pair for row in called for pair in itertools.pairwise(row)} == set(
+        itertools.product([True, False], repeat=2)
+    )
+    assert sum(line[0] in messages for messages in made) > 20
 
 
 def test_messages_that_need_no_tool_are_answered_without():

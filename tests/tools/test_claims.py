@@ -31,6 +31,8 @@ WRONG = [  # question, answer, what holds instead
     ("?", "100/3 = 33", "33.333333"),
 ]
 RIGHT = [
+    ("24/30÷10/22等于几", "答案是44/25。"),
+    ("?", "7 ÷ 2 = 3.5, 1/2 ÷ 1/4 = 2"),
     ("12×34 等于多少？", "12×34＝408。"),
     ("What is 12*34?", "The answer is 408, which is more than 400."),
     ("3+6+9+12+...+333 是多少？", "共111项，答案是18648。"),
@@ -166,3 +168,13 @@ def test_a_model_that_knows_calls_opens_none_where_it_has_no_tools(own):
     reply, streamed = ask(assistant, "?")
     read = [token for step in assistant.script.computed for token in step]
     assert own.special["[Begin]"] not in read and reply.text == streamed and reply.steps == []
+
+
+@pytest.mark.parametrize(
+    "answer", ["It is -20/0.", "是 12/00。", "12+34=46/0", "x=3/0", "0/0 %", "12+34 is 1/0, no 46."]
+)
+def test_a_division_by_zero_is_read_as_any_other_answer(answer):
+    """It is no value; the question's own is then missing from the answer, or it is there and nothing is wrong."""
+    wrong = mistakes("12+34=?", answer)
+    assert all(one.true == "12+34=46" for one in wrong)
+    assert bool(wrong) == ("46" not in answer)

@@ -1,12 +1,14 @@
 """Calls inside an answer and by an answer: the tools run, the model reads what they say, the cache is kept, and nothing but the model's own tokens calls."""
 
+from types import MethodType
+
 import pytest
 from helpers.scripted import scripted, with_marks
 from helpers.text_samples import TEXTS, VOCAB_SIZE
 from helpers.tokenizer_files import make_folders
 
 from openglm import Tools
-from openglm.assistant import Reply
+from openglm.assistant import Reply, SamplingParams
 from openglm.text import load_tokenizer, train_tokenizer
 
 SUM = "[Begin]Calc[Param](3+333)*111/2[End]"
@@ -218,3 +220,98 @@ def test_calls_of_the_callers_own_tools_are_left_to_the_caller(own):
     assistant = scripted(own, 'weather\n{"city": "北京"}<|observation|>', Tools())
     reply, _ = ask(assistant, tools=[schema])
     assert reply.steps == [] and reply.tool_calls[0]["function"]["arguments"] == {"city": "北京"}
+
+
+def weakly(script, where):
+    """Make the written tokens all but certain, except where `where(tokens written before)`: there they are only likeliest."""
+    written, run = [], script.run
+
+    def faint(self, step):
+        wanted = script.left[: len(step.wanted)]
+        logits = run(step)
+        for row, token in zip(logits, wanted, strict=True):
+            row *= 1.0 if where(written) else 1e4
+            written.append(token)
+        return logits
+
+    script.run = MethodType(faint, script)
+
+
+def inside(special):
+    return lambda written: written.count(special["[Begin]"]) > written.count(special["[End]"])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a_call_is_not_left_to_chance(own, temperature):
+    """Drawn tokens would miss a call in which each token is hardly likelier than any other."""
+    question, written, shown = CHINESE
+    for seed in range(3):
+        assistant = scripted(own, written, Tools())
+        weakly(assistant.script, inside(own.special))
+        penalties = {"repetition_penalty": 2.0, "presence_penalty": 2.0}
+        params = SamplingParams(200, temperature=temperature, seed=seed, **penalties)
+        turn = assistant.turn([{"role": "user", "content": question}], params)
+        while not turn.over:
+            turn.advance(assistant.engine.generate(*([one] for one in turn.request))[0].ids)
+        assert not assistant.script.left and turn.text == shown
+        assert [(step.arguments, step.result) for step in turn.steps] == [
+            ("[333=3+(n-1)*3],[n]", "n=111"),
+            ("(3+333)*111/2", "18648"),
+        ]
+        assert turn.tokens == len(with_marks(own, written))
+
+
+def test_behind_a_call_chance_goes_on(own):
+    found = set()
+    for seed in range(4):
+        assistant = scripted(own, f"{SUM}{'答' * 40}", Tools())
+        weakly(assistant.script, lambda written: own.special["[End]"] in written)
+        reply = assistant.reply([{"role": "user", "content": "?"}], max_tokens=35, temperature=1.0, seed=seed)
+        assert reply.steps[0].result == "18648"
+        found.add(reply.text)
+    assert len(found) == 4
+
+
+def answered(assistant, turns):
+    """The tokens of each turn, all of them asked at once."""
+    ids = [[] for _ in turns]
+    while waiting := [number for number, turn in enumerate(turns) if not turn.over]:
+        requests = [turns[number].request for number in waiting]
+        for number, result in zip(waiting, assistant.engine.generate(*zip(*requests, strict=True)), strict=True):
+            ids[number] += result.ids
+            turns[number].advance(result.ids)
+    return ids
+
+
+def test_drawn_answers_with_calls_are_the_same_in_company_and_calls_are_the_likeliest(own):
+    """Of a network that likes to open calls and to close them; what it writes in them is its own."""
+    assistant = scripted(own, "", Tools(calls=3))
+    begin, end = own.special["[Begin]"], own.special["[End]"]
+    runner = assistant.engine.runner = assistant.script.runner
+    run = runner.run
+
+    def eager(step):
+        logits = run(step).clone()
+        logits[:, [begin, end]] += 3 * logits.std(-1, keepdim=True)
+        return logits
+
+    runner.run = eager
+
+    def turns(seeds):
+        ask = [{"role": "user", "content": "1+1=?"}]
+        return [assistant.turn(ask, SamplingParams(60, temperature=1.0, seed=seed, ignore_eos=True)) for seed in seeds]
+
+    together, opened = answered(assistant, turns(range(4))), 0
+    assert together == [answered(assistant, turns([seed]))[0] for seed in range(4)]
+    for turn in turns(range(4)):
+        while not turn.over:
+            prompt, params = turn.request
+            ids = assistant.engine.generate([prompt], [params])[0].ids
+            turn.advance(ids)
+            if prompt[-1] == begin:
+                [greedy] = assistant.engine.generate(
+                    [prompt], [SamplingParams(len(ids), stop_ids=(end,), ignore_eos=True)]
+                )
+                assert ids == greedy.ids
+                opened += 1
+    assert opened > 1
