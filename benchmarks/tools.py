@@ -63,7 +63,7 @@ def main() -> None:
     left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     print(f"{options.clients} clients, {options.seconds:g} s: {len(times)} calls, all as expected; ", end="")
     print(f"median {statistics.median(times):.0f} ms, worst {max(times):.0f} ms; processes left: {len(left)}")
-    print(f"load average after, {options.clients} clients of it its own: {load()}")
+    print(f"load average after, these clients among it: {load()}")
 
 
 if __name__ == "__main__":
