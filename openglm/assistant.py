@@ -237,6 +237,7 @@ class Assistant:
         turn = Turn(
             self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, check=found.check
         )
+        turn.found = found
         if not found.sources:
             turn.answered(found.check(""))
         return turn

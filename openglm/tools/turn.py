@@ -71,6 +71,8 @@ class Turn:
         self._special, self._reflect = tokenizer.special, reflect
         self._check = check
         self.checked: Any = None
+        self.found: Any = None
+        """the question and the passages that the answer is made from, where it is"""
         self._retries, self._held = _MOST_RETRIES, ""
         asked = [one.get("content") or "" for one in self._messages if one["role"] == "user"]
         self._question = asked[-1] if asked else ""
