@@ -107,9 +107,10 @@ def _side(page: Page, words: gr.I18n) -> SimpleNamespace:
 def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
     """The conversation, the box below it, and what is kept of it."""
     w, rated, middle = words, page.state.feedback is not None, SimpleNamespace()
+    with_sources = page.service.assistant.web is not None
     middle.talk = gr.Chatbot(
         elem_id="talk",
-        elem_classes="rated" if rated else None,
+        elem_classes=["rated"] * rated + ["sourced"] * with_sources,
         label=w("talk"),
         show_label=False,
         container=False,
@@ -122,7 +123,6 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
         feedback_options=("Like", "Dislike") if rated else None,
     )
     middle.note = gr.Markdown("", elem_id="note")
-    with_sources = page.service.assistant.web is not None
     middle.web = gr.Checkbox(False, label=w("web"), visible=with_sources, container=False, elem_id="web")
     middle.box = _box(w, "ask", "box", submit_btn=True, max_lines=8, autofocus=True, max_length=1 << 18)
     with gr.Accordion(w("feedback"), open=False, visible=rated):

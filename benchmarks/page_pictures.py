@@ -1,0 +1,103 @@
+"""All pictures of the page in docs/server.md, in one go, from the server as users start it and real Chromium:
+
+    python benchmarks/page_pictures.py [--model nano] [--out docs/images]
+
+It needs `pip install 'openglm[serve,web,test]'` and Chromium. The sources are this project's own README and docs. Answers
+are the model's: each picture's question is asked again, up to five times, while nothing cites a source, and a line says
+what was shown. The first view, a chat, Fill, dark, a phone, an answer with sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from live_server import live_server
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from openglm.cli.main import main as glm
+
+ROOT = Path(__file__).parent.parent
+CHAT = "Tell me a short story.", "What is the capital of France?"
+POEM = "写一首关于月亮的诗"
+SOURCES = "Where are chats of the page kept?", "What does the guard check at every step?", "What is nano?"
+WIDE, PHONE = {"width": 1000, "height": 680}, {"width": 360, "height": 640}
+TRIES = 5
+
+
+def opened(browser: Browser, port: int, **options: object) -> Page:
+    page = browser.new_context(**{"viewport": WIDE, "locale": "en-US", **options}).new_page()
+    page.goto(f"http://127.0.0.1:{port}")
+    page.wait_for_selector("#model:has-text('tokens/s')", timeout=120_000)
+    return page
+
+
+def ask(page: Page, question: str) -> str:
+    """The answer, once it is whole."""
+    page.fill("#box textarea", question)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#box .stop-button", timeout=30_000)
+    page.wait_for_selector("#box .submit-button", timeout=180_000)
+    page.wait_for_timeout(500)
+    return page.locator("#talk .bot.message").last.inner_text()
+
+
+def with_sources(page: Page) -> None:
+    """An answer that cites something, with the passage of its first mark."""
+    page.check("#web input")
+    for question in SOURCES * TRIES:
+        said = ask(page, question)
+        if page.locator("#talk .cite").count():
+            page.locator("#talk .cite").first.hover()
+            page.wait_for_selector("#openglm-card:visible")
+            break
+        page.click("#talk button[aria-label='Clear']")
+        page.wait_for_selector("#talk .user.message", state="detached")
+    print(f"sources: {question!r}: {said!r}")
+
+
+def take(browser: Browser, port: int, out: Path) -> None:
+    page = opened(browser, port)
+    page.screenshot(path=out / "page.png")
+    for question in CHAT:
+        print(f"chat: {question!r}: {ask(page, question)!r}")
+    page.screenshot(path=out / "page_chat.png")
+    page.click("button[role=tab]:has-text('Fill')")
+    page.click("#fill-go")
+    page.wait_for_selector("#filled table", timeout=120_000)
+    page.wait_for_timeout(500)
+    page.screenshot(path=out / "page_fill.png")
+
+    page = opened(browser, port, color_scheme="dark", locale="zh-CN")
+    print(f"dark: {POEM!r}: {ask(page, POEM)!r}")
+    page.screenshot(path=out / "page_dark.png")
+
+    page = opened(browser, port, viewport=PHONE, device_scale_factor=2, locale="zh-CN", has_touch=True, is_mobile=True)
+    print(f"phone: {POEM!r}: {ask(page, POEM)!r}")
+    page.screenshot(path=out / "page_phone.png")
+
+    page = opened(browser, port)
+    with_sources(page)
+    page.screenshot(path=out / "page_sources.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+        index = f"{folder}/index"
+        assert glm(["index", str(ROOT / "README.md"), str(ROOT / "docs"), "--out", index]) == 0, "no index was made"
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        with live_server(options.model, "--web", index) as (port, _):
+            take(browser, port, options.out)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
