@@ -39,14 +39,20 @@ class Sources:
         return Found(question, list(found), problems=[*PROBLEMS, *([] if found else ["nothing was found"])])
 
 
+async def ready(page):
+    return "ready"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     own = train_tokenizer(iter(TEXTS), VOCAB_SIZE, tmp_path_factory.mktemp("own"))
     assistant = scripted(own, "", web=Sources())
     usual = assistant.sampling
     assistant.sampling = lambda **given: usual(**{**given, "temperature": 0.0})  # what is written is only likeliest
-    live = Live(assistant, page=True, feedback=False)
-    yield live
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("openglm.serve.page.Page.about", ready)  # no answer that tells the speed: none is written for it
+        live = Live(assistant, page=True, feedback=False)
+        yield live
     live.stop()
 
 
@@ -68,13 +74,12 @@ def opened(browser, server):
         where = browser.new_context(**{"viewport": {"width": 1000, "height": 900}, "locale": "en-US", **options})
         contexts.append(where)
         page = where.new_page()
+        page.set_default_timeout(120_000)
         page.asked, page.dialogs = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
-        server.service.assistant.script.left[:] = [5] * 99  # for the answer whose speed the page tells
         page.goto(server.url)
-        page.wait_for_selector("#model:has-text('tokens/s')", timeout=60_000)
-        server.service.assistant.script.left.clear()
+        page.wait_for_selector("#model:has-text('ready')")
         return page
 
     yield start
@@ -175,11 +180,11 @@ def test_sources_outlive_a_reload_and_are_copied_in_words(opened, server):
     page.reload()
     page.wait_for_selector("#talk .sources")
     assert page.locator("#talk .cite").all_inner_texts() == ["[1]", "[2]", "[3]", "[?]", "[4]"]
-    until(lambda: page.is_checked("#web input"), 20)
+    until(lambda: page.is_checked("#web input"), 60)
     labels = page.eval_on_selector_all("#talk [aria-label]", "all => all.map((one) => one.ariaLabel)")
     assert not [label for label in labels if "```" in label]
     page.locator("#talk button[aria-label='Copy message']").last.click()
-    until(lambda: page.evaluate("navigator.clipboard.readText()"), 20)
+    until(lambda: page.evaluate("navigator.clipboard.readText()"), 60)
     copied = page.evaluate("navigator.clipboard.readText()")
     assert (
         SHOWN in copied

@@ -142,7 +142,7 @@ def test_responses_and_messages_cite_in_their_makers_forms(own, web):
     server = Live(scripted(own, "Ferns reproduce by spores [2].<eop>" * 6, web=web))
     try:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
-        ask = {"model": "toy", "input": QUESTION, "max_output_tokens": 64}
+        ask = {"model": "toy", "input": QUESTION, "max_output_tokens": 64, "temperature": 0}
         with client.responses.stream(**ask, extra_body={"web": True}) as stream:
             added = [one.annotation for one in stream if one.type == "response.output_text.annotation.added"]
             streamed = stream.get_final_response()
@@ -156,16 +156,17 @@ def test_responses_and_messages_cite_in_their_makers_forms(own, web):
         assert refused.output[0].content[0].annotations == [] and refused.problems
 
         client = anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0)
-        ask = {"model": "toy", "messages": QUESTION, "max_tokens": 64}
+        ask = {"model": "toy", "messages": QUESTION, "max_tokens": 64, "extra_body": {"temperature": 0}}
+        web_too = {**ask, "extra_body": {"temperature": 0, "web": True}}
         with client.messages.stream(**ask, tools=[{"type": "web_search_20250305", "name": "web_search"}]) as stream:
             streamed = stream.get_final_message()
-        for found in (client.messages.create(**ask, extra_body={"web": True}), streamed):
+        for found in (client.messages.create(**web_too), streamed):
             (block,) = found.content
             (one,) = block.citations
             assert one.type == "web_search_result_location" and one.url.endswith("ferns.txt")
             assert one.cited_text == "Ferns reproduce by spores." and block.text == "Ferns reproduce by spores [1]."
         talk = [*QUESTION, {"role": "assistant", "content": [block.model_dump()]}, *QUESTION]
-        again = client.messages.create(**{**ask, "messages": talk}, extra_body={"web": True})
+        again = client.messages.create(**{**web_too, "messages": talk})
         assert again.content[0].citations and again.content[0].text == block.text
         tool = {"name": "f", "input_schema": {"type": "object"}}
         with pytest.raises(anthropic.BadRequestError, match="tools"):
