@@ -105,7 +105,7 @@ class Messages(BlockForm):
                 yield {"type": "content_block_start", "index": place, "content_block": content}
                 yield {"type": "content_block_stop", "index": place}
         elif kind == "begin":
-            [content] = _contents(replace(block, text=""))
+            [content] = _contents(replace(block, text="", citations=[]))
             yield {"type": "content_block_start", "index": index, "content_block": content}
         elif kind == "add":
             name, field = _DELTAS[block.kind]

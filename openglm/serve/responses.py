@@ -7,6 +7,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -134,7 +135,8 @@ class Responses(BlockForm):
         if kind == "begin":
             yield {"type": "output_item.added", **place, "item": item}
             if not call:
-                yield {"type": "content_part.added", **inner, "part": _part(block)}
+                empty = replace(block, text="", annotations=[])
+                yield {"type": "content_part.added", **inner, "part": _part(empty)}
         elif kind == "add":
             yield {"type": f"{name}.delta", **inner, "delta": text, "logprobs": []}
         elif kind == "cite":

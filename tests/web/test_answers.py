@@ -144,14 +144,16 @@ def test_responses_and_messages_cite_in_their_makers_forms(own, web):
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
         ask = {"model": "toy", "input": QUESTION, "max_output_tokens": 64, "temperature": 0}
         with client.responses.stream(**ask, extra_body={"web": True}) as stream:
-            added = [one.annotation for one in stream if one.type == "response.output_text.annotation.added"]
+            events = list(stream)
             streamed = stream.get_final_response()
         for found in (client.responses.create(**ask, tools=[{"type": "web_search"}]), streamed):
             (part,) = found.output[0].content
             (one,) = part.annotations
             assert one.type == "url_citation" and one.url.endswith("ferns.txt")
             assert part.text[one.start_index : one.end_index] == "[1]" and found.output_text == part.text
-        assert len(added) == 1
+        assert [one.type for one in events].count("response.output_text.annotation.added") == 1
+        begun = next(one for one in events if one.type == "response.content_part.added")
+        assert begun.part.text == "" and begun.part.annotations == [], "readers add what follows to it"
         refused = client.responses.create(**{**ask, "input": "zzz"}, extra_body={"web": True})
         assert refused.output[0].content[0].annotations == [] and refused.problems
 
