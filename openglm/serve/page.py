@@ -239,8 +239,9 @@ class Page:
                         batch.cancel()
                         await asyncio.gather(batch, return_exceptions=True)
                         return
-                    if (events := batch.result()) is None:
+                    if (ready := batch.result()) is None:
                         return
+                    events = ready
             finally:
                 stopped.cancel()
 
