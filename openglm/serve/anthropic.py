@@ -31,8 +31,8 @@ _DELTAS = {
 
 @router.post("/messages")
 async def messages(request: Request, body: Json) -> Response:
-    """messages, max_tokens, system, tools, tool_choice, thinking, stop_sequences, temperature, top_p, top_k, stream; web, or
-    a tool of type web_search_..."""
+    """messages, max_tokens, system, tools, tool_choice, thinking, stop_sequences, temperature, top_p, top_k, stream;
+    web, or a tool of type web_search_..."""
     chat = as_chat(asked, body)
     version = check_model(request, chat.model)
     form = Messages(public_name(request, version))
