@@ -2,7 +2,7 @@
 
     python benchmarks/page_pictures.py [--model nano] [--out docs/images]
 
-It needs `pip install 'openglm[serve,web,test]'` and Chromium. The sources are this project's own README and docs. Answers
+It needs `pip install 'openglm[serve,web,test]'` and Chromium. The sources are two pages of this documentation. Answers
 are the model's, and printed: questions about the sources are asked up to five times, until one is answered with a
 citation. The first view, a chat, Fill, dark, a phone, an answer with sources.
 """
@@ -22,7 +22,7 @@ from openglm.cli.main import main as glm
 ROOT = Path(__file__).parent.parent
 CHAT = "Tell me a short story.", "What is the capital of France?"
 POEM = "写一首关于月亮的诗"
-SOURCES = "Where are chats of the page kept?", "What does the guard check at every step?", "What is nano?"
+SOURCES = "Where do chats stay?", "What does BM25 find?", "What is shown when the storage is full?"
 WIDE, PHONE = {"width": 1000, "height": 680}, {"width": 360, "height": 640}
 TRIES = 5
 PATIENCE = 600_000  # milliseconds, for a busy machine
@@ -93,7 +93,8 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         index = f"{folder}/index"
-        assert glm(["index", str(ROOT / "README.md"), str(ROOT / "docs"), "--out", index]) == 0, "no index was made"
+        places = [str(ROOT / "docs" / name) for name in ("server.md", "web.md")]
+        assert glm(["index", *places, "--out", index]) == 0, "no index was made"
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         with live_server(options.model, "--web", index) as (port, _):
             take(browser, port, options.out)

@@ -176,7 +176,7 @@ def test_no_answer_can_write_sources_of_its_own(opened, server):
 def test_sources_outlive_a_reload_and_are_copied_in_words(opened, server):
     page = opened(permissions=["clipboard-read", "clipboard-write"])
     with_sources(page, server)
-    until(lambda: "mosses" in page.evaluate("JSON.stringify(localStorage)"), 60)
+    until(lambda: "[?]" in page.evaluate("JSON.stringify(localStorage)"), 60)
     page.reload()
     page.wait_for_selector("#talk .sources")
     assert page.locator("#talk .cite").all_inner_texts() == ["[1]", "[2]", "[3]", "[?]", "[4]"]
