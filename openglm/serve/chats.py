@@ -53,11 +53,11 @@ class _Sampling(_Plain):
 
 
 class _Source(_Plain):
-    """A citation. index: the number that the text gives it."""
+    """A citation. index: the number that the text gives it. No event of the page may have a field `url` (layout.py)."""
 
     index: int = Field(gt=0, lt=10_000)
     title: _Short = ""
-    url: _Short = ""
+    address: _Short = ""
     quote: _Short = ""
 
 
@@ -114,7 +114,7 @@ def for_model(messages: Messages) -> Messages:
             function = {"name": call[0], "arguments": json.loads(call[1])}
             made["tool_calls"] = [{"type": "function", "function": function}]
         if sources := message.get("sources"):
-            made["citations"] = sources
+            made["citations"] = [{"url" if name == "address" else name: one[name] for name in one} for one in sources]
         plain.append(made)
     return plain
 
@@ -134,8 +134,9 @@ def _extras(message: Mapping[str, Any]) -> Json:
     with suppress(LookupError, TypeError, AttributeError):
         function = message["tool_calls"][0]["function"]
         found["call"] = [function["name"], json_text(arguments_of(function["arguments"]))]
-    with suppress(LookupError, TypeError):
-        found["sources"] = [{"index": number, **one} for number, one in enumerate(message["citations"], start=1)]
+    with suppress(LookupError, TypeError, AttributeError):
+        cited = enumerate(message["citations"], start=1)
+        found["sources"] = [{"index": number, **one, "address": one.get("url")} for number, one in cited]
     return found
 
 

@@ -1,7 +1,7 @@
 /* The sources of an answer: a list below it, and each mark such as [1] a button that shows the quoted passage on hover,
    focus and tap. What pages say becomes text, never HTML, and only addresses of the web become links. */
 const openglmSources = (() => {
-  const BLOCK = /\n*(`{3,})sources-([0-9a-f]{32})\n(.*)\n\1/g, MARK = /\[(\d+|\?)\]/;
+  const BLOCK = /\n*(`{3,})sources-([0-9a-f]{32})\n([^\n]*)\n\1/g, MARK = /\[(\d+|\?)\]/;
   const LEAVES = 250;  // milliseconds for the pointer to go from a mark to the passage
   const chinese = navigator.language.startsWith("zh");
   const say = (english, other) => chinese ? other : english;
