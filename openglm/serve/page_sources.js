@@ -31,10 +31,10 @@ const openglmSources = (() => {
     const out = make("div", "sources");
     if (found.length) out.append(make("strong", "", say("Sources", "资料来源")));
     for (const source of found) {
-      const {index, title, url, quote} = source, said = make("q", "", quote);
+      const {index, title, address: url, quote} = source, said = make("q", "", quote);
       source.id = said.id = `openglm-quote-${count += 1}`;
-      const address = title && title !== url ? [" ", make("small", "", url)] : [];
-      out.append(make("div", "", `[${index}] `, link(url, title || url), ...address, make("br"), said));
+      const beside = title && title !== url ? [" ", make("small", "", url)] : [];
+      out.append(make("div", "", `[${index}] `, link(url, title || url), ...beside, make("br"), said));
     }
     if (problems.length) {
       const head = say(`${problems.length} could not be used`, `${problems.length} 项未能使用`);
@@ -77,7 +77,7 @@ const openglmSources = (() => {
   }
 
   function open(button) {
-    const {title, url, quote} = sources.get(button);
+    const {title, address: url, quote} = sources.get(button);
     clearTimeout(leaving);
     if (mark === button) return;
     mark = button;
@@ -123,6 +123,6 @@ const openglmSources = (() => {
     trust: (name) => { trusted.add(name); show(); },
     /* A text that is copied, with its sources in words. */
     plain: (text) => text.replace(BLOCK, (block, _, name, json) => !trusted.has(name) ? block
-      : JSON.parse(json)[0].map(({index, title, url}) => `\n[${index}] ${title} ${url}`).join("").replace(/^/, "\n")),
+      : JSON.parse(json)[0].map(({index, title, address}) => `\n[${index}] ${title} ${address}`).join("").replace(/^/, "\n")),
   };
 })();

@@ -56,7 +56,7 @@ def test_any_chat_becomes_a_sound_one(chat):
 
 
 SOURCES = st.lists(
-    st.fixed_dictionaries({"index": st.integers(1, 9), "title": TEXTS, "url": TEXTS, "quote": TEXTS}), max_size=3
+    st.fixed_dictionaries({"index": st.integers(1, 9), "title": TEXTS, "address": TEXTS, "quote": TEXTS}), max_size=3
 )
 
 

@@ -178,7 +178,7 @@ def test_sources_outlive_a_reload_and_are_copied_in_words(opened, server):
     with_sources(page, server)
     until(lambda: "[?]" in page.evaluate("JSON.stringify(localStorage)"), 60)
     page.reload()
-    page.wait_for_selector("#talk .sources")
+    page.wait_for_selector("#talk .sources")  # what the browser kept is what the server takes
     assert page.locator("#talk .cite").all_inner_texts() == ["[1]", "[2]", "[3]", "[?]", "[4]"]
     until(lambda: page.is_checked("#web input"), 60)
     labels = page.eval_on_selector_all("#talk [aria-label]", "all => all.map((one) => one.ariaLabel)")
