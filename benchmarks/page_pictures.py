@@ -2,7 +2,7 @@
 
     python benchmarks/page_pictures.py [--model nano] [--out docs/images]
 
-It needs `pip install 'openglm[serve,web,test]'` and Chromium. The sources are two pages of this documentation. Answers
+It needs `pip install 'openglm[serve,web,test]'` and Chromium. The sources are a small site on this machine. Answers
 are the model's, and printed: questions about the sources are asked up to five times, until one is answered with a
 citation. The first view, a chat, Fill, dark, a phone, an answer with sources.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from live_server import live_server
@@ -22,10 +24,34 @@ from openglm.cli.main import main as glm
 ROOT = Path(__file__).parent.parent
 CHAT = "Tell me a short story.", "What is the capital of France?"
 POEM = "写一首关于月亮的诗"
-SOURCES = "Where do chats stay?", "What does BM25 find?", "What is shown when the storage is full?"
+SOURCES = "How do ferns reproduce?", "Where does moss grow?", "What do orchids live on?"
+SITE = {
+    "ferns": "Ferns reproduce by spores, which form on the underside of their leaves. They have neither flowers nor seeds. "
+    "Most ferns grow in shady and damp places. Young leaves are rolled up and are called fiddleheads.",
+    "moss": "Moss grows on damp ground, on stones and on the bark of trees. It has no roots and takes up water through its leaves. "
+    "Peat moss can hold twenty times its own weight of water.",
+    "orchids": "Many orchids live on the branches of trees in warm forests. Their seeds are as fine as dust and need a fungus to grow. "
+    "The vanilla of our kitchens is the fruit of an orchid.",
+}
 WIDE, PHONE = {"width": 1000, "height": 680}, {"width": 360, "height": 640}
 TRIES = 5
 PATIENCE = 600_000  # milliseconds, for a busy machine
+
+
+class Site(BaseHTTPRequestHandler):
+    """Pages to be indexed."""
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        self.send_response(200 if name in SITE else 404)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        title, text = name.capitalize(), SITE.get(name, "")
+        page = f"<html><head><title>{title}</title></head><body><article><h1>{title}</h1><p>{text}</p></article></body></html>"
+        self.wfile.write(page.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def opened(browser: Browser, port: int, **options: object) -> Page:
@@ -93,8 +119,12 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         index = f"{folder}/index"
-        places = [str(ROOT / "docs" / name) for name in ("server.md", "web.md")]
-        assert glm(["index", *places, "--out", index]) == 0, "no index was made"
+        with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site:
+            threading.Thread(target=site.serve_forever, daemon=True).start()
+            host = f"127.0.0.1:{site.server_port}"
+            places = [f"http://{host}/{name}" for name in SITE]
+            assert glm(["index", *places, "--out", index, "--web.allow", host]) == 0, "no index was made"
+            site.shutdown()
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         with live_server(options.model, "--web", index) as (port, _):
             take(browser, port, options.out)
