@@ -26,12 +26,12 @@ CHAT = "Tell me a short story.", "What is the capital of France?"
 POEM = "写一首关于月亮的诗"
 SOURCES = "How do ferns reproduce?", "Where does moss grow?", "What do orchids live on?"
 SITE = {
-    "ferns": "Ferns reproduce by spores, which form on the underside of their leaves. They have neither flowers nor seeds. "
-    "Most ferns grow in shady and damp places. Young leaves are rolled up and are called fiddleheads.",
-    "moss": "Moss grows on damp ground, on stones and on the bark of trees. It has no roots and takes up water through its leaves. "
-    "Peat moss can hold twenty times its own weight of water.",
-    "orchids": "Many orchids live on the branches of trees in warm forests. Their seeds are as fine as dust and need a fungus to grow. "
-    "The vanilla of our kitchens is the fruit of an orchid.",
+    "ferns": "Ferns reproduce by spores, which form on the underside of their leaves. They have neither flowers nor "
+    "seeds. Most ferns grow in shady and damp places. Young leaves are rolled up and are called fiddleheads.",
+    "moss": "Moss grows on damp ground, on stones and on the bark of trees. It has no roots and takes up water through "
+    "its leaves. Peat moss can hold twenty times its own weight of water.",
+    "orchids": "Many orchids live on the branches of trees in warm forests. Their seeds are as fine as dust and need a "
+    "fungus to grow. The vanilla of our kitchens is the fruit of an orchid.",
 }
 WIDE, PHONE = {"width": 1000, "height": 680}, {"width": 360, "height": 640}
 TRIES = 5
@@ -47,8 +47,8 @@ class Site(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
         title, text = name.capitalize(), SITE.get(name, "")
-        page = f"<html><head><title>{title}</title></head><body><article><h1>{title}</h1><p>{text}</p></article></body></html>"
-        self.wfile.write(page.encode())
+        body = f"<article><h1>{title}</h1><p>{text}</p></article>"
+        self.wfile.write(f"<html><head><title>{title}</title></head><body>{body}</body></html>".encode())
 
     def log_message(self, *_: object) -> None:
         pass
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+    with tempfile.TemporaryDirectory() as folder:
         index = f"{folder}/index"
         with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site:
             threading.Thread(target=site.serve_forever, daemon=True).start()
@@ -125,10 +125,9 @@ def main() -> None:
             places = [f"http://{host}/{name}" for name in SITE]
             assert glm(["index", *places, "--out", index, "--web.allow", host]) == 0, "no index was made"
             site.shutdown()
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        with live_server(options.model, "--web", index) as (port, _):
+        with live_server(options.model, "--web", index) as (port, _), sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
             take(browser, port, options.out)
-        browser.close()
 
 
 if __name__ == "__main__":
