@@ -123,7 +123,9 @@ def main() -> None:
             threading.Thread(target=site.serve_forever, daemon=True).start()
             host = f"127.0.0.1:{site.server_port}"
             places = [f"http://{host}/{name}" for name in SITE]
-            assert glm(["index", *places, "--out", index, "--web.allow", host]) == 0, "no index was made"
+            assert glm(["index", *places, "--out", index, "--web.allow", host, "--web.seconds", "300"]) == 0, (
+                "no index was made"
+            )
             site.shutdown()
         with live_server(options.model, "--web", index) as (port, _), sync_playwright() as play:
             browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
