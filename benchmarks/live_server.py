@@ -13,10 +13,10 @@ from pathlib import Path
 
 
 @contextmanager
-def live_server(model: Path | str) -> Iterator[tuple[int, int]]:
+def live_server(model: Path | str, *more: str) -> Iterator[tuple[int, int]]:
     """Port and process number of `glm serve MODEL` as it is by default, page and feedback included; what it keeps goes
-    to a folder of its own."""
-    command = [sys.executable, "-m", "openglm.cli.main", "serve", str(model), "--port", "0", "--device", "cpu"]
+    to a folder of its own. more: further options."""
+    command = [sys.executable, "-m", "openglm.cli.main", "serve", str(model), "--port", "0", "--device", "cpu", *more]
     with tempfile.TemporaryDirectory() as data:
         server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "XDG_DATA_HOME": data})
         try:

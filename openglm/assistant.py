@@ -234,9 +234,7 @@ class Assistant:
         require(fits([]), "question", f"{len(question)} characters", way_out)
         found = self.web.find(question).fitting(fits)
         ask = partial(self.chat_prompt, cut=cut, thinking=thinking)
-        turn = Turn(
-            self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, check=found.check
-        )
+        turn = Turn(self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, found=found)
         if not found.sources:
             turn.answered(found.check(""))
         return turn

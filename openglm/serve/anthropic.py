@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from openglm.serve.asking import ask_chat
-from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of
+from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of, web_search
 from openglm.serve.choices import Answering, new_call, new_function
 from openglm.serve.forms import check_model, public_name, respond
 from openglm.serve.schemas import Json
@@ -31,7 +31,8 @@ _DELTAS = {
 
 @router.post("/messages")
 async def messages(request: Request, body: Json) -> Response:
-    """messages, max_tokens, system, tools, tool_choice, thinking, stop_sequences, temperature, top_p, top_k, stream."""
+    """messages, max_tokens, system, tools, tool_choice, thinking, stop_sequences, temperature, top_p, top_k, stream;
+    web, or a tool of type web_search_..."""
     chat = as_chat(asked, body)
     version = check_model(request, chat.model)
     form = Messages(public_name(request, version))
@@ -45,10 +46,11 @@ async def count(request: Request, body: Json) -> dict[str, int]:
 
 def asked(body: Json) -> Json:
     """The request in our own words."""
+    body = web_search(body)
     choice, thinks = body.get("tool_choice") or {}, body.get("thinking") or {}
     kind = choice.get("type")
     system = [{"role": "system", "content": text_of(body["system"])}] if body.get("system") else []
-    same = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream")
+    same = ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "web")
     return {
         **{name: body.get(name) for name in same},
         "messages": [*system, *(message for turn in body["messages"] for message in _messages(**turn))],
@@ -85,14 +87,14 @@ class Messages(BlockForm):
 
     def whole(self, answering: Answering) -> Json:
         content = [made for block in self.read(answering) for made in _contents(block)]
-        return {**self.head, "content": content, **_stop(answering), "usage": _usage(answering)}
+        return {**self.head, "content": content, **_stop(answering), "usage": _usage(answering), **self.unused()}
 
     def begin(self, answering: Answering) -> bytes:
         start: Json = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(answering)}
         return self.write({"type": "message_start", "message": {**self.head, **start}})
 
     def end(self, answering: Answering) -> bytes:
-        ended = {"type": "message_delta", "delta": _stop(answering), "usage": _usage(answering)}
+        ended = {"type": "message_delta", "delta": _stop(answering), "usage": _usage(answering), **self.unused()}
         return self.write(ended) + self.write({"type": "message_stop"})
 
     def events(self, kind: str, block: Block, text: str) -> Iterator[Json]:
@@ -103,11 +105,15 @@ class Messages(BlockForm):
                 yield {"type": "content_block_start", "index": place, "content_block": content}
                 yield {"type": "content_block_stop", "index": place}
         elif kind == "begin":
-            [content] = _contents(replace(block, text=""))
+            [content] = _contents(replace(block, text="", citations=[]))
             yield {"type": "content_block_start", "index": index, "content_block": content}
         elif kind == "add":
             name, field = _DELTAS[block.kind]
             yield {"type": "content_block_delta", "index": index, "delta": {"type": name, field: text}}
+        elif kind == "cite":
+            for citation in _citations(block):
+                delta = {"type": "citations_delta", "citation": citation}
+                yield {"type": "content_block_delta", "index": index, "delta": delta}
         else:
             yield {"type": "content_block_stop", "index": index}
 
@@ -115,7 +121,8 @@ class Messages(BlockForm):
 def _contents(block: Block) -> list[Json]:
     """Arguments that max_tokens cut are passed on as text."""
     if block.kind == "text":
-        return [{"type": "text", "text": block.text}]
+        found = _citations(block)
+        return [{"type": "text", "text": block.text, **({"citations": found} if found else {})}]
     if block.kind == "thoughts":
         return [{"type": "thinking", "thinking": block.text, "signature": ""}]
     if block.kind == "call":
@@ -126,6 +133,12 @@ def _contents(block: Block) -> list[Json]:
     use = {"id": id, "name": block.call["name"], "server_name": "glm", "input": json.loads(arguments_text(block.call))}
     done = {"tool_use_id": id, "is_error": block.call["failed"], "content": result}
     return [{"type": kind, **made} for kind, made in zip(_OWN_TOOLS, (use, done), strict=True)]
+
+
+def _citations(block: Block) -> list[Json]:
+    """As of Anthropic's own search; the text keeps its marks such as [1]."""
+    kind = {"type": "web_search_result_location", "encrypted_index": ""}
+    return [{**kind, "url": one["url"], "title": one["title"], "cited_text": one["quote"]} for one in block.citations]
 
 
 def _stop(answering: Answering) -> Json:

@@ -65,8 +65,9 @@ async def ask_chat(request: Request, body: ChatRequest) -> Answering:
 async def _in_turns(request: Request, service: Service, body: ChatRequest, thinking: Thinking) -> Answering:
     """A chat whose tools are run here, or whose sources are found here."""
     web = bool(body.web)
-    tools = "the server runs tools; send tools: [] to do without"
-    why = "not where " + ("answers are from sources; leave web out" if web else tools)
+    own = "answers are checked (--reflect)" if service.assistant.tools is None else "the server runs tools"
+    own += "; send tools: [] to do without"
+    why = "not where " + ("answers are from sources; leave web out" if web else own)
     require(body.n in (None, 1), "n", body.n, why)
     require(not body.logprobs, "logprobs", True, why)
     require(not (web and body.tools), "tools", len(body.tools or ()), why)

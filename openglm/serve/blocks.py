@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,19 @@ class Block:
     text: str = ""
     """for a call its arguments, for a step its result"""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    annotations: list[Json] = field(default_factory=list)
+    citations: list[Json] = field(default_factory=list)
+    """of a text from sources, as in a chat completion's message"""
 
 
 Step = tuple[str, Block, str]
-"""begin, add or end; of which block; the text that is added"""
+"""begin, add, cite or end; of which block; the text that is added"""
 
 
 class Blocks(list[Block]):
+    problems: Sequence[str] = ()
+    """what could not be used as a source"""
+
     def feed(self, delta: Json | None) -> list[Step]:
         """What a message, or a delta of it, begins, adds to and ends; None ends the answer."""
         if delta is None:
@@ -42,6 +48,10 @@ class Blocks(list[Block]):
             steps += self._add("call", call["function"]["arguments"], call if "id" in call else None)
         for step in delta.get("steps") or ():
             steps += self._add("step", step["result"], step)
+        self.problems = delta.get("problems", self.problems)
+        if delta.get("citations"):
+            self[-1].annotations, self[-1].citations = delta["annotations"], delta["citations"]
+            steps.append(("cite", self[-1], ""))
         return steps
 
     def _add(self, kind: str, text: str | None, call: Json | None = None) -> list[Step]:
@@ -64,7 +74,7 @@ class BlockForm(Form):
         self.blocks = Blocks()
 
     def events(self, kind: str, block: Block, text: str) -> Iterator[Json]:
-        """Those that tell of a block's beginning, growth or end, each with its type."""
+        """Those that tell of a block's beginning, growth, sources or end, each with its type."""
         raise NotImplementedError
 
     def write(self, fields: Json) -> bytes:
@@ -73,6 +83,10 @@ class BlockForm(Form):
     def grow(self, answering: Answering, parts: Parts) -> bytes:
         steps = [step for _, delta in parts for step in self.blocks.feed(delta)]
         return b"".join([self.write(fields) for step in steps for fields in self.events(*step)])
+
+    def unused(self) -> Json:
+        """What could not be used as a source, in a field that none of these interfaces has; left out where empty."""
+        return {"problems": self.blocks.problems} if self.blocks.problems else {}
 
     def read(self, answering: Answering) -> Blocks:
         """The blocks of a whole answer."""
@@ -94,6 +108,13 @@ def arguments_text(step: Mapping[str, Any]) -> str:
     """A step's arguments as JSON: those of a call inside an answer are text."""
     given = step["arguments"]
     return json.dumps(given if isinstance(given, dict) else {"input": given}, ensure_ascii=False)
+
+
+def web_search(body: Json) -> Json:
+    """The request with `web` true where it lists the search of the interface's makers as a tool, and without that."""
+    tools = body.get("tools") or []
+    own = [one for one in tools if not str(one.get("type")).startswith("web_search")]
+    return {**body, "web": True, "tools": own} if len(own) < len(tools) else body
 
 
 def functions(tools: list[Json] | None, schema: str) -> list[Json] | None:

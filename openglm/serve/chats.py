@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
 
 from openglm.serve.schemas import Json
 from openglm.text.replies import arguments_of, is_name, json_text
 
 Messages = list[Json]
 _MOST_MESSAGES, _MOST_EXTRAS, _LONGEST = 1024, 64, 1 << 18
-_SOURCE = ("title", "url", "quote")
 
 
 def _or_none(value: Any, check: Any) -> Any:
@@ -39,7 +38,7 @@ def _sound(call: list[str]) -> list[str]:
 
 _Extra = WrapValidator(_or_none)
 _Text = Annotated[str, AfterValidator(lambda text: text[:_LONGEST])]
-_Short = Annotated[str, AfterValidator(lambda text: text[:1024])]
+_Short = Annotated[str, AfterValidator(lambda text: text[:1024]), BeforeValidator(lambda value: value or "")]
 _THREE = Field(min_length=3, max_length=3)
 
 
@@ -53,6 +52,15 @@ class _Sampling(_Plain):
     max_tokens: float | None = Field(None, gt=-1e9, lt=1e9)
 
 
+class _Source(_Plain):
+    """A citation. index: the number that the text gives it. No event of the page may have a field `url` (layout.py)."""
+
+    index: int = Field(gt=0, lt=10_000)
+    title: _Short = ""
+    address: _Short = ""
+    quote: _Short = ""
+
+
 class _Message(_Plain):
     role: Literal["user", "assistant", "tool"]
     content: _Text
@@ -60,8 +68,9 @@ class _Message(_Plain):
         Annotated[list[_Text], Field(min_length=2, max_length=2), AfterValidator(_sound)] | None, _Extra
     ] = None
     """name, arguments as JSON text"""
-    sources: Annotated[list[Annotated[list[_Short], _THREE]] | None, _Extra] = None
-    """title, address, quote of each"""
+    sources: Annotated[list[_Source] | None, _Extra] = None
+    problems: Annotated[list[_Short] | None, _Extra] = None
+    """what could not be used as a source"""
     steps: Annotated[list[Annotated[list[_Text], _THREE]] | None, _Extra] = None
     """name, arguments, result of each tool that the server ran"""
     sampling: Annotated[_Sampling | None, _Extra] = None
@@ -105,7 +114,7 @@ def for_model(messages: Messages) -> Messages:
             function = {"name": call[0], "arguments": json.loads(call[1])}
             made["tool_calls"] = [{"type": "function", "function": function}]
         if sources := message.get("sources"):
-            made["citations"] = [dict(zip(_SOURCE, one, strict=True)) for one in sources]
+            made["citations"] = [{"url" if name == "address" else name: one[name] for name in one} for one in sources]
         plain.append(made)
     return plain
 
@@ -115,6 +124,7 @@ def answer(message: Mapping[str, Any], sampling: Mapping[str, float], version: s
     here, so all of it is checked. version: which weights answered."""
     steps = [[one["name"], str(one["arguments"]), one["result"]] for one in message.get("steps", ())]
     own = {"role": "assistant", "content": message["content"], "sampling": sampling, "version": version, "steps": steps}
+    own["problems"] = message.get("problems")
     return _messages([{**own, **_extras(message)}])[0]
 
 
@@ -125,7 +135,8 @@ def _extras(message: Mapping[str, Any]) -> Json:
         function = message["tool_calls"][0]["function"]
         found["call"] = [function["name"], json_text(arguments_of(function["arguments"]))]
     with suppress(LookupError, TypeError, AttributeError):
-        found["sources"] = [[str(one.get(name) or "") for name in _SOURCE] for one in message["citations"]]
+        cited = enumerate(message["citations"], start=1)
+        found["sources"] = [{"index": number, **one, "address": one.get("url")} for number, one in cited]
     return found
 
 

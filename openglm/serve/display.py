@@ -9,8 +9,9 @@ policy of guard.py.
 from __future__ import annotations
 
 import html
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openglm.assistant import Filling
@@ -56,11 +57,12 @@ def _broken(text: str) -> str:
     return "".join(pieces)
 
 
-def talk(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def talk(chat: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Messages of a conversation (chats.py) as Gradio's display takes them, one for one but that steps stand
-    before their answer: these, calls and results fold up, sources stand below their answer."""
+    before their answer: these, calls and results fold up. Sources are JSON in a block of code that bears the
+    conversation's random name: page.js makes a list of it, and no model can write one."""
     out, name = [], ""
-    for message in messages:
+    for message in chat["messages"]:
         for step in message.get("steps", ()):
             title, parts = f"↪ {step[0]}", "\n\n".join(map(_code, step[1:]))
             out.append({"role": "assistant", "content": parts, "metadata": {"title": shown(title)}})
@@ -70,8 +72,9 @@ def talk(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             content, title = f"{content}\n\n{_code(call[1])}".strip(), f"↪ {name}"
         elif message["role"] == "tool":
             content, title = _code(message["content"]), f"↩ {name}"
-        for number, (label, address, quote) in enumerate(message.get("sources", ()), start=1):
-            content += f"\n\n[{number}] " + shown(f"[{_flat(label) or address}]({address}) {_flat(quote)}")
+        sources, problems = message.get("sources", []), message.get("problems", [])
+        if sources or problems:
+            content += "\n\n" + _code(json.dumps([sources, problems], ensure_ascii=False), f"sources-{chat['id']}")
         role = "user" if message["role"] == "user" else "assistant"
         content = _code(message["content"], "typed") if role == "user" else content
         out.append({"role": role, "content": content, **({"metadata": {"title": shown(title)}} if title else {})})
@@ -82,10 +85,6 @@ def _code(text: str, kind: str = "") -> str:
     """A text as a block of code that it cannot end."""
     fence = "`" * (2 + max(map(len, re.findall("`+", text)), default=1))
     return f"{fence}{kind}\n{text}\n{fence}"
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split()).replace("[", "(").replace("]", ")")
 
 
 def original(text: str) -> str:

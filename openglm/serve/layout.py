@@ -28,7 +28,7 @@ _ROUTES = re.compile(
 )
 _ROOT, _HERE = "http://here.invalid", b'(location.origin + location.pathname.replace(/\\/$/, ""))'
 _FOLDER = Path(__file__).parent
-_SCRIPT = (_FOLDER / "page.js").read_bytes()
+_SCRIPT = b"".join([(_FOLDER / name).read_bytes() for name in ("page_sources.js", "page.js")])
 _SAVE = """(text) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
@@ -60,7 +60,7 @@ def layout(page: Page, words: gr.I18n) -> gr.Blocks:
         with gr.Tab(words("fill_tab"), id="fill"):
             _fill(page, words)
         _connect(page, blocks, side, middle)
-        _keep(blocks, side)
+        _keep(blocks, side, [*side.knobs, middle.web])
         blocks.load(page.about, None, model, **_QUIET)
     return blocks.queue(default_concurrency_limit=None)
 
@@ -107,9 +107,10 @@ def _side(page: Page, words: gr.I18n) -> SimpleNamespace:
 def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
     """The conversation, the box below it, and what is kept of it."""
     w, rated, middle = words, page.state.feedback is not None, SimpleNamespace()
+    with_sources = page.service.assistant.web is not None
     middle.talk = gr.Chatbot(
         elem_id="talk",
-        elem_classes="rated" if rated else None,
+        elem_classes=["rated"] * rated + ["sourced"] * with_sources,
         label=w("talk"),
         show_label=False,
         container=False,
@@ -122,6 +123,7 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
         feedback_options=("Like", "Dislike") if rated else None,
     )
     middle.note = gr.Markdown("", elem_id="note")
+    middle.web = gr.Checkbox(False, label=w("web"), visible=with_sources, container=False, elem_id="web")
     middle.box = _box(w, "ask", "box", submit_btn=True, max_lines=8, autofocus=True, max_length=1 << 18)
     with gr.Accordion(w("feedback"), open=False, visible=rated):
         gr.Markdown(w("feedback_text"))
@@ -147,7 +149,7 @@ def _connect(page: Page, blocks: gr.Blocks, side: SimpleNamespace, middle: Simpl
     """Let every part call its handler."""
     run, talk, box = gr.State(Run()), middle.talk, middle.box
     chat = gr.JSON(visible="hidden", elem_id="store")  # the conversation that is shown
-    shown, settings = [talk, chat, middle.note], [chat, run, *side.knobs]
+    shown, settings = [talk, chat, middle.note], [chat, run, *side.knobs, middle.web]
     # Encrypted by earlier versions of this page, with a secret that was none.
     old = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")
     blocks.load(page.open, [old, run], shown, js="(old, run) => [openglm.first(old), run]", **_QUIET)
@@ -171,10 +173,10 @@ def _connect(page: Page, blocks: gr.Blocks, side: SimpleNamespace, middle: Simpl
     side.bring.click(page.bring, [side.file, chat, side.system, run], [*shown, side.system], js=_OPEN, **_QUIET)
 
 
-def _keep(blocks: gr.Blocks, side: SimpleNamespace) -> None:
+def _keep(blocks: gr.Blocks, side: SimpleNamespace, knobs: list[Any]) -> None:
     """Settings outlive the page."""
-    blocks.load(None, side.knobs, side.knobs, js="openglm.settings.load", **_QUIET)
-    gr.on([knob.change for knob in side.knobs], None, side.knobs, None, js="openglm.settings.save", **_QUIET)
+    blocks.load(None, knobs, knobs, js="openglm.settings.load", **_QUIET)
+    gr.on([knob.change for knob in knobs], None, knobs, None, js="openglm.settings.save", **_QUIET)
     side.dark.click(None, None, None, js="() => openglm.dark()", **_QUIET)
 
 

@@ -1,5 +1,5 @@
-/* What of the page runs in the browser: it keeps the conversations, one key of localStorage each, and turns what
-   display.py made of texts back wherever a user copies or edits them. */
+/* What of the page runs in the browser: it keeps the conversations, one key of localStorage each, turns what
+   display.py made of texts back wherever a user copies or edits them, and shows sources (with page_sources.js). */
 (() => {
   const CHAT = "openglm-chat-", GONE = "openglm-gone-", NOW = "openglm-now";
   const SETTINGS = "openglm-settings", DARK = "openglm-dark";
@@ -50,6 +50,7 @@
   /* A conversation as the server takes it. */
   function opened(id) {
     const kept = read(id);
+    openglmSources.trust(id);
     seen[id] = kept?.state;
     return {id, messages: kept?.messages ?? []};
   }
@@ -78,6 +79,7 @@
 
   /* Keep what the server shows; the list of conversations follows. What was deleted stays deleted. */
   function saved(chat, words) {
+    if (chat?.id) openglmSources.trust(chat.id);
     let id = names[chat?.id] ?? chat?.id;
     if (!id || gone(id)) return found(words);
     const {messages} = chat, kept = read(id);
@@ -113,7 +115,10 @@
   const settings = {
     save: (...values) => { try { localStorage.setItem(SETTINGS, JSON.stringify(values)); } catch { full(); } },
     load: (...values) => {
-      try { return JSON.parse(localStorage.getItem(SETTINGS)) ?? values; } catch { return values; }
+      try {
+        const kept = JSON.parse(localStorage.getItem(SETTINGS)) ?? [];
+        return values.map((value, index) => kept[index] ?? value);  // a newer page has more of them
+      } catch { return values; }
     },
   };
 
@@ -122,7 +127,8 @@
     localStorage.setItem(DARK, now);
   }
 
-  const plain = (text) => text.match(/^(`{3,})typed\n([\s\S]*)\n\1$/)?.[2]
+  const plain = (whole) => unmarked(openglmSources.plain(whole));
+  const unmarked = (text) => text.match(/^(`{3,})typed\n([\s\S]*)\n\1$/)?.[2]
     ?? text.replace(/\u2060\\\((.*?)\\\)\u2060/g, "$$$1$$").replace(/(?<=[<!\]&])\u2060|(?<=[*_~])\ufeff/g, "");
 
   /* What display.py put between characters is for Markdown, not for whoever selects a text or edits it. */
@@ -132,6 +138,8 @@
       if (/[\u2060\ufeff]/.test(node.data)) node.data = node.data.replace(/[\u2060\ufeff]/g, "");
     for (const one of root.querySelectorAll?.("[aria-label*='```typed']") ?? [])
       one.ariaLabel = one.ariaLabel.replace(/`{3,}(typed\n)?/g, "").trim();
+    for (const one of root.querySelectorAll?.("[aria-label*='```sources-']") ?? [])
+      one.ariaLabel = openglmSources.plain(one.ariaLabel);
     for (const area of root.querySelectorAll?.("textarea") ?? []) requestAnimationFrame(() => {
       area.value = plain(area.value);
       area.dispatchEvent(new Event("input", {bubbles: true}));
@@ -151,6 +159,7 @@
     for (const {target, addedNodes} of changes)
       if ((target.closest ?? target.parentElement?.closest)?.call(target.closest ? target : target.parentElement, "#talk"))
         for (const node of addedNodes.length ? addedNodes : [target]) clean(node);
+    openglmSources.show();
   }).observe(document, {childList: true, subtree: true, characterData: true});
 
   if (navigator.clipboard) {

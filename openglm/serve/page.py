@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -26,7 +26,7 @@ from openglm.serve.choices import TurnChoice
 from openglm.serve.display import BLANK, filled, original, shown, talk
 from openglm.serve.feedback import keep_row
 from openglm.serve.schemas import Json
-from openglm.serve.service import Broken, Busy, Service, Version
+from openglm.serve.service import Batch, Broken, Busy, Service, Version
 from openglm.serve.strings import NOTES
 
 _KEEP = 2.0  # seconds between two states of a growing answer that the browser keeps
@@ -65,6 +65,7 @@ class Knobs(NamedTuple):
     temperature: float
     top_p: float
     tokens: float
+    web: bool
 
 
 class Page:
@@ -119,7 +120,7 @@ class Page:
         messages = chat["messages"]
         index = _index(change, messages)
         old: Json = messages[index] if messages else {"role": "tool"}
-        if old["role"] == "tool" or old.keys() & {"call", "sources", "steps"}:
+        if old["role"] == "tool" or old.keys() & {"call", "sources", "problems", "steps"}:
             yield [gr.skip(), *seen(chat)]
             return
         new = {**old, "content": original(str(change.value))}
@@ -191,15 +192,20 @@ class Page:
             assistant, version = self.service.assistant, self.service.pick()
             sampling = assistant.sampling(temperature=float(knobs.temperature), top_p=float(knobs.top_p))
             sampling["max_tokens"] = max(1, min(int(knobs.tokens), self.context))
-            messages = _with_system(knobs.system, asked)
-            turn = await asyncio.to_thread(assistant.turn, messages, SamplingParams(**sampling), tools or None)
+            messages, web = _with_system(knobs.system, asked), bool(knobs.web) and assistant.web is not None
+            if web:
+                yield [gr.skip(), gr.skip(), gr.skip(), NOTES["searching"]]
+            prepare = partial(assistant.turn, messages, SamplingParams(**sampling), tools or None, web=web)
+            turn, run.began = await asyncio.to_thread(prepare), time.monotonic()
             note = NOTES["cut"].format(turn.dropped) if turn.dropped else ""
             async for message in self._grow(TurnChoice(assistant, turn), run, version):
                 done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
                 late = time.monotonic() - kept > _KEEP
                 kept = time.monotonic() if late else kept
-                yield [gr.skip(), talk(done), {**chat, "messages": done} if late else gr.skip(), note]
-            note = note or NOTES["speed"].format(run.tokens, run.tokens / (time.monotonic() - run.began))
+                now = {**chat, "messages": done}
+                yield [gr.skip(), talk(now), now if late else gr.skip(), NOTES["checking"] if web else note]
+            if run.tokens and not note:
+                note = NOTES["speed"].format(run.tokens, run.tokens / (time.monotonic() - run.began))
         except (ValueError, Busy, Broken) as error:
             note = f"{NOTES['failed']} {error}"
         if done[-1].get("call"):
@@ -212,26 +218,30 @@ class Page:
         """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
         is nothing else."""
         assert run.stop is not None, "an answer is under way"
-        stopped = asyncio.ensure_future(run.stop.wait())
+        stopped, turn, events = asyncio.ensure_future(run.stop.wait()), choice.turn, Batch()
+        steps = [_search(turn.found)] if turn.found else []
         async with aclosing(choice.batches(self.service, version)) as batches:
             try:
                 while True:
+                    run.tokens += len(events)
+                    choice.feed([event for _, event in events])
+                    message, calls = choice.message(), turn.tool_calls
+                    thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
+                    quoted = f"> {thoughts}" if thoughts and not calls else ""
+                    others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
+                    content = "\n\n".join([message["content"] or quoted, *others]).strip()
+                    if events or steps:
+                        run_here = [*steps, *message.get("steps", ())]
+                        yield {**message, "content": content, "tool_calls": calls, "steps": run_here}
                     batch = asyncio.ensure_future(anext(batches, None))
                     await asyncio.wait({batch, stopped}, return_when=asyncio.FIRST_COMPLETED)
                     if not batch.done():
                         batch.cancel()
                         await asyncio.gather(batch, return_exceptions=True)
                         return
-                    if (events := batch.result()) is None:
+                    if (ready := batch.result()) is None:
                         return
-                    run.tokens += len(events)
-                    choice.feed([event for _, event in events])
-                    message, calls = choice.message(), choice.turn.tool_calls
-                    thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
-                    quoted = f"> {thoughts}" if thoughts and not calls else ""
-                    others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
-                    content = "\n\n".join([message["content"] or quoted, *others]).strip()
-                    yield {**message, "content": content, "tool_calls": calls}
+                    events = ready
             finally:
                 stopped.cancel()
 
@@ -282,7 +292,7 @@ class Page:
 
 def seen(chat: Json, note: str = "") -> Update:
     """Display, conversation and note."""
-    return [talk(chat["messages"]), chat, note]
+    return [talk(chat), chat, note]
 
 
 async def stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
@@ -293,6 +303,12 @@ async def stop(run: Run) -> None:  # in the event loop, as `asyncio.Event` asks
 def _with_system(system: str | None, messages: chats.Messages) -> chats.Messages:
     """A conversation as the model reads it."""
     return [*([{"role": "system", "content": system}] if system and system.strip() else []), *chats.for_model(messages)]
+
+
+def _search(found: Any) -> Json:
+    """The search that an answer from sources begins with, as a step."""
+    listed = [f"[{number}] {one.title} {one.url}" for number, one in enumerate(found.sources, start=1)]
+    return {"name": NOTES["search"], "arguments": found.question, "result": "\n".join(listed)}
 
 
 def _tools(text: str | None) -> list[Json]:

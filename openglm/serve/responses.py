@@ -7,6 +7,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,7 @@ from starlette.responses import Response
 
 from openglm.config import require
 from openglm.serve.asking import ask_chat
-from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of
+from openglm.serve.blocks import Block, BlockForm, arguments_text, as_chat, functions, text_of, web_search
 from openglm.serve.choices import Answering, new_call, new_function
 from openglm.serve.forms import check_model, public_name, respond
 from openglm.serve.schemas import Json
@@ -27,7 +28,7 @@ _SHOWN |= {"temperature": None, "top_p": None, "max_output_tokens": None, "previ
 @router.post("/responses")
 async def responses(request: Request, body: Json) -> Response:
     """input, instructions, tools, tool_choice, text.format, reasoning.effort, max_output_tokens, temperature, top_p,
-    stream."""
+    stream; web, or a tool of type web_search."""
     for name in ("previous_response_id", "conversation"):
         require(not body.get(name), name, body.get(name), "nothing is stored here; send the whole conversation")
     chat = as_chat(asked, body)
@@ -38,10 +39,11 @@ async def responses(request: Request, body: Json) -> Response:
 
 def asked(body: Json) -> Json:
     """The request in our own words."""
+    body = web_search(body)
     given = body["input"]
     items = [{"content": given}] if isinstance(given, str) else given
     format, choice = (body.get("text") or {}).get("format"), body.get("tool_choice")
-    same = ("model", "temperature", "top_p", "stream", "parallel_tool_calls")
+    same = ("model", "temperature", "top_p", "stream", "parallel_tool_calls", "web")
     return {
         **{name: body.get(name) for name in same},
         "messages": list(_messages(body.get("instructions"), items)),
@@ -113,6 +115,7 @@ class Responses(BlockForm):
             "status": "incomplete" if cut else "completed",
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
             "output": [_item(block) for block in self.blocks],
+            **self.unused(),
             "usage": {
                 "input_tokens": usage["prompt_tokens"],
                 "input_tokens_details": usage["prompt_tokens_details"],
@@ -132,9 +135,14 @@ class Responses(BlockForm):
         if kind == "begin":
             yield {"type": "output_item.added", **place, "item": item}
             if not call:
-                yield {"type": "content_part.added", **inner, "part": _part(block)}
+                empty = replace(block, text="", annotations=[])
+                yield {"type": "content_part.added", **inner, "part": _part(empty)}
         elif kind == "add":
             yield {"type": f"{name}.delta", **inner, "delta": text, "logprobs": []}
+        elif kind == "cite":
+            for number, annotation in enumerate(_part(block)["annotations"]):
+                told = {"annotation_index": number, "annotation": annotation}
+                yield {"type": "output_text.annotation.added", **inner, **told}
         else:
             yield {"type": f"{name}.done", **inner, "arguments" if call else "text": block.text, "logprobs": []}
             if not call:
@@ -176,4 +184,5 @@ def _item(block: Block, begun: bool = False) -> Json:
 def _part(block: Block) -> Json:
     if block.kind == "thoughts":
         return {"type": "reasoning_text", "text": block.text}
-    return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": []}
+    annotations = [{"type": one["type"], **one["url_citation"]} for one in block.annotations]
+    return {"type": "output_text", "text": block.text, "annotations": annotations, "logprobs": []}

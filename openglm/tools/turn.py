@@ -61,18 +61,18 @@ class Turn:
         context: int,
         thinking: Thinking,
         reflect: bool = False,
-        check: Callable[[str], Any] | None = None,
+        found: Any = None,
     ) -> None:
         """tools: those that are run here; None: calls are the caller's. schemas: the tools that the prompt lists.
         ask: prompt ids for messages, and how many of the oldest it left out. params: of all that the answer generates,
         an engine's SamplingParams. reflect: the reader sees an answer only when its equations and numbers have been
-        checked; where one does not hold, the model is told and answers again, at most twice. check: from the whole
-        answer to what is shown in its place, as `text` and more."""
+        checked; where one does not hold, the model is told and answers again, at most twice. found: the question and
+        the sources that an answer is made from; its `check` says what is shown in its place, as `text` and more."""
         self._tokenizer, self._tools, self._schemas, self._ask = tokenizer, tools, schemas, ask
         self._messages, self._params, self._context, self._thinking = list(messages), params, context, thinking
         self._special, self._reflect = tokenizer.special, reflect
         self._exact: Any = None  # params inside a call, where they differ
-        self._check = check
+        self.found = found
         self.checked: Any = None
         self._retries, self._held = _MOST_RETRIES, ""
         asked = [one.get("content") or "" for one in self._messages if one["role"] == "user"]
@@ -141,7 +141,7 @@ class Turn:
         thoughts, self._stream.thoughts = "".join(self._stream.thoughts), []
         if content and self._continues:
             content, self._continues = f"\n{content}", False
-        if self._reflect or self._check:
+        if self._reflect or self.found:
             content, self._held = "", self._held + content
         found = [("reasoning_content", thoughts), ("content", content)]
         return [(kind, text) for kind, text in found if text]
@@ -175,8 +175,8 @@ class Turn:
         pieces += self._taken(self._stream.end(self._ids)[0])
         message = parse_reply(self._tokenizer, self._ids, self._schemas, self._thinking)
         calls = message.pop("tool_calls", [])
-        if self._check is not None:
-            self.checked = self._check(message["content"])
+        if self.found is not None:
+            self.checked = self.found.check(message["content"])
             message["content"] = self._held = self.checked.text
         inside = [{field: getattr(step, field) for field in _FIELDS} for step in self.steps[self._first_step :]]
         message |= ({"steps": inside} if inside else {}) | ({"tool_calls": calls} if calls else {})

@@ -31,7 +31,8 @@ ROLES, TEXTS = st.sampled_from(["user", "assistant", "tool"]), st.text(max_size=
 CALLS = st.tuples(st.sampled_from(["f", "get.time"]), st.sampled_from(["{}", '{"a": [1, "x"]}', "[]", "{"])).map(list)
 EXTRAS = {
     "call": JSON | CALLS,
-    "sources": JSON | st.lists(st.lists(TEXTS, min_size=3, max_size=3)),
+    "sources": JSON | st.lists(st.fixed_dictionaries({"index": st.integers(0, 3), "title": TEXTS | JSON})),
+    "problems": JSON | st.lists(TEXTS),
     "sampling": JSON | st.fixed_dictionaries({"top_p": LEAVES | st.floats()}),
 }
 MESSAGES = st.lists(st.fixed_dictionaries({"role": ROLES | JSON, "content": TEXTS | JSON}, optional=EXTRAS))
@@ -48,13 +49,15 @@ def test_any_chat_becomes_a_sound_one(chat):
         and isinstance(m["content"], str)
         for m in messages
     )
-    json.dumps(talk(messages), allow_nan=False)
+    json.dumps(talk(sound), allow_nan=False)
     for message in chats.for_model(messages):
         call = message.get("tool_calls", [{"function": {"name": "f", "arguments": {}}}])[0]["function"]
         assert isinstance(call["arguments"], dict) and isinstance(call["name"], str)
 
 
-SOURCES = st.lists(st.lists(TEXTS, min_size=3, max_size=3), max_size=3)
+SOURCES = st.lists(
+    st.fixed_dictionaries({"index": st.integers(1, 9), "title": TEXTS, "address": TEXTS, "quote": TEXTS}), max_size=3
+)
 
 
 @given(
@@ -380,8 +383,11 @@ def test_a_call_is_a_step_whose_result_the_user_writes(browser, paged, monkeypat
 def test_a_saved_chat_is_imported_with_its_sources_and_goes_on(browser, paged, tmp_path, canary):
     address, hits = canary
     page, file = opened(browser, paged), tmp_path / "chat.json"
-    bad = {"title": "bad", "url": f"javascript:fetch('{address}')", "quote": ""}
-    cited = [{"title": "月亮 ](javascript:alert(1))", "url": "https://moon.test/a", "quote": "<b>bright</b>"}, bad]
+    bad = {"index": 2, "title": "bad", "url": f"javascript:fetch('{address}')", "quote": ""}
+    cited = [
+        {"index": 1, "title": "月亮 ](javascript:alert(1))", "url": "https://moon.test/a", "quote": "<b>bright</b>"},
+        bad,
+    ]
     messages = [{"role": "user", "content": "月亮"}, {"role": "assistant", "content": "明月 [1]", "citations": cited}]
     file.write_text(json.dumps({"system": "short", "messages": messages}), encoding="utf-8")
     page.click(".sidebar .toggle-button")

@@ -144,6 +144,35 @@ def test_a_clients_own_tools_and_what_cannot_be_are_told_apart(server, write):
     assert server.chat(tools=[], n=1, max_tokens=9).json()["choices"][0]["message"]["content"] == "好"
 
 
+def test_a_wrong_answer_is_checked_and_given_again_whole_and_streamed(server):
+    """With --reflect: what does not hold is never sent, the check is a step, and only the right answer is text."""
+    assistant = scripted(server.service.assistant.tokenizer, "", reflect=True)
+    ask = {"messages": [{"role": "user", "content": "12*34 = ?"}], "max_tokens": 60}
+    live = Live(assistant)
+    written = with_marks(assistant.tokenizer, "12*34 = 480.<eop>12*34 = 408.<eop>")
+    try:
+        assistant.script.left.extend(written)
+        body = live.chat(**ask).json()
+        message = body["choices"][0]["message"]
+        assert message["content"] == "12*34 = 408." and body["choices"][0]["finish_reason"] == "stop"
+        (step,) = message["steps"]
+        assert step["name"] == "Check" and "480" in step["arguments"] and "408" in step["result"]
+        assert body["usage"]["completion_tokens"] == len(written), "the first answer was generated too"
+        assistant.script.left.extend(written)
+        lines = live.chat(**ask, stream=True).text.splitlines()
+        deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines if line.startswith("data: {")]
+        assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
+        assert facts(one for delta in deltas for one in delta.get("steps", ())) == facts([step])
+        for field in ({"n": 2}, {"logprobs": True}):
+            answer = live.chat(**ask, **field).json()["error"]
+            assert answer["param"] in field and "--reflect" in answer["message"]
+        assistant.script.left.extend(written)
+        unchecked = live.chat(**ask, tools=[]).json()["choices"][0]["message"]
+        assert unchecked["content"] == "12*34 = 480." and "steps" not in unchecked
+    finally:
+        live.stop()
+
+
 def test_the_page_shows_each_step_in_a_place_of_its_own(server, write):
     """What the display counts is led back to the messages of the conversation."""
     pytest.importorskip("gradio")
@@ -152,7 +181,7 @@ def test_the_page_shows_each_step_in_a_place_of_its_own(server, write):
     page = Page(server.app.app)
 
     async def say():
-        return [update async for update in page.say("和是多少？", None, Run(), "", "", 0.0, 1.0, 200)]
+        return [update async for update in page.say("和是多少？", None, Run(), "", "", 0.0, 1.0, 200, False)]
 
     write(WRITTEN)
     _, display, store, *_ = asyncio.run_coroutine_threadsafe(say(), server.service._loop).result(60)[-1]

@@ -136,6 +136,47 @@ def test_the_server_answers_from_sources_where_it_is_asked_to(own, web):
         server.stop()
 
 
+def test_responses_and_messages_cite_in_their_makers_forms(own, web):
+    """Asked by `web` or by the search tool of the interface's makers; whole and streamed alike, read by their clients."""
+    openai, anthropic = pytest.importorskip("openai"), pytest.importorskip("anthropic")
+    server = Live(scripted(own, "Ferns reproduce by spores [2].<eop>" * 6, web=web))
+    try:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
+        ask = {"model": "toy", "input": QUESTION, "max_output_tokens": 64, "temperature": 0}
+        with client.responses.stream(**ask, extra_body={"web": True}) as stream:
+            events = list(stream)
+            streamed = stream.get_final_response()
+        for found in (client.responses.create(**ask, tools=[{"type": "web_search"}]), streamed):
+            (part,) = found.output[0].content
+            (one,) = part.annotations
+            assert one.type == "url_citation" and one.url.endswith("ferns.txt")
+            assert part.text[one.start_index : one.end_index] == "[1]" and found.output_text == part.text
+        assert [one.type for one in events].count("response.output_text.annotation.added") == 1
+        begun = next(one for one in events if one.type == "response.content_part.added")
+        assert begun.part.text == "" and begun.part.annotations == [], "readers add what follows to it"
+        refused = client.responses.create(**{**ask, "input": "zzz"}, extra_body={"web": True})
+        assert refused.output[0].content[0].annotations == [] and refused.problems
+
+        client = anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0)
+        ask = {"model": "toy", "messages": QUESTION, "max_tokens": 64, "extra_body": {"temperature": 0}}
+        web_too = {**ask, "extra_body": {"temperature": 0, "web": True}}
+        with client.messages.stream(**ask, tools=[{"type": "web_search_20250305", "name": "web_search"}]) as stream:
+            streamed = stream.get_final_message()
+        for found in (client.messages.create(**web_too), streamed):
+            (block,) = found.content
+            (one,) = block.citations
+            assert one.type == "web_search_result_location" and one.url.endswith("ferns.txt")
+            assert one.cited_text == "Ferns reproduce by spores." and block.text == "Ferns reproduce by spores [1]."
+        talk = [*QUESTION, {"role": "assistant", "content": [block.model_dump()]}, *QUESTION]
+        again = client.messages.create(**{**web_too, "messages": talk})
+        assert again.content[0].citations and again.content[0].text == block.text
+        tool = {"name": "f", "input_schema": {"type": "object"}}
+        with pytest.raises(anthropic.BadRequestError, match="tools"):
+            client.messages.create(**ask, tools=[tool, {"type": "web_search_20250305", "name": "web_search"}])
+    finally:
+        server.stop()
+
+
 def test_a_server_without_sources_says_so(own):
     server = Live(scripted(own, ""))
     try:
