@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -78,11 +79,10 @@ class Task:
 def _table() -> dict[str, Any]:
     table = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text(encoding="utf-8"))
     for row in table.pop("each"):
-        for name in row["names"]:
-            rest = {key: value for key, value in row.items() if key not in ("task", "names")}
-            rest |= {"files": [one.replace("{name}", name) for one in row["files"]]}
-            rest |= {key: name for key in ("language", "cut") if rest.get(key) == "{name}"}
-            table["tasks"][row["task"].replace("{name}", name)] = rest
+        names = row.pop("names")
+        for name in names:
+            each = json.loads(json.dumps(row).replace("{name}", name))
+            table["tasks"][each.pop("task")] = each
     return table
 
 
