@@ -17,8 +17,21 @@ _PYTHON = (
     "import math, re, sys, copy, datetime, itertools, collections, heapq, statistics, functools, hashlib, random, string\n"
     "from typing import *\nfrom collections import *\n"
 )
-_CPP = "stdlib.h algorithm math.h stdio.h vector string climits cstring iostream map set list".split()
-_GO_PACKAGES = "math strings fmt strconv time bytes regexp sort math/rand crypto/md5".split()
+_CPP = [
+    "stdlib.h",
+    "algorithm",
+    "math.h",
+    "stdio.h",
+    "vector",
+    "string",
+    "climits",
+    "cstring",
+    "iostream",
+    "map",
+    "set",
+    "list",
+]
+_GO_PACKAGES = ["math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5"]
 # What Go's tests call of testify, for nothing can be fetched.
 _GO = """
 type assertions struct{}

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,15 @@ def program(row: Record) -> list[Item]:
     """HumanEval and HumanEval-X: everything that a program is put together from. Rust's prompt is only a comment, and
     its declaration names crates that few solutions use."""
     needed = {name: row[name] for name in ("task_id", "prompt", "canonical_solution", "test")}
-    fields = {"declaration": "", "entry_point": "", "import": "", "test_setup": "", "after": "", **row.texts(), **needed}
+    fields = {
+        "declaration": "",
+        "entry_point": "",
+        "import": "",
+        "test_setup": "",
+        "after": "",
+        **row.texts(),
+        **needed,
+    }
     if needed["task_id"].startswith("Rust"):
         fields["declaration"] = _FOREIGN_CRATES.sub("", row["declaration"])
         fields["prompt"] += fields["declaration"]
@@ -220,7 +228,7 @@ def cut_program(row: Record, cut: str) -> list[Item]:
     [item] = program(row)
     solution = str(item.right[0])
     starts = [0, *(found.end() for found in re.finditer("\n", solution))]
-    lines = [(a, b) for a, b in zip(starts, starts[1:], strict=False) if solution[a:b].strip()]
+    lines = [(a, b) for a, b in pairwise(starts) if solution[a:b].strip()]
     dice = random.Random(item.fields["task_id"])
     spans = {
         "single-line": lines,
@@ -260,4 +268,3 @@ def opening(row: Record) -> list[Item]:
     """A text of which the first half is shown, as in RealToxicityPrompts."""
     words = row["text"].split()
     return [Item({"text": " ".join(words[: (len(words) + 1) // 2])})] if words else []
-

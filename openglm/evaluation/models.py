@@ -204,11 +204,11 @@ class EngineModel:
             for start, first, end in windows(len(ids), self.context - len(self._prompt([], 0, ""))):
                 parts.append((self._prompt(ids[start:first], end - first, ""), ids[first:end]))
                 owners.append(owner)
-        found = [0.0] * len(texts)
+        found, counts = [0.0] * len(texts), [0] * len(texts)
         for number, answer in self.score(parts):
             found[owners[number]] -= answer.logprob
-        counts = [sum(len(answer) for owner, (_, answer) in zip(owners, parts) if owner == n) for n in range(len(texts))]
-        yield from ((n, (nats, counts[n])) for n, nats in enumerate(found))
+            counts[owners[number]] += len(parts[number][1])
+        yield from enumerate(zip(found, counts, strict=True))
 
 
 def windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:

@@ -25,7 +25,10 @@ Result = Mapping[str, Any]
 
 def table(result: Result) -> str:
     """Markdown, in percent."""
-    lines = ["| task | metric | value | 95 % | chance | questions | letters answered |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| task | metric | value | 95 % | chance | questions | letters answered |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, one in result["tasks"].items():
         scale, missing = 1 if one["metric"] == "bits a byte" else 100, one["value"] is None
         cells = [f"{scale * one[key]:.{2 if scale == 1 else 1}f}" for key in ("value", "low", "high") if not missing]
@@ -101,7 +104,9 @@ def page(results: Sequence[Result]) -> str:
 
 def _diagram(bins: Sequence[Result]) -> str:
     """Reliability: how often right, over how sure; on the line they are the same."""
-    dots = "".join(f'<circle cx="{160 * b["confidence"]:.1f}" cy="{160 - 160 * b["accuracy"]:.1f}" r="4"/>' for b in bins)
+    dots = "".join(
+        f'<circle cx="{160 * b["confidence"]:.1f}" cy="{160 - 160 * b["accuracy"]:.1f}" r="4"/>' for b in bins
+    )
     line = '<path d="M0 160L160 0" stroke="#c33" stroke-dasharray="3"/>'
     return f'<svg width="160" height="160" style="background: #f6f7f9; overflow: visible">{line}{dots}</svg>'
 

@@ -27,7 +27,11 @@ def measured(model: Any, names: Sequence[str], options: Options, settings: Mappi
     tasks = _harness(model, others, options) if others else {}
     mine = [name for name in asked if name in TASKS]
     tasks |= run(model, mine, options, names) if mine else {}
-    versions = {"openglm": __version__, "python": platform.python_version(), "torch": importlib.metadata.version("torch")}
+    versions = {
+        "openglm": __version__,
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+    }
     return {
         "model": model.name,
         "model_hash": model.fingerprint,
@@ -58,7 +62,9 @@ def _harness(model: Any, names: Sequence[str], options: Options) -> dict[str, An
     try:
         from openglm.evaluation.harness import lm_eval_figures
     except ModuleNotFoundError:
-        raise ValueError(f"tasks = {', '.join(names)}: {known}; for lm-eval's: pip install 'openglm[harness]'") from None
+        raise ValueError(
+            f"tasks = {', '.join(names)}: {known}; for lm-eval's: pip install 'openglm[harness]'"
+        ) from None
     return lm_eval_figures(inner, names, options.limit, options.shots, known)
 
 

@@ -156,7 +156,9 @@ def _program(model: Model, name: str, task: Task, rows: Sequence[Row], options: 
     whole = [(row, found) for row, found in answered if None not in found]
     closed = code.closed if not task.after else lambda _, text: text
     sources = [
-        code.program(task.language, row.item.fields, closed(task.language, text)) for row, found in whole for text in found
+        code.program(task.language, row.item.fields, closed(task.language, text))
+        for row, found in whole
+        for text in found
     ]
     verdicts = iter(code.check_all(name, task.language, sources))
     for row, found in whole:
@@ -170,7 +172,11 @@ def _summary(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any
     metrics_of = {"bias": "stereotypes preferred", "write": task.scorer, "code": "pass@1", "text": "bits a byte"}
     found: dict[str, Any] = {
         "metric": metrics_of.get(task.kind, "accuracy"),
-        **(dict.fromkeys(metrics.Estimate._fields) if missing else metrics.mean([r.score or 0.0 for r in rows])._asdict()),
+        **(
+            dict.fromkeys(metrics.Estimate._fields)
+            if missing
+            else metrics.mean([r.score or 0.0 for r in rows])._asdict()
+        ),
         "chance": 0.5 if task.kind == "bias" else float(np.mean([_chance(row.item) for row in rows])),
         "items": len(rows),
         "missing": missing,
@@ -275,5 +281,7 @@ def run(model: Model, names: Sequence[str], options: Options, named: Sequence[st
                 raise ValueError(f"{name}: {error}") from None
             say(f"{name} is left out: {error}")
     if not found:
-        raise ValueError(f"data = {str(options.data)!r}: has nothing of {', '.join(named)}; run glm data eval-items, or give --data FOLDER")
+        raise ValueError(
+            f"data = {str(options.data)!r}: has nothing of {', '.join(named)}; run glm data eval-items, or give --data FOLDER"
+        )
     return found
