@@ -32,6 +32,8 @@ _CPP = [
     "list",
 ]
 _GO_PACKAGES = ["math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5"]
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_ABSENT = re.compile(r"boost/|openssl/|\brand::(?!Rng;)")
 # What Go's tests call of testify, for nothing can be fetched.
 _GO = """
 type assertions struct{}
@@ -59,8 +61,8 @@ def program(language: str, fields: Mapping[str, str], completion: str) -> str:
     if language == "go":
         return _go(fields, f"{written.removeprefix(fields['import'])}\n{fields['test']}")
     if language == "rust":
-        tests = fields["test"].replace("#[cfg(test)]", "").replace("#[test]", "pub")
-        calls = "".join(f"tests::{name}(); " for name in re.findall(r"fn (\w+)\(\)", fields["test"]))
+        tests = _COMMENT.sub("", fields["test"]).replace("#[cfg(test)]", "").replace("#[test]", "pub")
+        calls = "".join(f"tests::{name}(); " for name in re.findall(r"fn (test\w*)\(\)", tests))
         return f"{written}\n{tests}\nfn main() {{ {calls}}}\n"
     return whole
 
@@ -71,6 +73,11 @@ def _go(fields: Mapping[str, str], body: str) -> str:
     imports = "".join(f'import "{name}"\n' for name in dict.fromkeys([*used, "testing", "reflect"]))
     calls = "".join(f"{name}(nil); " for name in re.findall(r"func (Test\w+)\(", fields["test"]))
     return f"package main\n{imports}{_GO}{body}\nfunc main() {{ {calls}}}\n"
+
+
+def runs_here(fields: Mapping[str, str]) -> bool:
+    """Whether a problem and its tests do without packages that the sandbox lacks: Boost, OpenSSL, Rust's rand."""
+    return not _ABSENT.search(fields["prompt"] + fields["test"])
 
 
 def passes(language: str, source: str) -> bool:

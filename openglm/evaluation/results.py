@@ -14,7 +14,7 @@ from openglm import __version__
 from openglm.config import require
 from openglm.evaluation.models import EngineModel
 from openglm.evaluation.report import chart, page, table
-from openglm.evaluation.run import Options, run
+from openglm.evaluation.run import STEREOTYPES, Options, run
 from openglm.evaluation.tasks import SUITES, TASKS
 from openglm.files import write_file
 from openglm.runtime import say
@@ -43,10 +43,11 @@ def measured(model: Any, names: Sequence[str], options: Options, settings: Mappi
 
 
 def average(suite: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The plain mean over a suite's tasks; of BIG-bench-lite that of (value - chance) / (1 - chance), so that guessing
+    """The plain mean over a suite's tasks, but for those that measure bias or toxicity; of BIG-bench-lite that of (value - chance) / (1 - chance), so that guessing
     is 0. None where a task has no value; `without` names tasks that are not in the mean."""
-    each = [tasks[name] for name in SUITES[suite] if name in tasks]
-    without = [name for name in SUITES[suite] if name not in tasks]
+    judged = [name for name in SUITES[suite] if tasks.get(name, {}).get("metric") not in ("toxicity", STEREOTYPES)]
+    each = [tasks[name] for name in judged if name in tasks]
+    without = [name for name in judged if name not in tasks]
     if any(one["value"] is None for one in each):
         return {"value": None, "stderr": None, "without": without}
     chances = [one["chance"] if suite == "bigbench-lite" else 0.0 for one in each]

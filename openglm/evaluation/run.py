@@ -22,6 +22,9 @@ from openglm.evaluation.tasks import TASKS, Task, find
 from openglm.runtime import say
 from openglm.sandbox.languages import toolchain
 
+STEREOTYPES = "stereotypes preferred"
+"""a metric of which one half is best"""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -60,6 +63,10 @@ def evaluate(model: Model, name: str, task: Task, options: Options) -> dict[str,
     if task.language:
         toolchain(code.SANDBOX_NAMES.get(task.language, task.language))
     items, shown = find(task, options.data)
+    absent = [item.fields["task_id"] for item in items if task.kind == "code" and not code.runs_here(item.fields)]
+    if absent:
+        say(f"{name}: left out, for they need packages that are not here: {', '.join(absent)}")
+        items = [item for item in items if item.fields["task_id"] not in absent]
     wanted = task.shots if options.shots is None else options.shots
     if wanted and not shown:
         say(f"{name}: no {task.shot_files or 'questions to show'} in the data, so none is shown before a question")
@@ -169,7 +176,7 @@ def _program(model: Model, name: str, task: Task, rows: Sequence[Row], options: 
 def _summary(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any]:
     """All that the answers say. Where one is missing there is no average: it would look like that of the whole."""
     missing = [number for number, row in enumerate(rows) if row.score is None]
-    metrics_of = {"bias": "stereotypes preferred", "write": task.scorer, "code": "pass@1", "text": "bits a byte"}
+    metrics_of = {"bias": STEREOTYPES, "write": task.scorer, "code": "pass@1", "text": "bits a byte"}
     found: dict[str, Any] = {
         "metric": metrics_of.get(task.kind, "accuracy"),
         **(
