@@ -1,7 +1,7 @@
 """Measure a model on all benchmarks that ship in packages, and put the table and the picture into docs/.
 
-    glm data eval-items
-    python benchmarks/evaluation.py nano --limit 200 --out runs/evaluation
+glm data eval-items
+python benchmarks/evaluation.py nano --limit 200 --out runs/evaluation
 """
 
 import argparse

@@ -32,7 +32,6 @@ _CPP = [
     "list",
 ]
 _GO_PACKAGES = ["math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5"]
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _ABSENT = re.compile(r"boost/|openssl/|\brand::(?!Rng;)")
 # What Go's tests call of testify, for nothing can be fetched.
 _GO = """
@@ -61,8 +60,8 @@ def program(language: str, fields: Mapping[str, str], completion: str) -> str:
     if language == "go":
         return _go(fields, f"{written.removeprefix(fields['import'])}\n{fields['test']}")
     if language == "rust":
-        tests = _COMMENT.sub("", fields["test"]).replace("#[cfg(test)]", "").replace("#[test]", "pub")
-        calls = "".join(f"tests::{name}(); " for name in re.findall(r"fn (test\w*)\(\)", tests))
+        tests = fields["test"].replace("#[cfg(test)]", "").replace("#[test]", "pub")
+        calls = "".join(f"tests::{name}(); " for name in re.findall(r"fn (\w+)\(\)", tests))
         return f"{written}\n{tests}\nfn main() {{ {calls}}}\n"
     return whole
 

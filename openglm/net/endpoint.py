@@ -37,8 +37,7 @@ class Endpoint:
             return await asyncio.gather(*(self._post(client, url, body) for body in bodies))
 
     async def _post(self, client: Client, url: str, body: Mapping[str, Any]) -> Any:
-        content = json.dumps(body).encode()
-        problem = ValueError()
+        content, problem = json.dumps(body).encode(), ValueError()
         for pause in (0, *_PAUSES):
             await asyncio.sleep(pause)
             try:
