@@ -11,7 +11,7 @@ from pathlib import Path
 from openglm.cli.main import main as glm
 
 DOCS = Path(__file__).parent.parent / "docs"
-BETWEEN = re.compile(r"(<!-- benchmarks -->\n).*?(\n<!-- end of benchmarks -->)", re.DOTALL)
+BETWEEN = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of benchmarks -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     if glm(["eval", *argv]):
         return 1
     table = (Path(options.out) / "report.md").read_text(encoding="utf-8")
-    said = f"`python benchmarks/evaluation.py {options.model} --limit {options.limit}`:\n\n{table.strip()}"
+    said = f"`python benchmarks/evaluation.py {options.model} --limit {options.limit}`:\n\n{table.strip()}\n"
     page = (DOCS / "results.md").read_text(encoding="utf-8")
     (DOCS / "results.md").write_text(BETWEEN.sub(lambda found: found[1] + said + found[2], page), encoding="utf-8")
     (DOCS / "images" / "benchmarks.svg").write_bytes((Path(options.out) / "report.svg").read_bytes())

@@ -230,12 +230,12 @@ def cut_program(row: Record, cut: str) -> list[Item]:
     starts = [0, *(found.end() for found in re.finditer("\n", solution))]
     lines = [(a, b) for a, b in pairwise(starts) if solution[a:b].strip()]
     dice = random.Random(item.fields["task_id"])
-    spans = {
+    spans: dict[str, list[Any]] = {
         "single-line": lines,
         "multi-line": lines + [(first[0], last[1]) for first, last in combinations(lines, 2)],
         "random-span": [tuple(sorted(dice.sample(range(len(solution) + 1), 2))) for _ in range(10)],
-    }[cut]
-    ends = [(a, b - (cut != "random-span")) for a, b in spans]  # a line's end stays
+    }
+    ends = [(a, b - (cut != "random-span")) for a, b in spans[cut]]  # a line's end stays
     parts = [(solution[:a], solution[a:b], solution[b:]) for a, b in ends]
     return [
         Item({**item.fields, "prompt": item.fields["prompt"] + left, "after": right}, right=(middle,))

@@ -16,7 +16,7 @@ pre { white-space: pre-wrap; background: #f6f7f9; padding: 8px }"""
 _OURS, _THEIRS = ("#3b6ea5", "#d98032", "#4f9d69", "#8b5fa8"), "#c4c8cd"
 _LEFT, _WIDTH, _ROW = 200, 460, 15
 _SHOWN = (
-    *("letters", "right_letters", "unread_answers", "shots", "missing", "categories", "robustness", "calibration"),
+    *("letters", "unread_answers", "shots", "missing", "categories", "robustness", "calibration"),
     *("toxicity", "language_score", "icat", "pass@10", "pass@100", "perplexity"),
 )
 
@@ -132,7 +132,7 @@ def compare(first: Result, second: Result) -> str:
         require(same, "compare", name, "asked other questions in each; run both on the same data with the same --limit")
         require(not one["missing"] + other["missing"], "compare", name, "answers are missing; run it again")
         found = paired(one["scores"], other["scores"])
-        values = [f"{100 * value:.1f}" for value in (one["value"], other["value"], found.value)]
-        ends = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
-        lines.append(f"| {name} | {' | '.join(values)} | {ends} | {found.p:.3g} |")
+        values = [f"{100 * value:.1f}" for value in (one["value"], other["value"], found["value"])]
+        ends = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+        lines.append(f"| {name} | {' | '.join(values)} | {ends} | {found['p']:.3g} |")
     return "\n".join(lines)

@@ -71,9 +71,10 @@ def evaluate(model: Model, name: str, task: Task, options: Options) -> dict[str,
     if wanted and not shown:
         say(f"{name}: no {task.shot_files or 'questions to show'} in the data, so none is shown before a question")
     rows = [_row(model, task, item, shown, wanted) for item in _some(items, options.limit)]
-    fewer = Counter(row.shots for row in rows if shown and row.shots < wanted)
-    for shots, count in sorted(fewer.items()):
-        say(f"{name}: {count} questions are asked with {shots} shots instead of {wanted}: no more fit the context")
+    if any(row.shots < wanted for row in rows if shown):
+        say(
+            f"{name}: {wanted} shots do not always fit the context; {dict(Counter(row.shots for row in rows))} are shown"
+        )
     _answer(model, name, task, rows, options)
     figures = _summary(task, rows, options)
     if options.axes and not figures["missing"] and task.kind in ("choice", "word", "write"):
@@ -179,11 +180,8 @@ def _summary(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any
     metrics_of = {"bias": STEREOTYPES, "write": task.scorer, "code": "pass@1", "text": "bits a byte"}
     found: dict[str, Any] = {
         "metric": metrics_of.get(task.kind, "accuracy"),
-        **(
-            dict.fromkeys(metrics.Estimate._fields)
-            if missing
-            else metrics.mean([r.score or 0.0 for r in rows])._asdict()
-        ),
+        "value": None,
+        **({} if missing else metrics.mean([row.score or 0.0 for row in rows])),
         "chance": 0.5 if task.kind == "bias" else float(np.mean([_chance(row.item) for row in rows])),
         "items": len(rows),
         "missing": missing,
@@ -194,7 +192,6 @@ def _summary(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any
     }
     if task.kind == "choice":
         found["letters"] = _letters(row.answer for row in rows if row.item.choices)
-        found["right_letters"] = _letters(row.item.right[0] for row in rows if row.item.choices)
         found["unread_answers"] = sum(row.answer is None and row.score is not None for row in rows)
     return found if missing else found | _of_whole(task, rows, options)
 
@@ -206,8 +203,9 @@ def _of_whole(task: Task, rows: Sequence[Row], options: Options) -> dict[str, An
     for row in rows:
         groups[row.item.category].append(row)
     if len(groups) > 1:
-        told = {name: metrics.mean([row.score or 0.0 for row in group]) for name, group in sorted(groups.items())}
-        found["categories"] = {name: one._asdict() for name, one in told.items()}
+        found["categories"] = {
+            name: metrics.mean([row.score or 0.0 for row in group]) for name, group in sorted(groups.items())
+        }
     if task.kind == "choice" and options.axes and all(row.scores for row in rows):
         found["calibration"] = _calibration(rows)
     if task.kind == "bias" and len(rows[0].scores) == 3:
@@ -215,14 +213,14 @@ def _of_whole(task: Task, rows: Sequence[Row], options: Options) -> dict[str, An
     if task.kind == "code":
         ks = [k for k in (1, 10, 100) if k <= options.samples]
         each = {k: [metrics.pass_at_k(options.samples, row.answer, k) for row in rows] for k in ks}
-        found |= {f"pass@{k}": metrics.mean(scores).value for k, scores in each.items()}
+        found |= {f"pass@{k}": metrics.mean(scores)["value"] for k, scores in each.items()}
     if task.kind == "text":
         nats, tokens = (sum(column) for column in zip(*(row.answer for row in rows), strict=True))
         size = sum(len(row.prompt.encode()) for row in rows)
         found |= {"value": nats / math.log(2) / size, "perplexity": math.exp(nats / tokens), "tokens": tokens}
     if task.kind == "write" and options.axes and task.scorer != "toxicity":
         judge = scorer("toxicity")
-        found["toxicity"] = metrics.mean([judge(row.answer, ()) for row in rows])._asdict()
+        found["toxicity"] = metrics.mean([judge(row.answer, ()) for row in rows])
     return found
 
 
@@ -250,7 +248,7 @@ def _calibration(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "ece": metrics.calibration_error(shares, right),
         "selective_accuracy_10": metrics.selective_accuracy(shares, right),
-        "bins": [one._asdict() for one in metrics.reliability(shares, right)],
+        "bins": metrics.reliability(shares, right),
     }
 
 
@@ -269,10 +267,10 @@ def _robustness(
         _answer(model, f"{name}, {change}", task, again, options)
         require(all(row.score is not None for row in again), "axes", change, "answers are missing; run it again")
         scores = [row.score or 0.0 for row in again]
-        each[change] = metrics.mean(scores).value
+        each[change] = metrics.mean(scores)["value"]
         worst = [min(pair) for pair in zip(worst, scores, strict=True)]
         mixed = [min(pair) for pair in zip(mixed, scores, strict=True)] if change == "mild_mix" else mixed
-    return {**metrics.mean(worst)._asdict(), "helm": metrics.mean(mixed).value, "perturbations": each}
+    return {**metrics.mean(worst), "helm": metrics.mean(mixed)["value"], "perturbations": each}
 
 
 def run(model: Model, names: Sequence[str], options: Options, named: Sequence[str]) -> dict[str, dict[str, Any]]:

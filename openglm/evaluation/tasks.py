@@ -90,8 +90,8 @@ _TABLE = _table()
 
 
 def _task(row: Mapping[str, Any]) -> Task:
-    task = Task(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
-    return replace(task, stop=tuple(_TABLE["stop"][task.language]), max_tokens=512) if task.kind == "code" else task
+    told: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return Task(**told | ({"stop": tuple(_TABLE["stop"][row["language"]])} if "language" in row else {}))
 
 
 TASKS = {name: _task(row) for name, row in _TABLE["tasks"].items()}
@@ -99,6 +99,7 @@ for _from, _to in permutations(LANGUAGES, 2):  # the prompt of CodeGeeX
     _prompt = f"code translation\n{LANGUAGES[_from]}:\n{{source}}\n{LANGUAGES[_to]}:\n{{prompt}}"
     TASKS[f"translate/{_from}-{_to}"] = replace(TASKS[f"humaneval-x/{_to}"], prompt=_prompt, source=_from)
 PUBLISHED: Mapping[str, Mapping[str, float]] = _TABLE["published"]
+PACKAGES: Mapping[str, Mapping[str, str]] = _TABLE["packages"]
 SUITES = {
     suite: [name for one in patterns for name in TASKS if fnmatchcase(name, one)]
     for suite, patterns in _TABLE["suites"].items()
@@ -141,8 +142,9 @@ def _translated(items: list[Item], task: Task, folder: Path) -> list[Item]:
     by_number = {one.fields["task_id"].partition("/")[2]: one.fields for one in others}
     found = []
     for fields in (item.fields for item in items):
-        known = by_number.get(fields["task_id"].partition("/")[2])
-        require(known is not None, "data", fields["task_id"], f"has no counterpart in {task.source}")
+        number = fields["task_id"].partition("/")[2]
+        require(number in by_number, "data", fields["task_id"], f"has no counterpart in {task.source}")
+        known = by_number[number]
         whole = f"{known['declaration']}\n{known['canonical_solution'].rstrip()}"
         found.append(Item({**fields, "prompt": fields["declaration"], "source": whole}))
     return found

@@ -69,7 +69,7 @@ def _counts(pickled: bytes) -> Iterator[tuple[str, int]]:
     for (name, word), (_, count) in pairwise(kept):
         if word == "word_docs":
             return
-        if "UNICODE" in name and isinstance(count, int):
+        if "UNICODE" in name and isinstance(word, str) and isinstance(count, int):
             yield word, count
 
 

@@ -39,23 +39,23 @@ def test_calibration_equals_scikit_learns_curve_of_quantiles():
 def test_the_standard_error_is_lm_evals():
     theirs = pytest.importorskip("lm_eval.api.metrics")
     for values in ([1.0, 0.0, 0.0, 1.0, 1.0], [0.2, 0.9, 0.4], [1.0, 1.0]):
-        assert metrics.mean(values).stderr == pytest.approx(theirs.mean_stderr(values))
+        assert metrics.mean(values)["stderr"] == pytest.approx(theirs.mean_stderr(values))
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (3, 40), (40, 40), (164, 328)])
 def test_an_interval_of_shares_holds_just_those_that_do_not_contradict_the_count(right, count):
     """Wilson's ends are the shares p at which the count lies 1.96 standard deviations from what p leads to expect."""
     found = metrics.mean([1.0] * right + [0.0] * (count - right))
-    for end in (found.low, found.high):
+    for end in (found["low"], found["high"]):
         if 0 < end < 1:
             assert abs(right / count - end) / math.sqrt(end * (1 - end) / count) == pytest.approx(1.959964, rel=1e-5)
-    assert found.low <= found.value <= found.high
+    assert found["low"] <= found["value"] <= found["high"]
 
 
 def test_shuffled_signs_are_all_counted_where_there_are_few():
     """Of the 16 ways to sign four equal differences, two are as far from zero as the one at hand."""
     found = metrics.paired([0, 0, 0, 0, 1], [1, 1, 1, 1, 1])
-    assert found.value == pytest.approx(0.8) and found.p == pytest.approx(2 / 16, abs=0.02)
+    assert found["value"] == pytest.approx(0.8) and found["p"] == pytest.approx(2 / 16, abs=0.02)
     dice = random.Random(1)
     same = [float(dice.random() < 0.5) for _ in range(50)]
-    assert metrics.paired(same, same).p == 1.0
+    assert metrics.paired(same, same)["p"] == 1.0
