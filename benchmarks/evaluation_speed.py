@@ -1,4 +1,5 @@
-"""Questions a second of our engine and of lm-eval's own `hf` model on the same weights, in turn, one thread each.
+"""Questions a second of processor time, of our engine and of lm-eval's own `hf` model on the same weights, in turn, one
+thread each; other questions in every round, so that nothing is found in a cache. `gap`: by how much they differ.
 
 python benchmarks/evaluation_speed.py --questions 24 --rounds 3
 """
@@ -25,6 +26,7 @@ from openglm.evaluation.tasks import TASKS, find
 def models(folder: Path, size: int) -> tuple[HFLM, HarnessModel]:
     """Random weights of a small GLM-4 (8 blocks, 256 wide), for both."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.processors import TemplateProcessing
 
     alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
@@ -32,7 +34,10 @@ def models(folder: Path, size: int) -> tuple[HFLM, HarnessModel]:
     names = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>"]
     tokenizer.add_special_tokens([*names, "<|assistant|>", "<|observation|>"])
     tokenizer.save(str(folder / "tokenizer.json"))
+    ids = {name: tokenizer.token_to_id(name) for name in ("[gMASK]", "<sop>")}
+    start = TemplateProcessing(single="[gMASK] <sop> $A", special_tokens=[*ids.items()])
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="<|endoftext|>")
+    theirs.backend_tokenizer.post_processor = start
     theirs.pad_token = "<|endoftext|>"
     torch.manual_seed(1)
     config = GlmConfig(
@@ -44,12 +49,12 @@ def models(folder: Path, size: int) -> tuple[HFLM, HarnessModel]:
     network.save_pretrained(folder)
     ours = openglm.load_model(folder, dtype="float32", device="cpu")
     engine = openglm.Engine(ours, tokenizer=openglm.load_tokenizer(folder))
-    hf = HFLM(pretrained=network, tokenizer=theirs, batch_size=size, device="cpu", max_length=4096, add_bos_token=False)
+    hf = HFLM(pretrained=network, tokenizer=theirs, batch_size=size, device="cpu", max_length=4096, add_bos_token=True)
     return hf, HarnessModel(EngineModel(engine))
 
 
-def requests(task: str, count: int) -> list[Instance]:
-    items = find(TASKS[task], items_folder())[0][:count]
+def requests(task: str, start: int, count: int) -> list[Instance]:
+    items = find(TASKS[task], items_folder())[0][start : start + count]
     asked = [(TASKS[task].ask(item), answer) for item in items for answer in TASKS[task].answers(item)]
     return [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(asked)]
 
@@ -64,8 +69,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         hf, ours = models(Path(folder), options.batch)
         for task in ("mmlu", "commonsenseqa", "boolq"):
-            asked, ratios = requests(task, options.questions), []
-            for _ in range(options.rounds):
+            ratios = []
+            for number in range(options.rounds):
+                asked = requests(task, number * options.questions, options.questions)
                 seconds, scores = [], []
                 for model in (hf, ours):
                     start = time.process_time()

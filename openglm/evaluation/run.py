@@ -286,7 +286,6 @@ def run(model: Model, names: Sequence[str], options: Options, named: Sequence[st
                 raise ValueError(f"{name}: {error}") from None
             say(f"{name} is left out: {error}")
     if not found:
-        raise ValueError(
-            f"data = {str(options.data)!r}: has nothing of {', '.join(named)}; run glm data eval-items, or give --data FOLDER"
-        )
+        way_out = "run glm data eval-items, or give --data FOLDER"
+        raise ValueError(f"data = {str(options.data)!r}: has nothing of {', '.join(named)}; {way_out}")
     return found
