@@ -71,6 +71,7 @@ def _harness(model: Any, names: Sequence[str], options: Options) -> dict[str, An
 
 def write(results: Sequence[Mapping[str, Any]], out: Path) -> None:
     """results.json of one model; report.md, report.html and the picture report.svg of all."""
+    out.mkdir(parents=True, exist_ok=True)
     if len(results) == 1:
         write_file(out / "results.json", json.dumps(results[0], ensure_ascii=False, indent=1) + "\n")
     write_file(out / "report.md", "\n\n".join(table(result) for result in results) + "\n")

@@ -72,9 +72,8 @@ def evaluate(model: Model, name: str, task: Task, options: Options) -> dict[str,
         say(f"{name}: no {task.shot_files or 'questions to show'} in the data, so none is shown before a question")
     rows = [_row(model, task, item, shown, wanted) for item in _some(items, options.limit)]
     if any(row.shots < wanted for row in rows if shown):
-        say(
-            f"{name}: {wanted} shots do not always fit the context; {dict(Counter(row.shots for row in rows))} are shown"
-        )
+        counts = dict(Counter(row.shots for row in rows))
+        say(f"{name}: {wanted} shots do not always fit the context; shots and how often they are shown: {counts}")
     _answer(model, name, task, rows, options)
     figures = _summary(task, rows, options)
     if options.axes and not figures["missing"] and task.kind in ("choice", "word", "write"):
