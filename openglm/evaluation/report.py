@@ -16,7 +16,7 @@ pre { white-space: pre-wrap; background: #f6f7f9; padding: 8px }"""
 _OURS, _THEIRS = ("#3b6ea5", "#d98032", "#4f9d69", "#8b5fa8"), "#c4c8cd"
 _LEFT, _WIDTH, _ROW = 200, 460, 15
 _SHOWN = (
-    *("letters", "unread_answers", "shots", "missing", "categories", "robustness", "calibration"),
+    *("letters", "unread_answers", "shots", "categories", "robustness", "calibration"),
     *("toxicity", "language_score", "icat", "pass@10", "pass@100", "perplexity"),
 )
 
@@ -48,7 +48,9 @@ def chart(results: Sequence[Result]) -> str:
     drawn, top = [], 24
     for number, result in enumerate(results):
         drawn += [_text(_LEFT + 150 * number, 12, result["model"][-20:], f'fill="{_OURS[number % len(_OURS)]}"')]
-    names = dict.fromkeys(name for result in results for name, one in result["tasks"].items() if _in_percent(one))
+    names = dict.fromkeys(
+        name for result in results for name, one in result["tasks"].items() if one["metric"] != "bits a byte"
+    )
     for name in names:
         mine = [(number, result["tasks"][name]) for number, result in enumerate(results) if name in result["tasks"]]
         rows = [(_OURS[n % len(_OURS)], 100 * one["value"], "", one) for n, one in mine if one["value"] is not None]
@@ -64,10 +66,6 @@ def chart(results: Sequence[Result]) -> str:
     style = 'font-family="system-ui, sans-serif" font-size="12"'
     back = '<rect width="100%" height="100%" fill="#fff"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{back}{"".join(drawn)}{legend}</svg>\n'
-
-
-def _in_percent(one: Result) -> bool:
-    return one["metric"] != "bits a byte"
 
 
 def _bar(top: int, colour: str, value: float, model: str, one: Result | None) -> list[str]:
