@@ -22,7 +22,7 @@ class EvalOptions:
     tasks: str = ""
     """names of tasks or suites, with commas between: mmlu, clue, deck-exams, code ..; others are lm-eval's"""
     data: str = ""
-    """folder with the benchmarks' own files; empty: what `glm data eval-items` fetched"""
+    """folder with the benchmarks' own files, or that of one benchmark; empty: what `glm data eval-items` fetched"""
     limit: int = 0
     """questions of each task, evenly chosen; 0: all"""
     shots: int | None = None
@@ -42,7 +42,8 @@ class EvalOptions:
     endpoint_model: str = ""
     """name of the model at an address"""
     compare: tuple[str, ...] = ()
-    """two results.json: their differences on the same questions, and how likely these are by chance"""
+    """results.json of two models or more: differences from the first on the same questions, and how likely these are by
+    chance; with --out also a report of all side by side"""
     corpus: str = ""
     """folder or file of texts: say how many questions of the tasks share 13 words in a row with it"""
     adapter: str = ""
@@ -57,14 +58,12 @@ class EvalOptions:
 
 def run(argv: list[str]) -> int:
     options = parse(EvalOptions, argv, "glm eval", "Measure a model on benchmarks.")
-    from openglm.evaluation.report import compare, table
+    from openglm.evaluation.report import table
 
     if options.compare:
-        require(len(options.compare) == 2, "compare", options.compare, "give two results.json")
-        first, second = ({"model": path, **_read(path)} for path in options.compare)
-        print(compare(first, second))
-        return 0
-    require(options.limit >= 0 and options.samples > 0, "limit, samples", options.limit, "must not be negative")
+        return _compare(options)
+    require(options.limit >= 0, "limit", options.limit, "must not be negative")
+    require(options.samples > 0, "samples", options.samples, "must be 1 at least")
     require(bool(options.tasks), "tasks", "", "name some, such as mmlu or clue")
     result = _corpus(options) if options.corpus else measure(options)
     print(json.dumps(result, ensure_ascii=False) if options.json or options.corpus else table(result))
@@ -72,6 +71,18 @@ def run(argv: list[str]) -> int:
     if missing:
         named = "; ".join(f"{name}: {', '.join(map(str, numbers))}" for name, numbers in missing.items())
         raise ValueError(f"no answer came to these questions, so there is no average: {named}; run it again with --out")
+    return 0
+
+
+def _compare(options: EvalOptions) -> int:
+    from openglm.evaluation.report import compare
+    from openglm.evaluation.results import write
+
+    require(len(options.compare) > 1, "compare", options.compare, "give two results.json or more")
+    first, *others = ({"model": path, **_read(path)} for path in options.compare)
+    print("\n\n".join(compare(first, other) for other in others))
+    if options.out:
+        write([first, *others], Path(options.out))
     return 0
 
 
@@ -92,25 +103,31 @@ def _data(options: EvalOptions) -> Path:
 
 def _corpus(options: EvalOptions) -> dict[str, Any]:
     from openglm.evaluation.contamination import contamination
-    from openglm.evaluation.suites import expand
 
-    return {"tasks": contamination(options.corpus, expand(options.tasks.split(",")), _data(options))}
+    return {"tasks": contamination(options.corpus, _names(options), _data(options))}
+
+
+def _names(options: EvalOptions) -> list[str]:
+    return [name for name in options.tasks.split(",") if name]
 
 
 def measure(options: EvalOptions) -> dict[str, Any]:
     """Ask everything, and write what --out wants."""
     from openglm.evaluation.kept import Kept
     from openglm.evaluation.results import measured, write
+    from openglm.evaluation.run import Options
 
+    names = _names(options)
     model: Any = _model(options)
     out = Path(options.out) if options.out else None
     if out:
         out.mkdir(parents=True, exist_ok=True)
         model = Kept(model, out / "answers.jsonl")
-    names = [name for name in options.tasks.split(",") if name]
-    result = measured(model, names, _data(options), vars(options))
+    axes = options.axes or "helm" in names
+    how = Options(_data(options), options.limit, options.shots, options.written, axes, options.samples)
+    result = measured(model, names, how, vars(options))
     if out:
-        write(result, out)
+        write([result], out)
     return result
 
 

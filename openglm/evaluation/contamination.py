@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from openglm.config import require
 from openglm.data.clean import contamination_index, ngram_hashes, words
 from openglm.data.readers import own_files, own_texts
 from openglm.evaluation.items import Item
-from openglm.evaluation.tasks import TASKS, find
+from openglm.evaluation.tasks import SUITES, TASKS, find
 from openglm.runtime import progress
 
 
 def contamination(corpus: str, names: Sequence[str], data: Path) -> dict[str, dict[str, Any]]:
     """Task -> how many of its questions share a run of 13 words with the corpus, and which. Shorter questions can share
     none, and are counted."""
-    items = {name: find(TASKS[name], data)[0] for name in names}
+    asked = dict.fromkeys(task for name in names for task in SUITES.get(name, (name,)))
+    unknown = [name for name in asked if name not in TASKS]
+    require(not unknown, "tasks", unknown, f"known: {', '.join([*SUITES, *TASKS])}")
+    items = {name: find(TASKS[name], data)[0] for name in asked}
     index = contamination_index(_text(item) for each in items.values() for item in each)
     files = own_files(corpus, "corpus")
     seen = np.zeros(len(index), bool)

@@ -37,11 +37,18 @@ class EndpointModel:
             lambda n, choice: choice["message"]["content"] or "" if self.chat else choice["text"],
         )
 
+    def nats(self, texts: Sequence[str]) -> Answered:
+        raise ValueError("model: an endpoint does not say how long a text it reads, so give a model of this machine")
+
     def fits(self, text: str, room: int) -> bool:
         return True  # only the endpoint knows
 
     def _asked(self, one: Writing) -> dict[str, Any]:
-        said = {"messages": [{"role": "user", "content": one.before}]} if self.chat else {"prompt": one.before}
+        require(not (self.chat and one.after), "chat", True, "blanks are filled by /completions; leave --chat out")
+        said: dict[str, Any] = {"prompt": one.before}
+        if self.chat:
+            said = {"messages": [{"role": "user", "content": one.before}]}
+        said |= {"suffix": one.after} if one.after else {}
         drawn = {"temperature": one.temperature, "top_p": one.top_p, "max_tokens": one.max_tokens}
         more = {"stop": list(one.stop[:4])} if one.stop else {}
         return {**said, **drawn, **more, **({} if one.seed is None else {"seed": one.seed})}

@@ -31,6 +31,9 @@ class Kept:
     def write(self, writings: Sequence[Writing]) -> Answered:
         return self._ask(writings, self.model.write)
 
+    def nats(self, texts: Sequence[str]) -> Answered:
+        return self._ask([(text,) for text in texts], lambda fresh: self.model.nats([text for (text,) in fresh]))
+
     def _ask(self, questions: Sequence[Any], ask: Callable[[Sequence[Any]], Answered]) -> Answered:
         keys = [self._key(question) for question in questions]
         yield from ((n, self._known[key]) for n, key in enumerate(keys) if key in self._known)

@@ -16,6 +16,7 @@ from openglm.config import require
 from openglm.engine.engine import Engine
 from openglm.engine.filling import Filler
 from openglm.engine.params import Result, SamplingParams
+from openglm.runtime import progress
 
 _MOST_CHARACTERS = 1 << 20
 _AT_ONCE = 256  # requests that are handed to the engine together
@@ -32,9 +33,10 @@ class Query(NamedTuple):
 
 
 class Writing(NamedTuple):
-    """What does the model write behind this text?"""
+    """What does the model write behind this text, or into the blank between two?"""
 
     before: str
+    after: str = ""
     stop: tuple[str, ...] = ()
     max_tokens: int = 256
     temperature: float = 0.0
@@ -70,9 +72,23 @@ class Model(Protocol):
         """The text that follows each."""
         ...
 
+    def nats(self, texts: Sequence[str]) -> Answered:
+        """(-log p, number of tokens) of whole texts."""
+        ...
+
     def fits(self, text: str, room: int) -> bool:
         """Whether a prompt leaves so many tokens of the context."""
         ...
+
+
+def collect(what: str, answered: Answered, count: int) -> list[Any]:
+    """Answers in the order of their questions, None where there is none."""
+    found = [None] * count
+    with progress(what, count, "answers") as advance:
+        for number, answer in answered:
+            found[number] = answer
+            advance()
+    return found
 
 
 class EngineModel:
@@ -96,16 +112,21 @@ class EngineModel:
         return self.score([self._parts(query) for query in queries])
 
     def write(self, writings: Sequence[Writing]) -> Answered:
-        prompts: list[list[int]] = []
-        params = []
-        for one in writings:
-            most = min(one.max_tokens, self.context // 2)
-            prompts.append(self._prompt(self.tokenizer.encode(one.before), most, one.before))
-            params.append(SamplingParams(most, one.temperature, top_p=one.top_p, seed=one.seed, stop=one.stop))
+        asked = [self._to_write(one) for one in writings]
+        prompts, params = [prompt for prompt, _ in asked], [one for _, one in asked]
         for numbers in self._batches(prompts, [one.max_tokens for one in params]):
             results = self.engine.generate([prompts[n] for n in numbers], [params[n] for n in numbers])
             for number, result in zip(numbers, results, strict=True):
                 yield number, _sound(result).text
+
+    def _to_write(self, one: Writing) -> tuple[list[int], SamplingParams]:
+        most = min(one.max_tokens, self.context // 2)
+        params = SamplingParams(most, one.temperature, top_p=one.top_p, seed=one.seed, stop=one.stop)
+        if not one.after:
+            return self._prompt(self.tokenizer.encode(one.before), most, one.before), params
+        ids, continues = self.filler.infill_prompt(one.before, one.after, self.context - most)
+        own_end = (self.tokenizer.tokens.eop,)
+        return ids, dataclasses.replace(params, continues=continues, stop_ids=own_end, ignore_eos=True)
 
     def fits(self, text: str, room: int) -> bool:
         frame = len(self._prompt([], 0, ""))
@@ -175,18 +196,19 @@ class EngineModel:
         self.cut += len(ids) > spare
         return [*head, *ids[max(len(ids) - spare, 0) :], *tail]
 
-    def nats(self, texts: Sequence[str]) -> list[float]:
-        """-log p of whole texts. Each token is predicted once; beyond the context's size, from half of it at least."""
-        found = [0.0] * len(texts)
+    def nats(self, texts: Sequence[str]) -> Answered:
+        """Each token is predicted once; beyond the context's size, from half of it at least."""
         parts, owners = [], []
         for owner, text in enumerate(texts):
             ids = self.tokenizer.encode(text)
             for start, first, end in windows(len(ids), self.context - len(self._prompt([], 0, ""))):
                 parts.append((self._prompt(ids[start:first], end - first, ""), ids[first:end]))
                 owners.append(owner)
+        found, counts = [0.0] * len(texts), [0] * len(texts)
         for number, answer in self.score(parts):
             found[owners[number]] -= answer.logprob
-        return found
+            counts[owners[number]] += len(parts[number][1])
+        yield from enumerate(zip(found, counts, strict=True))
 
 
 def windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:

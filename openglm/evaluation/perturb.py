@@ -14,15 +14,10 @@ from functools import cache
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEAR = {key: row[max(0, n - 1) : n] + row[n + 1 : n + 2] for row in _ROWS for n, key in enumerate(row)}
-_SHORT = {
-    **{
-        f"{verb} not": f"{verb}n't"
-        for verb in ["are", "could", "did", "do", "does", "had", "has", "have", "is", "should", "was", "were", "would"]
-    },
-    **{"can not": "can't", "cannot": "can't", "will not": "won't", "it is": "it's", "that is": "that's"},
-    **{"i am": "i'm", "you are": "you're", "they are": "they're", "we are": "we're", "what is": "what's"},
-}
-_LONG = re.compile(rf"\b({'|'.join(_SHORT)})\b", re.IGNORECASE)
+_NOT = re.compile(r"\b(are|could|did|do|does|had|has|have|is|should|was|were|would) not\b", re.IGNORECASE)
+_IS = re.compile(r"\b(i am|(?:it|that|what) is|(?:you|they|we) are|can ?not|will not)\b", re.IGNORECASE)
+_ENDS = re.compile(r" am$| is$| are$|can ?not|will not")
+_SHORT = {" am": "'m", " is": "'s", " are": "'re", "can not": "can't", "cannot": "can't", "will not": "won't"}
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _HAN = re.compile(r"[一-鿿]")
 Perturb = Callable[[str, random.Random], str]
@@ -33,7 +28,8 @@ def lower(text: str, dice: random.Random) -> str:
 
 
 def contractions(text: str, dice: random.Random) -> str:
-    return _LONG.sub(lambda found: _SHORT[found[1].lower()], text)
+    text = _NOT.sub(lambda found: f"{found[1].lower()}n't", text)
+    return _IS.sub(lambda found: _ENDS.sub(lambda end: _SHORT[end[0]], found[1].lower()), text)
 
 
 def typos(text: str, dice: random.Random) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ import numpy as np
 from openglm.config import require
 from openglm.evaluation import code, metrics
 from openglm.evaluation.items import LETTERS, Item
-from openglm.evaluation.models import Answered, Model, Query, Writing
+from openglm.evaluation.models import Model, Query, Writing, collect
 from openglm.evaluation.perturb import PERTURBATIONS, perturbed
-from openglm.evaluation.scorers import SCORERS, said_letter
+from openglm.evaluation.scorers import said_letter, scorer
 from openglm.evaluation.tasks import TASKS, Task, find
-from openglm.runtime import progress, say
+from openglm.runtime import say
+from openglm.sandbox.languages import toolchain
+
+STEREOTYPES = "stereotypes preferred"
+"""a metric of which one half is best"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Options:
     written: bool = False
     """the model writes the letter of its choice, which is read out of its answer"""
     axes: bool = False
-    """also measure robustness and calibration"""
+    """also measure robustness, calibration and toxicity"""
     samples: int = 1
     """programs for each coding problem"""
 
@@ -47,38 +52,37 @@ class Row:
     shots: int
     score: float | None = None
     answer: Any = None
-    """number of the choice, or the text"""
+    """number of the choice, the text, or how many programs were right"""
     scores: list[float] = field(default_factory=list)
     """log-probability of each choice"""
 
 
-def evaluate(model: Model, names: Sequence[str], options: Options) -> dict[str, dict[str, Any]]:
-    """Task -> figures. Raises ValueError for an unknown task, or one whose questions are not there."""
-    unknown = [name for name in names if name not in TASKS]
-    require(not unknown, "tasks", unknown, f"known: {', '.join(TASKS)}")
-    return {name: _one(model, name, TASKS[name], options) for name in names}
-
-
-def _one(model: Model, name: str, task: Task, options: Options) -> dict[str, Any]:
+def evaluate(model: Model, name: str, task: Task, options: Options) -> dict[str, Any]:
+    """A task's figures. Raises FileNotFoundError where its questions are not there, ValueError where they are wrong or a
+    compiler is missing."""
+    if task.language:
+        toolchain(code.SANDBOX_NAMES.get(task.language, task.language))
     items, shown = find(task, options.data)
-    if task.kind == "code":
-        return code.evaluate(model, name, task, _some(items, options.limit), options.samples)
+    absent = [item.fields["task_id"] for item in items if task.kind == "code" and not code.runs_here(item.fields)]
+    if absent:
+        say(f"{name}: left out, for they need packages that are not here: {', '.join(absent)}")
+        items = [item for item in items if item.fields["task_id"] not in absent]
     wanted = task.shots if options.shots is None else options.shots
     if wanted and not shown:
         say(f"{name}: no {task.shot_files or 'questions to show'} in the data, so none is shown before a question")
     rows = [_row(model, task, item, shown, wanted) for item in _some(items, options.limit)]
-    fewer = Counter(row.shots for row in rows if shown and row.shots < wanted)
-    for shots, count in sorted(fewer.items()):
-        say(f"{name}: {count} questions are asked with {shots} shots instead of {wanted}: no more fit the context")
+    if any(row.shots < wanted for row in rows if shown):
+        counts = dict(Counter(row.shots for row in rows))
+        say(f"{name}: {wanted} shots do not always fit the context; shots and how often they are shown: {counts}")
     _answer(model, name, task, rows, options)
-    figures = summary(task, rows, options)
-    if options.axes and not figures["missing"]:
+    figures = _summary(task, rows, options)
+    if options.axes and not figures["missing"] and task.kind in ("choice", "word", "write"):
         figures["robustness"] = _robustness(model, name, task, rows, shown, options)
     return figures
 
 
 def _some(items: Sequence[Item], limit: int) -> Sequence[Item]:
-    return items[:: max(1, len(items) // limit)][:limit] if limit else items
+    return [items[n * len(items) // limit] for n in range(limit)] if 0 < limit < len(items) else items
 
 
 def _row(model: Model, task: Task, item: Item, shown: Sequence[Item], wanted: int) -> Row:
@@ -95,109 +99,146 @@ def _row(model: Model, task: Task, item: Item, shown: Sequence[Item], wanted: in
 
 def _answer(model: Model, name: str, task: Task, rows: Sequence[Row], options: Options) -> None:
     """Fill in answers and scores."""
-    if task.kind == "write" or (task.kind == "choice" and options.written):
-        _write(model, name, task, rows)
-        return
-    queries, owners = [], []
-    for number, row in enumerate(rows):
-        for answer in task.answers(row.item):
-            queries.append(Query(row.prompt, answer, task.after.format_map(row.item.fields), task.kind == "choice"))
-            owners.append(number)
-    found = _collect(name, model.likelihoods(queries), len(queries))
-    for number, row in enumerate(rows):
-        mine = [one for owner, one in zip(owners, found, strict=True) if owner == number]
-        if None in mine:
-            continue
-        row.scores = [one.logprob for one in mine]
-        row.answer = int(np.argmax(row.scores[:2] if task.kind == "bias" else row.scores))
-        row.score = float(mine[0].greedy if task.kind == "word" else row.answer in row.item.right)
+    if task.kind == "text":
+        for row, found in zip(rows, collect(name, model.nats([row.prompt for row in rows]), len(rows)), strict=True):
+            row.answer, size = found, len(row.prompt.encode())
+            row.score = found and found[0] / math.log(2) / max(size, 1)
+    elif task.kind == "code":
+        _program(model, name, task, rows, options)
+    else:
+        written = task.kind == "write" or (task.kind == "choice" and options.written)
+        _write(model, name, task, [row for row in rows if written or not row.item.choices])
+        _choose(model, name, task, [row for row in rows if not written and row.item.choices])
+
+
+def _choose(model: Model, name: str, task: Task, rows: Sequence[Row]) -> None:
+    blank, asked = task.kind == "choice", [(row, answer) for row in rows for answer in task.answers(row.item)]
+    queries = [Query(row.prompt, answer, task.follows(row.item), blank) for row, answer in asked]
+    found = iter(collect(name, model.likelihoods(queries), len(queries)))
+    for row in rows:
+        mine = [next(found) for _ in row.item.choices]
+        if None not in mine:
+            row.scores = [one.logprob for one in mine]
+            row.answer = int(np.argmax(row.scores[:2] if task.kind == "bias" else row.scores))
+            row.score = float(mine[0].greedy if task.kind == "word" else row.answer in row.item.right)
 
 
 def _write(model: Model, name: str, task: Task, rows: Sequence[Row]) -> None:
-    for row in rows if task.kind == "choice" else ():
-        row.prompt = row.prompt.removesuffix(task.ask(row.item)) + _written(task, row.item)
-    found = _collect(name, model.write([Writing(r.prompt, task.stop, task.max_tokens) for r in rows]), len(rows))
-    for row, text in zip(rows, found, strict=True):
+    judge = scorer(task.scorer) if task.kind == "write" else scorer("exact")
+    for row in rows:
+        if row.item.choices:
+            row.prompt = row.prompt.removesuffix(task.ask(row.item)) + _written(task, row.item)
+    asked = [Writing(row.prompt, stop=task.stop, max_tokens=task.max_tokens) for row in rows]
+    for row, text in zip(rows, collect(name, model.write(asked), len(rows)), strict=True):
         if text is None:
             continue
         row.answer = text
-        if task.kind == "choice":
+        if row.item.choices:
             letter = said_letter(text)
             row.answer = LETTERS.index(letter) if letter else None
             row.score = float(row.answer in row.item.right)
         else:
-            row.score = SCORERS[task.scorer](text, [str(one) for one in row.item.right])
+            row.score = judge(text, [str(one) for one in row.item.right])
 
 
 def _written(task: Task, item: Item) -> str:
     """A question to which a letter is to be written, in AGIEval's words."""
     last, chinese = LETTERS[len(item.choices) - 1], "：" in task.prompt
-    asked = (
-        task.ask(item) if "{options}" in task.prompt else replace(task, prompt=task.prompt + "\n{options}\n").ask(item)
-    )
+    listed = task if "{options}" in task.prompt else replace(task, prompt=task.prompt + "\n{options}\n")
     said = f"答案：从A到{last}, 我们应选择" if chinese else f"Answer: Among A through {last}, the answer is"
-    return f"{asked.removesuffix('Answer:').removesuffix('答案：').rstrip()}\n{said}"
+    return f"{listed.ask(item).removesuffix('Answer:').removesuffix('答案：').rstrip()}\n{said}"
 
 
-def _collect(what: str, answered: Answered, count: int) -> list[Any]:
-    found: list[Any] = [None] * count
-    with progress(what, count, "answers") as advance:
-        for number, answer in answered:
-            found[number] = answer
-            advance()
-    return found
+def _program(model: Model, name: str, task: Task, rows: Sequence[Row], options: Options) -> None:
+    """One program is the likeliest text; more are drawn as CodeGeeX drew them. One that did not come is no failure."""
+    drawn = {"temperature": 0.2, "top_p": 0.95} if options.samples > 1 else {}
+    stop = () if task.after else task.stop  # a blank has an end of its own
+    asked = [
+        Writing(row.prompt, task.follows(row.item), stop, task.max_tokens, seed=seed, **drawn)
+        for row in rows
+        for seed in range(options.samples)
+    ]
+    texts = iter(collect(name, model.write(asked), len(asked)))
+    answered = [(row, [next(texts) for _ in range(options.samples)]) for row in rows]
+    whole = [(row, found) for row, found in answered if None not in found]
+    closed = code.closed if not task.after else lambda _, text: text
+    sources = [
+        code.program(task.language, row.item.fields, closed(task.language, text))
+        for row, found in whole
+        for text in found
+    ]
+    verdicts = iter(code.check_all(name, task.language, sources))
+    for row, found in whole:
+        row.answer = sum(next(verdicts) for _ in found)
+        row.score = row.answer / options.samples
 
 
-def summary(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any]:
+def _summary(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any]:
     """All that the answers say. Where one is missing there is no average: it would look like that of the whole."""
     missing = [number for number, row in enumerate(rows) if row.score is None]
-    scores = [row.score for row in rows if row.score is not None]
-    metric = {"bias": "stereotypes preferred", "write": task.scorer}.get(task.kind, "accuracy")
-    whole = metrics.mean(scores)._asdict() if scores and not missing else dict.fromkeys(metrics.Estimate._fields)
+    metrics_of = {"bias": STEREOTYPES, "write": task.scorer, "code": "pass@1", "text": "bits a byte"}
     found: dict[str, Any] = {
-        "metric": metric,
-        **whole,
-        "chance": _chance(task, rows),
+        "metric": metrics_of.get(task.kind, "accuracy"),
+        "value": None,
+        **({} if missing else metrics.mean([row.score or 0.0 for row in rows])),
+        "chance": 0.5 if task.kind == "bias" else float(np.mean([_chance(row.item) for row in rows])),
         "items": len(rows),
         "missing": missing,
-    }
-    found |= {
         "shots": dict(Counter(row.shots for row in rows)),
         "prompt": rows[0].prompt,
         "questions": hashlib.sha256(repr([row.item for row in rows]).encode()).hexdigest(),
         "scores": [row.score for row in rows],
     }
+    if task.kind == "choice":
+        found["letters"] = _letters(row.answer for row in rows if row.item.choices)
+        found["unread_answers"] = sum(row.answer is None and row.score is not None for row in rows)
+    return found if missing else found | _of_whole(task, rows, options)
+
+
+def _of_whole(task: Task, rows: Sequence[Row], options: Options) -> dict[str, Any]:
+    """What is said only of a task that was answered as a whole."""
+    found: dict[str, Any] = {}
     groups = defaultdict(list)
     for row in rows:
-        groups[row.item.category].append(row.score or 0.0)
-    if len(groups) > 1 and not missing:
-        found["categories"] = {name: metrics.mean(group)._asdict() for name, group in sorted(groups.items())}
-    if task.kind == "choice":
-        found["letters"] = _letters(row.answer for row in rows)
-        found["right_letters"] = _letters(row.item.right[0] for row in rows)
-        found["unread_answers"] = sum(row.answer is None and row.score is not None for row in rows)
-    if task.kind == "choice" and options.axes and not missing and not options.written:
-        found["calibration"] = calibration(rows)
+        groups[row.item.category].append(row)
+    if len(groups) > 1:
+        found["categories"] = {
+            name: metrics.mean([row.score or 0.0 for row in group]) for name, group in sorted(groups.items())
+        }
+    if task.kind == "choice" and options.axes and all(row.scores for row in rows):
+        found["calibration"] = _calibration(rows)
+    if task.kind == "bias" and len(rows[0].scores) == 3:
+        found |= _stereoset(rows)
+    if task.kind == "code":
+        ks = [k for k in (1, 10, 100) if k <= options.samples]
+        each = {k: [metrics.pass_at_k(options.samples, row.answer, k) for row in rows] for k in ks}
+        found |= {f"pass@{k}": metrics.mean(scores)["value"] for k, scores in each.items()}
+    if task.kind == "text":
+        nats, tokens = (sum(column) for column in zip(*(row.answer for row in rows), strict=True))
+        size = sum(len(row.prompt.encode()) for row in rows)
+        found |= {"value": nats / math.log(2) / size, "perplexity": math.exp(nats / tokens), "tokens": tokens}
+    if task.kind == "write" and options.axes and task.scorer != "toxicity":
+        judge = scorer("toxicity")
+        found["toxicity"] = metrics.mean([judge(row.answer, ()) for row in rows])
     return found
 
 
-def questions_hash(items: Sequence[Item]) -> str:
-    """The same for the same questions, however they are asked."""
-    told = "\0".join(text for item in items for text in (*item.fields.values(), *item.choices))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+def _chance(item: Item) -> float:
+    return len(item.right) / len(item.choices) if len(item.choices) > 1 else 0.0
 
 
-def _chance(task: Task, rows: Sequence[Row]) -> float:
-    if task.kind == "bias":
-        return 0.5
-    return float(np.mean([len(r.item.right) / len(r.item.choices) if len(r.item.choices) > 1 else 0.0 for r in rows]))
-
-
-def _letters(numbers: Any) -> dict[str, int]:
+def _letters(numbers: Iterable[Any]) -> dict[str, int]:
     return dict(sorted(Counter(LETTERS[n] for n in numbers if n is not None).items()))
 
 
-def calibration(rows: Sequence[Row]) -> dict[str, Any]:
+def _stereoset(rows: Sequence[Row]) -> dict[str, float]:
+    """Language modelling score and ICAT (arXiv 2004.09456): 1 for a model that knows the language and has no bias."""
+    sense = float(np.mean([one > row.scores[2] for row in rows for one in row.scores[:2]]))
+    bias = float(np.mean([row.score for row in rows]))
+    return {"language_score": sense, "icat": sense * min(bias, 1 - bias) / 0.5}
+
+
+def _calibration(rows: Sequence[Row]) -> dict[str, Any]:
     """HELM's: how sure the model is of what it chose, among the choices, against how often it is right."""
     shares = [np.exp(np.asarray(row.scores) - np.logaddexp.reduce(row.scores)).max() for row in rows]
     right = [row.score or 0.0 for row in rows]
@@ -206,7 +247,7 @@ def calibration(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "ece": metrics.calibration_error(shares, right),
         "selective_accuracy_10": metrics.selective_accuracy(shares, right),
-        "bins": [one._asdict() for one in metrics.reliability(shares, right)],
+        "bins": metrics.reliability(shares, right),
     }
 
 
@@ -217,16 +258,33 @@ def _robustness(
     worst = mixed = [row.score or 0.0 for row in rows]
     each: dict[str, float] = {}
     for change in PERTURBATIONS:
-        items = [
-            replace(row.item, fields={k: perturbed(v, change, name) for k, v in row.item.fields.items()})
-            for row in rows
-        ]
-        if all(item.fields == row.item.fields for item, row in zip(items, rows, strict=True)):
+        fields = [{key: perturbed(text, change, name) for key, text in row.item.fields.items()} for row in rows]
+        if all(new == row.item.fields for new, row in zip(fields, rows, strict=True)):
             continue
+        items = [replace(row.item, fields=new) for new, row in zip(fields, rows, strict=True)]
         again = [_row(model, task, item, shown, row.shots) for item, row in zip(items, rows, strict=True)]
         _answer(model, f"{name}, {change}", task, again, options)
+        require(all(row.score is not None for row in again), "axes", change, "answers are missing; run it again")
         scores = [row.score or 0.0 for row in again]
-        each[change] = metrics.mean(scores).value
+        each[change] = metrics.mean(scores)["value"]
         worst = [min(pair) for pair in zip(worst, scores, strict=True)]
         mixed = [min(pair) for pair in zip(mixed, scores, strict=True)] if change == "mild_mix" else mixed
-    return {**metrics.mean(worst)._asdict(), "helm": metrics.mean(mixed).value, "perturbations": each}
+    return {**metrics.mean(worst), "helm": metrics.mean(mixed)["value"], "perturbations": each}
+
+
+def run(model: Model, names: Sequence[str], options: Options, named: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Task -> figures. Of a suite, tasks without questions here or without a compiler are left out and said so; a task
+    that is `named` itself is an error. Raises ValueError."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = evaluate(model, name, TASKS[name], options)
+        except (FileNotFoundError, ValueError) as error:
+            absent = isinstance(error, FileNotFoundError) or str(error).startswith("language")
+            if name in named or not absent:
+                raise ValueError(f"{name}: {error}") from None
+            say(f"{name} is left out: {error}")
+    if not found:
+        way_out = "run glm data eval-items, or give --data FOLDER"
+        raise ValueError(f"data = {str(options.data)!r}: has nothing of {', '.join(named)}; {way_out}")
+    return found

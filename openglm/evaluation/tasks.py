@@ -1,37 +1,48 @@
-"""The table of tasks: where a task's questions lie, what a prompt looks like, and how answers are judged."""
+"""The tasks of tasks.toml: where a task's questions lie, what a prompt looks like, how answers are judged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import permutations
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 from openglm.config import require
-from openglm.evaluation import items as read
-from openglm.evaluation.items import LETTERS, Item, Read, read_items, subject
+from openglm.data.readers import own_files, own_texts
+from openglm.evaluation import items as readers
+from openglm.evaluation.items import LETTERS, Item, read_items, subject
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-class Files(NamedTuple):
-    """Some files under the data folder, and how to read them."""
-
-    pattern: str
-    read: Read
-    columns: Sequence[str] = ()
-    """of a CSV without a line of names"""
+LANGUAGES = {
+    **{"python": "Python", "cpp": "C++", "java": "Java"},
+    **{"js": "JavaScript", "go": "Go", "rust": "Rust"},
+}
+"""name of HumanEval-X's file: what people call it"""
 
 
 @dataclass(frozen=True)
 class Task:
-    """`prompt` and `answer` are formats over an item's fields, `options` (its choices in lettered lines), `category`,
-    and of a choice `letter` and `text`. The first of `files` that is there counts."""
+    """A row of tasks.toml; see there."""
 
-    files: tuple[Files, ...]
-    prompt: str
+    files: tuple[str, ...] = ()
+    read: str = ""
+    prompt: str = "{text}"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    """names of a CSV's columns, where its first line does not name them"""
+    kind: Literal["choice", "word", "bias", "write", "code", "text"] = "choice"
+    """choice: the likeliest of the choices; word: whether the answer is what the model would write; bias: how often the
+    first choice is likelier than the second; write: a scorer judges what it writes; code: tests judge it; text: how
+    well it foretells a text"""
     answer: str = " {letter}"
-    kind: Literal["choice", "word", "write", "code", "bias"] = "choice"
-    """choice: the likeliest of the choices; word: whether the answer is what the model would write; write: a scorer
-    judges what it writes; code: tests judge it; bias: how often the first choice is likelier than the second"""
     after: str = ""
     """what follows the answer"""
     header: str = ""
@@ -43,6 +54,8 @@ class Task:
     max_tokens: int = 32
     language: str = ""
     """of a program"""
+    source: str = ""
+    """the language that a program is translated from"""
 
     def ask(self, item: Item) -> str:
         options = "\n".join(f"{LETTERS[n]}. {choice}" for n, choice in enumerate(item.choices))
@@ -53,156 +66,85 @@ class Task:
         named = enumerate(item.choices)
         return [self.answer.format_map({**item.fields, "letter": LETTERS[n], "text": text}) for n, text in named]
 
+    def follows(self, item: Item) -> str:
+        return self.after.format_map(item.fields)
+
     def shown(self, item: Item) -> str:
         """A question with its answer."""
         if item.choices:
-            return self.ask(item) + self.answers(item)[int(item.right[0])] + self.after.format_map(item.fields)
+            return self.ask(item) + self.answers(item)[int(item.right[0])] + self.follows(item)
         return f"{self.ask(item)} {item.fields.get('solution', item.right[0])}"
 
 
+def _table() -> dict[str, Any]:
+    table = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text(encoding="utf-8"))
+    for row in table.pop("each"):
+        names = row.pop("names")
+        for name in names:
+            each = json.loads(json.dumps(row).replace("{name}", name))
+            table["tasks"][each.pop("task")] = each
+    return table
+
+
+_TABLE = _table()
+
+
+def _task(row: Mapping[str, Any]) -> Task:
+    told: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return Task(**told | ({"stop": tuple(_TABLE["stop"][row["language"]])} if "language" in row else {}))
+
+
+TASKS = {name: _task(row) for name, row in _TABLE["tasks"].items()}
+for _from, _to in permutations(LANGUAGES, 2):  # the prompt of CodeGeeX
+    _prompt = f"code translation\n{LANGUAGES[_from]}:\n{{source}}\n{LANGUAGES[_to]}:\n{{prompt}}"
+    TASKS[f"translate/{_from}-{_to}"] = replace(TASKS[f"humaneval-x/{_to}"], prompt=_prompt, source=_from)
+PUBLISHED: Mapping[str, Mapping[str, float]] = _TABLE["published"]
+PACKAGES: Mapping[str, Mapping[str, str]] = _TABLE["packages"]
+SUITES = {
+    suite: [name for one in patterns for name in TASKS if fnmatchcase(name, one)]
+    for suite, patterns in _TABLE["suites"].items()
+}
+
+
 def find(task: Task, folder: Path) -> tuple[list[Item], list[Item]]:
-    """Its questions in a folder, and those to show before. Raises ValueError where there are none."""
-    for files in task.files:
-        paths = sorted(folder.glob(files.pattern))
-        if not paths:
-            continue
-        found = _of(paths, files)
-        shown = _of(sorted(folder.glob(task.shot_files)), files) if task.shot_files else []
-        require(bool(found), "data", str(paths[0]), "has no question with a right answer")
-        return found, shown
-    wanted = " or ".join(files.pattern for files in task.files)
-    raise ValueError(f"data = {str(folder)!r}: has no {wanted}; run glm data eval-items, or give --data FOLDER")
+    """Its questions in a folder, and those to show before. The folder holds one for each benchmark, or is that of one.
+    Raises FileNotFoundError where there are none, ValueError where they are wrong."""
+    if task.kind == "text":
+        return [Item({"text": text}) for file in own_files(folder) for text in own_texts(file)], []
+    for pattern in task.files:
+        paths = _matching(folder, pattern)
+        if paths:
+            found = _of(paths, task)
+            require(bool(found), "data", str(paths[0]), "has no question with a right answer")
+            shown = _of(_matching(folder, task.shot_files), task) if task.shot_files else []
+            return (_translated(found, task, folder) if task.source else found), shown
+    raise FileNotFoundError(f"data = {str(folder)!r}: has no {' or '.join(task.files)}")
 
 
-def _of(paths: Sequence[Path], files: Files) -> list[Item]:
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    inside = folder.resolve()
+    if pattern.startswith(f"{inside.name}/"):
+        inside = inside.parent
+    return sorted(path for path in inside.glob(pattern) if path.is_file())
+
+
+def _of(paths: list[Path], task: Task) -> list[Item]:
     found = []
     for path in paths:
-        items = read_items(path, files.read, files.columns)
+        items = read_items(path, getattr(readers, task.read), task.options, task.columns)
         found += [replace(item, category=subject(path)) for item in items] if len(paths) > 1 else items
     return found
 
 
-_LETTERED = "{question}\n{options}\nAnswer:"
-_MMLU = "The following are multiple choice questions (with answers) about {category}.\n\n"
-_ZH_HEADER = "以下是中国关于{category}考试的单项选择题，请选出其中的正确答案。\n\n"
-_ZH = "{question}\n{options}\n答案："
-_PASSAGE = "{passage}\n{question}\n{options}\nAnswer:"
-_SAME = {"0": "不同", "1": "相同"}
-_ENTAILS = {"entailment": "是", "neutral": "可能", "contradiction": "不是"}
-_NLI = "{sentence1}\n以上是否说明：{sentence2}\n是、可能还是不是？答："
-_PAIR = "句子一：{sentence1}\n句子二：{sentence2}\n两个句子的意思相同还是不同？答："
-_READ = "{passage}\n问：{question}\n答："
-_SUBJECT = ("question", *"ABCD", "answer")
-
-
-def _nli(folder: str) -> Task:
-    return Task((Files(folder, read.labelled(_ENTAILS)),), _NLI, answer="{text}")
-
-
-def _agieval(name: str) -> Task:
-    chinese = name.startswith(("gaokao", "jec", "logiqa-zh"))
-    english = name == "gaokao-english"
-    prompt = _ZH if chinese and not english else _LETTERED
-    files = (Files(f"agieval/{name}.jsonl", read.agieval),)
-    if name in ("math", "gaokao-mathcloze"):
-        return Task(files, "{question}\n答：" if chinese else "{question}\nAnswer:", kind="write", scorer="number")
-    return Task(files, "{passage}\n" + prompt, answer="{letter}" if prompt == _ZH else " {letter}")
-
-
-AGIEVAL = (
-    *("lsat-ar", "lsat-lr", "lsat-rc", "logiqa-en", "logiqa-zh", "sat-math", "sat-en", "sat-en-without-passage"),
-    *("aqua-rat", "math", "jec-qa-kd", "jec-qa-ca"),
-    *(f"gaokao-{s}" for s in ("chinese", "english", "geography", "history", "biology", "chemistry", "physics")),
-    *("gaokao-mathqa", "gaokao-mathcloze"),
-)
-BIGBENCH_LITE = (
-    *("auto_debugging", "bbq_lite_json", "code_line_description", "conceptual_combinations"),
-    *("conlang_translation", "emoji_movie", "formal_fallacies_syllogisms_negation", "hindu_knowledge"),
-    *("known_unknowns", "language_identification", "linguistics_puzzles", "logic_grid_puzzle"),
-    *("logical_deduction", "misconceptions_russian", "novel_concepts", "operators"),
-    *("parsinlu_reading_comprehension", "play_dialog_same_or_different", "repeat_copy_logic"),
-    *("strange_stories", "strategyqa", "symbol_interpretation", "vitaminc_fact_verification", "winowhy"),
-)
-LANGUAGES: Mapping[str, str] = {
-    **{"python": "python", "cpp": "cpp", "java": "java"},
-    **{"js": "javascript", "go": "go", "rust": "rust"},
-}
-"""name of HumanEval-X's file: name in the sandbox"""
-_ENDS = {
-    "python": ("\nclass ", "\ndef ", "\n#", "\n@", "\nif ", "\nprint("),
-    "cpp": ("\nint main", "\n#include", "\n}\n\n"),
-    "java": ("\n    }\n}", "\npublic class"),
-    "javascript": ("\n}\n\n", "\nconst ", "\nfunction ", "\n//"),
-    "go": ("\nfunc ", "\n}\n\n"),
-    "rust": ("\nfn ", "\n}\n\n", "\nmod "),
-}
-
-
-def _code(pattern: str, language: str) -> Task:
-    opened = "{prompt}{declaration}" if language == "rust" else "{prompt}"
-    files = (Files(pattern, read.program),)
-    return Task(files, opened, kind="code", stop=_ENDS[language], max_tokens=512, language=language)
-
-
-TASKS: dict[str, Task] = {
-    "mmlu": Task(
-        (Files("mmlu/test/*.csv", read.lettered(), _SUBJECT), Files("mmlu/*.jsonl", read.listed)),
-        _LETTERED, header=_MMLU, shots=5, shot_files="mmlu/dev/*.csv",
-    ),
-    "ceval": Task(
-        (Files("ceval/val/*.csv", read.lettered()),),
-        _ZH, answer="{letter}", header=_ZH_HEADER, shots=5, shot_files="ceval/dev/*.csv",
-    ),
-    "cmmlu": Task(
-        (Files("cmmlu/test/*.csv", read.lettered("Question", "Answer")),),
-        _ZH, answer="{letter}", header=_ZH_HEADER, shots=5, shot_files="cmmlu/dev/*.csv",
-    ),
-    "lambada": Task((Files("lambada/*.jsonl", read.last_word),), "{before}", answer=" {text}", kind="word"),
-    "gsm8k": Task(
-        (Files("gsm8k/test.jsonl", read.numbered),), "Question: {question}\nAnswer:", kind="write", scorer="number",
-        shots=8, shot_files="gsm8k/train.jsonl", stop=("\nQuestion:",), max_tokens=256,
-    ),
-    "asdiv": Task(
-        (Files("asdiv/*.jsonl", read.numbered),), "Question: {passage} {question}\nAnswer:", kind="write", scorer="number"
-    ),
-    "logiqa": Task((Files("logiqa/*.jsonl", read.listed),), _PASSAGE),
-    "boolq": Task(
-        (Files("boolq/*.jsonl", read.labelled({"True": "yes", "False": "no"}, "answer")),),
-        "{passage}\nQuestion: {question}?\nAnswer:", answer=" {text}",
-    ),
-    "commonsenseqa": Task((Files("commonsenseqa/*.jsonl", read.listed),), "Question: {question}\nAnswer:", answer=" {text}"),
-    "openbookqa": Task((Files("openbookqa/*.jsonl", read.listed),), "{question}", answer=" {text}"),
-    "piqa": Task((Files("piqa/*.jsonl", read.listed),), "Question: {question}\nAnswer:", answer=" {text}"),
-    "siqa": Task((Files("siqa/*.jsonl", read.listed),), "{passage}\nQuestion: {question}\nAnswer:", answer=" {text}"),
-    "bbq": Task((Files("bbq/*.jsonl", read.listed),), "{passage}\nQuestion: {question}\nAnswer:", answer=" {text}"),
-    "parables-zh": Task((Files("parables/*zh.jsonl", read.parable),), "{passage}\n这个故事的寓意是：", answer="{text}"),
-    "idioms": Task(
-        (Files("idioms/*.jsonl", read.chid),), "{before}", answer="{text}", after="{after}"
-    ),
-    "crows-pairs": Task((Files("crows-pairs/*.csv", read.stereotype),), "{before}", "{text}", "bias", "{after}"),
-    "stereoset": Task((Files("stereoset/*.jsonl", read.stereoset),), "{before}", " {text}", "bias"),
-    "clue/afqmc": Task((Files("clue/afqmc*/dev.json", read.labelled(_SAME)),), _PAIR, answer="{text}"),
-    "clue/c3": Task((Files("clue/c3*/*dev.json", read.c3),), _READ, answer="{text}"),
-    "clue/cmnli": _nli("clue/cmnli*/dev.json"),
-    "clue/ocnli": _nli("clue/ocnli*/dev.json"),
-    "clue/wsc": Task((Files("clue/*wsc*/dev.json", read.wsc),), "{text}\n其中“{pronoun}”指的是“{name}”吗？答：", answer="{text}"),
-    "clue/cmrc": Task((Files("clue/cmrc*/*dev.json", read.squad),), _READ, kind="write", scorer="overlap"),
-    "clue/drcd": Task((Files("clue/drcd*/*dev.json", read.squad),), _READ, kind="write", scorer="overlap"),
-    "fewclue/eprstmt": Task(
-        (Files("fewclue/eprstmt/*.json", read.labelled({"Negative": "差", "Positive": "好"})),),
-        "{sentence}\n总的来说，这个东西很", answer="{text}",
-    ),
-    "fewclue/bustm": Task((Files("fewclue/bustm/*.json", read.labelled(_SAME)),), _PAIR, answer="{text}"),
-    "fewclue/ocnli": _nli("fewclue/ocnli/*.json"),
-    "fewclue/chid": Task((Files("fewclue/chid/*.json", read.chid),), "{before}", answer="{text}", after="{after}"),
-    "fewclue/cluewsc": Task(
-        (Files("fewclue/cluewsc/*.json", read.wsc),), "{text}\n其中“{pronoun}”指的是“{name}”吗？答：", answer="{text}"
-    ),
-    **{f"agieval/{name}": _agieval(name) for name in AGIEVAL},
-    **{
-        f"bigbench/{name}": Task((Files(f"bigbench/{name}/**/task.json", read.bigbench),), "{prefix}\nQ: {question}\nA:", answer=" {text}")
-        for name in BIGBENCH_LITE
-    },
-    "humaneval": _code("humaneval/HumanEval.jsonl*", "python"),
-    **{f"humaneval-x/{name}": _code(f"humaneval-x/{name}.*", language) for name, language in LANGUAGES.items()},
-}  # fmt: skip
+def _translated(items: list[Item], task: Task, folder: Path) -> list[Item]:
+    """Programs to be written after those of another language, without what they are to do being said."""
+    others = find(TASKS[f"humaneval-x/{task.source}"], folder)[0]
+    by_number = {one.fields["task_id"].partition("/")[2]: one.fields for one in others}
+    found = []
+    for fields in (item.fields for item in items):
+        number = fields["task_id"].partition("/")[2]
+        require(number in by_number, "data", fields["task_id"], f"has no counterpart in {task.source}")
+        known = by_number[number]
+        whole = f"{known['declaration']}\n{known['canonical_solution'].rstrip()}"
+        found.append(Item({**fields, "prompt": fields["declaration"], "source": whole}))
+    return found

@@ -1,4 +1,4 @@
-"""A model behind OpenAI's interface: JSON in, JSON out, asked again where it is busy."""
+"""A model behind OpenAI's interface: JSON in, JSON out, asked again where it is busy or its connection breaks."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ class Endpoint:
             return await asyncio.gather(*(self._post(client, url, body) for body in bodies))
 
     async def _post(self, client: Client, url: str, body: Mapping[str, Any]) -> Any:
-        try:
-            for pause in (*_PAUSES, 0):
-                answer = await client.fetch(
-                    url, method="POST", headers=self._headers, content=json.dumps(body).encode()
-                )
-                if answer.status not in _BUSY or not pause:
-                    break
-                await asyncio.sleep(pause)
-            if answer.status == 200:
-                return json.loads(answer.body)
-        except json.JSONDecodeError:
-            pass
-        except ValueError as error:
-            return error
-        said = shorten(" ".join(answer.body[:2000].decode(errors="replace").split()), 200)
-        return ValueError(f"endpoint {url}: status {answer.status}: {said}")
+        content, problem = json.dumps(body).encode(), ValueError()
+        for pause in (0, *_PAUSES):
+            await asyncio.sleep(pause)
+            try:
+                answer = await client.fetch(url, method="POST", headers=self._headers, content=content)
+                if answer.status == 200:
+                    return json.loads(answer.body)
+            except json.JSONDecodeError:
+                pass
+            except ValueError as error:  # no connection, or one that broke
+                problem = error
+                continue
+            said = shorten(" ".join(answer.body[:2000].decode(errors="replace").split()), 200)
+            problem = ValueError(f"endpoint {url}: status {answer.status}: {said}")
+            if answer.status not in _BUSY:
+                break
+        return problem

@@ -20,6 +20,7 @@ from openglm.text.reading import Piece, ReplyReader
 from openglm.text.streaming import ReplyStream
 
 # cancelled: by the deadline or the end of the server, so it is not whole
+_INSIDE = range(0x80, 0xC0)  # bytes of a letter behind its first
 _REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}
 
 
@@ -252,16 +253,18 @@ class TextChoice(Choice):
         return {"text": self.text("text"), "logprobs": self._chances()}
 
     def _chances(self) -> Json | None:
-        taken, texts = [], []
+        taken, texts, offsets = [], [], []
         for one in self.take_logprobs():
             raw = bytes(self.name(one.token)[1])
             if (shown := raw[self._repeats :]) or self._echoes:
                 taken.append(one)
                 texts.append(shown.decode("utf-8", errors="replace"))
+                # In letters of the text: a token may begin or end inside one.
+                offsets.append(self._offset - (shown[0] in _INSIDE if shown else 0))
+                self._offset += sum(byte not in _INSIDE for byte in shown)
             self._repeats = max(self._repeats - len(raw), 0)
         if not taken:
             return None
-        *offsets, self._offset = itertools.accumulate(map(len, texts), initial=self._offset)
         tops = [one.top and {self.name(token)[0]: value for token, value in one.top.items()} for one in taken]
         chances = {"token_logprobs": [one.logprob for one in taken], "top_logprobs": tops}
         return {"tokens": texts, **chances, "text_offset": offsets}

@@ -6,10 +6,12 @@ import random
 import pytest
 import tokenizers
 import torch
+from helpers.live import Live
 from helpers.tokenizer_files import huggingface_file, ranks_of
 from transformers import GlmConfig, GlmForCausalLM, PreTrainedTokenizerFast
 
 import openglm
+from openglm.assistant import Assistant
 from openglm.config import EngineConfig
 from openglm.evaluation.models import EngineModel
 
@@ -174,3 +176,21 @@ def _alike(name, answer, expected):
         assert answer[0] == pytest.approx(float(expected[0]), abs=1e-4) and answer[1] == bool(expected[1]), name
     else:
         assert answer == pytest.approx(expected, abs=1e-4), name
+
+
+def test_lm_eval_gets_the_same_from_our_server_by_its_local_completions(pair, tasks, tmp_path):
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    pair[1].backend_tokenizer.post_processor = None
+    pair[1].save_pretrained(tmp_path)
+    server = Live(Assistant(pair[2], device="cpu"))
+    try:
+        theirs = LocalCompletionsAPI(
+            base_url=f"{server.url}/v1/completions", model="toy", tokenizer=str(tmp_path), max_length=250, batch_size=4
+        )  # fmt: skip
+        asked = [tasks[name] for name in ("choices", "few_shots", "contexts", "last_word")]
+        over_http, _ = samples(theirs, asked)
+    finally:
+        server.stop()
+    mine, _ = samples(HarnessModel(ours(pair)), asked)
+    _same(over_http, mine)
