@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 
 from measure import table
-
 from runs import torchrun
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import layouts
 import torch
-
 from runs import tiny_runs, torchrun
 
 STEPS, EVERY = 300, 10

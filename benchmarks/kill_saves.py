@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 
 import torch
+from runs import child, tiny_runs
 
 from openglm.config import ModelConfig, OptimizerConfig
 from openglm.train import state
-from runs import child, tiny_runs
 
 SHAPE = ModelConfig(
     vocab_size=tiny_runs.VOCAB, layers=2, hidden=128, heads=4, ffn_hidden=512, max_positions=tiny_runs.SEQ

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 from measure import table
+from runs import tiny_runs, torchrun
 
 from openglm.checkpoints.sharded import whole_tensors
 from openglm.config import ModelConfig, OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
 from openglm.train.loop import train
 from openglm.train.run import Run
-from runs import tiny_runs, torchrun
 
 SEQ, VOCAB = 48, 96
 MODEL = ModelConfig(

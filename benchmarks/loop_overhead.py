@@ -16,13 +16,13 @@ import time
 import numpy as np
 import torch
 from measure import in_turn, ratio
+from runs import CausalRows, plain_step
 
 from openglm.config import RunConfig, TrainConfig
 from openglm.data.mixture import batches
 from openglm.presets import model_preset
 from openglm.train.loop import train
 from openglm.train.run import Run
-from runs import CausalRows, plain_step
 
 MODEL, SEQ, ROWS, PARTS = model_preset("nano"), 512, 8, 2
 RANDOM = CausalRows(MODEL.vocab_size, SEQ)

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from runs import child, crashes, tiny_runs
 
 from openglm.config import OptimizerConfig
-from runs import child, crashes, tiny_runs
 
 SAVE_EVERY = 3
 

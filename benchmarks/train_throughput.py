@@ -21,6 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 from measure import in_turn, seconds
+from runs import CausalRows, plain_step
 
 from openglm.config import ModelConfig
 from openglm.data.mixture import batches
@@ -28,7 +29,6 @@ from openglm.model import attention
 from openglm.presets import model_preset
 from openglm.runtime import keep_freed_memory
 from openglm.train.loss import step_flops
-from runs import CausalRows, plain_step
 
 
 def our_step(config: ModelConfig, batch: dict[str, np.ndarray], micro: int, dtype: torch.dtype):
