@@ -59,8 +59,8 @@ def _broken(text: str) -> str:
 
 def talk(chat: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Messages of a conversation (chats.py) as Gradio's display takes them, one for one but that steps stand
-    before their answer: these fold up once it is there; calls and results can be folded. Sources are JSON in a block of code that bears the
-    conversation's random name: page.js makes a list of it, and no model can write one."""
+    before their answer: these fold up once it is there; calls and results can be folded. Sources are JSON in a block
+    of code that bears the conversation's random name: page.js makes a list of it, and no model can write one."""
     out, name = [], ""
     for message in chat["messages"]:
         for step in message.get("steps", ()):
