@@ -59,13 +59,14 @@ def _broken(text: str) -> str:
 
 def talk(chat: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Messages of a conversation (chats.py) as Gradio's display takes them, one for one but that steps stand
-    before their answer: these, calls and results fold up. Sources are JSON in a block of code that bears the
-    conversation's random name: page.js makes a list of it, and no model can write one."""
+    before their answer: these fold up once it is there; calls and results can be folded. Sources are JSON in a block
+    of code that bears the conversation's random name: page.js makes a list of it, and no model can write one."""
     out, name = [], ""
     for message in chat["messages"]:
         for step in message.get("steps", ()):
             title, parts = f"↪ {step[0]}", "\n\n".join(map(_code, step[1:]))
-            out.append({"role": "assistant", "content": parts, "metadata": {"title": shown(title)}})
+            folded = {"status": "done"} if message["content"] else {}
+            out.append({"role": "assistant", "content": parts, "metadata": {"title": shown(title), **folded}})
         content, title = shown(message["content"]), ""
         if call := message.get("call"):
             name = call[0]
