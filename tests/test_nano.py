@@ -1,9 +1,13 @@
 """The bundled model: whole, small enough to ship, and able to say who it is. What it says of the world is not tested: it is small."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from openglm import Assistant, load_model
+from openglm import Assistant, Tools, load_model
+from openglm.assistant import Reply
 from openglm.checkpoints.native import ASSETS
 from openglm.files import verify_folder
 
@@ -44,3 +48,18 @@ def test_both_sides_of_a_blank_matter(nano):
             for after in behind
         ]
         assert max(chances) - min(chances) > 0.1, filling
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_the_transcript_of_the_readme_is_what_it_answers(page):
+    """Word for word, with the calls it makes and their results, where the likeliest token is always taken."""
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8")
+    transcript = re.search(r"\n\$ make chat\n(.*?)\n```", text, re.S)[1].splitlines()
+    asked = [i for i, line in enumerate(transcript) if line.startswith("> ") and "→" not in line]
+    nano, messages = Assistant("nano", device="cpu", tools=Tools()), []
+    for start, end in zip(asked, [*asked[1:], len(transcript)], strict=True):
+        messages.append({"role": "user", "content": transcript[start].removeprefix("> ")})
+        pieces = nano.stream(messages, answer=(reply := Reply("")), quoted=True, temperature=0)
+        shown = [line for line in "".join(pieces).splitlines() if line]
+        assert shown == transcript[start + 1 : end]
+        messages += reply.messages
