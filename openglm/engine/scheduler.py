@@ -22,7 +22,7 @@ class Scheduler:
         """The next step: requests, and how many tokens of each are computed, drafts included. Their blocks are theirs
         already."""
         self.chunks: dict[Request, int] = {}
-        self.coming: set[tuple[Hashable, tuple[int, ...]]] = set()  # full blocks that this step works on
+        self.coming: set[tuple[Hashable, tuple[int, ...]]] = set()  # blocks that this step works on
         self.budget, self.reading = self.config.step_tokens, False
         # Answers that grow come first: their readers wait for every token.
         for request in [s for s in self.running if s.left == 1] + [s for s in self.running if s.left > 1]:
@@ -39,13 +39,12 @@ class Scheduler:
         self.chunks[request] = count
         self.budget -= count
         self.reading |= request.left > 1
-        if (block := self._block_after(request.ids, request.shared)) is not None:
-            self.coming.add((request.node, block))
+        self.coming.add(self._next_block(request.node, request.ids, request.shared))
 
-    def _block_after(self, ids: list[int], blocks: int) -> tuple[int, ...] | None:
-        """Tokens of the block behind the first `blocks`; None where it is not full."""
-        start, size = blocks * self.pool.block_size, self.pool.block_size
-        return tuple(ids[start : start + size]) if start + size <= len(ids) else None
+    def _next_block(self, node: Hashable, ids: list[int], blocks: int) -> tuple[Hashable, tuple[int, ...]]:
+        """As the pool knows it, the block behind the first `blocks`, the last of which is `node`."""
+        start = blocks * self.pool.block_size
+        return node, tuple(ids[start : start + self.pool.block_size])
 
     def _chunk(self, request: Request) -> int:
         """Tokens for this request: what is left of it and of the step. Part A of a prefix model is read in one piece,
@@ -66,7 +65,7 @@ class Scheduler:
         )  # one token at least is computed, for its logits
         blocks, node = self.pool.match(request.root, request.ids, most)
         missing = -(-len(request.ids) // size) - len(blocks)
-        awaited = len(blocks) < most and (node, self._block_after(request.ids, len(blocks))) in self.coming
+        awaited = len(blocks) < most and self._next_block(node, request.ids, len(blocks)) in self.coming
         request.stored = len(blocks) * size
         request.cached = max(request.stored, request.virtual)  # virtual tokens are put in place, not computed
         has_room = missing + len(self.running) <= self.pool.available
