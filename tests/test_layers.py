@@ -29,7 +29,7 @@ class Room(NamedTuple):
 
 ROOMS = {
     "config": Room(1, 5_400),
-    "presets": Room(1, 1_200),
+    "presets": Room(1, 1_120),
     "runtime": Room(1, 1_980),
     "files": Room(1, 1_700),
     "text": Room(2, 22_400, wide_lines=6),
@@ -46,7 +46,7 @@ ROOMS = {
     "engine": Room(4, 18_170, "model quant", wide_lines=2),
     "train": Room(5, 17_300, "model data parallel checkpoints", wide_lines=1),
     "assistant": Room(5, 3_400, "model engine checkpoints tools web"),
-    "align": Room(6, 16_400, "train engine data model quant parallel checkpoints evaluation tools"),
+    "align": Room(6, 16_330, "train engine data model quant parallel checkpoints evaluation tools"),
     "evaluation": Room(6, 15_900, "assistant engine tools model checkpoints data", wide_lines=10),
     "plan": Room(6, 7_400, "parallel", wide_lines=4),
     "deepspeed": Room(6, 10_700, "parallel", wide_lines=1),
