@@ -2,18 +2,21 @@
 
     python benchmarks/rollouts.py [--preset glm-4-0.4b] [--layers N] [--questions 8] [--group 8] [--rounds 3] [--json out.json]
 
-Random weights of one shape in fp32 for both, drawn at temperature 1. The answers of a round end at different lengths, as
+Random weights of one shape, drawn at temperature 1; ours in fp32 or, with --quantize, in codes that are made anew in each
+round, the peer in --dtype. The answers of a round end at different lengths, as
 they do in training: each at a length drawn evenly between an eighth of --tokens and all of it. A batch of `generate` goes
 on until its longest answer is done; tokens behind an answer's end do not count. Both take turns; medians, and the median
-of the rounds' ratios.
+of the rounds' ratios. --processor-time: the process's own time, on one thread, where the machine does other work.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import random
 import statistics
+import time
 
 import torch
 from adapters import peer_model
@@ -24,6 +27,7 @@ from openglm.config import EngineConfig, ModelConfig
 from openglm.engine.engine import Engine
 from openglm.engine.params import SamplingParams
 from openglm.presets import model_preset
+from openglm.quant.layers import quantize_model
 
 
 def drawn_lengths(count: int, longest: int, seed: int) -> list[int]:
@@ -55,7 +59,13 @@ def ours(config: ModelConfig, args: argparse.Namespace):
             for i, length in enumerate(lengths)
         ]
         results: list = []
-        spent = seconds(lambda: results.extend(Engine(model, EngineConfig()).generate(prompts, params)))
+
+        def round_of_answers() -> None:
+            bits = {"": 0, "int8": 8, "int4": 4}[args.quantize]
+            sampler = quantize_model(copy.deepcopy(model), bits, 32) if bits else model
+            results.extend(Engine(sampler, EngineConfig()).generate(prompts, params))
+
+        spent = seconds(round_of_answers, args.clock)
         assert [len(result.ids) for result in results] == lengths
         return sum(lengths) / spent
 
@@ -63,7 +73,7 @@ def ours(config: ModelConfig, args: argparse.Namespace):
 
 
 def transformers(config: ModelConfig, args: argparse.Namespace):
-    model = peer_model(config).eval()
+    model = peer_model(config).eval().to(getattr(torch, args.dtype))
 
     def measure(number: int) -> float:
         prompts = questions(config, args, number)
@@ -73,7 +83,9 @@ def transformers(config: ModelConfig, args: argparse.Namespace):
         real = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         most = max(lengths)
         options = {"max_new_tokens": most, "min_new_tokens": most, "do_sample": True, "temperature": 1.0, "top_k": 0}
-        spent = seconds(lambda: model.generate(input_ids=ids, attention_mask=real, pad_token_id=0, **options))
+        spent = seconds(
+            lambda: model.generate(input_ids=ids, attention_mask=real, pad_token_id=0, **options), args.clock
+        )
         return sum(lengths) / spent
 
     return measure
@@ -89,8 +101,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quantize", choices=("", "int8", "int4"), default="", help="as rollout.quantize")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the peer")
+    parser.add_argument("--processor-time", action="store_true", help="with --threads 1")
     parser.add_argument("--json", default="")
     args = parser.parse_args()
+    args.clock = time.process_time if args.processor_time else time.perf_counter
     torch.set_num_threads(args.threads)
     config = model_preset(args.preset)
     config = dataclasses.replace(config, layers=args.layers or config.layers)
@@ -99,6 +115,7 @@ def main() -> None:
     summary = {f"{name}_tokens_per_s": statistics.median(speeds) for name, speeds in found.items()}
     summary["ratio"] = ratio(found["ours"], found["transformers"])
     print(", ".join(f"{name} {value:.2f}" for name, value in summary.items()))
+    del args.clock
     write_json(args.json, {**vars(args), **summary, "rounds": found})
 
 

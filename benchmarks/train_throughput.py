@@ -27,7 +27,7 @@ from openglm.config import ModelConfig
 from openglm.data.mixture import batches
 from openglm.model import attention
 from openglm.presets import model_preset
-from openglm.runtime import keep_freed_memory
+from openglm.runtime import prepare_cpu
 from openglm.train.loss import step_flops
 
 
@@ -85,7 +85,7 @@ def products(size: int = 1024, times: int = 20):
 def measure(args: argparse.Namespace) -> dict[str, float | str | int]:
     if args.threads:
         torch.set_num_threads(args.threads)
-    keep_freed_memory()  # as training does
+    prepare_cpu()  # as training does
     config = dataclasses.replace(
         model_preset(args.preset),
         positions="rope_half",

@@ -89,6 +89,29 @@ def keep_freed_memory() -> None:
         libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def multiply_by_onednn() -> None:
+    """Let oneDNN, in place of MKL, multiply in float32 where that doubles the speed: on AMD's processors MKL leaves
+    half of AVX-512 unused.
+
+    PyTorch's switch also allows bfloat16 inside of such products, which oneDNN takes up on matrix tiles alone. No
+    processor with tiles is changed, nor any on which the products turn out to be less exact.
+    """
+    with contextlib.suppress(OSError):
+        has = set(Path("/proc/cpuinfo").read_text().split())
+        if {"AuthenticAMD", "avx512f"} <= has and "amx_tile" not in has:
+            factor = torch.arange(1 << 16).reshape(256, 256) % 251 / 251  # few of them are numbers of bfloat16
+            exact, switch = factor @ factor, torch.backends.mkldnn.matmul
+            before, switch.fp32_precision = switch.fp32_precision, "bf16"
+            if not torch.allclose(factor @ factor, exact, rtol=1e-5):
+                switch.fp32_precision = before
+
+
+def prepare_cpu() -> None:
+    """What makes training on a processor faster, for the whole process."""
+    keep_freed_memory()
+    multiply_by_onednn()
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that a program can still take on a device; 0 where the system does not tell. A container's limit counts."""
     if device.type == "cuda":

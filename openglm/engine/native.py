@@ -145,8 +145,6 @@ class NativeRunner:
 
     def _small(self, tables: np.ndarray) -> np.ndarray:
         """Blocks of the kernels in place of the engine's."""
-        if self.scale == 1:
-            return tables
         return (tables[:, :, None] * self.scale + np.arange(self.scale)).reshape(len(tables), -1)
 
     def _panels(self, modules: list[nn.Module], gated: bool = False) -> Panels:

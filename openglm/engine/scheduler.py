@@ -5,6 +5,7 @@ the front; its tokens are kept and computed again later, so that its answer goes
 """
 
 from collections import deque
+from collections.abc import Hashable
 
 from openglm.config import EngineConfig
 from openglm.engine.blocks import BlockPool
@@ -21,6 +22,7 @@ class Scheduler:
         """The next step: requests, and how many tokens of each are computed, drafts included. Their blocks are theirs
         already."""
         self.chunks: dict[Request, int] = {}
+        self.coming: set[tuple[Hashable, tuple[int, ...]]] = set()  # blocks that this step works on
         self.budget, self.reading = self.config.step_tokens, False
         # Answers that grow come first: their readers wait for every token.
         for request in [s for s in self.running if s.left == 1] + [s for s in self.running if s.left > 1]:
@@ -37,6 +39,12 @@ class Scheduler:
         self.chunks[request] = count
         self.budget -= count
         self.reading |= request.left > 1
+        self.coming.add(self._next_block(request.node, request.ids, request.shared))
+
+    def _next_block(self, node: Hashable, ids: list[int], blocks: int) -> tuple[Hashable, tuple[int, ...]]:
+        """As the pool knows it, the block behind the first `blocks`, the last of which is `node`."""
+        start = blocks * self.pool.block_size
+        return node, tuple(ids[start : start + self.pool.block_size])
 
     def _chunk(self, request: Request) -> int:
         """Tokens for this request: what is left of it and of the step. Part A of a prefix model is read in one piece,
@@ -49,16 +57,19 @@ class Scheduler:
 
     def _admit(self, request: Request) -> bool:
         """Start the first in line if its whole text finds room, and one block for each that runs: else it would soon be
-        preempted again."""
+        preempted again. It waits, too, for a block that it begins with and that another computes in this step: answers
+        to one question come in groups."""
         size = self.pool.block_size
         most = (
             (len(request.ids) - 1) // size if self.config.share_prefixes else 0
         )  # one token at least is computed, for its logits
         blocks, node = self.pool.match(request.root, request.ids, most)
         missing = -(-len(request.ids) // size) - len(blocks)
+        awaited = len(blocks) < most and self._next_block(node, request.ids, len(blocks)) in self.coming
         request.stored = len(blocks) * size
         request.cached = max(request.stored, request.virtual)  # virtual tokens are put in place, not computed
-        count = self._chunk(request) if missing + len(self.running) <= self.pool.available else 0
+        has_room = missing + len(self.running) <= self.pool.available
+        count = self._chunk(request) if has_room and not awaited else 0
         if count == 0:
             self.pool.release(blocks)
             request.forget()

@@ -24,7 +24,7 @@ from openglm.files import locked, write_json
 from openglm.model.transformer import Transformer
 from openglm.parallel.apply import check_layout, given_weights, initial_weights, named_parameters, parallelize, share
 from openglm.parallel.processes import Processes, local_part, processes
-from openglm.runtime import choose_dtype, keep_freed_memory, launched, progress, say
+from openglm.runtime import choose_dtype, launched, prepare_cpu, progress, say
 from openglm.train.feed import Feed
 from openglm.train.forward_backward import ForwardBackward, PipelinedForwardBackward, WholeForwardBackward
 from openglm.train.heldout import between_steps, ended
@@ -51,7 +51,7 @@ def train(run: Run) -> Result:
     out = Path(options.out)
     with processes(config.parallel, options.device) as group, ExitStack() as held:
         if group.device.type == "cpu":
-            keep_freed_memory()
+            prepare_cpu()
         measured = not options.patience or bool(run.heldout)
         require(measured, "train.patience", options.patience, "needs held-out data, such as data.heldout_dialogues")
         check_layout(config.parallel, model, group, options.batch_rows, options.accumulation)

@@ -6,7 +6,7 @@ from openglm.config import ModelConfig
 
 # Logits are made for so many numbers at a time: small enough to stay near the processor's cache, large enough to keep
 # products fast.
-_LOGITS_AT_ONCE = {"cpu": 1 << 22, "other": 1 << 26}
+_LOGITS_AT_ONCE = {"cpu": 1 << 23, "other": 1 << 26}
 
 
 def positions_at_once(vocabulary: int, device: torch.device) -> int:

@@ -105,6 +105,21 @@ def test_a_beginning_is_shared_only_where_its_keys_are_the_same(models, plain, h
     }  # 18 of the prompt and 5 of the answer were kept
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step_tokens", [8, 64])
+def test_a_group_that_comes_together_reads_its_question_once(models, plain, hold, kind, step_tokens):
+    """Several answers to each of two questions, asked in one call: of each question the first answer alone computes the
+    full blocks, though none was known when all of them came."""
+    questions, group = prompts_of(kind, [18, 13]), 3
+    prompts = [ids for ids in questions for _ in range(group)]
+    engine = engine_of(models, kind, step_tokens=step_tokens)
+    results = engine.generate(prompts, greedy(6))
+    for ids, result in zip(prompts, results, strict=True):
+        hold(models(kind), ids, result, plain(kind, ids, 6))
+    assert [result.cached_tokens for result in results] == [0, 16, 16, 0, 12, 12]
+    assert_all_free(engine)
+
+
 def test_adapters_do_not_share_beginnings():
     from openglm.engine.request import Request
 

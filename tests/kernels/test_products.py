@@ -99,9 +99,10 @@ def test_what_follows_a_product(library, kind, mode):
     assert_near(ours, theirs)
 
 
-def test_several_matrices_below_each_other_and_single_biases(library):
+@pytest.mark.parametrize("kind", ["float", (4, 32)])
+def test_several_matrices_below_each_other_and_single_biases(library, kind):
     generator = torch.Generator().manual_seed(2)
-    stored = [random_weight(rows, 64, (4, 32), generator) for rows in (13, 5, 30)]
+    stored = [random_weight(rows, 64, kind, generator) for rows in (13, 5, 30)]
     x, bias = torch.randn(3, 64, generator=generator), torch.randn(5, generator=generator)
     ours = run(
         library,
@@ -115,7 +116,7 @@ def test_several_matrices_below_each_other_and_single_biases(library):
     assert_near(
         ours,
         reference.product(
-            reference.round_activations(x, 32),
+            rounded(x, stored[0][0]),
             torch.cat([m for _, m in stored]),
             torch.cat([torch.zeros(13), bias, torch.zeros(30)]),
         ),

@@ -55,17 +55,24 @@ INLINE void finish_panel(const Linear& l, int panel, int token, Lanes y) {
   store_some(out + row + 8, b, left - 8);
 }
 
-template <int T>
+// P panels side by side share what is loaded of the activations: with one, loads are more than products.
+template <int T, int P>
 void tile_f32(const Linear& l, int panel, int token) {
   const GlmMatrix& m = *l.matrix;
+  const int64_t next = 16 * (int64_t)m.columns;
   const float* w = (const float*)panel_of(m, panel);
   const float* x = l.x + token * l.x_width;
-  Lanes y[T] = {};
+  Lanes y[P][T] = {};
   for (int k = 0; k < m.columns; k++, w += 16) {
-    const Lanes v = load16(w);
-    for (int t = 0; t < T; t++) y[t] += all16(x[t * l.x_width + k]) * v;
+    Lanes v[P];
+    for (int p = 0; p < P; p++) v[p] = load16(w + p * next);
+    for (int t = 0; t < T; t++) {
+      const Lanes each = all16(x[t * l.x_width + k]);
+      for (int p = 0; p < P; p++) y[p][t] += each * v[p];
+    }
   }
-  for (int t = 0; t < T; t++) finish_panel(l, panel, token + t, y[t]);
+  for (int p = 0; p < P; p++)
+    for (int t = 0; t < T; t++) finish_panel(l, panel + p, token + t, y[p][t]);
 }
 
 // One block of columns: 16 scales, then the codes. Adds the block's share of the products to `sum`.
@@ -123,7 +130,7 @@ template <int T>
 void tile(const Linear& l, int panel, int token) {
   const GlmMatrix& m = *l.matrix;
   if (m.kind == GLM_F32)
-    tile_f32<T>(l, panel, token);
+    tile_f32<T, 1>(l, panel, token);
   else if (m.kind == GLM_Q4)
     m.block == 64 ? tile_q4<T, 64>(l, panel, token) : tile_q4<T, 32>(l, panel, token);
   else
@@ -138,11 +145,20 @@ enum { CHUNK_BYTES = 196608 };
 INLINE int sixteens(const Linear&, int, int token, int) { return token; }
 #endif
 
+typedef void (*Tile)(const Linear&, int panel, int token);
+
 void linear(const Linear& l, int first, int last) {
-  static void (*const tiles[])(const Linear&, int, int) = {tile<1>,        tile<2>,        tile<3>,        tile<4>,
-                                                           tile<TILE - 3>, tile<TILE - 2>, tile<TILE - 1>, tile<TILE>};
+  static const Tile single[] = {tile<1>,        tile<2>,        tile<3>,        tile<4>,
+                                tile<TILE - 3>, tile<TILE - 2>, tile<TILE - 1>, tile<TILE>};
+  enum { PAIR = TILE == 8 ? 2 : 1 };  // panels that there are registers for
+  static const Tile pairs[] = {tile_f32<1, PAIR>,        tile_f32<2, PAIR>,        tile_f32<3, PAIR>,
+                               tile_f32<4, PAIR>,        tile_f32<TILE - 3, PAIR>, tile_f32<TILE - 2, PAIR>,
+                               tile_f32<TILE - 1, PAIR>, tile_f32<TILE, PAIR>};
   const int panels = panels_of(*l.matrix), chunk = chunk_of(*l.matrix, CHUNK_BYTES);
-  for (int unit = first; unit < last; unit++) {
+  for (int unit = first, step; unit < last; unit += step) {
+    const bool paired = PAIR == 2 && l.matrix->kind == GLM_F32 && unit + 1 < last && (unit + 1) % panels > 0;
+    const Tile* tiles = paired ? pairs : single;
+    step = paired ? PAIR : 1;
     int token = unit / panels * chunk, end = token + chunk < l.tokens ? token + chunk : l.tokens;
     while (token < end) {
       int run = end;  // tokens from here on that are all wanted

@@ -15,14 +15,26 @@ struct Pack {
   int first_row, interleaved, half;
 
   void operator()(int first, int last) const {
-    for (int r = first; r < last; r++) {
-      const int row = first_row + r, panel = interleaved == 2 ? row / 8 : row / 16,
-                lane = interleaved == 2 ? half * 8 + row % 8 : row % 16;
-      uint8_t* to = out + panel * panel_bytes(kind, columns, block);
+    const int height = 16 / interleaved;  // rows that a matrix has in a panel
+    for (int r = first, end; r < last; r = end) {
+      const int row = first_row + r, lane = (interleaved == 2 ? half * 8 : 0) + row % height;
+      uint8_t* to = out + row / height * panel_bytes(kind, columns, block);
+      end = r + height - row % height < last ? r + height - row % height : last;
       if (kind == GLM_F32)
-        for (int k = 0; k < columns; k++) ((float*)to)[k * 16 + lane] = ((const float*)codes)[(int64_t)r * columns + k];
+        pack_floats(r, end - r, (float*)to + lane);
       else
-        pack_codes(r, to, lane);
+        for (int i = 0; i < end - r; i++) pack_codes(r + i, to, lane + i);
+    }
+  }
+
+  // Rows of one panel, some columns of all at a time: what they write stays in the first-level cache until it is whole.
+  void pack_floats(int row, int count, float* to) const {
+    enum { AT_ONCE = 128 };
+    const float* from = (const float*)codes + (int64_t)row * columns;
+    for (int k = 0; k < columns; k += AT_ONCE) {
+      const int end = k + AT_ONCE < columns ? k + AT_ONCE : columns;
+      for (int i = 0; i < count; i++)
+        for (int c = k; c < end; c++) to[c * 16 + i] = from[(int64_t)i * columns + c];
     }
   }
 
