@@ -238,9 +238,14 @@ def is_right(answer: str, text: str) -> bool:
     if not all(map(_NUMBER.fullmatch, wanted)):
         letters = r"\s*".join(map(re.escape, answer.replace(" ", "")))
         return bool(re.search(rf"(?<![\w.+*-]){letters}(?!\.?[\w])", text, re.ASCII))
-    found = [number for number in _NUMBER.findall(text) if not number.endswith("/0")][-len(wanted) :]
-    pairs = zip(sorted(map(Fraction, wanted)), sorted(map(Fraction, found)), strict=False)
+    found = [number for number in _NUMBER.findall(text) if not re.search("/0+$", number)][-len(wanted) :]
+    pairs = zip(sorted(map(_value, wanted)), sorted(map(_value, found)), strict=False)
     return len(found) == len(wanted) and all(abs(a - b) <= abs(a) / 10**9 for a, b in pairs)
+
+
+def _value(number: str) -> Fraction:
+    above, _, below = number.partition("/")
+    return Fraction(above) / Fraction(below or "1")
 
 
 def talk(templates: list[Template], words: dict[str, dict[str, list[str]]], rng: Random) -> list[dict[str, Any]]:

@@ -308,6 +308,8 @@ def test_the_same_seed_gives_the_same_conversations():
         ("2, 3", "The solution is x=3; x=2.", True),
         ("2, 3", "The solution is x=2.", False),
         ("0.5", "It is 1/2.", True),
+        ("31.75", "It is 63.5/2.", True),
+        ("31.75", "It is 63.5/00.", False),
         ("1/3", "It is 0.3333333333.", True),
         ("1/3", "It is 0.333.", False),
         ("x<5", "解是x<5。", True),
