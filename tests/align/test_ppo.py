@@ -48,7 +48,9 @@ def rounds(out):
 def test_rewarded_answers_become_the_rule_and_the_value_head_stays_behind(talker, tmp_path, polite):
     result, records = recorded(config_of(tmp_path / "run", talker, tmp_path, steps=48, ppo_options={"kl": 0.01}))
     found = rounds(tmp_path / "run")
-    assert 0.1 < found[0]["reward"] < 0.9 < result.heldout["reward"], (found[0], result.heldout)
+    rewards = [one["reward"] for one in found]
+    assert 0.1 < rewards[0] < 0.7 and sum(rewards[-3:]) / 3 > 0.85, rewards  # 96 answers
+    assert result.heldout["reward"] > rewards[0]
     assert records[-1]["metrics"]["value_loss"] < records[0]["metrics"]["value_loss"]
     assert network_config(result.model) == network_config(talker)
     assert "score.weight" not in openglm.load_model(result.model).state_dict()
