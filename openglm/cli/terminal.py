@@ -37,7 +37,7 @@ Several lines: paste them, end a line with \\, or put them between \"\"\" and \"
 _CONTROLS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 _QUOTES = '"""'
 _MARKS = re.compile(r"\n|`+|~{3,}|\*\*|[~*]|[^\n`~*]+")
-_UNDECIDED = re.compile(r"[`~*#> ]*$")  # may be half a mark
+_UNDECIDED = re.compile(r"[`~*#> ]*\Z")  # may be half a mark
 _BOLD, _CODE, _QUOTED = Style(bold=True), Style(color="cyan"), Style(dim=True)
 
 

@@ -10,7 +10,7 @@ import sys
 
 import pyte
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
@@ -43,6 +43,7 @@ def lines(output, columns=40):
 MARKDOWN = st.text(alphabet="ab<>&*_`~#|$\\\\[]()!-+.=1: \n好", max_size=60)
 
 
+@example("11#\n1", [4])  # a piece that ends in a mark and the end of its line
 @given(MARKDOWN, st.lists(st.integers(0, 60)))
 def test_every_character_of_an_answer_is_on_the_screen(text, cuts):
     """In its line, whatever the pieces in which it comes."""
