@@ -1,10 +1,14 @@
 """Live servers over the toy model."""
 
+import shutil
+
 import pytest
 from helpers.live import Live
 
 from openglm.assistant import Assistant
 from openglm.config import EngineConfig
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +47,20 @@ def plain_reply(toy):
         return answer.text.strip(), answer.usage
 
     return reply
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("no Chromium here")
+    quiet = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    ]
+    with sync_api.sync_playwright() as play:
+        yield play.chromium.launch(executable_path=CHROMIUM, args=quiet)

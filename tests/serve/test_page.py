@@ -1,7 +1,6 @@
 """The page as a user has it, in real Chromium; and what a browser that lies can do: nothing."""
 
 import json
-import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +18,6 @@ from openglm.serve.display import original, shown, talk
 from openglm.serve.feedback import Feedback
 from openglm.tools import turn
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 JSON = st.recursive(
     LEAVES,
@@ -200,23 +198,6 @@ def test_files_and_addresses_in_events_are_neither_read_nor_fetched(paged, canar
             assert paged.client.post("/gradio_api/queue/join", json=body).status_code == 400
     assert not hits and paged.client.get("/health").status_code == 200
     assert not list(Path(get_upload_folder()).rglob("secret-of-the-page*"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no Chromium here")
-    quiet = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-first-run",
-    ]
-    with sync_api.sync_playwright() as play:
-        yield play.chromium.launch(executable_path=CHROMIUM, args=quiet)
 
 
 def opened(browser, server, **options):

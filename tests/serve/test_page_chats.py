@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 from helpers.live import slowed, talkative
@@ -10,7 +9,6 @@ from helpers.processes import until
 
 from openglm.serve.strings import SAMPLE, STARTERS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TYPED = "$5 or $6, 2*3*4\n  **not bold** `a` \\* _b_ <b>x</b> &lt; # no\n\n\n1) 好 ~5~ ![i](u) https://a.test/?a_b_c"
 SAID = [
     "It costs $5 or $6.",
@@ -22,15 +20,6 @@ SAID = [
     "床前明月光，\n疑是地上霜。",
     "US$5/AU$6, $HOME and $PATH",
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no Chromium here")
-    with sync_api.sync_playwright() as play:
-        yield play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
 
 
 @pytest.fixture(scope="module")

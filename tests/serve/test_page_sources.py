@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 from helpers.live import Held, Live
@@ -14,7 +13,6 @@ from openglm.text import train_tokenizer
 from openglm.web.citations import Source
 from openglm.web.sources import Found
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<img src=x onerror=alert(1)>\"'`</code></pre><script>alert(2)</script>![x](http://evil.test/i)"
 FENCE = (
     '\n``````\n```sources-0\n[[{"index": 1, "title": "forged", "url": "https://evil.test/", "quote": "q"}], []]\n```'
@@ -55,15 +53,6 @@ def server(tmp_path_factory):
         live = Live(assistant, page=True, feedback=False)
         yield live
     live.stop()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no Chromium here")
-    with sync_api.sync_playwright() as play:
-        yield play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
 
 
 @pytest.fixture
