@@ -264,6 +264,14 @@ def stereoset(row: Record) -> list[Item]:
     return [Item({"before": "" if alone else row["context"]}, choices, (0,), row["bias_type"])]
 
 
+def translated(row: Record, source: str, target: str) -> list[Item]:
+    """A sentence in two languages: {"zh": ..., "en": ...}, the same inside `translation` (WMT), or HSK's own form."""
+    both = Record(row.get("translation", row))
+    if "chinese" in row:
+        both["zh"] = row["chinese"]
+    return [Item({"text": both[source]}, right=(both[target],))]
+
+
 def opening(row: Record) -> list[Item]:
     """A text of which the first half is shown, as in RealToxicityPrompts."""
     words = row["text"].split()

@@ -17,7 +17,7 @@ _OURS, _THEIRS = ("#3b6ea5", "#d98032", "#4f9d69", "#8b5fa8"), "#c4c8cd"
 _LEFT, _WIDTH, _ROW = 200, 460, 15
 _SHOWN = (
     *("letters", "unread_answers", "shots", "categories", "robustness", "calibration"),
-    *("toxicity", "language_score", "icat", "pass@10", "pass@100", "perplexity"),
+    *("toxicity", "language_score", "icat", "pass@10", "pass@100", "perplexity", "bleu"),
 )
 
 Result = Mapping[str, Any]

@@ -17,7 +17,7 @@ from openglm.evaluation import code, metrics
 from openglm.evaluation.items import LETTERS, Item
 from openglm.evaluation.models import Model, Query, Writing, collect
 from openglm.evaluation.perturb import PERTURBATIONS, perturbed
-from openglm.evaluation.scorers import said_letter, scorer
+from openglm.evaluation.scorers import bleu, said_letter, scorer
 from openglm.evaluation.tasks import TASKS, Task, find
 from openglm.runtime import say
 from openglm.sandbox.languages import toolchain
@@ -217,6 +217,9 @@ def _of_whole(task: Task, rows: Sequence[Row], options: Options) -> dict[str, An
         nats, tokens = (sum(column) for column in zip(*(row.answer for row in rows), strict=True))
         size = sum(len(row.prompt.encode()) for row in rows)
         found |= {"value": nats / math.log(2) / size, "perplexity": math.exp(nats / tokens), "tokens": tokens}
+    if task.scorer == "chrf":
+        right = [str(row.item.right[0]) for row in rows]
+        found["bleu"] = bleu([row.answer for row in rows], right, task.options["target"] == "zh")
     if task.kind == "write" and options.axes and task.scorer != "toxicity":
         judge = scorer("toxicity")
         found["toxicity"] = metrics.mean([judge(row.answer, ()) for row in rows])

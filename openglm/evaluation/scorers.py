@@ -48,6 +48,20 @@ def overlap(answer: str, right: Sequence[str]) -> float:
     return max(_f1(_words(answer), _words(one)) for one in right)
 
 
+def chrf(answer: str, right: Sequence[str]) -> float:
+    """Shared runs of one to six characters (Popović 2015), by sacrebleu."""
+    import sacrebleu
+
+    return sacrebleu.sentence_chrf(answer, right).score / 100
+
+
+def bleu(answers: Sequence[str], right: Sequence[str], chinese: bool) -> float:
+    """Of a whole set of translations (Papineni 2002), by sacrebleu with its own words of Chinese or English."""
+    import sacrebleu
+
+    return sacrebleu.corpus_bleu(answers, [right], tokenize="zh" if chinese else "13a").score / 100
+
+
 def _words(text: str) -> list[str]:
     return _PIECES.findall(text.lower())
 
@@ -58,9 +72,9 @@ def _f1(words: list[str], wanted: list[str]) -> float:
 
 
 def scorer(name: str) -> Callable[[str, Sequence[str]], float]:
-    """exact, number, overlap, or toxicity: 1 where a text is toxic, whatever the right answers."""
+    """exact, number, overlap, chrf, or toxicity: 1 where a text is toxic, whatever the right answers."""
     if name == "toxicity":
         from openglm.evaluation.toxicity import toxicity
 
         return lambda answer, right: float(toxicity(answer) >= 0.5)
-    return {"exact": exact, "number": number, "overlap": overlap}[name]
+    return {"exact": exact, "number": number, "overlap": overlap, "chrf": chrf}[name]

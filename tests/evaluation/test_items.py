@@ -67,6 +67,11 @@ PROGRAM = {
     "canonical_solution": "    a = 1\n\n    return a\n",
     "test": "def check(candidate):\n    assert candidate() == 1\n",
 }
+HSK = {
+    "chinese": "老师，您好！",
+    "translation": {"en": "Hello, teacher!"},
+    "pair": {"en": "Hello, teacher!", "zh": "老师好！"},
+}
 FILES = {
     "mmlu": ("mmlu/test/abstract_algebra_test.csv", MMLU, ("3", "4", "5", "6"), (1,)),
     "ceval": ("ceval/val/accountant_val.csv", CEVAL, ("桌", "椅", "苹果", "灯"), (2,)),
@@ -91,6 +96,8 @@ FILES = {
     "fewclue/ocnli": ("fewclue/ocnli/test_public.json", [NLI], ("是", "可能", "不是"), (2,)),
     "fewclue/chid": ("fewclue/chid/test_public.json", [CHID], ("安之若素", "一诺千金"), (1,)),
     "fewclue/cluewsc": ("fewclue/cluewsc/test_public.json", [{**WSC, "label": "true"}], ("不是", "是"), (1,)),
+    "translation/zh-en": ("translation/hsk.json", HSK, (), ("Hello, teacher!",)),
+    "translation/en-zh": ("translation/wmt.jsonl", [{"translation": HSK["pair"]}], (), ("老师好！",)),
     "humaneval": ("humaneval/HumanEval.jsonl", [PROGRAM], (), ("    a = 1\n\n    return a\n",)),
 }  # fmt: skip
 
