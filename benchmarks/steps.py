@@ -58,10 +58,6 @@ def main() -> None:
     runner = NativeRunner(model, engine, max(o.requests) * -(-room // 16), keep_weights=False)
     matrices = {id(op.matrix.contents): op.matrix.contents for op in runner.program._ops if op.matrix}
     size = sum(lib.load().glm_packed_bytes(m.kind, m.rows, m.columns, m.block) for m in matrices.values())
-    if config.tied is False:
-        size -= lib.load().glm_packed_bytes(
-            *(getattr(runner.program._ops[0].matrix.contents, n) for n in ("kind", "rows", "columns", "block"))
-        )  # looked up, not read
     memory = runner.arena.take(512 << 20).fill_(1)
     reading = lambda: runner.program.library.glm_read(memory.data_ptr(), memory.numel())  # noqa: E731
     read = memory.numel() / min(seconds(reading) for _ in range(5))
