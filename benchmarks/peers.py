@@ -1,16 +1,19 @@
-"""Ours beside llama.cpp and transformers on a processor: the same random weights, in turn, round by round.
+"""Ours beside llama.cpp, ik_llama.cpp and transformers on a processor: the same random weights, in turn, round by round.
 
     python benchmarks/peers.py --shapes glm-4-0.4b glm-4-1.5b --folder FOLDER [--rounds 5] [--json out.json] [--plot out.png]
 
-FOLDER gets the weights (2 bytes each) and the GGUF files, some 6 GB for both shapes; what is there already is used again. Ours reads them as int4 in
-groups of 64 with the logits in int8, llama.cpp as Q4_0 with its logits in Q8_0, transformers in fp32. Each reader is a process of its own that waits
-while the others run. A round: a prompt of 512 tokens read, 32 tokens written behind it, and 8 answers of 32 tokens at once behind prompts of 128.
-Ours goes through the engine, sampler included; llama.cpp through its C interface, without a sampler. Medians, and the median of the rounds' ratios.
+FOLDER gets the weights (2 bytes each) and the GGUF files, some 6 GB for both shapes; what is there already is used
+again. Ours reads them as int4 in groups of 64 with the logits in int8, llama.cpp and ik_llama.cpp (PyPI
+`ik-llama-cpp-python`) as Q4_0 with logits in Q8_0, transformers in fp32. Each reader is a process of its own that waits
+while the others run. A round: a prompt of 512 tokens read, 32 tokens written behind it, and 8 answers of 32 tokens at
+once behind prompts of 128. Ours goes through the engine, sampler included; the llama.cpps through their C interface,
+without a sampler. Medians, and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import time
 from pathlib import Path
@@ -64,12 +67,15 @@ class Ours:
 
 
 class LlamaCpp:
-    def __init__(self, weights: Path, threads: int) -> None:
-        import llama_cpp
+    module, loading = "llama_cpp", {}
 
-        self.api = api = llama_cpp
+    def __init__(self, weights: Path, threads: int) -> None:
+        self.api = api = importlib.import_module(self.module)
         api.llama_backend_init()
-        model = api.llama_model_load_from_file(str(weights / "q4_0.gguf").encode(), api.llama_model_default_params())
+        options = api.llama_model_default_params()
+        for name, value in self.loading.items():
+            setattr(options, name, value)
+        model = api.llama_model_load_from_file(str(weights / "q4_0.gguf").encode(), options)
         self.contexts = {sequences: self._context(model, sequences, threads) for sequences in (1, REQUESTS)}
         self.batch = api.llama_batch_init(PROMPT, 0, 1)
 
@@ -82,10 +88,15 @@ class LlamaCpp:
             PROMPT,
         )
         options.n_threads = options.n_threads_batch = threads
-        options.flash_attn_type = (
-            -1 if sequences > 1 else 0
-        )  # its best setting: one answer is faster without, several with (measured beside each other)
+        self._choose(options, sequences)
         return self.api.llama_init_from_model(model, options)
+
+    def _choose(self, options, sequences: int) -> None:
+        """Its best setting: one answer is faster without flash attention, several with (measured beside each other)."""
+        options.flash_attn_type = -1 if sequences > 1 else 0
+
+    def _clear(self, context) -> None:
+        self.api.llama_memory_clear(self.api.llama_get_memory(context), True)
 
     def _decode(self, sequences: int, tokens: list[tuple[int, int, int, bool]]) -> None:
         """tokens: (sequence, position, id, whether its logits are wanted)."""
@@ -99,10 +110,10 @@ class LlamaCpp:
             self.batch.seq_id[i][0] = sequence
         self.batch.n_tokens = len(tokens)
         assert self.api.llama_decode(self.contexts[sequences], self.batch) == 0
-        self.api.llama_synchronize(self.contexts[sequences])
+        self.api.llama_get_logits_ith(self.contexts[sequences], -1)  # waits until they are there
 
     def _round(self, sequences: int, prompt: int) -> tuple[float, float]:
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.contexts[sequences]), True)
+        self._clear(self.contexts[sequences])
         start = time.perf_counter()
         for sequence in range(sequences):
             self._decode(sequences, [(sequence, i, 100 + i, i == prompt - 1) for i in range(prompt)])
@@ -117,6 +128,16 @@ class LlamaCpp:
 
     def about(self) -> dict[str, float]:
         return {}
+
+
+class IkLlamaCpp(LlamaCpp):
+    module, loading = "ik_llama_cpp._ctypes_api", {"repack_tensors": True}
+
+    def _choose(self, options, sequences: int) -> None:
+        options.flash_attn = True
+
+    def _clear(self, context) -> None:
+        self.api.llama_kv_cache_clear(context)
 
 
 class Transformers:
@@ -150,7 +171,7 @@ class Transformers:
         return {}
 
 
-READERS = {"ours": Ours, "llama.cpp": LlamaCpp, "transformers": Transformers}
+READERS = {"ours": Ours, "llama.cpp": LlamaCpp, "ik_llama.cpp": IkLlamaCpp, "transformers": Transformers}
 
 
 def make_weights(shape: str, folder: Path) -> Path:
@@ -187,12 +208,12 @@ def rows(results: dict[str, dict]) -> list[tuple[str, str, dict[str, float], dic
 
 
 def table(results: dict[str, dict]) -> str:
-    columns = ["shape", "work", "ours, tokens/s", "llama.cpp Q4_0", "ours / llama.cpp"]
-    columns += ["transformers fp32", "ours / transformers"]
+    others = [name for name in READERS if any(name in result["rounds"] for result in results.values())][1:]
+    columns = ["shape", "work", "ours, tokens/s", *(cell for name in others for cell in (name, f"ours / {name}"))]
     cells_of = []
     for shape, job, medians, ratios in rows(results):
         cells = [shape, NAMES[job], f"{medians['ours']:.1f}"]
-        for name in ("llama.cpp", "transformers"):
+        for name in others:
             cells += [f"{medians[name]:.1f}", f"**{ratios[name]:.2f}**"] if name in ratios else ["–", "–"]
         cells_of.append(cells)
     lines = [measure.table(columns, cells_of)]
@@ -208,7 +229,7 @@ def table(results: dict[str, dict]) -> str:
 def plot(results: dict[str, dict], path: str) -> None:
     from matplotlib.figure import Figure
 
-    colours = {"ours": "#2a6fb0", "llama.cpp": "#d98c3f", "transformers": "#999999"}
+    colours = {"ours": "#2a6fb0", "llama.cpp": "#d98c3f", "ik_llama.cpp": "#b8563f", "transformers": "#999999"}
     figure = Figure((11, 2.6 * len(results) + 0.6), layout="tight")
     axes = figure.subplots(len(results), len(WORK), squeeze=False)
     for axis, (shape, job, medians, _) in zip(axes.flat, rows(results), strict=True):
