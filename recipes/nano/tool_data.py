@@ -280,7 +280,7 @@ def _value(number: str) -> Fraction:
 
 
 def corrected(rng: Random, one: Problem, right: dict[str, Any], call: Call) -> list[dict[str, Any]]:
-    """A wrong answer, which is read and not learnt, and what reflection says of it. Empty where it finds nothing."""
+    """A wrong answer, which is read and not learnt, and what reflection says of it. Empty where that is nothing, or long."""
     template, last, form = one.template, right["steps"][-1], rng.random()
     names = re.findall(r"<(\w+)>", "".join(_CALL.split(template.answer)[2::3]))
     names = [name for name in names if type(one.values.get(name)) is int]
@@ -301,7 +301,7 @@ def corrected(rng: Random, one: Problem, right: dict[str, Any], call: Call) -> l
         return []
     found = mistakes(one.question, wrong["content"])
     told = {"role": "user", "content": correction(one.question, found)}
-    return [{**wrong, "loss": False}, told] if found else []
+    return [{**wrong, "loss": False}, told] if found and len(told["content"]) <= 120 else []
 
 
 def misread(rng: Random, number: int) -> int:
@@ -355,7 +355,8 @@ def conversation(given: Templates, call: Call, seed: str) -> dict[str, Any]:
         else:
             one = problem(mine, given.words, rng, "train")
             answer = worked(one, call)
-            wrong = corrected(rng, one, answer, call) if not left and rng.random() < 0.22 else []
+            short = not left and len(str(messages)) < 600  # a row shall stay below 400 tokens
+            wrong = corrected(rng, one, answer, call) if short and rng.random() < 0.22 else []
             messages += [{"role": "user", "content": one.question}, *wrong, answer]
             kinds.append(one.template.kind)
     return {"messages": messages, "task": kinds[-1], "language": language}
