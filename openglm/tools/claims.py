@@ -98,7 +98,8 @@ class _Claims:
     def asked(self) -> Iterator[Mistake]:
         """The question is one expression and words of asking; of all numbers in the answer, none is its value."""
         expression = _closed(_tidied(_ASKING.sub(" ", self.question))).replace(",", "").strip()
-        if not _RUN.fullmatch(expression) or not _OPERATION.search(expression) or _LETTER.search(expression):
+        run = _RUN.match(expression)  # fullmatch would try every way to cut a long number in two
+        if not run or run.end() < len(expression) or not _OPERATION.search(expression) or _LETTER.search(expression):
             return
         stated = [_stated(number) for number in _STATED.findall(_tidied(self.answer).replace(",", ""))]
         try:

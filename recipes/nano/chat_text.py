@@ -8,7 +8,7 @@ from functools import cache
 from random import Random
 
 HAN = "\u3400-\u9fff"
-_CHOICE = re.compile(r"\(([^()]*)\)")
+_CHOICE = re.compile(r"\(((?:[^()|]|\([^()|]*\))*\|(?:[^()]|\([^()|]*\))*)\)")
 _QUESTION_ZH = re.compile(
     r"什么|吗$|么$|谁|哪|几|多少|怎|啥|如何|是不是|会不会|能不能|有没有|好不好|不$|何|多大|多高|呢$"
 )
@@ -21,7 +21,7 @@ _PARTICLE = re.compile(r"[吗呢吧么呀啊了嘛啦哦的喽]$")
 
 @cache
 def expand(pattern: str) -> list[str]:
-    """All readings of a pattern with (a|b|) choices, which may nest. `expand("(a|)b")` is `["ab", "b"]`."""
+    """All readings of a pattern with (a|b|) choices, which may nest; (a) is text. `expand("(a|)b")` is `["ab", "b"]`."""
     found = _CHOICE.search(pattern)
     if not found:
         return [re.sub(" +", " ", pattern).strip()]

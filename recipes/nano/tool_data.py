@@ -2,8 +2,9 @@
 
 A template of tool_problems.toml gets numbers of its draw (tool_draws.py, tool_stories.py) and a worked answer whose calls are run by
 `openglm.Tools`; where its result is not what was worked out by hand, nothing is written. tool_talk.toml has numbers that
-nobody wants computed. tool_wordings.toml and tool_chatter.toml have more of both to learn from, which the files that nano is
-measured with are not made of. The same seed gives the same files.
+nobody wants computed. tool_wordings.toml, tool_frames.toml and tool_chatter.toml have more of both to learn from, which the files
+that nano is measured with are not made of. Some answers are wrong at first, and are corrected as reflection does. The same seed gives
+the same files.
 
 tools.jsonl               conversations to learn from: {"messages", "task", "language"}
 tools-heldout.jsonl       problems of the same templates with other numbers: also "answer", "digits", "template"
@@ -32,12 +33,13 @@ from chat_skills import HERE
 from chat_text import key, reading
 from chat_text import say as typed_talk
 from tool_draws import DRAWS, Values, plain, whole
-from tool_typing import around, spelled
+from tool_typing import around, renamed, spelled
 
 from openglm.cli.options import read_toml
 from openglm.data.clean import is_held_out
 from openglm.files import write_file
 from openglm.runtime import progress, say
+from openglm.tools.claims import correction, mistakes
 from openglm.tools.registry import Tools
 
 Call = Callable[[str, str], str]
@@ -46,9 +48,12 @@ HELDOUT = 0.04
 SHOWN = [["3", "6", "9", "12", "333"], ["3", "6", "9", "333"]]
 """the question that README.md asks; it is held out, too"""
 _PLACE = re.compile(r"<([a-z_0-9.]+)>")
+_PART = re.compile(r"\$([a-z]+)")
 _CALL = re.compile(r"\{(\w+):([^{}]*)\}")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
 _WIDE = str.maketrans("0123456789+=()", "０１２３４５６７８９＋＝（）")
+CHECKED = ("arithmetic", "fractions", "series", "linear", "quadratic", "system")
+"""kinds whose questions say what reflection checks an answer by; of others it reads the equations in the answer"""
 VERDICTS = {"zh": {"true": "是的", "false": "不是"}, "en": {"true": "Yes", "false": "No"}}
 BEFORE = {
     "zh": [
@@ -98,7 +103,7 @@ class Templates:
 
 
 def read_templates(folder: Path = HERE) -> Templates:
-    given, more = (read_toml(folder / f"tool_{name}.toml") for name in ("problems", "wordings"))
+    given, more, parts = (read_toml(folder / f"tool_{name}.toml") for name in ("problems", "wordings", "frames"))
     sides: dict[str, list[Template]] = {"train": [], "seen": [], "heldout": []}
     first: dict[str, dict[str, Any]] = {}
     numbered = Counter[str]()
@@ -107,10 +112,11 @@ def read_templates(folder: Path = HERE) -> Templates:
         numbered[name] += 1
         base = first[problem.get("like", name)] if "like" in problem else problem
         first.setdefault(name, problem)
-        others = more[problem.get("like", name if numbered[name] == 1 else f"{name}-{numbered[name]}")]
+        table = problem.get("like", name if numbered[name] == 1 else f"{name}-{numbered[name]}")
         for language in ("zh", "en"):
             own = {**base[language], **problem.get(language, {})}
-            asks = {"train": own["asks"] + others[language], "seen": own["asks"], "heldout": own["heldout"]}
+            learnt = own["asks"] + more[table][language] + framed(parts, table, language)
+            asks = {"train": learnt, "seen": own["asks"], "heldout": own["heldout"]}
             for side, mine in asks.items():
                 # What is asked less often in the measured problems is not learnt from as much less often.
                 part = (weight**0.5 if side == "train" else weight) / len(mine)
@@ -118,10 +124,26 @@ def read_templates(folder: Path = HERE) -> Templates:
     talk: dict[str, list[Template]] = {"train": [], "heldout": []}
     for file in ("talk", "chatter"):
         for item in read_toml(folder / f"tool_{file}.toml")["talk"]:
-            answers = "\n".join(item["answers"])
+            answers, weight = "\n".join(item["answers"]), item.get("weight", 1)
             for side, asks in (("train", item["asks"]), ("heldout", item.get("heldout", []))):
-                talk[side] += [Template("talk", "talk", item["lang"], ask, answers, 1 / len(asks)) for ask in asks]
+                for ask in (with_parts(ask, parts[item["lang"]]) for ask in asks):
+                    talk[side].append(Template("talk", "talk", item["lang"], ask, answers, weight / len(asks)))
     return Templates(sides, talk, given["words"])
+
+
+def framed(parts: dict[str, Any], table: str, language: str) -> list[str]:
+    """The wordings of a table of tool_frames.toml: its frames, with choices of the table in them."""
+    own = parts.get(table, {}).get(language, {})
+    names = parts[language] | {name: f"({'|'.join(own[name])})" for name in ("data", "ask") if name in own}
+    found = [*(parts["frames"][language] if "data" in own else ()), *own.get("more", ())]
+    return [with_parts(text, names) for text in found]
+
+
+def with_parts(text: str, names: dict[str, str]) -> str:
+    """With the choices that $names stand for, which may name others."""
+    while "$" in text:
+        text = _PART.sub(lambda part: names[part[1]], text)
+    return text
 
 
 def read_everyday(path: Path) -> dict[str, list[list[dict[str, Any]]]]:
@@ -187,6 +209,7 @@ def problem(templates: list[Template], words: dict[str, dict[str, list[str]]], r
     while True:
         template = rng.choices(templates, weights)[0]
         values = {**things(words[template.language], rng), **DRAWS[template.name](rng, template.language)}
+        values["len"] = Random(str(values)).choice(words[template.language]["lengths"])
         if "<d>" in template.ask:  # the step is told, and need not be read off the terms
             values["by"] = values["d"]
         ask = reading(rng, template.ask)
@@ -194,9 +217,11 @@ def problem(templates: list[Template], words: dict[str, dict[str, list[str]]], r
         if side_of(question) != (side or side_of(question)):
             continue
         if side == "train":
+            values = renamed(rng, values, template.language)
             shown = spelled(rng, ask, values, template.language)
-            text = question if shown == values else typed(rng, fill(ask, shown), template.language)
-            question = around(rng, text, template.language, template.kind)
+            question = around(rng, typed(rng, fill(ask, shown), template.language), template.language, template.kind)
+            if side_of(question) == "heldout":
+                continue
         return Problem(template, question, values)
 
 
@@ -212,17 +237,23 @@ def told(result: str, number: int, language: str) -> Values:
 
 def worked(one: Problem, call: Call) -> dict[str, Any]:
     """The assistant's message. Raises ValueError where it does not end in the answer that was worked out by hand."""
-    values, steps = dict(one.values), list[dict[str, Any]]()
-    first, *rest = _CALL.split(one.template.answer)
+    message = called_for(one.template, one.values, call)
+    if not is_right(answer_of(one.values), message["content"]):
+        raise ValueError(f"{one.question!r}: {answer_of(one.values)} by hand, but {message}")
+    return message
+
+
+def called_for(template: Template, values: Values, call: Call) -> dict[str, Any]:
+    """The assistant's message with these values in the template's answer."""
+    values, steps = dict(values), list[dict[str, Any]]()
+    first, *rest = _CALL.split(template.answer)
     content = fill(first, values)
     for name, arguments, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         arguments = fill(arguments, values)
         result = call(name, arguments)
         steps.append({"at": len(content), "name": name, "arguments": arguments, "result": result})
-        values |= told(result, len(steps), one.template.language)
+        values |= told(result, len(steps), template.language)
         content += fill(text, values)
-    if not is_right(answer_of(one.values), content):
-        raise ValueError(f"{one.question!r}: {answer_of(one.values)} by hand, but {content!r} by {steps}")
     return {"role": "assistant", "content": content, "steps": steps}
 
 
@@ -246,6 +277,39 @@ def is_right(answer: str, text: str) -> bool:
 def _value(number: str) -> Fraction:
     above, _, below = number.partition("/")
     return Fraction(above) / Fraction(below or "1")
+
+
+def corrected(rng: Random, one: Problem, right: dict[str, Any], call: Call) -> list[dict[str, Any]]:
+    """A wrong answer, which is read and not learnt, and what reflection says of it. Empty where that is nothing, or long."""
+    template, last, form = one.template, right["steps"][-1], rng.random()
+    names = re.findall(r"<(\w+)>", "".join(_CALL.split(template.answer)[2::3]))
+    names = [name for name in names if type(one.values.get(name)) is int]
+    try:
+        if template.kind in CHECKED and names and form < 0.4:  # a call with a wrong number
+            name = rng.choice(names)
+            wrong = called_for(template, {**one.values, name: misread(rng, one.values[name])}, call)
+        elif last["name"] == "Calc" or template.kind in CHECKED:  # none
+            found = _NUMBER.findall(last["result"])[-1]
+            said = str(misread(rng, int(found)))
+            text = re.sub(rf"(?<![\d./]){found}(?!\d|[./]\d)", said, right["content"])
+            if last["name"] == "Calc" and (template.kind not in CHECKED or form < 0.7):
+                text = f"{last['arguments']}={said}{'，' if template.language == 'zh' else '. '}{text}"
+            wrong = {"role": "assistant", "content": text}
+        else:
+            return []
+    except (ValueError, IndexError, KeyError):  # nothing to misread, or no result
+        return []
+    found = mistakes(one.question, wrong["content"])
+    told = {"role": "user", "content": correction(one.question, found)}
+    return [{**wrong, "loss": False}, told] if found and len(told["content"]) <= 120 else []
+
+
+def misread(rng: Random, number: int) -> int:
+    """Another number that one may take for it."""
+    text = str(number)
+    place = rng.randrange(len(text.lstrip("-"))) + text.startswith("-")
+    digit = str((int(text[place]) + rng.randint(1, 9)) % 10)
+    return rng.choice([number + 1, number - 1, number * 10, int(text[:place] + digit + text[place + 1 :])])
 
 
 def talk(templates: list[Template], words: dict[str, dict[str, list[str]]], rng: Random) -> list[dict[str, Any]]:
@@ -276,21 +340,24 @@ def talk(templates: list[Template], words: dict[str, dict[str, list[str]]], rng:
 
 
 def conversation(given: Templates, call: Call, seed: str) -> dict[str, Any]:
-    """One to four exchanges, a third of them without a tool; after a call such a one is as likely as another."""
+    """One to four exchanges, 45 % of them without a tool. The last answer may be wrong at first."""
     rng = Random(seed)
     messages: list[dict[str, Any]] = []
     language, kinds = rng.choice(["zh", "en"]), list[str]()
     mine = [one for one in given.problems["train"] if one.language == language]
     small = [one for one in given.talk["train"] if one.language == language]
-    for _ in range(rng.choices([1, 2, 3, 4], [62, 23, 11, 4])[0]):
+    for left in reversed(range(rng.choices([1, 2, 3, 4], [62, 23, 11, 4])[0])):
         called = bool(kinds) and kinds[-1] != "talk"
-        if rng.random() < (0.5 if called else 0.28):
+        if rng.random() < (0.55 if called else 0.42):
             everyday = given.everyday.get(language)
             messages += rng.choice(everyday) if everyday and rng.random() < 0.35 else talk(small, given.words, rng)
             kinds.append("talk")
         else:
             one = problem(mine, given.words, rng, "train")
-            messages += [{"role": "user", "content": one.question}, worked(one, call)]
+            answer = worked(one, call)
+            short = not left and len(str(messages)) < 600  # a row shall stay below 400 tokens
+            wrong = corrected(rng, one, answer, call) if short and rng.random() < 0.22 else []
+            messages += [{"role": "user", "content": one.question}, *wrong, answer]
             kinds.append(one.template.kind)
     return {"messages": messages, "task": kinds[-1], "language": language}
 

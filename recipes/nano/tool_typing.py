@@ -7,10 +7,12 @@ from random import Random
 
 from chat_skills import HERE
 from tool_draws import Values
+from tool_stories import MONTHS
 
 from openglm.cli.options import read_toml
 
 GIVEN = read_toml(HERE / "tool_typing.toml")
+_UNITS = {name: names.split() for names in GIVEN["units"]["names"] for name in names.split()}
 _WORD = re.compile(r"\b[a-z]{5,}\b")
 _DIGITS = "零一二三四五六七八九"
 _ONES = [
@@ -78,6 +80,27 @@ def spelled(rng: Random, ask: str, values: Values, language: str) -> Values:
         if not beside and type(number) is int and least <= number <= most:
             shown[name] = write(number)
     return shown
+
+
+def renamed(rng: Random, values: Values, language: str) -> Values:
+    """Half of the units by another name and a third of the dates in another form. A call has them as they are asked."""
+    found = dict(values)
+    for name in ("u", "w"):
+        if values.get(name) in _UNITS and rng.random() < 0.5:
+            alike = [one for one in _UNITS[values[name]] if language == "zh" or one.isascii()]
+            found[name] = rng.choice([one for one in alike if one != found["u"]] or alike)
+    for name in ("a", "b"):
+        if "ca" in values and f"c{name}" in values and rng.random() < 0.35:
+            year, month, day = map(int, values[f"c{name}"].split("-"))
+            word, th = MONTHS[month - 1], "th" if 10 < day < 14 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+            short, long = f"{year}-{month}-{day}", f"{year}-{month:02}-{day:02}"
+            forms = {
+                "zh": [(short.replace("-", "/"), short), (f"{year}年{month:02}月{day:02}日", long)],
+                "en": [(f"{word} {day}{th}, {year}", short), (f"the {day}{th} of {word} {year}", short)],
+            }
+            more = [(long.replace("-", "/"), long), (short.replace("-", "."), short)]
+            found[name], found[f"c{name}"] = rng.choice(forms[language] + more)
+    return found
 
 
 def around(rng: Random, text: str, language: str, kind: str) -> str:

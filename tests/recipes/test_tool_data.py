@@ -19,6 +19,7 @@ from helpers.text_samples import TEXTS, VOCAB_SIZE
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "nano"))
 
 import tool_data
+import tool_typing
 from chat_text import key, reading
 from tool_data import Problem, fill, is_right, numbers, problem, read_templates, side_of, talk, worked
 from tool_draws import DRAWS, plain
@@ -28,6 +29,7 @@ from openglm import Tools
 from openglm.cli.options import read_toml
 from openglm.text import train_tokenizer
 from openglm.text.steps import read_call
+from openglm.tools.units import convert
 
 GIVEN = read_templates()
 MARKS = ("[Begin]", "[Param]", "[End]", "[Gen]")
@@ -174,8 +176,8 @@ def test_digits_are_copied_one_by_one(tokenizer, one_of_each):
 
 def test_no_special_token_stands_in_a_template(tokenizer):
     folder = Path(tool_data.__file__).parent
-    for name in ("tool_problems.toml", "tool_wordings.toml", "tool_talk.toml", "tool_chatter.toml"):
-        text = (folder / name).read_text(encoding="utf-8")
+    for name in ("problems", "wordings", "frames", "talk", "chatter"):
+        text = (folder / f"tool_{name}.toml").read_text(encoding="utf-8")
         assert not [mark for mark in tokenizer.special if mark in text]
         assert with_marks(tokenizer, text[:2000]) == tokenizer.encode(text[:2000])
 
@@ -189,7 +191,7 @@ def test_wordings_have_every_place_filled():
                 "<" not in question.replace("<=", "").replace("< ", "").replace(" <", "")
                 or template.kind == "inequality"
             )
-            assert "|" not in question
+            assert not set("|$") & set(question)
 
 
 def test_what_is_held_out_is_not_learnt_from():
@@ -231,8 +233,10 @@ def test_held_out_wordings_are_built_otherwise():
 def test_what_is_measured_is_asked_as_before_more_was_learnt():
     """Wordings and noise are added for learning alone, so that figures can be compared."""
     measured = [one for side in ("seen", "heldout") for one in GIVEN.problems[side]]
-    added = read_toml(Path(tool_data.__file__).parent / "tool_wordings.toml")
+    added, parts = (read_toml(Path(tool_data.__file__).parent / f"tool_{name}.toml") for name in ("wordings", "frames"))
     more = {ask for table in added.values() for language in ("zh", "en") for ask in table[language]}
+    tables = parts.keys() - {"frames", "zh", "en"}
+    more |= {ask for table in tables for language in ("zh", "en") for ask in tool_data.framed(parts, table, language)}
     assert more <= {one.ask for one in GIVEN.problems["train"]} and not more & {one.ask for one in measured}
     for seed in range(200):
         one = problem(GIVEN.problems["seen"], GIVEN.words, Random(seed), "heldout")
@@ -261,19 +265,52 @@ def test_numbers_beside_signs_stay_digits():
     assert {one["a"] for one in shown} == {12, "twelve"} and {one["d"] for one in shown} == {1234567, "1,234,567"}
 
 
-def test_a_third_of_the_exchanges_needs_no_tool(monkeypatch):
-    """And comes before calls and behind them, in lines of the chat data, too."""
+def test_nearly_half_of_the_exchanges_need_no_tool(monkeypatch):
+    """And come before calls and behind them, in lines of the chat data, too."""
+    monkeypatch.setattr(tool_data, "corrected", lambda *_: [])
     monkeypatch.setattr(tool_data, "worked", lambda one, call: {"role": "assistant", "content": "1", "steps": [1]})
     line = [{"role": "user", "content": "茶?"}, {"role": "assistant", "content": "好茶。"}]
     given = dataclasses.replace(GIVEN, everyday={"zh": [line], "en": [line]})
-    made = [tool_data.conversation(given, None, f"{n}")["messages"] for n in range(400)]
+    made = [tool_data.conversation(given, None, f"{n}")["messages"] for n in range(1500)]
     called = [["steps" in answer for answer in messages[1::2]] for messages in made]
     every = [one for row in called for one in row]
-    assert 0.28 < 1 - sum(every) / len(every) < 0.4
+    assert 0.42 < 1 - sum(every) / len(every) < 0.48
     assert {pair for row in called for pair in itertools.pairwise(row)} == set(
         itertools.product([True, False], repeat=2)
     )
-    assert sum(line[0] in messages for messages in made) > 20
+    assert sum(line[0] in messages for messages in made) > 75
+
+
+def test_a_wrong_answer_is_read_and_the_corrected_one_learnt(one_of_each, tokenizer):
+    found = 0
+    for place, (one, right) in enumerate(one_of_each):
+        if not (wrong := tool_data.corrected(Random(place), one, right, Tools().call)):
+            continue
+        found += 1
+        ids, trained = tokenizer.render([{"role": "user", "content": one.question}, *wrong, right])
+        only, alone = tokenizer.render([{"role": "user", "content": one.question}, right])
+        learnt, expected = (list(itertools.compress(*pair)) for pair in ((ids, trained), (only, alone)))
+        answer = tool_data.answer_of(one.values)
+        assert learnt == expected and (len(answer) > 9 or not is_right(answer, wrong[0]["content"])), wrong
+        assert wrong[1]["content"].startswith(("Check: ", "检查：")) and wrong[1]["role"] == "user"
+    assert found > 40
+
+
+def test_units_and_dates_have_other_names_and_the_same_meaning():
+    for names in tool_typing.GIVEN["units"]["names"]:
+        first, *others = names.split()
+        assert {convert(f"1 {name}", first) for name in others} == {f"1 {first}"}, names
+    for seed in range(200):
+        language = ["zh", "en"][seed % 2]
+        values = DRAWS["days_between"](Random(seed), language)
+        shown = tool_typing.renamed(Random(seed), values, language)
+        assert [day(shown[name]) for name in ("ca", "cb")] == [day(values[name]) for name in ("ca", "cb")]
+        if shown["a"] != values["a"] and not re.search("[A-Z]", shown["a"]):
+            assert [*map(int, numbers(shown["a"]))] == [*map(int, shown["ca"].split("-"))]
+
+
+def test_brackets_without_a_choice_are_text():
+    assert {reading(Random(seed), "f(x)=(a(b)|c)") for seed in range(20)} == {"f(x)=a(b)", "f(x)=c"}
 
 
 def test_messages_that_need_no_tool_are_answered_without():

@@ -95,6 +95,11 @@ def test_a_long_answer_takes_no_longer_than_its_limit(monkeypatch):
     assert calls == [5, 4, 3, 2, 1]
 
 
+def test_a_long_number_is_read_at_once():
+    """It could be cut in two in 2^59 ways, and this test would not end."""
+    assert mistakes(f"{'7' * 60}-5你会吗？", "答案是3。") == []
+
+
 def test_of_many_mistakes_eight_are_told():
     assert len(mistakes("?", "1+1=3, " * 5000 + "".join(f"{n}*{n} = 0\n" for n in range(2, 3000)))) <= 8
     assert mistakes("(" * 3000, "x" + "=1+1" * 20_000) is not None
