@@ -10,6 +10,11 @@ from collections.abc import Iterator
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
+_IS_HAN = re.compile(f"[{_HAN}]")
+_ASKING = re.compile(
+    "what|which|who|whom|whose|when|where|why|how|is|are|was|were|do|does|did"
+    "|什么|谁|哪|哪里|哪个|哪儿|怎么|怎样|如何|多少|是|的"
+)
 # A point ends a sentence before a blank or a mark such as [1], unless it stands behind an initial or a title; [?] ends
 # none.
 _END = re.compile(
@@ -39,8 +44,14 @@ def words(text: str) -> list[str]:
     """The words by which texts are compared: small letters, and Chinese as jieba cuts it."""
     found: list[str] = []
     for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower()):
-        found += _jieba().lcut(word) if re.match(f"[{_HAN}]", word) else [word]
+        found += _jieba().lcut(word) if _IS_HAN.match(word) else [word]
     return found
+
+
+def asked(question: str) -> list[str]:
+    """The words by which the answer to a question is searched: without those that only ask, if others are left."""
+    found = words(question)
+    return [word for word in found if not _ASKING.fullmatch(word)] or found
 
 
 def sentences(text: str) -> list[str]:
@@ -61,7 +72,7 @@ def passages(text: str) -> list[str]:
             found[-1] += f"\n{line}" if line else ""
         else:
             found += _cut(line)
-    return [piece for piece in (one.strip() for one in found) if words(piece)]
+    return [piece for piece in (one.strip() for one in found) if _WORD.search(piece)]
 
 
 def _cut(line: str) -> Iterator[str]:
