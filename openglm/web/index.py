@@ -18,7 +18,7 @@ from openglm.config import require
 from openglm.web.citations import Source
 from openglm.web.documents import Document
 from openglm.web.ranking import CANDIDATES, Embedder, full_text, ordered
-from openglm.web.words import asked, passages, words
+from openglm.web.words import asked, passages, searched
 
 VERSION = 2
 _TABLES = """
@@ -89,12 +89,12 @@ class Index:
         with self._database() as database:
             for document, stamp in changed:
                 database.execute("DELETE FROM documents WHERE url = ?", [document.url])
-                row = (document.url, document.title, stamp)
-                number = database.execute("INSERT INTO documents (url, title, stamp) VALUES (?, ?, ?)", row).lastrowid
+                about = (document.url, document.title, stamp)
+                number = database.execute("INSERT INTO documents (url, title, stamp) VALUES (?, ?, ?)", about).lastrowid
                 for text in dict.fromkeys(passages(document.text)):
                     passage = database.execute("INSERT INTO passages (document, text) VALUES (?, ?)", [number, text])
-                    searched = " ".join(words(f"{document.title} {text}"))
-                    database.execute("INSERT INTO found (rowid, words) VALUES (?, ?)", [passage.lastrowid, searched])
+                    row = (passage.lastrowid, " ".join(searched(f"{document.title} {text}")))
+                    database.execute("INSERT INTO found (rowid, words) VALUES (?, ?)", row)
             database.executemany("DELETE FROM documents WHERE url = ?", [[url] for url in gone()])
 
     @staticmethod

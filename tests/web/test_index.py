@@ -11,6 +11,7 @@ from openglm.web.config import WebConfig
 from openglm.web.documents import Document, decode, read
 from openglm.web.index import Index
 from openglm.web.ranking import Embedder
+from openglm.web.words import words
 
 ALONE = WebConfig(embedder="")
 
@@ -56,6 +57,13 @@ def test_other_forms_of_a_word_are_found_and_words_that_only_ask_are_not(index, 
     assert urls(index, "Where does growing moss reproduce?") == ["moss.md", "ferns.html"]
     assert urls(index, "蕨类是什么？") == [] and urls(index, "李白是谁？") == ["li.txt"]
     assert urls(index, "Who?") == ["questions.txt"] and urls(index, "?!") == []
+
+
+def test_chinese_is_found_where_jieba_cuts_it_otherwise(index):
+    assert not {"市长", "江大", "京市"} & set(words("南京市长江大桥建成。")), "else this tests nothing"
+    index.update(iter([(Document("bridge", "", "南京市长江大桥建成。"), "")]), list)
+    for question in ("市长", "江大", "京市"):
+        assert urls(index, question) == ["bridge"]
 
 
 def test_common_words_are_left_out_before_rare_ones(index, monkeypatch):
