@@ -59,6 +59,12 @@ def test_other_forms_of_a_word_are_found_and_words_that_only_ask_are_not(index, 
     assert urls(index, "Who?") == ["questions.txt"] and urls(index, "?!") == []
 
 
+def test_a_question_is_words_and_no_query_language(index, folder):
+    build(index, [str(folder)], ALONE)
+    unknown = " ".join(f"w{number}" for number in range(5000))
+    assert urls(index, f'NEAR("moss" * NOT words: ^ {unknown}') == ["moss.md"]
+
+
 def test_chinese_is_found_where_jieba_cuts_it_otherwise(index):
     assert not {"市长", "江大", "京市"} & set(words("南京市长江大桥建成。")), "else this tests nothing"
     index.update(iter([(Document("bridge", "", "南京市长江大桥建成。"), "")]), list)
