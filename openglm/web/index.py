@@ -1,37 +1,40 @@
-"""The local index: a folder with the passages in SQLite, and BM25's arrays beside it.
+"""The local index: a folder with an SQLite file, whose full-text search (FTS5) ranks by BM25.
 
-An update is one transaction, so a killed one leaves what was there before. Vectors come afterwards, some at a time: a
-question embeds those of its candidates that are missing.
+An update touches what has changed and nothing else, and is one transaction, so a killed one leaves what was there
+before. Vectors come afterwards, some at a time: a question embeds those of its candidates that are missing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
-import bm25s
 import numpy as np
 
 from openglm.config import require
 from openglm.web.citations import Source
 from openglm.web.documents import Document
-from openglm.web.ranking import Embedder, bm25, candidates, full_text, ordered
-from openglm.web.words import passages, words
+from openglm.web.ranking import CANDIDATES, Embedder, full_text, ordered
+from openglm.web.words import asked, passages, searched
 
-VERSION = 1
+VERSION = 2
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE documents (id INTEGER PRIMARY KEY, url TEXT UNIQUE NOT NULL, title TEXT NOT NULL, stamp TEXT NOT NULL);
 CREATE TABLE passages (id INTEGER PRIMARY KEY, document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
-                       text TEXT NOT NULL, words TEXT NOT NULL, vector BLOB);
+                       text TEXT NOT NULL, vector BLOB);
 CREATE INDEX passages_of ON passages (document);
+CREATE INDEX without_vector ON passages (id) WHERE vector IS NULL;
+CREATE VIRTUAL TABLE found USING fts5 (words, tokenize = 'porter unicode61');
+CREATE TRIGGER forget AFTER DELETE ON passages BEGIN DELETE FROM found WHERE rowid = old.id; END;
 """
 _SOURCE, _JOINED = "title, url, text", "passages p JOIN documents d ON d.id = document"
 _AT_ONCE = 16  # passages that are embedded between two commits
+_SCORED = 100_000
+"""passages that are scored for a question at most, a microsecond each; its commonest words are left out for that"""
 
 
 class Index:
@@ -39,7 +42,6 @@ class Index:
 
     def __init__(self, folder: str | Path, embedder: Embedder | None = None, create: bool = False) -> None:
         self.folder, self.embedder = Path(folder), embedder
-        self._ranker: tuple[str, bm25s.BM25, np.ndarray] | None = None
         file = self.folder / "index.sqlite"
         require(
             create or file.is_file(), "index", str(folder), "is no index; make one with glm index FOLDER --out INDEX"
@@ -87,44 +89,18 @@ class Index:
         with self._database() as database:
             for document, stamp in changed:
                 database.execute("DELETE FROM documents WHERE url = ?", [document.url])
-                row = (document.url, document.title, stamp)
-                number = database.execute("INSERT INTO documents (url, title, stamp) VALUES (?, ?, ?)", row).lastrowid
-                database.executemany(
-                    "INSERT INTO passages (document, text, words) VALUES (?, ?, ?)",
-                    [
-                        (number, text, " ".join(words(f"{document.title} {text}")))
-                        for text in dict.fromkeys(passages(document.text))
-                    ],
-                )
+                about = (document.url, document.title, stamp)
+                number = database.execute("INSERT INTO documents (url, title, stamp) VALUES (?, ?, ?)", about).lastrowid
+                for text in dict.fromkeys(passages(document.text)):
+                    passage = database.execute("INSERT INTO passages (document, text) VALUES (?, ?)", [number, text])
+                    row = (passage.lastrowid, " ".join(searched(f"{document.title} {text}")))
+                    database.execute("INSERT INTO found (rowid, words) VALUES (?, ?)", row)
             database.executemany("DELETE FROM documents WHERE url = ?", [[url] for url in gone()])
-            if database.total_changes:
-                self._rank(database)
-        self._clear()
-
-    def _rank(self, database: sqlite3.Connection) -> None:
-        """BM25's statistics are of all passages, so they are computed anew, into a folder of a new name."""
-        before = self._meta(database, "bm25")
-        name = f"bm25-{int(before.partition('-')[2] or 0) + 1}"
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        rows = database.execute("SELECT words FROM passages ORDER BY id")
-        ids = [number for (number,) in database.execute("SELECT id FROM passages ORDER BY id")]
-        if ids:
-            bm25(row[0].split() for row in rows).save(self.folder / name)
-            np.save(self.folder / name / "ids.npy", np.array(ids))
-        database.execute("INSERT OR REPLACE INTO meta VALUES ('bm25', ?)", [name])
 
     @staticmethod
     def _meta(database: sqlite3.Connection, name: str) -> str:
         row = database.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
         return row[0] if row else ""
-
-    def _clear(self) -> None:
-        """Remove the arrays of earlier updates, and of one that was killed."""
-        with self._database() as database:
-            name = self._meta(database, "bm25")
-        for folder in self.folder.glob("bm25-*"):
-            if folder.name != name:
-                shutil.rmtree(folder, ignore_errors=True)
 
     def missing(self) -> int:
         """Passages without a vector."""
@@ -148,23 +124,22 @@ class Index:
 
     def search(self, question: str, count: int) -> tuple[list[Source], np.ndarray | None]:
         """The passages that answer best, and their vectors; none where no word of the question is known."""
+        best = "SELECT rowid, -rank AS score FROM found WHERE found MATCH ? ORDER BY rank LIMIT ?"
+        query = (
+            f"SELECT {_SOURCE}, vector, score FROM ({best}) f JOIN {_JOINED} WHERE p.id = f.rowid ORDER BY score DESC"
+        )
         with self._database() as database:
-            found = self._candidates(database, words(question))
-            rows = database.execute(
-                f"SELECT p.id, {_SOURCE}, vector FROM {_JOINED} WHERE p.id IN (SELECT value FROM json_each(?))",
-                [json.dumps([number for number, _ in found])],
-            )
-            by_id = {number: (Source(*source), vector) for number, *source, vector in rows}
-        found = [(number, score) for number, score in found if number in by_id]
-        stored = [by_id[number][1] for number, _ in found]
-        return ordered(question, [(by_id[number][0], score) for number, score in found], count, self.embedder, stored)
+            rows = database.execute(query, [_expression(database, asked(question)), CANDIDATES]).fetchall()
+        found = [(Source(*source), score) for *source, _, score in rows]
+        return ordered(question, found, count, self.embedder, [vector for *_, vector, _ in rows])
 
-    def _candidates(self, database: sqlite3.Connection, question: Sequence[str]) -> list[tuple[int, float]]:
-        name = self._meta(database, "bm25")
-        if not (self.folder / name / "ids.npy").is_file():
-            return []
-        if self._ranker is None or self._ranker[0] != name:
-            ranker = bm25s.BM25.load(self.folder / name, mmap=True)
-            self._ranker = name, ranker, np.load(self.folder / name / "ids.npy")
-        _, ranker, ids = self._ranker
-        return [(int(ids[place]), score) for place, score in candidates(ranker, question)]
+
+def _expression(database: sqlite3.Connection, question: Sequence[str]) -> str:
+    """What FTS5 shall look for: any of the question's rarest words, as many as together are in `_SCORED` passages."""
+    quoted = [f'"{word}"' for word in dict.fromkeys(question)]
+    counting = "SELECT count(*) FROM (SELECT 1 FROM found WHERE found MATCH ? LIMIT ?)"
+    counts = {word: database.execute(counting, [word, _SCORED]).fetchone()[0] for word in quoted}
+    rarest = sorted(quoted, key=counts.__getitem__)
+    together = accumulate(counts[word] for word in rarest)
+    kept = [word for word, total in zip(rarest, together, strict=True) if word == rarest[0] or total <= _SCORED]
+    return " OR ".join(kept) or '""'

@@ -11,7 +11,7 @@ import numpy as np
 
 from openglm.config import require
 from openglm.web.citations import Source
-from openglm.web.words import words
+from openglm.web.words import asked, searched
 
 CANDIDATES = 20
 """passages that BM25 hands to the embeddings"""
@@ -101,5 +101,5 @@ def best(
     """The passages of some pages that answer best, and their vectors."""
     if not sources:
         return [], None
-    found = candidates(bm25(words(full_text(source)) for source in sources), words(question))
+    found = candidates(bm25(searched(full_text(source)) for source in sources), asked(question))
     return ordered(question, [(sources[place], score) for place, score in found], count, embedder)

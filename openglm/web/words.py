@@ -10,6 +10,12 @@ from collections.abc import Iterator
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
+_IS_HAN = re.compile(f"[{_HAN}]")
+_PAIR = re.compile(f"(?=([{_HAN}]{{2}}))")
+_ASKING = re.compile(
+    "what|which|who|whom|whose|when|where|why|how|is|are|was|were|do|does|did"
+    "|什么|谁|哪|哪里|哪个|哪儿|怎么|怎样|如何|多少|是|的"
+)
 # A point ends a sentence before a blank or a mark such as [1], unless it stands behind an initial or a title; [?] ends
 # none.
 _END = re.compile(
@@ -38,9 +44,26 @@ def _jieba():
 def words(text: str) -> list[str]:
     """The words by which texts are compared: small letters, and Chinese as jieba cuts it."""
     found: list[str] = []
-    for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower()):
-        found += _jieba().lcut(word) if re.match(f"[{_HAN}]", word) else [word]
+    for word in _WORD.findall(_plain(text)):
+        found += _jieba().lcut(word) if _IS_HAN.match(word) else [word]
     return found
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).lower()
+
+
+def searched(text: str) -> list[str]:
+    """What a passage is found by: its words, and in Chinese also all pairs of neighbouring characters, for jieba does
+    not cut a rare word the same way everywhere."""
+    return words(text) + _PAIR.findall(_plain(text))
+
+
+def asked(question: str) -> list[str]:
+    """What passages are searched for, as in `searched`: without words that only ask, if others are left."""
+    found = words(question)
+    pairs = _PAIR.findall("".join(" " if _ASKING.fullmatch(word) else word for word in found))
+    return ([word for word in found if not _ASKING.fullmatch(word)] or found) + pairs
 
 
 def sentences(text: str) -> list[str]:
@@ -61,7 +84,7 @@ def passages(text: str) -> list[str]:
             found[-1] += f"\n{line}" if line else ""
         else:
             found += _cut(line)
-    return [piece for piece in (one.strip() for one in found) if words(piece)]
+    return [piece for piece in (one.strip() for one in found) if _WORD.search(piece)]
 
 
 def _cut(line: str) -> Iterator[str]:

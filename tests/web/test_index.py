@@ -11,6 +11,7 @@ from openglm.web.config import WebConfig
 from openglm.web.documents import Document, decode, read
 from openglm.web.index import Index
 from openglm.web.ranking import Embedder
+from openglm.web.words import words
 
 ALONE = WebConfig(embedder="")
 
@@ -50,6 +51,36 @@ def test_questions_in_both_languages_find_their_documents(index, folder):
     assert ferns.title == "Ferns & co" and "steal" not in ferns.text
 
 
+def test_other_forms_of_a_word_are_found_and_words_that_only_ask_are_not(index, folder):
+    (folder / "questions.txt").write_text("What, where, how? Who does, who did. 这是谁的？什么？")
+    build(index, [str(folder)], ALONE)
+    assert urls(index, "Where does growing moss reproduce?") == ["moss.md", "ferns.html"]
+    assert urls(index, "蕨类是什么？") == [] and urls(index, "李白是谁？") == ["li.txt"]
+    assert urls(index, "Who?") == ["questions.txt"] and urls(index, "?!") == []
+
+
+def test_a_question_is_words_and_no_query_language(index, folder):
+    build(index, [str(folder)], ALONE)
+    unknown = " ".join(f"w{number}" for number in range(5000))
+    assert urls(index, f'NEAR("moss" * NOT words: ^ {unknown}') == ["moss.md"]
+
+
+def test_chinese_is_found_where_jieba_cuts_it_otherwise(index):
+    assert not {"市长", "江大", "京市"} & set(words("南京市长江大桥建成。")), "else this tests nothing"
+    index.update(iter([(Document("bridge", "", "南京市长江大桥建成。"), "")]), list)
+    for question in ("市长", "江大", "京市"):
+        assert urls(index, question) == ["bridge"]
+
+
+def test_common_words_are_left_out_before_rare_ones(index, monkeypatch):
+    monkeypatch.setattr("openglm.web.index._SCORED", 3)
+    texts = ["the moss", "the fern", "the moss and the fern", "the lichen", "the moss"]
+    index.update(iter([(Document(str(place), "", text), "") for place, text in enumerate(texts)]), list)
+    first, *others = urls(index, "the lichen or the fern")
+    assert first == "3" and sorted(others) == ["1", "2"]
+    assert len(urls(index, "the")) == 5, "the only word is searched, however common"
+
+
 def test_an_update_reads_what_changed_and_removes_what_is_gone(index, folder, tmp_path):
     assert counts(build(index, [str(folder)], ALONE)) == (3, 0, 0, 0, 0)
     assert counts(build(index, [str(folder)], ALONE)) == (0, 0, 3, 0, 0)
@@ -62,7 +93,9 @@ def test_an_update_reads_what_changed_and_removes_what_is_gone(index, folder, tm
     assert counts(build(index, [str(other)], ALONE)) == (1, 0, 0, 0, 0), "another place takes nothing away"
     assert urls(index, "liverworts") == ["moss.md"] and urls(index, "lichens") == ["other.txt"]
     assert urls(Index(index.folder), "lichens") == ["other.txt"], "it is all on the disk"
-    assert len(list(index.folder.glob("bm25-*"))) == 1
+    with sqlite3.connect(index.folder / "index.sqlite") as database:
+        found = database.execute("SELECT rowid FROM found").fetchall()
+        assert found == database.execute("SELECT id FROM passages").fetchall(), "what is gone is not searched"
 
 
 def test_an_updated_index_is_the_one_that_is_built_at_once(index, folder, tmp_path):
@@ -122,7 +155,7 @@ def test_a_strange_folder_is_named_in_one_line(index, tmp_path):
         Index(tmp_path / "nothing")
     with sqlite3.connect(index.folder / "index.sqlite") as database:
         database.execute("PRAGMA user_version = 7")
-    with pytest.raises(ValueError, match="of version 7, this program reads 1"):
+    with pytest.raises(ValueError, match="of version 7, this program reads 2"):
         Index(index.folder)
     (tmp_path / "index.sqlite").write_text("no database at all " * 99)
     with pytest.raises(ValueError, match="not a database"):
