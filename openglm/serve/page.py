@@ -11,7 +11,7 @@ import contextlib
 import html
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from openglm.serve.display import BLANK, filled, original, shown, talk
 from openglm.serve.feedback import keep_row
 from openglm.serve.schemas import Json
 from openglm.serve.service import Batch, Broken, Busy, Service, Version
+from openglm.serve.sse import in_thread
 from openglm.serve.strings import NOTES
 
 _KEEP = 2.0  # seconds between two states of a growing answer that the browser keeps
@@ -41,6 +42,8 @@ class Run:
     """The answer that a page is waiting for."""
 
     stop: asyncio.Event | None = None
+    used = False
+    """the page's user did something"""
     over: asyncio.Event
     tokens: int
     began: float
@@ -51,10 +54,23 @@ class Run:
 
     async def end(self) -> None:
         """Stop it, and wait until the page has what there is of it."""
+        self.used = True
         if self.stop:
             self.stop.set()
             with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(self.over.wait(), _LAST_WORDS)
+
+    async def unless_stopped(self, work: Awaitable[Any]) -> Any:
+        """What the work brings; None, and its end, where the user stops the answer first."""
+        assert self.stop is not None, "an answer is under way"
+        tasks = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].result() if tasks[0].done() else None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Knobs(NamedTuple):
@@ -177,7 +193,7 @@ class Page:
             return
         run.stop, run.over, run.tokens, run.began = asyncio.Event(), asyncio.Event(), 0, time.monotonic()
         try:
-            yield [gr.update(value="", submit_btn=False, stop_btn=True), *seen(chat)]
+            yield [gr.update(submit_btn=False, stop_btn=True), *seen(chat)]
             async for update in self._told(chat, run, knobs):
                 yield unseen if chat["id"] in run.gone else update
         finally:
@@ -196,7 +212,11 @@ class Page:
             if web:
                 yield [gr.skip(), gr.skip(), gr.skip(), NOTES["searching"]]
             prepare = partial(assistant.turn, messages, SamplingParams(**sampling), tools or None, web=web)
-            turn, run.began = await asyncio.to_thread(prepare), time.monotonic()
+            turn = await run.unless_stopped(in_thread(lambda stop: prepare(stop=stop)))
+            if turn is None:
+                yield [_ASKING, *seen(chat)]
+                return
+            run.began = time.monotonic()
             note = NOTES["cut"].format(turn.dropped) if turn.dropped else ""
             async for message in self._grow(TurnChoice(assistant, turn), run, version):
                 done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
@@ -217,33 +237,21 @@ class Page:
     async def _grow(self, choice: TurnChoice, run: Run, version: Version) -> AsyncIterator[Json]:
         """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
         is nothing else."""
-        assert run.stop is not None, "an answer is under way"
-        stopped, turn, events = asyncio.ensure_future(run.stop.wait()), choice.turn, Batch()
+        turn, events = choice.turn, Batch()
         steps = [_search(turn.found)] if turn.found else []
         async with aclosing(choice.batches(self.service, version)) as batches:
-            try:
-                while True:
-                    run.tokens += len(events)
-                    choice.feed([event for _, event in events])
-                    message, calls = choice.message(), turn.tool_calls
-                    thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
-                    quoted = f"> {thoughts}" if thoughts and not calls else ""
-                    others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
-                    content = "\n\n".join([message["content"] or quoted, *others]).strip()
-                    if events or steps:
-                        run_here = [*steps, *message.get("steps", ())]
-                        yield {**message, "content": content, "tool_calls": calls, "steps": run_here}
-                    batch = asyncio.ensure_future(anext(batches, None))
-                    await asyncio.wait({batch, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                    if not batch.done():
-                        batch.cancel()
-                        await asyncio.gather(batch, return_exceptions=True)
-                        return
-                    if (ready := batch.result()) is None:
-                        return
-                    events = ready
-            finally:
-                stopped.cancel()
+            while events is not None:
+                run.tokens += len(events)
+                choice.feed([event for _, event in events])
+                message, calls = choice.message(), turn.tool_calls
+                thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
+                quoted = f"> {thoughts}" if thoughts and not calls else ""
+                others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
+                content = "\n\n".join([message["content"] or quoted, *others]).strip()
+                if events or steps:
+                    run_here = [*steps, *message.get("steps", ())]
+                    yield {**message, "content": content, "tool_calls": calls, "steps": run_here}
+                events = await run.unless_stopped(anext(batches, None))
 
     @cached_property
     def model(self) -> str:
@@ -274,6 +282,10 @@ class Page:
             return f"<p>{html.escape(str(error))}</p>"
         return filled(pieces, found)
 
+    async def begin(self, chat: Any, run: Run) -> Update:
+        """The conversation that a page begins with, unless its user was faster."""
+        return [gr.skip(), gr.skip(), gr.skip()] if run.used else seen(chats.checked(chat))
+
     async def open(self, chat: Any, run: Run) -> Update:
         await run.end()
         return seen(chats.checked(chat))
@@ -281,13 +293,13 @@ class Page:
     async def export(self, chat: Any, system: str) -> str:
         return chats.exported(chats.checked(chat), system)
 
-    async def bring(self, text: str, chat: Any, system: str, run: Run) -> Update:
+    async def bring(self, text: str, run: Run) -> Update:
         """A conversation from a file becomes one of the page's."""
-        await run.end()
         messages, found = chats.imported(text)
-        if messages:
-            return [*seen({**chats.started(), "messages": messages}), found]
-        return [*seen(chats.checked(chat), NOTES["no_chat"] if text else ""), system]
+        if not messages:
+            return [gr.skip(), gr.skip(), NOTES["no_chat"] if text else gr.skip(), gr.skip()]
+        await run.end()
+        return [*seen({**chats.started(), "messages": messages}), found]
 
 
 def seen(chat: Json, note: str = "") -> Update:
