@@ -47,6 +47,9 @@ _LATEX = [
     for left, right in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 ]
 
+# Seconds between two looks for work, and for progress, of which no handler tells. Left to itself, Gradio looks a
+# thousand times a second, and takes Python's lock from the engine each time.
+_LOOKS = 0.05, 1.0
 _FILE_KEYS = frozenset({"path", "url", "meta"})
 
 
@@ -61,7 +64,9 @@ def layout(page: Page, words: gr.I18n) -> gr.Blocks:
             _fill(page, words)
         _connect(page, blocks, side, middle)
         blocks.load(page.about, None, model, **_QUIET)
-    return blocks.queue(default_concurrency_limit=None)
+    blocks.queue(default_concurrency_limit=None)
+    blocks._queue.sleep_when_free, blocks._queue.progress_update_sleep_when_free = _LOOKS
+    return blocks
 
 
 def _words() -> gr.I18n:

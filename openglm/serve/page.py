@@ -33,6 +33,7 @@ from openglm.serve.strings import NOTES
 _KEEP = 2.0  # seconds between two states of a growing answer that the browser keeps
 _LAST_WORDS = 5.0  # seconds for an answer to end that was told to
 _TRIED = 17  # tokens from which the model's speed is told
+_SAME = gr.skip()
 _ASKING = gr.update(submit_btn=True, stop_btn=False)
 Update = list[Any]
 """of the box, the display, the conversation and the note below it"""
@@ -137,7 +138,7 @@ class Page:
         index = _index(change, messages)
         old: Json = messages[index] if messages else {"role": "tool"}
         if old["role"] == "tool" or old.keys() & {"call", "sources", "problems", "steps"}:
-            yield [gr.skip(), *seen(chat)]
+            yield [_SAME, *seen(chat)]
             return
         new = {**old, "content": original(str(change.value))}
         if new["role"] == "user":
@@ -145,7 +146,7 @@ class Page:
                 yield update
             return
         await self._keep(chat, "edit", index, Knobs(*knobs).system, better=new["content"])
-        yield [gr.skip(), *seen({**chat, "messages": [*messages[:index], new, *messages[index + 1 :]]})]
+        yield [_SAME, *seen({**chat, "messages": [*messages[:index], new, *messages[index + 1 :]]})]
 
     async def like(self, vote: gr.LikeData, chat: Any, system: str, reason: str | None) -> tuple[Any, Any]:
         chat = chats.checked(chat)
@@ -187,7 +188,7 @@ class Page:
     async def _answer(self, chat: Json, run: Run, knobs: Knobs) -> AsyncIterator[Update]:
         """Show an answer to the conversation while it grows. The browser keeps the question at once, and what there is
         of the answer now and then. What comes after its deletion is not shown: a question may have waited."""
-        unseen = [_ASKING, gr.skip(), gr.skip(), gr.skip()]
+        unseen = [_ASKING, _SAME, _SAME, _SAME]
         if chat["id"] in run.gone:
             yield unseen
             return
@@ -210,7 +211,7 @@ class Page:
             sampling["max_tokens"] = max(1, min(int(knobs.tokens), self.context))
             messages, web = _with_system(knobs.system, asked), bool(knobs.web) and assistant.web is not None
             if web:
-                yield [gr.skip(), gr.skip(), gr.skip(), NOTES["searching"]]
+                yield [_SAME, _SAME, _SAME, NOTES["searching"]]
             prepare = partial(assistant.turn, messages, SamplingParams(**sampling), tools or None, web=web)
             turn = await run.unless_stopped(in_thread(lambda stop: prepare(stop=stop)))
             if turn is None:
@@ -223,7 +224,7 @@ class Page:
                 late = time.monotonic() - kept > _KEEP
                 kept = time.monotonic() if late else kept
                 now = {**chat, "messages": done}
-                yield [gr.skip(), talk(now), now if late else gr.skip(), NOTES["checking"] if web else note]
+                yield [_SAME, talk(now), now if late else _SAME, NOTES["checking"] if web else note]
             if run.tokens and not note:
                 note = NOTES["speed"].format(run.tokens, run.tokens / (time.monotonic() - run.began))
         except (ValueError, Busy, Broken) as error:
@@ -284,7 +285,7 @@ class Page:
 
     async def begin(self, chat: Any, run: Run) -> Update:
         """The conversation that a page begins with, unless its user was faster."""
-        return [gr.skip(), gr.skip(), gr.skip()] if run.used else seen(chats.checked(chat))
+        return [_SAME, _SAME, _SAME] if run.used else seen(chats.checked(chat))
 
     async def open(self, chat: Any, run: Run) -> Update:
         await run.end()
@@ -297,7 +298,7 @@ class Page:
         """A conversation from a file becomes one of the page's."""
         messages, found = chats.imported(text)
         if not messages:
-            return [gr.skip(), gr.skip(), NOTES["no_chat"] if text else gr.skip(), gr.skip()]
+            return [_SAME, _SAME, NOTES["no_chat"] if text else _SAME, _SAME]
         await run.end()
         return [*seen({**chats.started(), "messages": messages}), found]
 
