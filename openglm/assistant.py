@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,8 +112,7 @@ class Assistant:
     @cached_property
     def fingerprint(self) -> str:
         """Names the weights in what is kept of answers: a hash of the manifest, or of the configuration and the files'
-        sizes where there is none.
-        """
+        sizes where there is none."""
         return self.fingerprint_with(None)
 
     def fingerprint_with(self, adapter: str | None) -> str:
@@ -192,12 +192,13 @@ class Assistant:
         *,
         cut: bool = True,
         web: bool | None = None,
+        stop: threading.Event | None = None,
     ) -> Turn:
         """An answer that is still to be generated, in as many requests as it calls tools. tools: those that are left
         to the caller; None: this assistant's own. Models that call tools inside their answers know the built-in
-        ones. cut: as for `chat_prompt`. web: as for `stream`; it searches and fetches at once."""
+        ones. cut: as for `chat_prompt`. web: as for `stream`; it searches and fetches at once, until `stop` is set."""
         if web or (web is None and self.web is not None):
-            return self._from_sources(messages, params, tools, thinking, cut)
+            return self._from_sources(messages, params, tools, thinking, cut, stop)
         own = self.tools if tools is None else None
         listed = list(tools or ()) if own is None else own.added if BEGIN in self.tokenizer.special else own.schemas
         ask = partial(self.chat_prompt, tools=listed, cut=cut, thinking=thinking)
@@ -210,6 +211,7 @@ class Assistant:
         tools: Sequence[Mapping[str, Any]] | None,
         thinking: Thinking,
         cut: bool,
+        stop: threading.Event | None,
     ) -> Turn:
         """No tool can be called in such an answer, whatever a page says."""
         from openglm.web.sources import prompt
@@ -232,7 +234,7 @@ class Assistant:
 
         way_out = f"fills the context of {self.context} tokens, which has no room for sources; shorten it"
         require(fits([]), "question", f"{len(question)} characters", way_out)
-        found = self.web.find(question).fitting(fits)
+        found = self.web.find(question, stop).fitting(fits)
         ask = partial(self.chat_prompt, cut=cut, thinking=thinking)
         turn = Turn(self.tokenizer, None, [], ask, asked(found.sources), params, self.context, thinking, found=found)
         if not found.sources:

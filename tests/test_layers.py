@@ -40,7 +40,7 @@ ROOMS = {
     "model": Room(3, 7_200),
     "quant": Room(3, 3_400, wide_lines=1),
     "tools": Room(3, 13_300),
-    "web": Room(3, 8_500),
+    "web": Room(3, 8_700),
     "checkpoints": Room(4, 18_900, "model quant", wide_lines=7),
     "parallel": Room(4, 3_800, "model", wide_lines=1),
     "engine": Room(4, 18_300, "model quant", wide_lines=2),
@@ -50,7 +50,7 @@ ROOMS = {
     "evaluation": Room(6, 17_300, "assistant engine tools model checkpoints data", wide_lines=9),
     "plan": Room(6, 7_400, "parallel", wide_lines=4),
     "deepspeed": Room(6, 10_700, "parallel", wide_lines=1),
-    "serve": Room(6, 35_100, "assistant", wide_lines=12),
+    "serve": Room(6, 35_200, "assistant", wide_lines=12),
     "cli": Room(
         7,
         13_200,

@@ -4,7 +4,6 @@ and blanks are in the words of the family, see text/streaming.py and Assistant.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from openglm.config import require
 from openglm.serve.choices import Answering, CallChoice, ChatChoice, TextChoice, TurnChoice
 from openglm.serve.schemas import ChatRequest, CompletionRequest, Json, Message, Sampling, TemplateOptions, ToolChoice
 from openglm.serve.service import Service
-from openglm.serve.sse import prepare
+from openglm.serve.sse import in_thread, prepare
 from openglm.text.replies import arguments_of
 from openglm.text.steps import no_call
 
@@ -73,10 +72,9 @@ async def _in_turns(request: Request, service: Service, body: ChatRequest, think
     require(not (web and body.tools), "tools", len(body.tools or ()), why)
     require(not web or _schema(body) is None, "response_format", "a schema", why)
     [(_, params)] = _requests(service, body, [])
-    start = partial(service.assistant.turn, thinking=thinking, cut=False, web=web)
+    start = partial(service.assistant.turn, plain(body.messages), params, thinking=thinking, cut=False, web=web)
     # Sources are searched, and may be fetched: always in a thread.
-    work = asyncio.to_thread if web else partial(prepare, request)
-    turn = await work(start, plain(body.messages), params)
+    turn = await (in_thread(lambda stop: start(stop=stop)) if web else prepare(request, start))
     return Answering([], [TurnChoice(service.assistant, turn)], len(turn.request[0]))
 
 

@@ -93,7 +93,7 @@ class ChatChoice(Choice):
         self.reply, self.most, self._called = ReplyStream(assistant.tokenizer, names, reader, begun), most, 0
 
     def _read(self, events: Sequence[Event]) -> list[Json]:
-        text = "".join([self.reply.feed(one.token, one.text) for one in events])
+        text = self.reply.feed([(one.token, one.text) for one in events])
         if result := events[-1].result:
             text += self.reply.end(result.ids)[0]
         thoughts, self.reply.thoughts = "".join(self.reply.thoughts), []

@@ -34,10 +34,10 @@ _SAVE = """(text) => {
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
   link.download = "chat.json"; link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
-_OPEN = """(text, chat, system, run) => new Promise((done) => {
+_OPEN = """(_, run) => new Promise((done) => {
   const input = document.createElement("input");
   input.type = "file"; input.accept = ".json"; input.id = "opened"; input.style.display = "none"; document.body.append(input);
-  const end = (text) => { input.remove(); done([text, chat, system, run]); };
+  const end = (text) => { input.remove(); done([text, run]); };
   input.onchange = async () => end(await input.files[0].text());
   input.oncancel = () => end("");
   input.click();
@@ -47,6 +47,9 @@ _LATEX = [
     for left, right in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 ]
 
+# Seconds between two looks for work, and for progress, of which no handler tells. Left to itself, Gradio looks a
+# thousand times a second, and takes Python's lock from the engine each time.
+_LOOKS = 0.05, 1.0
 _FILE_KEYS = frozenset({"path", "url", "meta"})
 
 
@@ -60,9 +63,10 @@ def layout(page: Page, words: gr.I18n) -> gr.Blocks:
         with gr.Tab(words("fill_tab"), id="fill"):
             _fill(page, words)
         _connect(page, blocks, side, middle)
-        _keep(blocks, side, [*side.knobs, middle.web])
         blocks.load(page.about, None, model, **_QUIET)
-    return blocks.queue(default_concurrency_limit=None)
+    blocks.queue(default_concurrency_limit=None)
+    blocks._queue.sleep_when_free, blocks._queue.progress_update_sleep_when_free = _LOOKS
+    return blocks
 
 
 def _words() -> gr.I18n:
@@ -133,29 +137,31 @@ def _middle(page: Page, words: gr.I18n) -> SimpleNamespace:
     return middle
 
 
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
 def _fill(page: Page, words: gr.I18n) -> None:
     """A text with blanks, and what may stand in them."""
     text = gr.Textbox(SAMPLE, label=words("fill_label"), lines=3, elem_id="fill-text", max_length=1 << 16)
     go = gr.Button(words("fill"), variant="primary", elem_id="fill-go")
     gr.Markdown(words("filled"))
     out = gr.HTML("", elem_id="filled")
-    gr.on([text.submit, go.click], page.fill, text, out, show_progress="minimal", api_visibility="private")
-
-
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    shown: dict[str, Any] = {**_QUIET, "show_progress": "minimal", "trigger_mode": "always_last"}
+    gr.on([text.submit, go.click], page.fill, text, out, **shown)
 
 
 def _connect(page: Page, blocks: gr.Blocks, side: SimpleNamespace, middle: SimpleNamespace) -> None:
     """Let every part call its handler."""
-    run, talk, box = gr.State(Run()), middle.talk, middle.box
+    run, talk, box, knobs = gr.State(Run()), middle.talk, middle.box, [*side.knobs, middle.web]
     chat = gr.JSON(visible="hidden", elem_id="store")  # the conversation that is shown
-    shown, settings = [talk, chat, middle.note], [chat, run, *side.knobs, middle.web]
+    shown, settings = [talk, chat, middle.note], [chat, run, *knobs]
     # Encrypted by earlier versions of this page, with a secret that was none.
     old = gr.BrowserState(None, storage_key="openglm-chats", secret="openglm")
-    blocks.load(page.open, [old, run], shown, js="(old, run) => [openglm.first(old), run]", **_QUIET)
+    blocks.load(page.begin, [old, run], shown, js="(old, run) => [openglm.first(old), run]", **_QUIET)
     chat.change(None, [chat, side.search], side.picker, js="openglm.saved", **_QUIET)
-    ask = "(text, chat, ...rest) => [text, openglm.latest(chat), ...rest]"
-    box.submit(page.say, [box, *settings], [box, *shown], js=ask, **_QUIET)
+    gr.on([knob.change for knob in knobs], None, knobs, None, js="openglm.set", **_QUIET)
+    side.dark.click(None, None, None, js="() => openglm.dark()", **_QUIET)
+    box.submit(page.say, [box, *settings], [box, *shown], js="openglm.ask", **_QUIET)
     box.stop(stop, run, None, **_QUIET)
     for happens, handler in ((talk.example_select, page.start), (talk.retry, page.retry), (talk.edit, page.edit)):
         happens(handler, settings, [box, *shown], **_QUIET)
@@ -166,18 +172,11 @@ def _connect(page: Page, blocks: gr.Blocks, side: SimpleNamespace, middle: Simpl
     gr.on([talk.clear, side.new.click], page.open, [chat, run], shown, js="(_, run) => [null, run]", **_QUIET)
     gr.on([side.search.change, side.relist.click], None, side.search, side.picker, js="openglm.found", **_QUIET)
     pick = "(_, run) => [openglm.opened(document.querySelector('#picker input:checked').value), run]"
-    side.picker.input(page.open, [chat, run], shown, js=pick, **_QUIET)
+    side.picker.input(page.open, [chat, run], shown, js=pick, trigger_mode="always_last", **_QUIET)
     side.delete.click(page.delete, [chat, run], shown, js="(chat, run) => [openglm.dropped(chat), run]", **_QUIET)
     exported = side.export.click(page.export, [chat, side.system], side.file, **_QUIET)
     exported.then(None, side.file, None, js=_SAVE, **_QUIET)
-    side.bring.click(page.bring, [side.file, chat, side.system, run], [*shown, side.system], js=_OPEN, **_QUIET)
-
-
-def _keep(blocks: gr.Blocks, side: SimpleNamespace, knobs: list[Any]) -> None:
-    """Settings outlive the page."""
-    blocks.load(None, knobs, knobs, js="openglm.settings.load", **_QUIET)
-    gr.on([knob.change for knob in knobs], None, knobs, None, js="openglm.settings.save", **_QUIET)
-    side.dark.click(None, None, None, js="() => openglm.dark()", **_QUIET)
+    side.bring.click(page.bring, [side.file, run], [*shown, side.system], js=_OPEN, **_QUIET)
 
 
 def mount(app: FastAPI) -> None:

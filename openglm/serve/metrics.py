@@ -37,7 +37,7 @@ class Metrics:
         self.feedback = counter("glm_feedback", "Ratings, edits and retries kept")
         self.request = seconds("glm_request_seconds", "From the request to the end of its answer")
         self.first_token = seconds("glm_first_token_seconds", "From the request to its first token, the queue included")
-        self.token = seconds("glm_token_seconds", "Between two tokens of an answer")
+        self.token = seconds("glm_token_seconds", "Between two tokens of an answer, in the mean of each answer")
         self.step = seconds("glm_step_seconds", "One pass of the network")
         self.prompt_length = tokens("glm_prompt_length", "Tokens of a prompt")
         self.answer_length = tokens("glm_answer_length", "Tokens of an answer")
@@ -58,7 +58,8 @@ class Metrics:
         ):
             Gauge(f"glm_{name}", text, registry=self.registry).set_function(lambda read=read: read(self.engine))
 
-    def result(self, result: Any, seconds: float) -> None:
+    def result(self, result: Any, seconds: float, after_first: float) -> None:
+        """after_first: seconds from its first token to its last."""
         self.finished.labels(result.finish_reason).inc()
         self.prompt_tokens.inc(result.prompt_tokens)
         self.cached_tokens.inc(result.cached_tokens)
@@ -66,6 +67,8 @@ class Metrics:
         self.prompt_length.observe(result.prompt_tokens)
         self.answer_length.observe(len(result.ids))
         self.request.observe(seconds)
+        if len(result.ids) > 1:
+            self.token.observe(after_first / (len(result.ids) - 1))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -62,6 +62,18 @@
     return read(id) ? opened(id) : {id, messages: chat.messages};
   }
 
+  /* A question leaves the box when it is kept, and what was typed behind it meanwhile stays. */
+  let asked = "";
+  function ask(text, chat, ...rest) {
+    asked = text;
+    return [text, latest(chat), ...rest];
+  }
+
+  function type(area, text) {
+    area.value = text;
+    area.dispatchEvent(new Event("input", {bubbles: true}));
+  }
+
   function found(words) {
     const wanted = (words ?? "").toLowerCase().split(/\s+/).filter(Boolean);
     const chats = keys(CHAT).map((id) => ({id, ...read(id)})).filter((chat) => chat.messages?.length);
@@ -89,6 +101,9 @@
       else localStorage.removeItem(CHAT + id);
     }
     sessionStorage.setItem(NOW, id);
+    const box = document.querySelector("#box textarea");
+    if (asked && box.value.startsWith(asked)) type(box, box.value.slice(asked.length));
+    asked = "";
     return found(words);
   }
 
@@ -112,15 +127,19 @@
     return opened(id && !gone(id) ? id : fresh());
   }
 
-  const settings = {
-    save: (...values) => { try { localStorage.setItem(SETTINGS, JSON.stringify(values)); } catch { full(); } },
-    load: (...values) => {
-      try {
-        const kept = JSON.parse(localStorage.getItem(SETTINGS)) ?? [];
-        return values.map((value, index) => kept[index] ?? value);  // a newer page has more of them
-      } catch { return values; }
-    },
-  };
+  /* Settings stand in Gradio's boxes before it begins: later, a user may have typed there already. */
+  function place({components, dependencies}) {
+    const kept = JSON.parse(localStorage.getItem(SETTINGS)) ?? [];
+    for (const [index, id] of dependencies.find(({js}) => js === "openglm.set").inputs.entries()) {
+      const {props} = components.find((one) => one.id === id), value = kept[index] ?? props.value;
+      props.value = "maximum" in props ? Math.min(value, props.maximum) : value;  // another model's context is shorter
+    }
+  }
+  try { place(window.gradio_config); } catch { /* nothing that can be read is kept */ }
+
+  function set(...values) {
+    try { localStorage.setItem(SETTINGS, JSON.stringify(values)); } catch { full(); }
+  }
 
   function dark(turn) {
     const now = document.body.classList.toggle("dark", turn ?? !document.body.classList.contains("dark"));
@@ -140,10 +159,8 @@
       one.ariaLabel = one.ariaLabel.replace(/`{3,}(typed\n)?/g, "").trim();
     for (const one of root.querySelectorAll?.("[aria-label*='```sources-']") ?? [])
       one.ariaLabel = openglmSources.plain(one.ariaLabel);
-    for (const area of root.querySelectorAll?.("textarea") ?? []) requestAnimationFrame(() => {
-      area.value = plain(area.value);
-      area.dispatchEvent(new Event("input", {bubbles: true}));
-    });
+    for (const area of root.querySelectorAll?.("textarea") ?? [])
+      requestAnimationFrame(() => type(area, plain(area.value)));
   }
 
   const NAMES = [
@@ -167,5 +184,5 @@
     navigator.clipboard.writeText = (text) => put(plain(text));
   }
   window.addEventListener("storage", () => document.getElementById("relist")?.click());
-  window.openglm = {opened, latest, found, saved, dropped, first, settings, dark};
+  window.openglm = {opened, ask, found, saved, dropped, first, set, dark};
 })();

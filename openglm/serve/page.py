@@ -11,7 +11,7 @@ import contextlib
 import html
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -27,11 +27,13 @@ from openglm.serve.display import BLANK, filled, original, shown, talk
 from openglm.serve.feedback import keep_row
 from openglm.serve.schemas import Json
 from openglm.serve.service import Batch, Broken, Busy, Service, Version
+from openglm.serve.sse import in_thread
 from openglm.serve.strings import NOTES
 
 _KEEP = 2.0  # seconds between two states of a growing answer that the browser keeps
 _LAST_WORDS = 5.0  # seconds for an answer to end that was told to
 _TRIED = 17  # tokens from which the model's speed is told
+_SAME = gr.skip()
 _ASKING = gr.update(submit_btn=True, stop_btn=False)
 Update = list[Any]
 """of the box, the display, the conversation and the note below it"""
@@ -41,6 +43,8 @@ class Run:
     """The answer that a page is waiting for."""
 
     stop: asyncio.Event | None = None
+    used = False
+    """the page's user did something"""
     over: asyncio.Event
     tokens: int
     began: float
@@ -51,10 +55,23 @@ class Run:
 
     async def end(self) -> None:
         """Stop it, and wait until the page has what there is of it."""
+        self.used = True
         if self.stop:
             self.stop.set()
             with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(self.over.wait(), _LAST_WORDS)
+
+    async def unless_stopped(self, work: Awaitable[Any]) -> Any:
+        """What the work brings; None, and its end, where the user stops the answer first."""
+        assert self.stop is not None, "an answer is under way"
+        tasks = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].result() if tasks[0].done() else None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Knobs(NamedTuple):
@@ -121,7 +138,7 @@ class Page:
         index = _index(change, messages)
         old: Json = messages[index] if messages else {"role": "tool"}
         if old["role"] == "tool" or old.keys() & {"call", "sources", "problems", "steps"}:
-            yield [gr.skip(), *seen(chat)]
+            yield [_SAME, *seen(chat)]
             return
         new = {**old, "content": original(str(change.value))}
         if new["role"] == "user":
@@ -129,7 +146,7 @@ class Page:
                 yield update
             return
         await self._keep(chat, "edit", index, Knobs(*knobs).system, better=new["content"])
-        yield [gr.skip(), *seen({**chat, "messages": [*messages[:index], new, *messages[index + 1 :]]})]
+        yield [_SAME, *seen({**chat, "messages": [*messages[:index], new, *messages[index + 1 :]]})]
 
     async def like(self, vote: gr.LikeData, chat: Any, system: str, reason: str | None) -> tuple[Any, Any]:
         chat = chats.checked(chat)
@@ -171,13 +188,13 @@ class Page:
     async def _answer(self, chat: Json, run: Run, knobs: Knobs) -> AsyncIterator[Update]:
         """Show an answer to the conversation while it grows. The browser keeps the question at once, and what there is
         of the answer now and then. What comes after its deletion is not shown: a question may have waited."""
-        unseen = [_ASKING, gr.skip(), gr.skip(), gr.skip()]
+        unseen = [_ASKING, _SAME, _SAME, _SAME]
         if chat["id"] in run.gone:
             yield unseen
             return
         run.stop, run.over, run.tokens, run.began = asyncio.Event(), asyncio.Event(), 0, time.monotonic()
         try:
-            yield [gr.update(value="", submit_btn=False, stop_btn=True), *seen(chat)]
+            yield [gr.update(submit_btn=False, stop_btn=True), *seen(chat)]
             async for update in self._told(chat, run, knobs):
                 yield unseen if chat["id"] in run.gone else update
         finally:
@@ -194,16 +211,20 @@ class Page:
             sampling["max_tokens"] = max(1, min(int(knobs.tokens), self.context))
             messages, web = _with_system(knobs.system, asked), bool(knobs.web) and assistant.web is not None
             if web:
-                yield [gr.skip(), gr.skip(), gr.skip(), NOTES["searching"]]
+                yield [_SAME, _SAME, _SAME, NOTES["searching"]]
             prepare = partial(assistant.turn, messages, SamplingParams(**sampling), tools or None, web=web)
-            turn, run.began = await asyncio.to_thread(prepare), time.monotonic()
+            turn = await run.unless_stopped(in_thread(lambda stop: prepare(stop=stop)))
+            if turn is None:
+                yield [_ASKING, *seen(chat)]
+                return
+            run.began = time.monotonic()
             note = NOTES["cut"].format(turn.dropped) if turn.dropped else ""
             async for message in self._grow(TurnChoice(assistant, turn), run, version):
                 done = [*asked, chats.answer(message, sampling, version.assistant.fingerprint)]
                 late = time.monotonic() - kept > _KEEP
                 kept = time.monotonic() if late else kept
                 now = {**chat, "messages": done}
-                yield [gr.skip(), talk(now), now if late else gr.skip(), NOTES["checking"] if web else note]
+                yield [_SAME, talk(now), now if late else _SAME, NOTES["checking"] if web else note]
             if run.tokens and not note:
                 note = NOTES["speed"].format(run.tokens, run.tokens / (time.monotonic() - run.began))
         except (ValueError, Busy, Broken) as error:
@@ -217,33 +238,21 @@ class Page:
     async def _grow(self, choice: TurnChoice, run: Run, version: Version) -> AsyncIterator[Json]:
         """The answer's message so far, again and again, until it ends or is stopped; its thoughts, quoted, while there
         is nothing else."""
-        assert run.stop is not None, "an answer is under way"
-        stopped, turn, events = asyncio.ensure_future(run.stop.wait()), choice.turn, Batch()
+        turn, events = choice.turn, Batch()
         steps = [_search(turn.found)] if turn.found else []
         async with aclosing(choice.batches(self.service, version)) as batches:
-            try:
-                while True:
-                    run.tokens += len(events)
-                    choice.feed([event for _, event in events])
-                    message, calls = choice.message(), turn.tool_calls
-                    thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
-                    quoted = f"> {thoughts}" if thoughts and not calls else ""
-                    others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
-                    content = "\n\n".join([message["content"] or quoted, *others]).strip()
-                    if events or steps:
-                        run_here = [*steps, *message.get("steps", ())]
-                        yield {**message, "content": content, "tool_calls": calls, "steps": run_here}
-                    batch = asyncio.ensure_future(anext(batches, None))
-                    await asyncio.wait({batch, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                    if not batch.done():
-                        batch.cancel()
-                        await asyncio.gather(batch, return_exceptions=True)
-                        return
-                    if (ready := batch.result()) is None:
-                        return
-                    events = ready
-            finally:
-                stopped.cancel()
+            while events is not None:
+                run.tokens += len(events)
+                choice.feed([event for _, event in events])
+                message, calls = choice.message(), turn.tool_calls
+                thoughts = message.get("reasoning_content", "").replace("\n", "\n> ")
+                quoted = f"> {thoughts}" if thoughts and not calls else ""
+                others = [json.dumps(call["function"], ensure_ascii=False) for call in calls[1:]]  # one is answered
+                content = "\n\n".join([message["content"] or quoted, *others]).strip()
+                if events or steps:
+                    run_here = [*steps, *message.get("steps", ())]
+                    yield {**message, "content": content, "tool_calls": calls, "steps": run_here}
+                events = await run.unless_stopped(anext(batches, None))
 
     @cached_property
     def model(self) -> str:
@@ -274,6 +283,10 @@ class Page:
             return f"<p>{html.escape(str(error))}</p>"
         return filled(pieces, found)
 
+    async def begin(self, chat: Any, run: Run) -> Update:
+        """The conversation that a page begins with, unless its user was faster."""
+        return [_SAME, _SAME, _SAME] if run.used else seen(chats.checked(chat))
+
     async def open(self, chat: Any, run: Run) -> Update:
         await run.end()
         return seen(chats.checked(chat))
@@ -281,13 +294,13 @@ class Page:
     async def export(self, chat: Any, system: str) -> str:
         return chats.exported(chats.checked(chat), system)
 
-    async def bring(self, text: str, chat: Any, system: str, run: Run) -> Update:
+    async def bring(self, text: str, run: Run) -> Update:
         """A conversation from a file becomes one of the page's."""
-        await run.end()
         messages, found = chats.imported(text)
-        if messages:
-            return [*seen({**chats.started(), "messages": messages}), found]
-        return [*seen(chats.checked(chat), NOTES["no_chat"] if text else ""), system]
+        if not messages:
+            return [_SAME, _SAME, NOTES["no_chat"] if text else _SAME, _SAME]
+        await run.end()
+        return [*seen({**chats.started(), "messages": messages}), found]
 
 
 def seen(chat: Json, note: str = "") -> Update:

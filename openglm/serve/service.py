@@ -99,8 +99,8 @@ class Ticket:
     number: int = -1
     """in the engine, once it took the request"""
     began: float = field(default_factory=time.perf_counter)
-    last: float = 0.0
-    """time of the latest token"""
+    first: float = 0.0
+    """time of the first token"""
     begun: bool = False
 
 
@@ -336,13 +336,12 @@ class Service:
             ticket = self._by_number.get((engine, event.id))
             if ticket is None:
                 continue
-            if event.token is not None:
-                waited = self.metrics.token if ticket.last else self.metrics.first_token
-                waited.observe(now - (ticket.last or ticket.began))
-                ticket.last = now
+            if not ticket.first and event.token is not None:
+                ticket.first = now
+                self.metrics.first_token.observe(now - ticket.began)
             if event.result is not None:
                 del self._by_number[engine, event.id]
-                self.metrics.result(event.result, now - ticket.began)
+                self.metrics.result(event.result, now - ticket.began, now - ticket.first)
             post.append((ticket, event))
         self._post(post)
 

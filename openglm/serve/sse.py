@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -40,6 +41,15 @@ async def prepare(request: Request, work: Callable[..., Result], *arguments: Any
     handing it over would take longer."""
     small = int(request.headers.get("content-length", _SMALL)) < _SMALL
     return work(*arguments) if small else await asyncio.to_thread(work, *arguments)
+
+
+async def in_thread(work: Callable[[threading.Event], Result]) -> Result:
+    """Long work of a thread, which is told to stop where whoever waits for it no longer does."""
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(work, stop)
+    finally:
+        stop.set()
 
 
 async def unless_gone(receive: Any, work: Coroutine[Any, Any, Result]) -> Result:

@@ -6,7 +6,7 @@ arguments, and counts only where <|observation|> closes the answer. So a line th
 back, and all behind it; at the end it is either a call or plain text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from openglm.text.reading import Piece, ReplyReader
@@ -39,9 +39,10 @@ class ReplyStream:
         ] = []  # behind it, in pieces, for there may be very many: white space before the next letter, or a call
         self._in_call = False
 
-    def feed(self, token: int | None, text: str) -> str:
-        """Content that is certain now. All pieces together take time in proportion to their length."""
-        piece = "\n" if token is not None and token == self._next_text else text
+    def feed(self, pieces: Iterable[tuple[int | None, str]]) -> str:
+        """Content that is certain now, of tokens with their texts: many at once cost less than one after another. All
+        together take time in proportion to their length."""
+        piece = "".join(["\n" if token is not None and token == self._next_text else text for token, text in pieces])
         if self._reader:
             return self._sorted(self._reader.feed(piece))
         return self._lines(self._tidied.feed(piece) if self._tidied else piece)

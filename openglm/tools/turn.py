@@ -134,8 +134,7 @@ class Turn:
         return self._read([(token, text)])
 
     def _read(self, pieces: Iterable[tuple[int | None, str]]) -> list[Piece]:
-        content = "".join([self._stream.feed(token, text) for token, text in pieces])
-        return self._taken(content)
+        return self._taken(self._stream.feed(pieces))
 
     def _taken(self, content: str) -> list[Piece]:
         thoughts, self._stream.thoughts = "".join(self._stream.thoughts), []

@@ -84,11 +84,13 @@ class Pages:
                     return await self._read(client, url)
 
             tasks = [asyncio.ensure_future(one(url)) for url in urls]
-            await asyncio.wait(tasks, timeout=seconds)
-            late = [task for task in tasks if not task.done()]
-            for task in [*late, *self._robots.values()]:
-                task.cancel()
-            await asyncio.gather(*late, *self._robots.values(), return_exceptions=True)
+            try:
+                await asyncio.wait(tasks, timeout=seconds)
+            finally:
+                late = [task for task in tasks if not task.done()]
+                for task in [*late, *self._robots.values()]:
+                    task.cancel()
+                await asyncio.gather(*late, *self._robots.values(), return_exceptions=True)
         reason = f"not done within {seconds:g} seconds"
         return [
             FetchError(f"{shown(url)}: {reason}") if task in late else task.result()

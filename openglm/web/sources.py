@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from openglm.web.search import ENGINES, search
 from openglm.web.words import passages
 
 _MARK = re.compile(r"\[(\d[\d\s,，、]*)\]")
+_LOOK = 0.1  # seconds between two looks whether to stop
 _NOTHING = "The sources say nothing that answers this.", "资料中没有能回答这个问题的内容。"
 
 
@@ -76,16 +79,16 @@ class Web:
         self.embedder = embedder(self.config.embedder)
         self.index = Index(index, self.embedder) if self.config.search == "index" else None
 
-    def find(self, question: str) -> Found:
-        """The passages that answer a question best; problems where there are none. Raises ValueError where no search is
-        possible."""
+    def find(self, question: str, stop: threading.Event | None = None) -> Found:
+        """The passages that answer a question best; problems where there are none. Whoever sets `stop`, or waits no
+        longer (Ctrl-C), ends the search. Raises ValueError where none is possible, CancelledError where it was ended.
+        """
         require(bool(question.strip()), "question", question, "is empty")
         found = Found(question, embedder=self.embedder)
         if self.index is not None:
             found.sources, found.vectors = self.index.search(question, self.config.passages)
         else:
-            with ThreadPoolExecutor(1) as thread:  # whoever asks may be in an event loop already
-                pages = thread.submit(asyncio.run, self._pages(question, found.problems)).result()
+            pages = _run(self._pages(question, found.problems), stop or threading.Event())
             pieces = dict.fromkeys(Source(page.title, page.url, text) for page in pages for text in passages(page.text))
             found.sources, found.vectors = best(question, list(pieces), self.config.passages, self.embedder)
         if not found.sources:
@@ -98,6 +101,23 @@ class Web:
         read = await Pages(options.seconds, options.hours, options.allow).read_all(urls)
         problems += [str(one) for one in read if not isinstance(one, Document)]
         return [one for one in read if isinstance(one, Document)]
+
+
+def _run(work: Coroutine[Any, Any, list[Document]], stop: threading.Event) -> list[Document]:
+    """Its result, from a thread, for whoever asks may be in an event loop already."""
+
+    async def unless_stopped() -> list[Document]:
+        task = asyncio.ensure_future(work)
+        while not task.done() and not (stop.is_set() and task.cancel()):
+            await asyncio.wait({task}, timeout=_LOOK)
+        return await task
+
+    thread = ThreadPoolExecutor(1)
+    try:
+        return thread.submit(asyncio.run, unless_stopped()).result()
+    finally:
+        stop.set()
+        thread.shutdown(wait=False)  # a name server, say, keeps it until it answers
 
 
 def as_web(web: Web | str | Path) -> Web:

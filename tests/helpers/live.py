@@ -80,8 +80,8 @@ class Held:
         self.allow()
 
 
-def ask_and_leave(server, stream):
-    body = json.dumps({**LONG, "stream": stream}).encode()
+def ask_and_leave(server, **fields):
+    body = json.dumps({**LONG, **fields}).encode()
     line = socket.create_connection(("127.0.0.1", server.port))
     line.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

@@ -46,17 +46,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"<p>more " * (1 if pause else 4096))
                 time.sleep(pause)
         except OSError:
-            pass
+            self.server.site.left.append(self.path)
 
 
 class Site:
-    """pages: body and content type by path."""
+    """pages: body and content type by path. asked: paths; left: those of answers that nobody read to the end."""
 
     def __init__(self, pages):
         self.pages = {
             path: (body.encode() if isinstance(body, str) else body, kind) for path, (body, kind) in pages.items()
         }
-        self.asked, self.over = [], False
+        self.asked, self.left, self.over = [], [], False
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.site, self._server.daemon_threads = self, True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -151,7 +151,7 @@ def test_the_model_is_asked_with_the_tokens_it_has_learnt_from(made, own):
     class Web:
         config = WebConfig(embedder="")
 
-        def find(self, question):
+        def find(self, question, stop):
             return Found(question, one.sources)
 
     for one in made[:4]:

@@ -19,7 +19,7 @@ from openglm.engine.native import NativeRunner
 def test_a_reader_who_leaves_frees_the_place_within_a_step(another, stream):
     server = another(EngineConfig(max_sequences=2, block_size=4, step_tokens=32))
     held = Held(server)
-    line = ask_and_leave(server, stream)
+    line = ask_and_leave(server, stream=stream)
     held.allow(2)
     until(lambda: held.engine.scheduler.running)
     line.close()
@@ -33,7 +33,7 @@ def test_a_full_queue_says_so_at_once_and_when_to_come_back(another):
     """At once: before the engine has made another step, for here it makes none."""
     server = another(EngineConfig(max_sequences=1, step_tokens=32), queue=1)
     held = Held(server)
-    lines = [ask_and_leave(server, True) for _ in range(2)]
+    lines = [ask_and_leave(server, stream=True) for _ in range(2)]
     until(lambda: len(server.service._open) == 2)
     answer = server.client.post("/v1/chat/completions", json=LONG)
     assert answer.status_code == 429

@@ -102,7 +102,7 @@ def test_a_schema_is_followed(live):
 def streamed(assistant, pieces, ids, names) -> tuple[str, list]:
     """What ReplyStream makes of a text that comes in these pieces, each a token, or None, and its text."""
     stream = ReplyStream(assistant.tokenizer, names)
-    content = "".join([stream.feed(token, piece) for token, piece in pieces])
+    content = "".join([stream.feed([piece]) for piece in pieces])
     rest, calls = stream.end(ids)
     return content + rest, calls
 
@@ -159,22 +159,22 @@ def test_streamed_replies_are_those_that_the_parser_reads(assistant, lines, clos
 def test_only_a_line_that_may_be_a_name_is_held_back(assistant):
     stream = ReplyStream(assistant.tokenizer, ["get_time"])
     assert (
-        stream.feed(None, "床前\n明月") == "床前\n明月"
-        and stream.feed(None, "\nget_") == ""
-        and stream.feed(None, "it") == "\nget_it"
+        stream.feed([(None, "床前\n明月")]) == "床前\n明月"
+        and stream.feed([(None, "\nget_")]) == ""
+        and stream.feed([(None, "it")]) == "\nget_it"
     )
-    assert stream.feed(None, "\nget_time\n{") == "" and stream.end([5]) == ("\nget_time\n{", [])
+    assert stream.feed([(None, "\nget_time\n{")]) == "" and stream.end([5]) == ("\nget_time\n{", [])
 
 
 def test_blanks_without_end_are_read_in_linear_time(assistant):
     """Minutes, where all that is held back is looked through again for each line or each piece."""
     stream = ReplyStream(assistant.tokenizer, ["get_time"])
     assert (
-        stream.feed(None, "a") == "a"
-        and not any(stream.feed(None, " \n") for _ in range(500_000))
-        and stream.feed(None, "\n" * 1_000_000) == ""
+        stream.feed([(None, "a")]) == "a"
+        and not any(stream.feed([(None, " \n")]) for _ in range(500_000))
+        and stream.feed([(None, "\n" * 1_000_000)]) == ""
     )
-    assert len(stream.feed(None, "b")) == 2_000_001
+    assert len(stream.feed([(None, "b")])) == 2_000_001
 
 
 def test_parallel_calls_are_laid_out_one_after_another(assistant):

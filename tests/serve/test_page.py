@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,6 +199,17 @@ def test_files_and_addresses_in_events_are_neither_read_nor_fetched(paged, canar
             assert paged.client.post("/gradio_api/queue/join", json=body).status_code == 400
     assert not hits and paged.client.get("/health").status_code == 200
     assert not list(Path(get_upload_folder()).rglob("secret-of-the-page*"))
+
+
+def test_a_page_that_nobody_uses_lets_the_engine_work(paged):
+    """Each time that the event loop wakes up takes Python's lock from the engine; 50 are more than enough."""
+    status = Path(f"/proc/self/task/{paged.thread.native_id}/status")
+    if not status.exists():
+        pytest.skip("no /proc here")
+    waits = lambda: int(status.read_text().partition("voluntary_ctxt_switches:")[2].split()[0])  # noqa: E731
+    before = waits()
+    time.sleep(1)
+    assert waits() - before < 50
 
 
 def opened(browser, server, **options):

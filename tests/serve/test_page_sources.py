@@ -2,9 +2,10 @@
 
 import json
 import re
+import threading
 
 import pytest
-from helpers.live import Held, Live
+from helpers.live import Held, Live, ask_and_leave
 from helpers.processes import until
 from helpers.scripted import scripted, with_marks
 from helpers.text_samples import TEXTS, VOCAB_SIZE
@@ -31,9 +32,16 @@ SHOWN = ANSWER.replace("sing [4]", "sing [?]")
 
 
 class Sources:
-    """Finds the same for every question but one."""
+    """Finds the same for every question but two."""
 
-    def find(self, question):
+    def __init__(self):
+        self.searching, self.ended = threading.Event(), threading.Event()
+
+    def find(self, question, stop):
+        if "slow" in question:
+            self.searching.set()
+            assert stop.wait(600), "nobody ended the search"
+            self.ended.set()
         found = [] if "nothing" in question else SOURCES
         return Found(question, list(found), problems=[*PROBLEMS, *([] if found else ["nothing was found"])])
 
@@ -217,3 +225,25 @@ def test_a_server_without_sources_has_no_switch(browser, another):
     page.goto(another(page=True, feedback=False).url)
     page.wait_for_selector("#box textarea")
     assert page.locator("#web").count() == 0
+
+
+def test_stop_ends_a_search_at_once(opened, server):
+    page = opened()
+    sources = server.service.assistant.web = Sources()
+    page.check("#web input")
+    ask(page, server, "slow", answer="")
+    page.wait_for_selector("#note:has-text('searching')")
+    page.click("#box .stop-button")
+    page.wait_for_selector("#box .submit-button")
+    assert sources.ended.wait(20) and page.locator("#talk .bot.message").count() == 0
+    server.service.assistant.script.left.clear()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_its_search(server, stream):
+    sources = server.service.assistant.web = Sources()
+    fields = {"messages": [{"role": "user", "content": "slow"}], "web": True, "stream": stream}
+    line = ask_and_leave(server, **fields)
+    assert sources.searching.wait(20)
+    line.close()
+    assert sources.ended.wait(20)

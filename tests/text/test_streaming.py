@@ -57,7 +57,7 @@ def test_a_stream_adds_up_to_the_whole_answer(tokenizers, kind, segments, closin
             text, pending = pending.decode(), b""
         except UnicodeDecodeError:
             text = ""
-        content += stream.feed(token, text)
+        content += stream.feed([(token, text)])
     rest, calls = stream.end(ids)
     reply = parse_reply(tokenizer, ids, TOOLS)
     known = [call for call in reply["tool_calls"] if call["function"]["name"] == "get_time"]

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import signal
+import threading
 import time
 
 import pytest
+from helpers.processes import until
 from helpers.site import Site
 
 from openglm.web.building import build
@@ -187,3 +190,41 @@ def test_a_question_to_the_web_ends_with_the_passages_that_answer_it(site, monke
     engine.close()
     with pytest.raises(ValueError, match="cannot be asked"):
         web.find("Where does moss grow?")
+
+
+@pytest.fixture
+def endless(monkeypatch, tmp_path):
+    """A search whose one page never ends, and the site of both."""
+    site = Site({})
+    site.pages["/search"] = (results("results", "url", site.url("/slow")).encode(), "json")
+    monkeypatch.setenv("OPENGLM_CACHE", str(tmp_path))
+    monkeypatch.setenv("SEARXNG_URL", site.url(""))
+    yield Web(config=WebConfig(search="searxng", embedder="", seconds=600, allow=(site.host,))), site
+    site.close()
+
+
+def test_a_search_ends_where_it_is_told_to(endless):
+    web, site = endless
+    stop = threading.Event()
+
+    def look():
+        with pytest.raises(asyncio.CancelledError):
+            web.find("moss", stop)
+
+    search = threading.Thread(target=look)
+    search.start()
+    until(lambda: "/slow" in site.asked)
+    stop.set()
+    search.join(20)
+    assert not search.is_alive()
+    until(lambda: site.left == ["/slow"])
+
+
+def test_ctrl_c_ends_a_search(endless):
+    web, site = endless
+    main = threading.main_thread().ident
+    press = lambda: (until(lambda: "/slow" in site.asked), signal.pthread_kill(main, signal.SIGINT))  # noqa: E731
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        web.find("moss")
+    until(lambda: site.left == ["/slow"])
