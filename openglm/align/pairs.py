@@ -1,6 +1,6 @@
 """Runs on pairs of answers: reads the files, measures the reference, hands rows and objective to the training loop.
 
-Shapes: T tokens of a row, H hidden.
+Shapes: B rows, T tokens of a row, H hidden.
 """
 
 from dataclasses import replace
@@ -17,15 +17,14 @@ from openglm.align.report import write_report
 from openglm.checkpoints.load import load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import DPOConfig, ModelConfig, PairsRunConfig, RewardConfig
-from openglm.data.mixture import Row
-from openglm.data.preferences import CHOSEN, PreferenceRow, PreferenceRows, preference
+from openglm.data.preferences import CHOSEN, PreferenceRows, preference
 from openglm.data.records import read_records
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import shape
 from openglm.runtime import choose_dtype, launched, progress, say
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
-from openglm.train.objective import Head, Objective
+from openglm.train.objective import Batch, Head, Objective
 from openglm.train.run import OnStep, Result, Run
 
 Measured = list[list[NDArray[np.float32]]]
@@ -139,9 +138,8 @@ def measure_pairs(model: Transformer, rows: PreferenceRows, dtype: torch.dtype, 
 def rewards(model: Transformer, rows: PreferenceRows, dtype: torch.dtype) -> NDArray[np.float32]:
     """[pairs, 2] the reward of every answer."""
 
-    def read(head: Head, hidden_TH: Tensor, row: Row) -> Tensor:
-        assert isinstance(row, PreferenceRow)
-        return head.scores(hidden_TH) * torch.from_numpy(row.end).to(hidden_TH.device)
+    def read(head: Head, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+        return head.scores(hidden_BTH) * torch.from_numpy(batch["end"]).to(hidden_BTH.device)
 
     found = measure_pairs(model, rows, dtype, read, "scoring answers")
     return np.array([[answer.sum() for answer in pair] for pair in found], np.float32)
