@@ -48,6 +48,7 @@ from openglm.data.mixture import pack
 from openglm.data.preferences import CHOSEN, REJECTED
 from openglm.data.prompts import Prompt, read_prompts
 from openglm.engine.params import SamplingParams
+from openglm.train.run import Result
 from openglm.train.sft import sft
 
 LONGEST = 1000  # characters of a held-out text: no source counts for its long documents
@@ -231,11 +232,15 @@ def checked(args: argparse.Namespace, check: str, score: Callable, tokens: int, 
             optimizer=adam(lr),
             beta=beta,
         )
-        result = grpo(config)
-        if result.model is None:
-            return
-        comparison.add(f"seed {seed}", openglm.load_model(result.model, dtype="float32"))
+        comparison.add(f"seed {seed}", openglm.load_model(finished(grpo(config)), dtype="float32"))
         comparison.write()
+
+
+def finished(result: Result) -> str:
+    """Folder of what was trained; where a run was stopped, the program ends."""
+    if result.model is None:
+        sys.exit("stopped; the same command goes on")
+    return str(result.model)
 
 
 def check_file(check: str) -> str:
@@ -245,23 +250,22 @@ def check_file(check: str) -> str:
 def reviews(args: argparse.Namespace) -> None:
     """A writer of reviews, two reward models, and DPO and PPO towards the first; the second one judges."""
     files, out = args.questions, args.out
-    writer = sft(
-        SFTConfig(
-            init_from=args.model,
-            data=DataConfig(dialogues={"reviews": str(files / "chats.jsonl")}),
-            train=train_options(out / "writer", args.writer_steps, batch_rows=16),
-            optimizer=adam(1e-3, "cosine"),
-        )
-    ).model
+    learning = SFTConfig(
+        init_from=args.model,
+        data=DataConfig(dialogues={"reviews": str(files / "chats.jsonl")}),
+        train=train_options(out / "writer", args.writer_steps, batch_rows=16),
+        optimizer=adam(1e-3, "cosine"),
+    )
+    writer = finished(sft(learning))
     judges = {}
     for half in "ab":
         config = RewardConfig(
-            init_from=str(writer),
+            init_from=writer,
             data=PairsConfig(pairs=str(files / f"pairs-{half}.jsonl"), heldout=str(files / "pairs-heldout.jsonl")),
             train=train_options(out / f"judge-{half}", args.judge_steps, batch_rows=16, eval_every=args.judge_steps),
             optimizer=adam(3e-4, "cosine"),
         )
-        judges[half] = str(reward(config).model)
+        judges[half] = finished(reward(config))
         report_judge(config, judges[half], args.questions / "pairs-heldout.jsonl")
     report_judge(config, judges["b"], args.questions / "hhh.jsonl")
     gold, proxy = (RewardModel(judges[half]) for half in "ba")
@@ -270,11 +274,11 @@ def reviews(args: argparse.Namespace) -> None:
         return {"judge": np.array(gold(prompts, texts)), "reward model": np.array(proxy(prompts, texts))}
 
     prompts = read_prompts(files / "prompts-heldout.jsonl", "questions")[: args.prompts]
-    comparison = Comparison(args, str(writer), prompts, score, 64)
+    comparison = Comparison(args, writer, prompts, score, 64)
     for seed in args.seeds:
         preferred = dpo(
             DPOConfig(
-                init_from=str(writer),
+                init_from=writer,
                 data=PairsConfig(pairs=str(files / "pairs-a.jsonl"), seed=seed),
                 train=train_options(out / f"dpo-{seed}", args.steps, batch_rows=32),
                 optimizer=adam(1e-4),
@@ -282,20 +286,18 @@ def reviews(args: argparse.Namespace) -> None:
         )
         rewarded = ppo(
             PPOConfig(
-                init_from=str(writer),
+                init_from=writer,
                 data=PromptsConfig(prompts=str(files / "prompts.jsonl"), seed=seed),
                 train=train_options(out / f"ppo-{seed}", args.steps, batch_rows=64, seq_len=80),
                 rollout=RolloutConfig(
                     reward_model=judges["a"], questions=128, group=1, epochs=2, max_tokens=64, unfinished=-2.0
                 ),
-                optimizer=adam(2e-4),
+                optimizer=adam(1e-4),
                 kl=0.03,
             )
         )
         for name, result in (("DPO", preferred), ("PPO", rewarded)):
-            if result.model is None:
-                return
-            comparison.add(f"{name}, seed {seed}", openglm.load_model(result.model, dtype="float32"))
+            comparison.add(f"{name}, seed {seed}", openglm.load_model(finished(result), dtype="float32"))
             comparison.write()
 
 
@@ -305,7 +307,7 @@ def report_judge(config: RewardConfig, folder: str, file: Path) -> None:
     data = PairsConfig(pairs=str(file))
     train = replace(config.train, seq_len=model.config.max_positions)
     rows, _ = read_pairs(RewardConfig(init_from=folder, data=data, train=train), model.config, tokenizer)
-    found = rewards(model, rows, torch.float32)
+    found = rewards(model, rows, torch.bfloat16)
     chosen, rejected = found[:, CHOSEN], found[:, REJECTED]
     right, count = int((chosen > rejected).sum()), len(chosen)
     lengths = np.array([[int((side.loss_mask > 0).sum()) for side in pair] for pair in rows.samples])
