@@ -23,7 +23,7 @@ from openglm.files import write_file
 
 CACHE = runtime.cache_folder() / "packages"
 LIKED, DISLIKED = 24, 15  # sums of three ratings from 1 to 10; 15 is what the form began with
-MOST = 12  # replies of one kind to one message
+MOST = 6  # replies of one kind to one message
 LONGEST = 100  # characters of a message
 
 
