@@ -1,8 +1,11 @@
 """What is set for the whole process."""
 
+import itertools
+
 import pytest
 import torch
 
+from openglm import runtime
 from openglm.runtime import multiply_by_onednn
 
 
@@ -20,3 +23,9 @@ def test_products_in_float32_stay_exact_whoever_multiplies(rows, columns, inner)
         switch.fp32_precision = before
     exact, terms = a.double() @ b.double().T, a.abs() @ b.abs().T
     assert float(((found - exact).abs() / terms).max()) < 1e-6
+
+
+def test_the_time_that_other_programs_take_chooses_no_compute_type(monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: float(next(seconds)))
+    assert runtime._product_seconds(torch.device("cpu"), torch.float32) < 1

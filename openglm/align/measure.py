@@ -14,10 +14,10 @@ from torch import Tensor
 from openglm.data.mixture import Row, stacked
 from openglm.model.transformer import Transformer
 from openglm.train.forward_backward import hidden_states
-from openglm.train.objective import Head
+from openglm.train.objective import Batch, Head
 
-Read = Callable[[Head, Tensor, Row], Tensor]
-"""(head, hidden states [T, H], row) -> a number for each token [T]"""
+Read = Callable[[Head, Tensor, Batch], Tensor]
+"""(head, hidden states [B, T, H], the rows' arrays) -> a number for each token [B, T]"""
 
 
 @torch.no_grad()
@@ -27,24 +27,26 @@ def measure(
     """What `read` finds in each row [T], in order; `at_once` rows go through the network together."""
     head = Head(model, dtype)
     waiting = iter(rows)
-    while batch := list(itertools.islice(waiting, at_once)):
-        hidden_BTH = hidden_states(model, stacked(batch), model.device, dtype)
-        for hidden_TH, row in zip(hidden_BTH, batch, strict=True):
-            yield read(head, hidden_TH, row).float().cpu().numpy()
+    while several := list(itertools.islice(waiting, at_once)):
+        batch = stacked(several)
+        hidden_BTH = hidden_states(model, batch, model.device, dtype)
+        yield from read(head, hidden_BTH, batch).float().cpu().numpy()
 
 
 def log_probabilities(temperature: float = 1.0) -> Read:
     """Of the trained targets, as they are drawn at a temperature; 0 elsewhere."""
 
-    def read(head: Head, hidden_TH: Tensor, row: Row) -> Tensor:
-        trained = torch.from_numpy(row.loss_mask).nonzero()[:, 0].to(hidden_TH.device)
-        targets = torch.from_numpy(row.targets).to(hidden_TH.device)[trained]
-        found_T = hidden_TH.new_zeros(len(hidden_TH), dtype=torch.float32)
-        return found_T.index_copy(0, trained, head.log_probability(hidden_TH[trained] / temperature, targets))
+    def read(head: Head, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+        targets_BT, trained_BT = (
+            torch.from_numpy(values).to(hidden_BTH.device) for values in (batch["targets"], batch["loss_mask"] > 0)
+        )
+        found_BT = hidden_BTH.new_zeros(trained_BT.shape, dtype=torch.float32)
+        found_BT[trained_BT] = head.log_probability(hidden_BTH[trained_BT] / temperature, targets_BT[trained_BT])
+        return found_BT
 
     return read
 
 
-def scores(head: Head, hidden_TH: Tensor, row: Row) -> Tensor:
+def scores(head: Head, hidden_BTH: Tensor, batch: Batch) -> Tensor:
     """What the layer for scores says at every token."""
-    return head.scores(hidden_TH)
+    return head.scores(hidden_BTH)

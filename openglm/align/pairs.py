@@ -1,6 +1,6 @@
 """Runs on pairs of answers: reads the files, measures the reference, hands rows and objective to the training loop.
 
-Shapes: T tokens of a row, H hidden.
+Shapes: B rows, T tokens of a row, H hidden.
 """
 
 from dataclasses import replace
@@ -17,15 +17,14 @@ from openglm.align.report import write_report
 from openglm.checkpoints.load import load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve, save_model
 from openglm.config import DPOConfig, ModelConfig, PairsRunConfig, RewardConfig
-from openglm.data.mixture import Row
-from openglm.data.preferences import CHOSEN, PreferenceRow, PreferenceRows, preference
+from openglm.data.preferences import CHOSEN, PreferenceRows, preference
 from openglm.data.records import read_records
 from openglm.model.transformer import Transformer
 from openglm.parallel.processes import shape
 from openglm.runtime import choose_dtype, launched, progress, say
 from openglm.text.tokenizer import Tokenizer
 from openglm.train.loop import train
-from openglm.train.objective import Head, Objective
+from openglm.train.objective import Batch, Head, Objective
 from openglm.train.run import OnStep, Result, Run
 
 Measured = list[list[NDArray[np.float32]]]
@@ -45,8 +44,9 @@ def dpo(config: DPOConfig, on_step: OnStep | None = None) -> Result:
     if config.loss != "simpo":
         reference = load_model(folder, device=config.train.device, dtype="float32")
         dtype = choose_dtype(config.train.dtype, reference.device)
+        read, at_once = log_probabilities(), config.train.batch_rows // config.train.accumulation
         for each in (rows, *heldout.values()):
-            each.reference = measure_pairs(reference, each, dtype, log_probabilities(), "measuring the reference")
+            each.reference = measure_pairs(reference, each, dtype, read, "measuring the reference", at_once)
         del reference
     objective = PreferencePairs(config.loss, config.beta, config.gamma)
     result = train(_run(config, model, tokenizer, rows, heldout, objective, on_step))
@@ -70,7 +70,8 @@ def reward(config: RewardConfig, on_step: OnStep | None = None) -> Result:
     if result.model is not None and launched()[1] == 0:
         trained = load_model(result.model, device=config.train.device, dtype="float32")
         dtype = choose_dtype(config.train.dtype, trained.device)
-        mean = float(rewards(trained, rows, dtype)[:, CHOSEN].mean())
+        at_once = config.train.batch_rows // config.train.accumulation
+        mean = float(rewards(trained, rows, dtype, at_once)[:, CHOSEN].mean())
         assert trained.score is not None
         with torch.no_grad():
             trained.score.bias -= mean
@@ -122,13 +123,16 @@ def _run(
     )
 
 
-def measure_pairs(model: Transformer, rows: PreferenceRows, dtype: torch.dtype, read: Read, what: str) -> Measured:
-    """What `read` finds in every answer."""
+def measure_pairs(
+    model: Transformer, rows: PreferenceRows, dtype: torch.dtype, read: Read, what: str, at_once: int = 1
+) -> Measured:
+    """What `read` finds in every answer; `at_once` rows go through the network together."""
     empty: NDArray[np.float32] = np.zeros(0, np.float32)
     found: Measured = [[empty, empty] for _ in range(len(rows))]
     each = list(rows.each())
     with progress(what, len(each), "rows") as advance:
-        for (pairs, side, _), values in zip(each, measure(model, (row for *_, row in each), dtype, read), strict=True):
+        measured = measure(model, (row for *_, row in each), dtype, read, at_once)
+        for (pairs, side, _), values in zip(each, measured, strict=True):
             ends = np.cumsum([len(rows.samples[pair][side]) for pair in pairs])
             for pair, piece in zip(pairs, np.split(values, ends), strict=False):
                 found[pair][side] = piece
@@ -136,12 +140,11 @@ def measure_pairs(model: Transformer, rows: PreferenceRows, dtype: torch.dtype, 
     return found
 
 
-def rewards(model: Transformer, rows: PreferenceRows, dtype: torch.dtype) -> NDArray[np.float32]:
-    """[pairs, 2] the reward of every answer."""
+def rewards(model: Transformer, rows: PreferenceRows, dtype: torch.dtype, at_once: int = 1) -> NDArray[np.float32]:
+    """[pairs, 2] the reward of every answer; `at_once` rows go through the network together."""
 
-    def read(head: Head, hidden_TH: Tensor, row: Row) -> Tensor:
-        assert isinstance(row, PreferenceRow)
-        return head.scores(hidden_TH) * torch.from_numpy(row.end).to(hidden_TH.device)
+    def read(head: Head, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+        return head.scores(hidden_BTH) * torch.from_numpy(batch["end"]).to(hidden_BTH.device)
 
-    found = measure_pairs(model, rows, dtype, read, "scoring answers")
+    found = measure_pairs(model, rows, dtype, read, "scoring answers", at_once)
     return np.array([[answer.sum() for answer in pair] for pair in found], np.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from openglm.data.dialogue import conversation_sample
 from openglm.data.mixture import Row, pack
 from openglm.data.prompts import Prompt
 from openglm.text.load import load_tokenizer
-from openglm.train.objective import Head
+from openglm.train.objective import Batch, Head
 
 
 class RewardModel:
@@ -42,8 +43,7 @@ class RewardModel:
         return pack([sample], len(sample), config.tokens.pad)
 
 
-def _at_the_end(head: Head, hidden_TH: Tensor, row: Row) -> Tensor:
-    last = int(row.loss_mask.nonzero()[0][-1])
-    found_T = hidden_TH.new_zeros(len(hidden_TH))
-    found_T[last] = head.scores(hidden_TH[last : last + 1])[0]
-    return found_T
+def _at_the_end(head: Head, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+    places_BT = np.arange(hidden_BTH.shape[1]) * (batch["loss_mask"] > 0)
+    ends_BT = places_BT == places_BT.max(1, keepdims=True)
+    return head.scores(hidden_BTH) * torch.from_numpy(ends_BT).to(hidden_BTH.device)

@@ -23,7 +23,7 @@ from openglm.files import write_file
 
 CACHE = runtime.cache_folder() / "packages"
 LIKED, DISLIKED = 24, 15  # sums of three ratings from 1 to 10; 15 is what the form began with
-MOST = 12  # replies of one kind to one message
+MOST = 6  # replies of one kind to one message
 LONGEST = 100  # characters of a message
 
 
@@ -47,7 +47,7 @@ def exchanges(file: Path) -> dict[str, tuple[set[str], set[str]]]:
 
 
 def main(url: str, heldout: Path, cache: Path = CACHE) -> None:
-    """Send the ratings, and write the messages that were held out to a file of prompts."""
+    """Send the ratings, and write the messages that were held out to a file: one pair of replies to each."""
     (file,) = fetch("pypi:chitchat-dataset==0.9.0", cache).glob("**/dataset.json")
     known = exchanges(file)
     kept = [message for message in known if zlib.crc32(message.encode()) % 5 == 0]
@@ -62,7 +62,9 @@ def main(url: str, heldout: Path, cache: Path = CACHE) -> None:
                     row["messages"] = [{"role": "user", "content": message}]
                     client.post("/v1/feedback", json=row).raise_for_status()
                     sent += 1
-    write_file(heldout, "".join(json.dumps({"prompt": message}) + "\n" for message in kept))
+    pairs = [(message, min(up - down), min(down - up)) for message, (up, down) in known.items() if message in kept]
+    lines = (json.dumps(dict(zip(("prompt", "chosen", "rejected"), pair, strict=True))) + "\n" for pair in pairs)
+    write_file(heldout, "".join(lines))
     print(f"{sent} ratings of {len(known) - len(kept)} messages sent; {len(kept)} messages held out")
 
 

@@ -22,11 +22,11 @@ until curl -sf "$url/health" > /dev/null; do sleep 0.5; kill -0 $server; done
 
 python recipes/feedback/ratings.py --url "$url" --heldout "$out/heldout.jsonl"
 glm data feedback --url "$store" --to "$out/pairs.jsonl"
-glm reward --init-from nano --data.pairs "$out/pairs.jsonl" --train.out "$out/reward" --train.steps 150 --train.save-every 50 \
-    --train.seq-len 256 --train.batch-rows 16 --train.accumulation 2 --optimizer.name adamw --optimizer.lr 2e-4
-glm dpo --init-from nano --data.pairs "$out/pairs.jsonl" --train.out "$out/dpo" --train.steps 100 --train.save-every 50 \
-    --train.seq-len 256 --train.batch-rows 16 --train.accumulation 2 --optimizer.name adamw --optimizer.lr 3e-5
-python recipes/feedback/compare.py nano "$out/dpo/model" "$out/reward/model" "$out/heldout.jsonl"
+glm reward --init-from nano --data.pairs "$out/pairs.jsonl" --data.heldout "$out/heldout.jsonl" --train.out "$out/reward" \
+    --train.steps 60 --train.save-every 30 --train.eval-every 30 --train.seq-len 256 --train.batch-rows 16 --train.accumulation 2 --optimizer.name adamw --optimizer.lr 2e-4
+glm dpo --init-from nano --data.pairs "$out/pairs.jsonl" --train.out "$out/dpo" --train.steps 40 --train.save-every 40 \
+    --train.seq-len 256 --train.batch-rows 16 --train.accumulation 2 --optimizer.name adamw --optimizer.lr 1e-4
+python recipes/feedback/compare.py nano "$out/dpo/model" "$out/reward/model" "$out/heldout.jsonl" --draws 4
 
 admin() { curl -sf "$url$1" -H "Authorization: Bearer $key" -H 'Content-Type: application/json' "${@:2}"; echo; }
 admin /v1/versions -d "{\"model\": \"$(realpath "$out/dpo/model")\", \"share\": 0.5}"

