@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From ratings to a better version in a running server: recipes/feedback/run.sh [FOLDER]. Ten minutes on two cores.
+# From ratings to a better version in a running server: recipes/feedback/run.sh [FOLDER]. Five minutes of processor time.
 # A server with nano keeps real ratings; they become pairs, a reward model and a version tuned by DPO, which the same
 # server then tries on half of its traffic and keeps.
 set -euo pipefail
