@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from openglm.quant.codes import check_format, dequantize, fitting_format, quantize
 
-_AT_ONCE = 1 << 24  # weights that are widened together
+_AT_ONCE = 1 << 22  # weights that are widened together: larger pieces leave gaps in memory that nothing fits
 
 
 class QuantizedWeight(nn.Module):
