@@ -223,8 +223,12 @@ def test_a_search_ends_where_it_is_told_to(endless):
 def test_ctrl_c_ends_a_search(endless):
     web, site = endless
     main = threading.main_thread().ident
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores the signal
     press = lambda: (until(lambda: "/slow" in site.asked), signal.pthread_kill(main, signal.SIGINT))  # noqa: E731
     threading.Thread(target=press).start()
-    with pytest.raises(KeyboardInterrupt):
-        web.find("moss")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            web.find("moss")
+    finally:
+        signal.signal(signal.SIGINT, before)
     until(lambda: site.left == ["/slow"])
