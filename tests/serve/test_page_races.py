@@ -59,6 +59,17 @@ def test_a_setting_typed_before_the_page_is_ready_stays_and_so_do_the_others(whe
     assert settings(page) == ["short", *KEPT[1:]]
 
 
+def test_what_stands_in_a_box_is_kept_even_where_gradio_lags_behind_it(where, paged):
+    page = where.new_page()
+    page.goto(paged.url)
+    ready(page)
+    page.click(".sidebar .toggle-button")
+    page.click(".sidebar .label-wrap")
+    page.fill("#system textarea", "short")
+    page.evaluate("openglm.set('', '', 0.5, 0.75, 40, false)")
+    assert settings(page) == ["short", "[]", 0.5, 0.75, 40, False]
+
+
 def test_a_question_before_the_page_is_ready_is_answered_whole(where, paged):
     first = where.new_page()
     first.goto(paged.url)
