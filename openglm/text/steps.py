@@ -13,6 +13,8 @@ from openglm.text.checks import require_text
 from openglm.text.replies import Part
 
 BEGIN, PARAM, END, GEN = "[Begin]", "[Param]", "[End]", "[Gen]"
+SURE = 3.0
+"""how much likelier, in nats, than anything else a call must be to be opened: twenty times"""
 
 
 def with_steps(content: str, steps: Sequence[Mapping[str, Any]], trained: bool) -> Iterator[Part]:
@@ -34,6 +36,11 @@ def with_steps(content: str, steps: Sequence[Mapping[str, Any]], trained: bool) 
 def no_call(special: Mapping[str, int]) -> dict[int, float]:
     """A bias on the logits of a model that has no tools at hand, so that it opens no call."""
     return {special[BEGIN]: -1e9} if BEGIN in special else {}
+
+
+def sure_call(special: Mapping[str, int]) -> dict[int, float]:
+    """A bias on the logits of a model that may open a call, so that it does only where it is `SURE` of it."""
+    return {special[BEGIN]: -SURE} if BEGIN in special else {}
 
 
 def read_call(special: Mapping[str, int], ids: Sequence[int]) -> tuple[int, list[int], list[int]] | None:

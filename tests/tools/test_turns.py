@@ -10,6 +10,7 @@ from helpers.tokenizer_files import make_folders
 from openglm import Tools
 from openglm.assistant import Reply, SamplingParams
 from openglm.text import load_tokenizer, train_tokenizer
+from openglm.text.steps import SURE
 
 SUM = "[Begin]Calc[Param](3+333)*111/2[End]"
 CHINESE = (
@@ -230,7 +231,7 @@ def weakly(script, where):
         wanted = script.left[: len(step.wanted)]
         logits = run(step)
         for row, token in zip(logits, wanted, strict=True):
-            row *= 1.0 if where(written) else 1e4
+            row *= 0.1 if where(written) else 1e3
             written.append(token)
         return logits
 
@@ -259,6 +260,21 @@ def test_a_call_is_not_left_to_chance(own, temperature):
             ("(3+333)*111/2", "18648"),
         ]
         assert turn.tokens == len(with_marks(own, written))
+
+
+@pytest.mark.parametrize(("ahead", "calls"), [(SURE - 0.1, 0), (SURE + 0.1, 1)])
+def test_a_call_is_opened_only_by_a_model_that_is_sure_of_it(own, ahead, calls):
+    assistant = scripted(own, "[Begin]Calc[Param]1+1[End]2<eop>", Tools())
+    run, begin = assistant.script.run, own.special["[Begin]"]
+
+    def torn(self, step):
+        logits = run(step)
+        logits[logits[:, begin] > 0, own.encode("答")[0]] = 10.0 - ahead
+        return logits
+
+    assistant.script.run = MethodType(torn, assistant.script)
+    reply = assistant.reply([{"role": "user", "content": "1+1=?"}], max_tokens=20 if calls else 1, temperature=0.0)
+    assert len(reply.steps) == calls and reply.text == ("2" if calls else "答")
 
 
 def test_behind_a_call_chance_goes_on(own):
@@ -293,6 +309,7 @@ def test_drawn_answers_with_calls_are_the_same_in_company_and_calls_are_the_like
     def eager(step):
         logits = run(step).clone()
         logits[:, [begin, end]] += 3 * logits.std(-1, keepdim=True)
+        logits[:, begin] += SURE
         return logits
 
     runner.run = eager
