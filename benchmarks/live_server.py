@@ -7,16 +7,18 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+GLM = (sys.executable, "-m", "openglm.cli.main")
+
 
 @contextmanager
-def live_server(model: Path | str, *more: str) -> Iterator[tuple[int, int]]:
+def live_server(model: Path | str, *more: str, command: Sequence[str] = GLM) -> Iterator[tuple[int, int]]:
     """Port and process number of `glm serve MODEL` as it is by default, page and feedback included; what it keeps goes
-    to a folder of its own. more: further options."""
-    command = [sys.executable, "-m", "openglm.cli.main", "serve", str(model), "--port", "0", "--device", "cpu", *more]
+    to a folder of its own. more: further options. command: what runs `glm`."""
+    command = [*command, "serve", str(model), "--port", "0", "--device", "cpu", *more]
     with tempfile.TemporaryDirectory() as data:
         server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "XDG_DATA_HOME": data})
         try:

@@ -182,6 +182,7 @@ def loop_seconds(server: int) -> float:
 def engine_alone(assistant: Any, options: argparse.Namespace, seconds: float) -> float:
     """Tokens a second of the engine with as many requests at once as there were clients."""
     from openglm.assistant import SamplingParams
+    from openglm.text.steps import no_call
 
     engine, dice, tokens, open_requests = assistant.engine, random.Random(0), 0, 0
     began = time.perf_counter()
@@ -191,7 +192,13 @@ def engine_alone(assistant: Any, options: argparse.Namespace, seconds: float) ->
             prompt, _ = assistant.chat_prompt([{"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]}])
             engine.add_request(
                 prompt,
-                SamplingParams(max_tokens=options.tokens, temperature=1.0, top_p=0.8, seed=seed, ignore_eos=True),
+                SamplingParams(
+                    max_tokens=options.tokens,
+                    seed=seed,
+                    ignore_eos=True,
+                    logit_bias=no_call(assistant.tokenizer.special),  # as the server asks
+                    **assistant.sampling(temperature=1.0),
+                ),
             )
             open_requests += 1
         events = engine.step()
@@ -205,8 +212,11 @@ def overhead(port: int, server: int, options: argparse.Namespace) -> dict:
     from openglm.assistant import Assistant
 
     assistant, rounds, before, shares = Assistant(options.model, device="cpu"), [], loop_seconds(server), []
+    clients = 0.0
     for _ in range(ROUNDS):
+        start = time.process_time()
         rounds.append(asyncio.run(run(port, options, options.seconds / ROUNDS)))
+        clients += time.process_time() - start
         alone = asyncio.run(
             asyncio.to_thread(engine_alone, assistant, options, options.seconds / ROUNDS)
         )  # in a thread that is not the first one, as in the server
@@ -223,6 +233,7 @@ def overhead(port: int, server: int, options: argparse.Namespace) -> dict:
     report = {
         "engine_alone_tokens_per_s": statistics.median(s["alone"] for s in shares),
         "loop_us_per_token": 1e6 * (loop_seconds(server) - before) / tokens,
+        "clients_us_per_token": 1e6 * clients / tokens,
     }
     return {
         **summary(found, options),

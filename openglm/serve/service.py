@@ -55,17 +55,21 @@ def _advance(rounds: Rounds[Found], results: list[Result] | None) -> tuple[Seque
 
 @dataclass(eq=False)
 class Inbox:
-    """What came of a group of requests and was not read yet: the index of each in the group, and an Event or the
-    exception that ended it. The engine's thread fills it.
+    """What came of a group of requests and was not read yet, with the index of each in the group. The engine's thread
+    fills it.
     """
 
-    events: deque[tuple[int, Event | Exception]] = field(default_factory=deque)
+    events: deque[tuple[int, Event]] = field(default_factory=deque)
+    failed: Exception | None = None
+    """what ended the group"""
     full: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def take(self) -> list[tuple[int, Event | Exception]]:
-        """All that lies ready, once the reader was woken."""
+    async def take(self) -> Batch:
+        """All that lies ready, once the reader was woken. Raises what ended the group."""
         await self.full.wait()
         self.full.clear()
+        if self.failed:
+            raise self.failed
         return [self.events.popleft() for _ in range(len(self.events))]
 
 
@@ -194,8 +198,10 @@ class Service:
         try:
             left = len(tickets)
             while left:
-                batch = [(index, self._sound(event)) for index, event in await inbox.take()]
-                left -= sum(event.result is not None for _, event in batch)
+                batch = await inbox.take()
+                for result in [event.result for _, event in batch if event.result]:
+                    self._check(result)
+                    left -= 1
                 if batch:
                     yield batch
         finally:
@@ -232,16 +238,12 @@ class Service:
             )
 
     @staticmethod
-    def _sound(event: Event | Exception) -> Event:
+    def _check(result: Result) -> None:
         """Raises what went wrong."""
-        if isinstance(event, Exception):
-            raise event
-        result = event.result
-        if result is not None and result.error:
+        if result.error:
             raise ValueError(result.error)
-        if result is not None and result.finish_reason == "cancelled" and not result.ids:
+        if result.finish_reason == "cancelled" and not result.ids:
             raise Busy("no answer began in time", 10, ending=True)
-        return event
 
     def _cut_all(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
@@ -348,8 +350,11 @@ class Service:
     def _post(self, post: list[tuple[Ticket, Event | Exception]]) -> None:
         urgent = []
         for ticket, event in post:
-            ticket.inbox.events.append((ticket.index, event))
-            if isinstance(event, Exception) or event.result is not None or not ticket.begun:
+            if isinstance(event, Exception):
+                ticket.inbox.failed = event
+            else:
+                ticket.inbox.events.append((ticket.index, event))
+            if isinstance(event, Exception) or event.result or not ticket.begun:
                 urgent.append(ticket.inbox)
             ticket.begun = True
         if post and (urgent or not self._ringing):

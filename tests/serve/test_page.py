@@ -308,8 +308,10 @@ def test_a_phone_has_all_of_it_on_its_screen(browser, paged):
         browser, paged, viewport={"width": 360, "height": 640}, locale="zh-CN", has_touch=True, is_mobile=True
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    box = page.locator("#box textarea").bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 640
+    page.wait_for_selector("#model:has-text('tokens/s')", timeout=60_000)
+    for part in (page.locator("#box textarea"), page.locator(".label-wrap:has-text('反馈')")):
+        box = part.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 640
     assert page.get_attribute("#box textarea", "placeholder") == "说点什么"
 
 
