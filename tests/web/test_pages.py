@@ -5,11 +5,13 @@ import json
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from helpers.processes import until
-from helpers.site import Site
+from helpers.site import Site, heavy_pdf
 
+from openglm.web.apart import shared_reader
 from openglm.web.building import build
 from openglm.web.config import WebConfig
 from openglm.web.documents import Document
@@ -47,7 +49,7 @@ def private():
 
 @pytest.fixture
 def read(site, tmp_path):
-    def read(*paths, seconds=5.0, hours=0.0, allow=(site.host,)):
+    def read(*paths, seconds=20.0, hours=0.0, allow=(site.host,)):
         pages = Pages(seconds, hours, allow, tmp_path / "pages.sqlite")
         return asyncio.run(pages.read_all([path if "://" in path else site.url(path) for path in paths]))
 
@@ -101,9 +103,48 @@ def test_robots_are_asked_once_for_each_host(site, read):
 
 def test_slow_pages_hold_up_nothing(read):
     start = time.monotonic()
-    found = read("/moss", *["/slow"] * 20, seconds=0.8)
-    assert time.monotonic() - start < 5
+    found = read("/moss", *["/slow"] * 20, seconds=3)
+    assert time.monotonic() - start < 12
     assert isinstance(found[0], Document) and "not done within" in str(found[5])
+
+
+def test_a_page_that_takes_minutes_to_read_holds_up_nothing_and_is_left(site, read):
+    """Small ones, one of either kind; no process is left that goes on reading."""
+    site.pages["/heavy.pdf"], site.pages["/heavy"] = (heavy_pdf(), "application/pdf"), (b"<p>a<br>" * 100_000, HTML)
+    start = time.monotonic()
+    found = read("/heavy.pdf", "/heavy", "/moss", seconds=6)
+    assert time.monotonic() - start < 30
+    assert ["not done within" in str(each) for each in found] == [True, True, False] and found[2].title == "Moss"
+    reader = shared_reader().process.pid
+    until(lambda: not Path(f"/proc/{reader}/task/{reader}/children").read_text(), 60)
+
+
+def test_a_reader_that_was_killed_is_started_again(read):
+    read("/moss")
+    shared_reader().process.kill()
+    shared_reader().process.wait()
+    assert read("/moss", seconds=20)[0].title == "Moss"
+
+
+def test_a_page_brings_in_no_file_and_asks_nobody(site, private, read, tmp_path):
+    """Entities of XML, and what a browser would load."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a password")
+    private.asked.clear()
+    here, there = secret.as_uri(), private.url("/moss")
+    bombs = "".join(f'<!ENTITY b{each} "{f"&b{each - 1};" * 20}">' for each in range(1, 12))
+    site.pages["/xxe"] = (
+        (
+            f'<?xml version="1.0"?><!DOCTYPE html [<!ENTITY b0 "bang"> {bombs} <!ENTITY f SYSTEM "{here}">'
+            f'<!ENTITY u SYSTEM "{there}"> <!ENTITY % p SYSTEM "{there}"> %p;]><html xmlns:xi="http://www.w3.org/2001/XInclude">'
+            f'<head><link rel="stylesheet" href="{there}"/></head><body><p>Moss is green. &f; &u; &b11;</p>'
+            f'<xi:include href="{here}" parse="text"/><img src="{there}"/><iframe src="{there}"></iframe></body></html>'
+        ).encode(),
+        "application/xhtml+xml",
+    )
+    (found,) = read("/xxe")
+    assert "Moss is green." in found.text and "password" not in found.text and len(found.text) < 1000
+    assert private.asked == []
 
 
 def test_a_page_is_kept_for_as_long_as_it_is_said(site, read, tmp_path):
@@ -117,7 +158,7 @@ def test_a_page_is_kept_for_as_long_as_it_is_said(site, read, tmp_path):
 
 def test_pages_of_an_index_are_kept_while_their_server_fails_and_go_when_they_are_gone(site, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENGLM_CACHE", str(tmp_path / "cache"))
-    config = WebConfig(embedder="", hours=0, allow=(site.host,), seconds=2)
+    config = WebConfig(embedder="", hours=0, allow=(site.host,), seconds=10)
     index = Index(tmp_path / "index", create=True)
     urls = [site.url("/moss"), site.url("/gb")]
     assert build(index, urls, config).new == 2
@@ -183,7 +224,7 @@ def test_a_question_to_the_web_ends_with_the_passages_that_answer_it(site, monke
         {"/search": (results("results", "url", *map(site.url, ("/moss", "/slow", "/bomb", "/nowhere"))), "json")}
     )
     monkeypatch.setenv("SEARXNG_URL", engine.url(""))
-    web = Web(config=WebConfig(search="searxng", embedder="", seconds=2, allow=(site.host,)))
+    web = Web(config=WebConfig(search="searxng", embedder="", seconds=4, allow=(site.host,)))
     found = web.find("Where does moss grow?")
     assert [source.url for source in found.sources] == [site.url("/moss")]
     assert len(found.problems) == 3
