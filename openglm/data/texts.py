@@ -1,4 +1,4 @@
-"""Plain text to train on: a corpus, or a user's files as one in memory: read, cut into tokens, and nothing else done."""
+"""Plain text to train on: a corpus, or a user's files in memory as one: cut into tokens, nothing else done to it."""
 
 import hashlib
 from pathlib import Path
