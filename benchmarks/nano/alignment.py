@@ -10,6 +10,7 @@ with the same random numbers, and plain text that was held out of pre-training. 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -231,12 +232,22 @@ def checked(args: argparse.Namespace, check: str, score: Callable, tokens: int, 
             data=PromptsConfig(prompts=files[""], seed=seed, demonstrations=args.replay),
             train=train_options(out, args.steps, batch_rows=128 + rows, seq_len=tokens + 28),
             rollout=RolloutConfig(check=check, questions=32, group=8, max_tokens=tokens, temperature=args.temperature),
-            optimizer=adam(lr),
+            optimizer=replace(adam(lr, "linear"), decay_ratio=args.fall, min_lr_ratio=0.02),
             beta=beta,
             demonstration_rows=rows,
             demonstration_weight=args.replay_weight,
         )
-        comparison.add(f"seed {seed}", openglm.load_model(finished(grpo(config)), dtype="float32"))
+        model = openglm.load_model(finished(grpo(config)), dtype="float32")
+        comparison.add(f"seed {seed}", model)
+        for share in args.between:
+            comparison.add(f"seed {seed}, {share:g} of the way", between(comparison.model, model, share))
+
+
+def between(before, after, share: float):
+    """A model whose weights lie on the way from the one to the other (arXiv 2109.01903)."""
+    found, there = copy.deepcopy(before), after.state_dict()
+    found.load_state_dict({name: torch.lerp(here, there[name], share) for name, here in before.state_dict().items()})
+    return found
 
 
 def finished(result: Result) -> str:
@@ -344,6 +355,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="none: before alone")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--lr", type=float, default=2e-4, help="of GRPO")
+    parser.add_argument("--between", type=float, nargs="*", default=[], help="also weights so far on the way")
+    parser.add_argument("--fall", type=float, default=0.0, help="share of GRPO's steps over which its rate falls")
     parser.add_argument("--replay", default="", help="corpus that GRPO learns beside the answers")
     parser.add_argument("--replay-rows", type=int, default=16, help="of it, beside the 128 answers of a step")
     parser.add_argument("--replay-weight", type=float, default=1.0, help="of a token of it; one of an answer counts 1")
