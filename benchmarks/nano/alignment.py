@@ -10,6 +10,7 @@ with the same random numbers, and plain text that was held out of pre-training. 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -183,6 +184,7 @@ class Comparison:
             judged = {key: values for key, values in scores.items() if values.dtype != bool}
             row["wins"] = {key: wins(np.array(first["all"][key]), values, longer) for key, values in judged.items()}
         self.results[name] = row
+        self.write()
 
     def write(self) -> None:
         out = self.args.out
@@ -222,18 +224,30 @@ def checked(args: argparse.Namespace, check: str, score: Callable, tokens: int, 
     """GRPO on questions whose answers can be checked."""
     files = {side: str(args.questions / f"{check_file(check)}{side}.jsonl") for side in ("", "-heldout")}
     comparison = Comparison(args, args.model, read_prompts(files["-heldout"], "questions"), score, tokens)
+    rows = args.replay_rows if args.replay else 0
     for seed in args.seeds:
         out = args.out / str(seed)
         config = GRPOConfig(
             init_from=args.model,
-            data=PromptsConfig(prompts=files[""], seed=seed),
-            train=train_options(out, args.steps, batch_rows=128, seq_len=tokens + 28),
+            data=PromptsConfig(prompts=files[""], seed=seed, demonstrations=args.replay),
+            train=train_options(out, args.steps, batch_rows=128 + rows, seq_len=tokens + 28),
             rollout=RolloutConfig(check=check, questions=32, group=8, max_tokens=tokens, temperature=args.temperature),
-            optimizer=adam(lr),
+            optimizer=replace(adam(lr, "linear"), decay_ratio=args.fall, min_lr_ratio=0.02),
             beta=beta,
+            demonstration_rows=rows,
+            demonstration_weight=args.replay_weight,
         )
-        comparison.add(f"seed {seed}", openglm.load_model(finished(grpo(config)), dtype="float32"))
-        comparison.write()
+        model = openglm.load_model(finished(grpo(config)), dtype="float32")
+        comparison.add(f"seed {seed}", model)
+        for share in args.between:
+            comparison.add(f"seed {seed}, {share:g} of the way", between(comparison.model, model, share))
+
+
+def between(before, after, share: float):
+    """A model whose weights lie on the way from the one to the other (arXiv 2109.01903)."""
+    found, there = copy.deepcopy(before), after.state_dict()
+    found.load_state_dict({name: torch.lerp(here, there[name], share) for name, here in before.state_dict().items()})
+    return found
 
 
 def finished(result: Result) -> str:
@@ -298,7 +312,6 @@ def reviews(args: argparse.Namespace) -> None:
         )
         for name, result in (("DPO", preferred), ("PPO", rewarded)):
             comparison.add(f"{name}, seed {seed}", openglm.load_model(finished(result), dtype="float32"))
-            comparison.write()
 
 
 def report_judge(config: RewardConfig, folder: str, file: Path) -> None:
@@ -339,9 +352,14 @@ def main() -> None:
         "--text", type=Path, required=True, help="folder of *-heldout.jsonl, from build_corpus.py --text"
     )
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="none: before alone")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--lr", type=float, default=2e-4, help="of GRPO")
+    parser.add_argument("--between", type=float, nargs="*", default=[], help="also weights so far on the way")
+    parser.add_argument("--fall", type=float, default=0.0, help="share of GRPO's steps over which its rate falls")
+    parser.add_argument("--replay", default="", help="corpus that GRPO learns beside the answers")
+    parser.add_argument("--replay-rows", type=int, default=16, help="of it, beside the 128 answers of a step")
+    parser.add_argument("--replay-weight", type=float, default=1.0, help="of a token of it; one of an answer counts 1")
     parser.add_argument("--writer-steps", type=int, default=400)
     parser.add_argument("--judge-steps", type=int, default=300)
     parser.add_argument("--prompts", type=int, default=595, help="held-out questions of `reviews`")

@@ -13,10 +13,21 @@ from openglm.align.reward_model import RewardModel
 from openglm.align.rollouts import Rollouts, Score
 from openglm.checkpoints.load import load_model, network_and_tokenizer
 from openglm.checkpoints.native import resolve, save_model
-from openglm.config import GRPOConfig, ModelConfig, PPOConfig, RolloutRunConfig, require
+from openglm.config import (
+    DataConfig,
+    GRPOConfig,
+    InfillingConfig,
+    ModelConfig,
+    PPOConfig,
+    RolloutRunConfig,
+    require,
+)
 from openglm.data.conversations import Message
 from openglm.data.dialogue import DialogueSource, fit
+from openglm.data.mixture import Mixture
 from openglm.data.prompts import Prompt, read_prompts
+from openglm.data.shards import is_corpus
+from openglm.data.texts import read_corpus
 from openglm.parallel.processes import shape
 from openglm.runtime import launched, say
 from openglm.text.load import load_tokenizer
@@ -104,20 +115,20 @@ def _run(
     return result
 
 
-def _demonstrations(config: RolloutRunConfig, model: ModelConfig, tokenizer: Tokenizer) -> DialogueSource | None:
-    if not config.data.demonstrations:
+def _demonstrations(config: RolloutRunConfig, model: ModelConfig, tokenizer: Tokenizer) -> Mixture | None:
+    """Rows of conversations, or of plain text: most of it read from left to right, a quarter with blanks."""
+    path, option, seed = config.data.demonstrations, "data.demonstrations", config.data.seed
+    if not path:
         return None
-    found = DialogueSource(
-        config.data.demonstrations,
-        tokenizer,
-        model.tokens,
-        config.train.seq_len,
-        model.span_positions,
-        config.data.seed,
-        option="data.demonstrations",
-    )
-    say(found.summary)
-    return found
+    given = model.tokens, config.train.seq_len, model.span_positions
+    corpus, dialogues = None, {}
+    if is_corpus(path):
+        corpus = read_corpus(path, option, tokenizer)
+    else:
+        dialogues[option] = DialogueSource(path, tokenizer, *given, seed, option=option)
+        say(dialogues[option].summary)
+    infilling = InfillingConfig(mask_share=0.25, gmask_share=0.75, gmask_min_ratio=1.0)
+    return Mixture(corpus, DataConfig(seed=seed), infilling, *given, dialogues=dialogues)
 
 
 def scorer(config: RolloutRunConfig) -> Score:

@@ -28,7 +28,7 @@ from openglm.align.advantages import Advise
 from openglm.align.measure import log_probabilities, measure, scores
 from openglm.config import RolloutConfig, RolloutRunConfig, require
 from openglm.data.dialogue import conversation_sample
-from openglm.data.mixture import Row, Stream, pack
+from openglm.data.mixture import Mixture, Row, pack
 from openglm.data.prompts import Prompt, fingerprint
 from openglm.engine.engine import Engine
 from openglm.engine.params import Result, SamplingParams
@@ -104,7 +104,7 @@ class Rollouts:
         tokenizer: Tokenizer,
         score: Score,
         advise: Advise,
-        demonstrations: Stream | None,
+        demonstrations: Mixture | None,
     ) -> None:
         self.config, self.prompts, self.heldout = config, prompts, heldout
         self.tokenizer, self.score, self.advise = tokenizer, score, advise
@@ -139,10 +139,9 @@ class Rollouts:
         return self._rows[order[place]]
 
     def _demonstration(self, number: int) -> RolloutRow:
-        """Conversations, packed, of which nothing but the text is known."""
+        """Conversations or plain text, of which nothing but the words is known."""
         assert self.demonstrations is not None
-        samples = self.demonstrations.samples(number, np.random.default_rng((self.config.data.seed, 8, number)))
-        row = pack(samples, self.config.train.seq_len, self._session.model.tokens.pad)
+        row = self.demonstrations.row(number)
         nothing: dict[str, Any] = {name: np.zeros(len(row.tokens), np.float32) for name in _PLACED}
         return RolloutRow(**vars(row), **nothing, demonstration=row.loss_mask)
 

@@ -84,7 +84,8 @@ class PromptsConfig:
     heldout: str = ""
     """file of prompts that are only measured"""
     demonstrations: str = ""
-    """conversations that are learned beside, so that what the model could do is not forgotten (ChatGLM-RLHF)"""
+    """conversations that are learned beside, so that what the model could do is not forgotten (ChatGLM-RLHF); or plain
+    text, a corpus of `glm data build`"""
     seed: int = 1
     """seed for the order of prompts and for the answers"""
 

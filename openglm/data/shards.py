@@ -143,10 +143,15 @@ def _open_shard(folder: Path, shard: dict[str, Any], dtype: np.dtype, verify: bo
     return tokens, np.fromfile(paths[1], "<i8")
 
 
+def is_corpus(folder: str | Path) -> bool:
+    """Whether the folder is one that `glm data build` wrote."""
+    return (Path(folder) / "manifest.json").is_file()
+
+
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a corpus folder. Raises ValueError if there is none, or it is damaged."""
     path = Path(folder) / "manifest.json"
-    if not path.is_file():
+    if not is_corpus(folder):
         what = "has no manifest.json" if path.parent.is_dir() else "no such folder"
         raise ValueError(f"corpus {folder}: {what}; make one with `glm data build`")
     try:

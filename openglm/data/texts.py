@@ -1,4 +1,4 @@
-"""Plain text of a user's files as a corpus in memory: read, cut into tokens, and nothing else done to it."""
+"""Plain text to train on: a corpus, or a user's files in memory as one: cut into tokens, nothing else done to it."""
 
 import hashlib
 from pathlib import Path
@@ -7,8 +7,17 @@ import numpy as np
 
 from openglm.config import require
 from openglm.data.readers import own_files, own_texts
-from openglm.data.shards import Source, encode_in_batches
+from openglm.data.shards import Corpus, Source, encode_in_batches
 from openglm.text.tokenizer import Tokenizer
+
+
+def read_corpus(path: str, option: str, tokenizer: Tokenizer) -> Corpus:
+    """A corpus that this tokenizer cut. Raises ValueError naming the option where another did."""
+    corpus = Corpus(path)
+    same = corpus.manifest["tokenizer"] == tokenizer.fingerprint
+    other = "its tokens were made with another tokenizer than the model's; build it again with that one"
+    require(same, option, path, other)
+    return corpus
 
 
 class Texts:

@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 from openglm.checkpoints.native import resolve
 from openglm.config import DataConfig, InfillingConfig, ModelConfig, PretrainConfig, require
 from openglm.data.dialogue import DialogueSource
 from openglm.data.mixture import Mixture
-from openglm.data.shards import Corpus
-from openglm.data.texts import Texts
+from openglm.data.shards import Corpus, is_corpus
+from openglm.data.texts import Texts, read_corpus
 from openglm.parallel.processes import shape
 from openglm.runtime import launched, say
 from openglm.text.load import load_tokenizer
@@ -93,15 +92,11 @@ def make_rows(
 
 def _texts(path: str, option: str, tokenizer: Tokenizer) -> Corpus | Texts:
     """Plain text to train on: a corpus, or for replay a user's files."""
-    if option == "replay" and not (Path(path) / "manifest.json").is_file():
-        texts = Texts(path, tokenizer, option)
-        say(texts.summary)
-        return texts
-    corpus = Corpus(path)
-    same = corpus.manifest["tokenizer"] == tokenizer.fingerprint
-    other = "its tokens were made with another tokenizer than the model's; build it again with that one"
-    require(same, option, path, other)
-    return corpus
+    if is_corpus(path) or option != "replay":
+        return read_corpus(path, option, tokenizer)
+    texts = Texts(path, tokenizer, option)
+    say(texts.summary)
+    return texts
 
 
 def replay_weights(share: float, texts: Mapping[str, Counted], dialogues: Mapping[str, Counted]) -> dict[str, float]:

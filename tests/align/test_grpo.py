@@ -4,6 +4,7 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers.pairs import SHAPE, WORDS, write_chats, write_prompts
@@ -14,12 +15,16 @@ from helpers.tiny_runs import options
 import openglm
 from openglm.align import online as module
 from openglm.align.checks import CHECKS, last_number
+from openglm.align.measure import log_probabilities, measure
 from openglm.align.objectives import PolicyTokens
 from openglm.align.online import grpo
 from openglm.align.rollouts import Rollouts
 from openglm.cli.main import main
 from openglm.config import GRPOConfig, OptimizerConfig, PromptsConfig, RolloutConfig
+from openglm.data.dialogue import conversation_sample
+from openglm.data.mixture import pack
 from openglm.data.prompts import Prompt, prompt
+from openglm.data.shards import write_manifest, write_source
 from openglm.text import train_tokenizer
 from openglm.train.objective import Head
 
@@ -236,6 +241,36 @@ def test_demonstrations_keep_what_rewards_would_unlearn(talker, tmp_path, polite
         found[weight] = recorded(config)[0].heldout["reward"]
         assert len(lines(out, "round")) == 12
     assert found[0.0] > 0.9 > 0.3 > found[20.0], found
+
+
+def test_plain_text_is_learned_beside_the_rewards(talker, tmp_path, polite):
+    """From a corpus; rewards are learned all the same."""
+    tokenizer, folder = openglm.load_tokenizer("nano"), tmp_path / "corpus"
+    folder.mkdir()
+    texts = [f"A {one} lies on a {other}, and a {other} on a {one}." for one in WORDS for other in WORDS]
+    ids = [np.array(tokenizer.encode(text)) for text in texts]
+    shards = write_source(folder, "text", "train", ids, tokenizer.vocab_size)
+    write_manifest(
+        folder,
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+        [{"name": "text", "shards": shards, "heldout": {"documents": 0}}],
+    )
+    special = tokenizer.tokens
+    rows = []
+    for one in ids:
+        whole = [special.gmask, special.sop, *one, special.eop]
+        sample = conversation_sample(whole, np.arange(len(whole)) > 1, special, SHAPE.span_positions)
+        rows.append(pack([sample], SHAPE.max_positions, special.pad))
+    nats = {}
+    for weight in (0.0, 0.2):
+        out = tmp_path / str(weight)
+        config = config_of(out, talker, tmp_path, steps=24, save_every=4, batch_rows=20, shown=folder, weight=weight)
+        result = recorded(config)[0]
+        assert result.heldout["reward"] > 0.9, (weight, result.heldout)
+        model = openglm.load_model(result.model, dtype="float32")
+        nats[weight] = -sum(each.sum() for each in measure(model, rows, torch.float32, log_probabilities()))
+    assert nats[0.2] < 0.8 * nats[0.0], nats
 
 
 def test_demonstrations_of_no_weight_change_nothing(talker, tmp_path, polite):
