@@ -42,6 +42,7 @@ class Reader:
         with self._writing, contextlib.suppress(BrokenPipeError):
             number = time.monotonic_ns()
             self._answers[number] = answer
+            answer.add_done_callback(lambda _: self._answers.pop(number))  # also where nobody waits any more
             line = json.dumps([number, len(raw), *about])
             self.process.stdin.write(f"{line}\n".encode() + raw)
             self.process.stdin.flush()
@@ -51,8 +52,8 @@ class Reader:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             number, found = json.loads(line)
-            with contextlib.suppress(InvalidStateError):  # nobody waits any more
-                self._answers.pop(number).set_result(found)
+            with contextlib.suppress(KeyError, InvalidStateError):  # nobody waits any more
+                self._answers[number].set_result(found)
 
 
 _shared: list[Reader] = []
