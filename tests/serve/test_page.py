@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from helpers.live import slowed, talkative
+from helpers.live import Held, slowed, talkative
 from helpers.processes import until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -407,10 +407,13 @@ def test_a_saved_chat_is_imported_with_its_sources_and_goes_on(browser, paged, t
 
 def test_what_one_session_sends_changes_nothing_in_anothers(browser, paged):
     page, engine = opened(browser, paged), paged.service.assistant.engine
-    step = engine.step
-    slowed(paged, 0.1)
+    held, made = Held(paged), []
+    step = held.step
+    held.step = lambda: (step(), made.append(1))[0]
     ask(page, "The dog ran")
-    until(lambda: engine.busy, 40)
+    held.allow()
+    until(lambda: len(engine.scheduler.running) == 1, 40)
+    [answered] = engine.scheduler.running
     for event in paged.client.get("/config").json()["dependencies"]:
         body = {
             "data": [None for _ in event["inputs"]],
@@ -420,10 +423,10 @@ def test_what_one_session_sends_changes_nothing_in_anothers(browser, paged):
         }
         paged.client.post("/gradio_api/queue/join", json=body)
     paged.client.post("/gradio_api/cancel", json={"session_hash": "another", "fn_index": 1, "event_id": "x"})
-    answered, slow, made = len(engine.scheduler.running), engine.step, []
-    engine.step = lambda: (slow(), made.append(1))[0]
+    held.allow(6)
     until(lambda: len(made) > 5, 40)  # steps that nobody's word kept from being made
-    assert answered == 1 and engine.busy
+    assert answered in engine.scheduler.running
+    held.let_go()
     page.context.close()
     until(lambda: not engine.busy, 40)
     engine.step = step
