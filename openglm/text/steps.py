@@ -38,11 +38,6 @@ def no_call(special: Mapping[str, int]) -> dict[int, float]:
     return {special[BEGIN]: -1e9} if BEGIN in special else {}
 
 
-def sure_call(special: Mapping[str, int]) -> dict[int, float]:
-    """A bias on the logits of a model that may open a call, so that it does only where it is `SURE` of it."""
-    return {special[BEGIN]: -SURE} if BEGIN in special else {}
-
-
 def read_call(special: Mapping[str, int], ids: Sequence[int]) -> tuple[int, list[int], list[int]] | None:
     """Where the call begins that ids end with, and the ids of its name and of its arguments; None where they end with
     none. A call that is closed but not opened has no name."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from openglm.config import require
 from openglm.text.reading import Piece
 from openglm.text.render import parse_reply, reader_of
-from openglm.text.steps import BEGIN, END, GEN, no_call, read_call, sure_call
+from openglm.text.steps import BEGIN, END, GEN, SURE, no_call, read_call
 from openglm.text.streaming import ReplyStream
 from openglm.text.thinking import Thinking
 from openglm.text.tokenizer import Tokenizer
@@ -82,9 +82,9 @@ class Turn:
             self._params = dataclasses.replace(params, logit_bias=bias)
         elif BEGIN in self._special:
             # Training on drawn answers needs all of their tokens drawn, by the model's own distribution.
-            sure = {self._special[BEGIN]: 0.0} if params.logprobs_as_drawn else sure_call(self._special)
+            bias = params.logit_bias | {self._special[BEGIN]: 0.0 if params.logprobs_as_drawn else -SURE}
             stops = (*params.stop_ids, self._special[END])
-            self._params = dataclasses.replace(params, logit_bias=params.logit_bias | sure, stop_ids=stops)
+            self._params = dataclasses.replace(params, logit_bias=bias, stop_ids=stops)
             if params.temperature > 0 and not params.logprobs_as_drawn:
                 self._exact = dataclasses.replace(self._params, **_LIKELIEST)
                 self._params = dataclasses.replace(self._params, stop_ids=(*stops, self._special[BEGIN]))
