@@ -56,7 +56,7 @@ def main() -> None:
     assert unsupported_reason(model, engine) is None, unsupported_reason(model, engine)
     room = o.context + 16
     runner = NativeRunner(model, engine, max(o.requests) * -(-room // 16), keep_weights=False)
-    matrices = {id(op.matrix.contents): op.matrix.contents for op in runner.program._ops if op.matrix}
+    matrices = {id(op.matrix.contents): op.matrix.contents for op in runner.program._ops if op.kind == lib.LINEAR}
     size = sum(lib.load().glm_packed_bytes(m.kind, m.rows, m.columns, m.block) for m in matrices.values())
     memory = runner.arena.take(512 << 20).fill_(1)
     reading = lambda: runner.program.library.glm_read(memory.data_ptr(), memory.numel())  # noqa: E731

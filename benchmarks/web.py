@@ -48,7 +48,8 @@ from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
 
-from openglm.web.alce import copied, recall_and_precision, shuffled
+from alce import copied, recall_and_precision, shuffled
+
 from openglm.web.building import build
 from openglm.web.citations import Source, check, cited, without_marks
 from openglm.web.config import WebConfig

@@ -5,6 +5,7 @@ error of its own
 and touches no other.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -31,6 +32,7 @@ from openglm.model.transformer import Transformer
 from openglm.runtime import free_memory
 
 _FORCED = 32  # tokens of a forced answer in one step: their logits take memory
+_AHEAD, _AHEAD_SECONDS = 8, 0.04  # steps at most before anybody looks, and how long readers and new requests may wait
 _LARGEST_CACHE = 1 << 30  # bytes, where the user names no size
 
 
@@ -62,6 +64,8 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._next_id = 0
         self._inboxes: dict[int, deque[Event]] = {}
+        self._pace = _AHEAD_SECONDS
+        """seconds that a step took the last time"""
 
     @property
     def context(self) -> int:
@@ -126,7 +130,8 @@ class Engine:
         request = Request(self._next_id, ids, params, shape, list(self.adapters).index(adapter), prefix)
         constraint = None if params.schema is params.regex is None else Constraint(self._vocabulary, params)
         opening = Opening(self.tokenizer, params) if params.continues or params.branch else None
-        request.sampler = Sampler(params, ids, shape.vocab_size, constraint, opening)
+        ends = request.stop_ids if request.sop is None else request.stop_ids | {request.sop}
+        request.sampler = Sampler(params, ids, shape.vocab_size, constraint, opening, ends)
         request.text = TextStream(self.tokenizer, params.stop, params.continues) if self.tokenizer else None
         drafts = self.config.draft_tokens and not params.forced
         request.lookup = PromptLookup(request.ids, self.config.draft_tokens) if drafts else None
@@ -159,10 +164,13 @@ class Engine:
         assert bool(plan) == self.busy, (len(plan), self.busy)
         if not plan:
             return []
+        steps = self._ahead(plan)
         step = self._lay_out(plan)
+        if steps and (events := self._go_on(plan, step, steps)):
+            return events
         logits = self.runner.run(step)
         likeliest, highest = peaks(logits) if len(step.wanted) else ([], [])
-        events: list[Event] = []
+        events = []
         row = 0
         for request, count in plan:
             rows = _rows(request, count)
@@ -172,6 +180,34 @@ class Engine:
                 row += rows
             else:
                 self.scheduler.commit(request, request.cached + count)
+        return events
+
+    def _ahead(self, plan: list[tuple[Request, int]]) -> int:
+        """Steps that may follow each other before anybody looks, for which there are blocks; 0: each is looked at."""
+        if not all(request.left == 1 and not request.draft and request.sampler.free for request, _ in plan):
+            return 0
+        least = min(request.params.max_tokens - request.answered for request, _ in plan)
+        return self.scheduler.reserve_ahead(min(_AHEAD, least, max(1, int(_AHEAD_SECONDS / self._pace))))
+
+    def _go_on(self, plan: list[tuple[Request, int]], step: Step, steps: int) -> list[Event]:
+        """Let the runner choose the next tokens of all answers, several of each; no event where it cannot."""
+        samplers, began = [request.sampler for request, _ in plan], time.perf_counter()
+        uniforms = np.array([s.uniforms(steps) for s in samplers])
+        positions = np.array([r.positions(r.cached, r.cached + steps) for r, _ in plan], np.int32)
+        chosen = self.runner.go_on(step, [s.choice for s in samplers], uniforms.T.copy(), positions.T.copy())
+        events: list[Event] = []
+        for (request, _), tokens in zip(plan, chosen.T.tolist(), strict=True):
+            reason = None
+            for token in tokens:
+                reason, piece = self._accept(request, token, None)
+                events.append(Event(request.id, token, piece))
+                if reason:
+                    break
+            self.scheduler.commit(request, len(request.ids) - 1)
+            if reason:
+                events[-1].result = self._finish(request, reason)
+        if len(chosen):
+            self._pace = (time.perf_counter() - began) / len(chosen)
         return events
 
     def _draft(self) -> None:
@@ -243,9 +279,9 @@ class Engine:
         if reason:
             events[-1].result = self._finish(request, reason)
 
-    def _accept(self, request: Request, token: int, logits_V: Tensor) -> tuple[str | None, str]:
+    def _accept(self, request: Request, token: int, logits_V: Tensor | None) -> tuple[str | None, str]:
         """Add a token to an answer; returns why the answer ends here, if it does, and the text that is now certain."""
-        if request.params.logprobs is not None:
+        if logits_V is not None and request.params.logprobs is not None:
             heat = request.params.temperature if request.params.logprobs_as_drawn else 1.0
             request.logprobs.append(logprob(logits_V / heat, token, request.params.logprobs))
         request.append(token)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from openglm.config import EngineConfig
 from openglm.engine.step import Step
 from openglm.kernels import library as lib
-from openglm.kernels.program import Arena, PagedStore, Panels, Program, Weight, make_step
+from openglm.kernels.program import Arena, PagedStore, Panels, Program, Table, Weight, make_step
 from openglm.model.adapters import Lora, Prefix
 from openglm.model.attention import Attention
 from openglm.model.transformer import Block, FeedForward, Transformer
@@ -128,17 +128,18 @@ class NativeRunner:
 
     def run(self, step: Step) -> Tensor:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
+        return self.program.run(self._arrays(step))
+
+    def go_on(self, step: Step, choices: list[lib.Choice], uniforms: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        return self.program.go_on(self._arrays(step), choices, uniforms, positions)
+
+    def _arrays(self, step: Step) -> lib.Step:
         assert step.ids.min() >= 0 and step.ids.max() < self.vocabulary, (step.ids.min(), step.ids.max())
         adapters = None
         if self.loras:
             own = np.isin(step.adapters, list(self.loras))
             adapters = np.repeat(np.where(own, step.adapters, self.always), step.new)
-        if self.embed is not None:
-            ids, positions = torch.from_numpy(step.ids), torch.from_numpy(step.positions)
-            with torch.inference_mode():
-                self.program.write(self.h, self.embed(ids[None], positions[None])[0])
-        arrays = vars(step) | {"tables": self._small(step.tables), "adapters": adapters}
-        return self.program.run(make_step(**arrays))
+        return make_step(**vars(step) | {"tables": self._small(step.tables), "adapters": adapters})
 
     def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
         self.paged.write(prefix.keys, prefix.values, self._small(table[None])[0], start)
@@ -157,16 +158,14 @@ class NativeRunner:
     def _lower(self, model: Transformer) -> None:
         shape, p = model.config, self.program
         tables = [_plain(t and t.weight) for t in (model.position_embedding, model.block_position_embedding)]
-        # A table that makes no logits stays where it is, which may be in its file; its few rows of a step are looked up
-        # by the network itself.
-        self.embed = None if model.head is None else model.embed
         logits_of = self._panels([model.embedding if model.head is None else model.head])
+        # A table that makes no logits stays where it is, which may be in its file.
+        words = logits_of if model.head is None else Table(_weight(model.embedding))
         self.h, self.x = p.buffer(shape.hidden), p.buffer(shape.hidden)
         self.qkv = p.buffer((shape.heads + 2 * shape.kv_heads) * shape.head_dim)
         self.attended = p.buffer(shape.heads * shape.head_dim)
         self.inner, logits = p.buffer(shape.ffn_hidden, over=self.qkv), p.buffer(shape.vocab_size)
-        if self.embed is None:
-            p.add(lib.EMBED, out=self.h, matrix=logits_of, weight=tables[0], bias=tables[1])
+        p.add(lib.EMBED, out=self.h, matrix=words, weight=tables[0], bias=tables[1])
         for block in model.blocks:
             self._lower_block(block)
         p.add(lib.GATHER, self.h, self.x)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from openglm.config import EngineConfig
 from openglm.engine.paged import PagedCache
 from openglm.engine.step import Step
+from openglm.kernels.library import Choice
 from openglm.model.adapters import Lora, Prefix
 from openglm.model.transformer import Transformer
 
@@ -25,6 +26,13 @@ class Runner(Protocol):
 
     def run(self, step: Step) -> Tensor:
         """Logits [R, V] in float32; keys and values of all new tokens are stored."""
+        ...
+
+    def go_on(self, step: Step, choices: list[Choice], uniforms: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Tokens [steps, B] of sequences that go on by themselves, none where this runner cannot: each step has the one
+        token of each sequence that the step before chose. It ends early behind a token of a choice's `ends`, and before
+        logits that are no numbers. uniforms [steps, B] float64: the random numbers to choose with; positions
+        [steps, 2, B] int32."""
         ...
 
     def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:
@@ -66,6 +74,9 @@ class TorchRunner:
         finally:
             self.active = []
         return self.model.project(hidden[0, wanted]).float()
+
+    def go_on(self, step: Step, choices: list[Choice], uniforms: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        return np.empty((0, len(choices)), np.int32)
 
     @torch.inference_mode()
     def store(self, prefix: Prefix, table: np.ndarray, start: int) -> None:

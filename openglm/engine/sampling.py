@@ -6,6 +6,8 @@ Shapes: V vocabulary.
 
 import math
 import random
+from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from openglm.config import require
 from openglm.engine.constrain import Constraint, Opening
 from openglm.engine.params import SamplingParams, TokenLogprob
+from openglm.kernels.library import Choice, load
 
 _COLDEST = 1e-7  # below it nothing changes any more, until the quotient 0 / 0 of float32 is no number
 
@@ -29,12 +32,16 @@ class Sampler:
         vocab_size: int,
         constraint: Constraint | None,
         opening: Opening | None = None,
+        ends: Iterable[int] = (),
     ) -> None:
+        """ends: tokens behind which the kernels, where they choose several, leave off."""
         self.params, self.constraint, self.opening = params, constraint, opening
         self.accepted = 0
         self.random = random.Random(params.seed)
+        self._uniforms: list[float] = []  # drawn, not used yet
         bias = params.logit_bias
-        self.bias = (np.array(list(bias)), torch.tensor(list(bias.values())).numpy()) if bias else None
+        self.bias = (np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)) if bias else None
+        self.ends = np.array(list(ends), np.int32)
         self.seen = self.counts = None
         if params.repetition_penalty != 1:
             self.seen = torch.zeros(vocab_size, dtype=torch.bool)
@@ -46,13 +53,26 @@ class Sampler:
     def changes_logits(self) -> bool:
         return not (self.bias is self.seen is self.counts is self.constraint is self.opening is None)
 
-    def _may_move(self, likeliest: int) -> bool:
-        """Whether changed logits may be highest elsewhere. A bias that only lowers others, such as that against calls
-        of tools, moves nothing, and the row need not be read again."""
-        bias = self.params.logit_bias
-        if self.seen is self.counts is self.constraint is self.opening is None:
-            return likeliest in bias or any(value > 0 for value in bias.values())
-        return True
+    @property
+    def free(self) -> bool:
+        """Whether the kernels may choose several tokens before anybody looks: nothing depends on the answer so far."""
+        plain = self.seen is self.counts is self.constraint is self.opening is self.params.logprobs is None
+        return plain and not self.params.forced
+
+    @cached_property
+    def choice(self) -> Choice:
+        """All this as the kernels read it."""
+        p, (ids, values) = self.params, self.bias or (self.ends, self.ends)
+        return Choice(
+            *(p.temperature, p.top_p, p.min_p),
+            *(array.ctypes.data for array in (ids, values, self.ends)),
+            *(p.top_k, len(p.logit_bias), len(self.ends)),
+        )
+
+    def uniforms(self, count: int) -> list[float]:
+        """The next random numbers, one for each token; `accept` uses them up."""
+        self._uniforms += [self.random.random() for _ in range(count - len(self._uniforms))]
+        return self._uniforms[:count]
 
     def sample(self, logits_V: Tensor, likeliest: int, highest: float) -> int:
         """The next token. `likeliest` is where the logits have their `highest`. Raises ValueError where there is
@@ -66,21 +86,23 @@ class Sampler:
         )
         if self.params.forced:
             return self.params.forced[self.accepted]
-        if self.params.temperature == 0 and not self._may_move(likeliest):
+        if self.params.temperature == 0 and not self.changes_logits:
             return likeliest
         logits_V = logits_V.cpu()
         if self.changes_logits:
             logits_V = self._changed(logits_V.clone())
-        token = (
-            int(logits_V.argmax())
-            if self.params.temperature == 0
-            else draw(logits_V.numpy(), self.params, self.random.random())
-        )
+        if self.params.temperature == 0:
+            token = int(logits_V.argmax())
+        elif (kernels := load()) is None:
+            token = draw(logits_V.numpy(), self.params, self.uniforms(1)[0])
+        else:
+            token = kernels.glm_choose(logits_V.data_ptr(), len(logits_V), self.choice, self.uniforms(1)[0])
         return self.constraint.settle(token, self.params.max_tokens - self.accepted) if self.constraint else token
 
     def accept(self, token: int) -> None:
         """Count a token that the answer now has."""
         self.accepted += 1
+        del self._uniforms[:1]
         if self.seen is not None:
             self.seen[token] = True
         if self.counts is not None:
@@ -116,41 +138,18 @@ def peaks(logits_RV: Tensor) -> tuple[list[int], list[float]]:
 
 def draw(logits_V: np.ndarray, params: SamplingParams, uniform: float) -> int:
     """The token at which the cumulated probability reaches a number from [0, 1), after temperature, min-p, top-k and
-    top-p in this order.
-
-    In numpy, for torch would share even small vectors among threads of its own, which then stand in the way of the
-    kernels' for longer than they help.
+    top-p in this order. The definition of what the kernels do (csrc/choose.cpp), for where they are not there.
     """
-    order = None
-    if 0 < params.top_k < len(logits_V):
-        order = np.argpartition(logits_V, -params.top_k)[-params.top_k :]
-        logits_V = logits_V[order]
     weights = np.exp((logits_V - logits_V.max()) / np.float32(max(params.temperature, _COLDEST)))  # the likeliest has 1
-    if params.min_p:
-        weights[weights < params.min_p] = 0.0
-    if params.top_p < 1:
-        weights, indices = _nucleus(weights, params.top_p)
-        order = indices if order is None else order[indices]
+    weights[weights < params.min_p] = 0.0
+    if 0 < params.top_k < len(weights) or params.top_p < 1:
+        order = np.argsort(-weights)
+        weights[order[params.top_k or len(order) :]] = 0.0
+        heaviest = weights[order].cumsum(dtype=np.float64)
+        weights[order[heaviest - weights[order] >= params.top_p * heaviest[-1]]] = 0.0
     cumulated = weights.cumsum(dtype=np.float64)
     # From (0, total], so that no token of probability zero is ever reached.
-    index = int(np.searchsorted(cumulated, (1 - uniform) * cumulated[-1]))
-    return index if order is None else int(order[index])
-
-
-def _nucleus(weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The heaviest that together have `share` of all weight, largest first, and their indices. Only those near the
-    heaviest, which has 1, are sorted.
-    """
-    total = weights.sum(dtype=np.float64)
-    for lightest in (1e-2, 1e-4, 0.0):
-        indices = np.flatnonzero(weights > lightest)
-        near = weights[indices]
-        if lightest == 0 or near.sum(dtype=np.float64) >= share * total:
-            break
-    order = np.argsort(near)[::-1]
-    near = near[order]
-    kept = near.cumsum(dtype=np.float64) - near < share * total
-    return near[kept], indices[order[kept]]
+    return int(np.searchsorted(cumulated, (1 - uniform) * cumulated[-1]))
 
 
 def logprob(logits_V: Tensor, token: int, count: int) -> TokenLogprob:

@@ -99,6 +99,17 @@ class Scheduler:
             self.budget -= len(request.draft)
             self._reserve(request, len(request.ids) + len(request.draft))
 
+    def reserve_ahead(self, steps: int) -> int:
+        """Blocks for so many steps of all that the plan holds, or for one where there are not enough: nobody is
+        preempted for steps to come."""
+        size = self.pool.block_size
+        missing = sum(max(0, -(-(len(r.ids) - 1 + steps) // size) - len(r.blocks)) for r in self.chunks)
+        if missing > self.pool.available:
+            return 1
+        for request in self.chunks:
+            self._reserve(request, len(request.ids) - 1 + steps)
+        return steps
+
     def _preempt(self, request: Request) -> None:
         self.chunks.pop(request, None)
         self.remove(request)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from importlib.resources import files
 
 from openglm.config import require
 from openglm.runtime import cpu_threads, kernel_path, say
 
 F32, Q4, Q8 = 0, 1, 2
+ROWS_F32, ROWS_F16, ROWS_BF16, ROWS_Q4, ROWS_Q8 = range(3, 8)
 CACHE_KINDS = {"float32": 0, "float16": 1, "int8": 2}
 EMBED, NORM, LINEAR, ROTARY, ATTEND, GATHER = range(6)
 PLAIN, RESIDUAL, GELU, GELU_TANH, GEGLU, SWIGLU = range(6)
@@ -28,6 +29,7 @@ class Matrix(Structure):
     _fields_ = (
         ("data", c_void_p),
         ("bias", c_void_p),
+        ("scales", c_void_p),
         ("rows", c_int32),
         ("columns", c_int32),
         ("kind", c_int32),
@@ -105,7 +107,34 @@ class Step(Structure):
     )
 
 
-ABI = sum(7**i * ctypes.sizeof(s) for i, s in enumerate((Matrix, Cache, Op, Program, Step))) * 16 + 2
+class Choice(Structure):
+    """How the next token is chosen (engine/sampling.py)."""
+
+    _fields_ = (
+        ("temperature", c_double),
+        ("top_p", c_double),
+        ("min_p", c_double),
+        ("bias_ids", c_void_p),
+        ("bias_values", c_void_p),
+        ("ends", c_void_p),
+        ("top_k", c_int32),
+        ("bias_count", c_int32),
+        ("end_count", c_int32),
+    )
+
+
+class Ahead(Structure):
+    _fields_ = (
+        ("choices", c_void_p),
+        ("uniforms", c_void_p),
+        ("positions", c_void_p),
+        ("chosen", c_void_p),
+        ("steps", c_int32),
+    )
+
+
+_STRUCTURES = (Matrix, Cache, Op, Program, Step, Choice, Ahead)
+ABI = sum(7**i * ctypes.sizeof(s) for i, s in enumerate(_STRUCTURES)) * 16 + 3
 
 
 @functools.cache
@@ -145,6 +174,8 @@ def open_library() -> ctypes.CDLL:
     library.glm_pack.argtypes = (*[c_int32] * 4, c_void_p, c_void_p, c_int32, c_void_p, *[c_int32] * 3)
     library.glm_huge_pages.argtypes = library.glm_forget.argtypes = (c_void_p, c_int64)
     library.glm_run.argtypes = (POINTER(Program), POINTER(Step))
+    library.glm_go_on.argtypes = (POINTER(Program), POINTER(Step), POINTER(Ahead))
+    library.glm_choose.argtypes = (c_void_p, c_int32, POINTER(Choice), c_double)
     library.glm_read.argtypes, library.glm_read.restype = (c_void_p, c_int64), c_uint64
     return library
 

@@ -112,6 +112,7 @@ class Panels:
         self.struct = lib.Matrix(
             self.data.data_ptr(),
             self.bias.data_ptr() if self.bias is not None else None,
+            None,
             self.rows,
             self.columns,
             self.kind,
@@ -132,6 +133,21 @@ class Panels:
             )
             if forget:
                 library.glm_forget(piece.data_ptr(), piece.nbytes)
+
+
+class Table:
+    """A table that is only looked up, as and where it is stored: numbers in rows, or codes with their scales."""
+
+    def __init__(self, weight: Weight) -> None:
+        self.kept = codes, scales = weight.codes.detach(), weight.scales
+        plain = {torch.float32: lib.ROWS_F32, torch.float16: lib.ROWS_F16, torch.bfloat16: lib.ROWS_BF16}
+        kind, block = (
+            (plain[codes.dtype], codes.stride(0))
+            if scales is None
+            else (lib.ROWS_Q4 if weight.kind == lib.Q4 else lib.ROWS_Q8, weight.group)
+        )
+        where = None if scales is None else scales.data_ptr()
+        self.struct = lib.Matrix(codes.data_ptr(), None, where, len(codes), weight.columns, kind, block)
 
 
 class PagedStore:
@@ -216,7 +232,7 @@ class Program:
         eps: float = 0.0,
         adapter: int = 0,
         added: int = -1,
-        matrix: Panels | None = None,
+        matrix: Panels | Table | None = None,
         weight: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> None:
@@ -284,11 +300,6 @@ class Program:
             self._angles.data_ptr(),
         )
 
-    def write(self, buffer: int, rows: Tensor) -> None:
-        """Fill a buffer before a run."""
-        self._reserve(len(rows))
-        self._rows[buffer][: len(rows)] = rows
-
     def run(self, step: lib.Step) -> Tensor:
         """The rows that the last operation wrote, [outputs, width]."""
         self._reserve(step.tokens)
@@ -300,6 +311,23 @@ class Program:
         if self.durations is not None:
             self.durations = np.diff(self._ended, prepend=start)
         return result
+
+    def go_on(
+        self, step: lib.Step, choices: Sequence[lib.Choice], uniforms: np.ndarray, positions: np.ndarray
+    ) -> np.ndarray:
+        """Steps of one token a sequence, each with the tokens that the one before it chose; returns the tokens [steps,
+        sequences]. There are fewer steps than uniforms [steps, sequences] (float64) where a sequence comes to an end of
+        its choice, or logits are no numbers. positions [steps, 2, sequences] (int32): those of all steps."""
+        self._reserve(step.tokens)
+        last = self._ops[-1].out
+        logits, chosen = torch.empty(step.outputs, self._widths[last]), np.empty(uniforms.shape, np.int32)
+        self._buffers[last].data = logits.data_ptr()
+        together = (lib.Choice * len(choices))(*choices)
+        ahead = lib.Ahead(
+            ctypes.addressof(together), uniforms.ctypes.data, positions.ctypes.data, chosen.ctypes.data, len(uniforms)
+        )
+        done = self.library.glm_go_on(ctypes.byref(self._struct), ctypes.byref(step), ctypes.byref(ahead))
+        return chosen[:done]
 
 
 def make_step(

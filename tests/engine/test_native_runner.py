@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers import reference
 from helpers.families import KINDS, network, prompt, small
 from torch import nn
 
@@ -14,9 +15,8 @@ from openglm.engine.native import NativeRunner, unsupported_reason
 from openglm.engine.runner import TorchRunner
 from openglm.engine.step import Step
 from openglm.kernels import library as lib
-from openglm.kernels import reference
 from openglm.model.adapters import Prefix
-from openglm.quant.layers import QuantizedLinear, quantize_model
+from openglm.quant.layers import QuantizedEmbedding, QuantizedLinear, StoredEmbedding, quantize_model
 
 pytestmark = pytest.mark.skipif(lib.load() is None, reason="the package was installed without its kernels")
 PATHS = lib.paths(lib.load()) if lib.load() else []
@@ -136,6 +136,59 @@ def test_the_engine_answers_as_the_plain_loop(kind):
     assert isinstance(engine.runner, NativeRunner)
     results = engine.generate(prompts, SamplingParams(max_tokens=20, ignore_eos=True))
     assert [r.ids for r in results] == [generate(model, torch.tensor([p]), 20)[0, len(p) :].tolist() for p in prompts]
+
+
+CHOICES = [
+    {}, {"temperature": 1.0}, {"temperature": 1.5, "top_p": 0.8}, {"temperature": 0.9, "top_k": 5, "min_p": 0.01},
+    {"logit_bias": {7: 2.0, 9: -5.0}}, {"temperature": 2.0, "logit_bias": {4: 6.0}}, {"temperature": 1.0, "stop_ids": (8, 20, 33, 34, 50)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_kernels_choose_by_themselves_is_what_is_chosen_step_by_step(path, kind, monkeypatch):
+    """Greedy, drawn and biased, to an end or a length, also behind a new <sop>, where positions start anew; a request
+    for log-probabilities has every step looked at."""
+    model = network(wide(kind))
+    prompts = [prompt(model.config, 5 + 2 * seed, seed) for seed in range(14)]
+    params = [
+        SamplingParams(max_tokens=9 + seed, seed=seed, ignore_eos=seed % 2 == 0, **CHOICES[seed % 7])
+        for seed in range(14)
+    ]
+    config = EngineConfig(max_sequences=5, step_tokens=16, kv_tokens=256)
+    looked_at = Engine(model, config).generate(prompts, [dataclasses.replace(each, logprobs=0) for each in params])
+    engine, steps = Engine(model, config), []
+    go_on = engine.runner.go_on
+    monkeypatch.setattr(engine.runner, "go_on", lambda *about: steps.append(len(about[2])) or go_on(*about))
+    found = engine.generate(prompts, params)
+    assert [(r.ids, r.finish_reason) for r in found] == [(r.ids, r.finish_reason) for r in looked_at]
+    assert max(steps) > 1 and {r.finish_reason for r in found} == {"stop", "length"}
+    assert not any(engine.pool.counts) and not engine.busy
+
+
+def test_logits_that_are_no_numbers_are_the_error_of_their_request_alone():
+    model = network(wide("glm-4-9b-chat"))
+    for block in model.blocks:  # nothing but a row's own token is read
+        nn.init.zeros_(block.attention.o_proj.weight), nn.init.zeros_(block.ffn.down_proj.weight)
+    model.embedding.weight.data[9] = torch.nan
+    good, bad = [10, 11, 12], [10, 11, 9]
+    params = SamplingParams(max_tokens=12, ignore_eos=True, logit_bias={9: -1e9})
+    alone, *both = (Engine(model).generate(p, params) for p in ([good], [good, bad]))
+    assert both[0][1].finish_reason == "error" and "not a number" in both[0][1].error
+    assert both[0][0].ids == alone[0].ids
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16, 4, 8])
+def test_a_table_that_is_only_looked_up_is_read_where_it_lies(path, stored):
+    model = network(wide("glm-4-9b-chat", hidden=64, ffn_hidden=96))
+    if isinstance(stored, int):
+        model.embedding = QuantizedEmbedding.of(model.embedding, stored, 32)
+    else:
+        apart = torch.zeros(model.config.vocab_size, 80, dtype=stored)
+        apart[:, :64] = model.embedding.weight.data
+        model.embedding = StoredEmbedding(apart[:, :64], torch.float32)
+    ids, positions, visible, steps = steps_of(model.config, [5, 16], 64, 8)
+    for row, *about in zip(run_all(NativeRunner(model, CACHE, 8), steps, 2), ids, positions, visible, strict=True):
+        torch.testing.assert_close(row, plain_logits(model, *about), rtol=1e-4, atol=1e-4)
 
 
 def test_large_blocks_of_the_engine_are_several_of_the_kernels():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.families import prompt, small
@@ -10,10 +11,20 @@ from hypothesis import strategies as st
 
 from openglm import Engine, SamplingParams
 from openglm.config import EngineConfig
-from openglm.engine.sampling import Sampler, _nucleus, draw, logprob
+from openglm.engine.sampling import Sampler, draw, logprob
 from openglm.engine.speculate import PromptLookup
+from openglm.kernels import library as lib
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0, 0.5, -math.inf, 1.5])
+
+
+def kernels_choose(logits: np.ndarray, params: SamplingParams, uniform: float) -> int:
+    """The choice of the kernels, which `draw` defines."""
+    logits = np.ascontiguousarray(logits)
+    return lib.load().glm_choose(logits.ctypes.data, len(logits), Sampler(params, [], 0, None).choice, uniform)
+
+
+CHOOSERS = [draw, *([kernels_choose] if lib.load() else [])]
 
 
 def expected(logits: torch.Tensor, p: SamplingParams) -> torch.Tensor:
@@ -46,36 +57,55 @@ def expected(logits: torch.Tensor, p: SamplingParams) -> torch.Tensor:
         {"temperature": 1e6},
     ],
 )
-def test_the_unit_interval_is_cut_into_the_right_lengths(options):
+@pytest.mark.parametrize("choose", CHOOSERS)
+def test_the_unit_interval_is_cut_into_the_right_lengths(choose, options):
     """Every token owns as much of [0, 1) as its probability: an even grid of numbers is as good as infinitely many draws."""
     p, steps = SamplingParams(**{"temperature": 1.0, **options}), 1000
     counts = torch.zeros(len(LOGITS), dtype=torch.float64)
     for i in range(steps):
-        counts[draw(LOGITS.numpy(), p, (i + 0.5) / steps)] += 1
+        counts[choose(LOGITS.numpy(), p, (i + 0.5) / steps)] += 1
     torch.testing.assert_close(counts / steps, expected(LOGITS, p), rtol=0, atol=2 / steps)
 
 
+@pytest.mark.parametrize("choose", CHOOSERS)
 @given(
     st.lists(st.integers(-99, 99).map(lambda i: i / 4), min_size=2, max_size=40),
     st.sampled_from([0.0, 1.0 - 2**-53]),
     st.floats(0.01, 1.0),
 )
 @settings(max_examples=100, deadline=None)
-def test_the_ends_of_the_interval_give_tokens_that_have_probability(values, uniform, top_p):
+def test_the_ends_of_the_interval_give_tokens_that_have_probability(choose, values, uniform, top_p):
     logits = torch.tensor([-math.inf, *values, -math.inf])
     p = SamplingParams(temperature=0.7, top_p=top_p)
-    assert logits[draw(logits.numpy(), p, uniform)] >= logits[expected(logits, p) > 0].min()  # of equal ones, any
+    assert logits[choose(logits.numpy(), p, uniform)] >= logits[expected(logits, p) > 0].min()  # of equal ones, any
 
 
+OPTIONS = [{}, {"top_k": 40}, {"top_p": 0.9}, {"top_p": 0.9999999}, {"min_p": 0.01}, {"top_k": 900, "top_p": 0.7}]
+
+
+@pytest.mark.skipif(len(CHOOSERS) < 2, reason="the package was installed without its kernels")
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("spread", [0.1, 1.0, 8.0])
-def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_whole_sort(spread):
-    logits = spread * torch.randn(5000, generator=torch.Generator().manual_seed(0))
-    weights = (logits - logits.max()).exp()
-    for share in (0.01, 0.5, 0.999, 0.9999999):
-        kept, indices = map(torch.from_numpy, _nucleus(weights.numpy(), share))
-        whole = weights.sort(descending=True).values
-        count = int((whole.double().cumsum(0) - whole < share * whole.double().sum()).sum())
-        assert torch.equal(kept, whole[:count]) and torch.equal(weights[indices], kept)
+def test_the_kernels_choose_what_the_definition_chooses(spread, options):
+    """In a large vocabulary of an odd size, with forbidden tokens: the same, but where a number lies on a border."""
+    rng = np.random.default_rng(0)
+    logits = (spread * rng.standard_normal(5003)).astype(np.float32)
+    logits[rng.integers(0, 5003, 500)] = -np.inf
+    p = SamplingParams(temperature=0.8, **options)
+    uniforms = rng.random(300)
+    pairs = [(kernels_choose(logits, p, u), draw(logits, p, u)) for u in uniforms]
+    assert sum(a != b for a, b in pairs) <= 2
+    assert not np.isinf(logits[[a for a, _ in pairs]]).any()
+
+
+@pytest.mark.skipif(len(CHOOSERS) < 2, reason="the package was installed without its kernels")
+@pytest.mark.parametrize("place", [0, 17, 1001])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_the_kernels_choose_nothing_where_logits_are_no_numbers(place, wrong):
+    logits = np.zeros(1002, np.float32)
+    logits[place] = wrong
+    assert [kernels_choose(logits, SamplingParams(temperature=t), 0.5) for t in (0.0, 1.0)] == [-1, -1]
+    assert kernels_choose(np.full(9, -np.inf, np.float32), SamplingParams(), 0.5) == -1
 
 
 def test_penalties_and_bias_by_their_formulas():

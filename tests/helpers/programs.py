@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from helpers import reference
 from openglm.kernels import library as lib
-from openglm.kernels import reference
 from openglm.kernels.program import Arena, PagedStore, Panels, Program, Weight, make_step
 from openglm.quant.codes import dequantize, quantize
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from helpers import reference
 from helpers.programs import random_weight, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openglm.kernels import library as lib
-from openglm.kernels import reference
 from openglm.kernels.program import Arena, Panels, Weight
 from openglm.quant.codes import dequantize
 

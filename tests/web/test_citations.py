@@ -1,13 +1,17 @@
 """Citations against their sources: kept, moved, dropped, marked; and ALCE's figures as its own definitions give them."""
 
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from openglm.web.alce import copied, recall_and_precision, shuffled
 from openglm.web.citations import Source, check, cited, precision
 from openglm.web.words import passages, sentences, words
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from alce import copied, recall_and_precision, shuffled
 
 MOSS = Source("Moss", "https://moss.test/", "Moss grows on damp ground. It was described by Hedwig in 1801.")
 FERNS = Source("Ferns", "https://ferns.test/", "Ferns reproduce by spores and have neither seeds nor flowers.")

@@ -4,8 +4,9 @@
 #pragma once
 #include <stdint.h>
 
-enum { GLM_F32 = 0, GLM_Q4 = 1, GLM_Q8 = 2 };            // weights
-enum { GLM_KV_F32 = 0, GLM_KV_F16 = 1, GLM_KV_I8 = 2 };  // cache
+enum { GLM_F32 = 0, GLM_Q4 = 1, GLM_Q8 = 2 };                                      // weights
+enum { GLM_ROWS_F32 = 3, GLM_ROWS_F16, GLM_ROWS_BF16, GLM_ROWS_Q4, GLM_ROWS_Q8 };  // tables that are only looked up
+enum { GLM_KV_F32 = 0, GLM_KV_F16 = 1, GLM_KV_I8 = 2 };                            // cache
 
 enum { GLM_ROWS = 16 };  // rows of weights in one panel, tokens in one block of the cache, lanes of every inner product
 
@@ -16,9 +17,14 @@ enum { GLM_ROWS = 16 };  // rows of weights in one panel, tokens in one block of
 //        byte j of a row = code of column j in the low half, of column j + 4 in the high half, both plus 8
 //   Q8   for each block of columns, 16 fp16 scales, then for each 4 columns two vectors of 8 rows x 4 signed bytes
 // Rows and columns are filled up with zeros to whole panels and blocks.
+//
+// A table that is only looked up stays as and where it is stored, which may be in its file:
+//   F32, F16, BF16  rows that begin `block` numbers apart
+//   Q4, Q8          codes of quant/codes.py, with an fp16 scale in `scales` for each `block` columns of a row
 typedef struct {
   const uint8_t* data;
   const float* bias;  // [rows] in panel order, or null
+  const uint16_t* scales;
   int32_t rows, columns, kind, block;
 } GlmMatrix;
 
@@ -93,6 +99,24 @@ typedef struct {
   int32_t tokens, sequences, table_width, outputs;
 } GlmStep;
 
+// How the next token is chosen from a row of logits (engine/sampling.py).
+typedef struct {
+  double temperature, top_p, min_p;
+  const int32_t* bias_ids;
+  const float* bias_values;
+  const int32_t* ends;  // tokens behind which others decide how to go on
+  int32_t top_k, bias_count, end_count;
+} GlmChoice;
+
+// Steps of one token a sequence, each with the tokens that were chosen in the one before.
+typedef struct {
+  const GlmChoice* choices;  // [sequences]
+  const double* uniforms;    // [steps, sequences], from [0, 1)
+  const int32_t* positions;  // [steps, 2, sequences]
+  int32_t* chosen;           // [steps, sequences]
+  int32_t steps;
+} GlmAhead;
+
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
 extern "C" {
@@ -110,6 +134,11 @@ void glm_huge_pages(void* data, int64_t bytes);
 void glm_forget(void* data, int64_t bytes);  // what was there is lost, and its memory back with the system though the
                                              // place is still the caller's
 void glm_run(const GlmProgram* program, const GlmStep* step);
+// As many steps as are asked for, or fewer: up to the first in which a sequence gets one of its `ends`, and none for
+// whose logits are not numbers. Returns how many.
+int glm_go_on(const GlmProgram* program, const GlmStep* step, const GlmAhead* ahead);
+// The token that a choice, its bias apart, takes; -1 where the largest logit is not a number.
+int glm_choose(const float* logits, int count, const GlmChoice* choice, double uniform);
 uint64_t glm_read(const void* data, int64_t bytes);  // sums memory on all threads: what reading can reach at best
 #ifdef __cplusplus
 }

@@ -45,6 +45,40 @@ void norm(const GlmOp& op, const float* in, int64_t in_width, const float* resid
   }
 }
 
+float highest(const float* x, int count) {
+  const int whole = count / 8 * 8;
+  f8 most = all(-INFINITY);
+  i8 wrong = all(0);
+  for (int i = 0; i < whole; i += 8) {
+    const f8 v = load8(x + i);
+    most = bigger(v, most);
+    wrong |= v != v;
+  }
+  float top = biggest(most);
+  for (int i = whole; i < count; i++) {
+    top = x[i] > top ? x[i] : top;
+    wrong[0] |= x[i] != x[i];
+  }
+  for (int i = 0; i < 8; i++)
+    if (wrong[i]) return NAN;
+  return top;
+}
+
+void weigh(const float* x, int count, float top, float heat, float* out, float* sums) {
+  for (int first = 0; first < count; first += GLM_WEIGHED) {
+    const int last = first + GLM_WEIGHED < count ? first + GLM_WEIGHED : count;
+    f8 total = all(0.f);
+    for (int i = first; i < last; i += 8) {
+      const f8 power = (load_some(x + i, last - i) - all(top)) / all(heat), zero = all(0.f);
+      f8 weight = power < all(-87.f) ? zero : exponential(power);
+      store_some(out + i, weight, last - i);
+      for (int j = last - i; j < 8; j++) weight[j] = 0.f;
+      total += weight;
+    }
+    *sums++ = sum(total);
+  }
+}
+
 }  // namespace
 
 #define JOIN(a, b) a##b
@@ -52,4 +86,4 @@ void norm(const GlmOp& op, const float* in, int64_t in_width, const float* resid
 #define TEXT(x) #x
 #define NAME(path) TEXT(path)
 extern const Kernels TABLE(PATH);
-const Kernels TABLE(PATH) = {NAME(PATH), CHUNK_BYTES, embed, norm, quantize, linear, rotary, attend};
+const Kernels TABLE(PATH) = {NAME(PATH), CHUNK_BYTES, embed, norm, quantize, linear, rotary, attend, highest, weigh};

@@ -27,8 +27,12 @@ struct Kernels {
   void (*linear)(const Linear&, int first, int last);                                    // chunk of tokens and panel
   void (*rotary)(const GlmOp&, const GlmProgram&, const GlmStep&, int first, int last);  // token and kv head
   void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, const uint8_t* next, int first,
-                 int last);  // tokens and heads
+                 int last);                     // tokens and heads
+  float (*highest)(const float* x, int count);  // NaN where there is one
+  // e^((x - top) / heat), and the sum of each GLM_WEIGHED of them
+  void (*weigh)(const float* x, int count, float top, float heat, float* out, float* sums);
 };
+enum { GLM_WEIGHED = 256 };
 
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static inline int blocks_of(const GlmMatrix& m) { return ceil_div(m.columns, m.block); }

@@ -207,8 +207,28 @@ void quantize(const Linear& l, int first, int last) {
   }
 }
 
+// Row `row` of a table that stays as it is stored, at any address.
+void stored_row(const GlmMatrix& m, int row, float* out) {
+  const int64_t start = (int64_t)row * (m.kind < GLM_ROWS_Q4 ? m.block : m.columns);
+  const auto half = [](const void* at, int64_t i) { return load<uint16_t>((const uint8_t*)at + 2 * i); };
+  for (int k = 0; k < m.columns; k++) {
+    const int64_t i = start + k;
+    if (m.kind == GLM_ROWS_F32) {
+      out[k] = load<float>(m.data + 4 * i);
+    } else if (m.kind == GLM_ROWS_F16) {
+      out[k] = from_half(half(m.data, i));
+    } else if (m.kind == GLM_ROWS_BF16) {
+      out[k] = bits<float>((uint32_t)half(m.data, i) << 16);
+    } else {
+      const int code = m.kind == GLM_ROWS_Q8 ? (int8_t)m.data[i] : (((m.data[i / 2] >> (i % 2 ? 0 : 4)) & 15) ^ 8) - 8;
+      out[k] = (float)code * from_half(half(m.scales, i / m.block));
+    }
+  }
+}
+
 // Row `row` of the weights, for embedding tables.
 void unpack_row(const GlmMatrix& m, int row, float* out) {
+  if (m.kind >= GLM_ROWS_F32) return stored_row(m, row, out);
   const uint8_t* w = panel_of(m, row / 16);
   const int lane = row % 16, offset = lane / 8 * 32 + lane % 8 * 4;
   if (m.kind == GLM_F32) {

@@ -11,9 +11,12 @@
 #include <sys/syscall.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <string>
+#include <vector>
 
+#include "choose.h"
 #include "kernels.h"
 #include "paths.h"  // written by CMakeLists.txt: PATHS(each), the paths that were compiled, best first
 #include "pool.h"
@@ -66,9 +69,17 @@ enum {
   NEXT_RUN = 4 << 20
 };  // tokens of a step that lasts as long as reading the weights; bytes that are read while the caller chooses tokens
 
+// What is chosen at the end of a step, where it is the kernels that choose.
+struct Choices {
+  const GlmChoice* of;     // [sequences]
+  const double* uniforms;  // [sequences]
+  int32_t* chosen;         // [sequences]
+};
+
 struct Walk {
   const GlmProgram* program;
   const GlmStep* step;
+  const Choices* choices;
   Phases& phases;
 
   const GlmBuffer& buffer(int i) const { return program->buffers[i]; }
@@ -153,6 +164,16 @@ struct Walk {
     }
   }
 
+  void choose_next(int first, int last) const {
+    const GlmBuffer& logits = buffer(program->ops[program->op_count - 1].out);
+    for (int i = first; i < last; i++) {
+      const GlmChoice& choice = choices->of[i];
+      float* row = logits.data + i * logits.width;
+      for (int j = 0; j < choice.bias_count; j++) row[choice.bias_ids[j]] += choice.bias_values[j];
+      choices->chosen[i] = choose(*kernels, row, (int)logits.width, choice, choices->uniforms[i]);
+    }
+  }
+
   void operator()() const {
     const GlmProgram& p = *program;
     if (p.rotary)
@@ -163,13 +184,29 @@ struct Walk {
       if (p.ended) phases.ended = p.ended + i;
       execute(p.ops[i], tokens);
     }
+    if (choices) phases.share(step->outputs, [&](int first, int last) { choose_next(first, last); });
   }
 };
 
 struct Call {
   const GlmProgram* program;
   const GlmStep* step;
+  const Choices* choices;
 };
+
+void run(const GlmProgram* program, const GlmStep* step, const Choices* choices) {
+  Call call = {program, step, choices};
+  // A step of few tokens reads weights all the time, and another one follows: it may find its first ones in the caches.
+  Bytes next = {nullptr, 0};
+  for (int i = 0; i < program->op_count && step->tokens <= FEW && !next.from; i++)
+    if (program->ops[i].kind == GLM_LINEAR) next = {program->ops[i].matrix->data, NEXT_RUN};
+  Pool::run(
+      [](void* argument, Phases& phases) {
+        const Call& call = *(Call*)argument;
+        Walk{call.program, call.step, call.choices, phases}();
+      },
+      &call, next);
+}
 
 // Reads memory as a product reads weights: pieces of 64 KB, front to back.
 struct Read {
@@ -197,9 +234,9 @@ extern "C" {
 
 int glm_abi(void) {
   return (int)(sizeof(GlmMatrix) + 7 * sizeof(GlmCache) + 49 * sizeof(GlmOp) + 343 * sizeof(GlmProgram) +
-               2401 * sizeof(GlmStep)) *
+               2401 * sizeof(GlmStep) + 16807 * sizeof(GlmChoice) + 117649 * sizeof(GlmAhead)) *
              16 +
-         2;
+         3;
 }
 
 const char* glm_paths(void) {
@@ -238,14 +275,32 @@ void glm_huge_pages(void*, int64_t) {}
 void glm_forget(void*, int64_t) {}
 #endif
 
-void glm_run(const GlmProgram* program, const GlmStep* step) {
-  Call call = {program, step};
-  // A step of few tokens reads weights all the time, and another one follows: it may find its first ones in the caches.
-  Bytes next = {nullptr, 0};
-  for (int i = 0; i < program->op_count && step->tokens <= FEW && !next.from; i++)
-    if (program->ops[i].kind == GLM_LINEAR) next = {program->ops[i].matrix->data, NEXT_RUN};
-  Pool::run([](void* argument, Phases& phases) { Walk{((Call*)argument)->program, ((Call*)argument)->step, phases}(); },
-            &call, next);
+void glm_run(const GlmProgram* program, const GlmStep* step) { run(program, step, nullptr); }
+
+int glm_go_on(const GlmProgram* program, const GlmStep* step, const GlmAhead* ahead) {
+  const int count = step->sequences;
+  std::vector<int32_t> ids(step->ids, step->ids + count), cached(step->cached, step->cached + count);
+  GlmStep now = *step;
+  now.ids = ids.data(), now.cached = cached.data();
+  for (int done = 0; done < ahead->steps; done++) {
+    int32_t* chosen = ahead->chosen + done * count;
+    const Choices choices = {ahead->choices, ahead->uniforms + done * count, chosen};
+    now.positions = ahead->positions + done * 2 * count;
+    run(program, &now, &choices);
+    bool ended = false;
+    for (int i = 0; i < count; i++) {
+      if (chosen[i] < 0) return done;
+      const GlmChoice& choice = ahead->choices[i];
+      ended |= std::find(choice.ends, choice.ends + choice.end_count, chosen[i]) != choice.ends + choice.end_count;
+      ids[i] = chosen[i], cached[i]++;
+    }
+    if (ended) return done + 1;
+  }
+  return ahead->steps;
+}
+
+int glm_choose(const float* logits, int count, const GlmChoice* choice, double uniform) {
+  return choose(*kernels, logits, count, *choice, uniform);
 }
 
 uint64_t glm_read(const void* data, int64_t bytes) {

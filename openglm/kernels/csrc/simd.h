@@ -58,6 +58,17 @@ INLINE f8 exponential(f8 x) {
   return (p * r * r + r + all(1.f)) * (f8)((n + all(127)) << 23);
 }
 
+template <class T, class U>
+INLINE T bits(U x) {
+  return load<T>(&x);
+}
+INLINE float from_half(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
+  if (rest >= 0x7c00) return bits<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+  // Half's exponent, read as a float's, is 112 too small; the product also makes subnormal numbers right.
+  return bits<float>(sign | bits<uint32_t>(bits<float>(rest << 13) * 0x1p112f));
+}
+
 #if defined(__AVX2__)
 INLINE f8 load_half(const uint16_t* p) { return (f8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 INLINE uint16_t to_half(float x) { return (uint16_t)_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(x), 0), 0); }
@@ -74,16 +85,6 @@ INLINE uint16_t to_half(float x) { return vget_lane_u16(vreinterpret_u16_f16(vcv
 INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 INLINE void prefetch_wide(const void* p) { __builtin_prefetch(p, 0, 2); }
 #else
-template <class T, class U>
-INLINE T bits(U x) {
-  return load<T>(&x);
-}
-INLINE float from_half(uint16_t h) {
-  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
-  if (rest >= 0x7c00) return bits<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
-  // Half's exponent, read as a float's, is 112 too small; the product also makes subnormal numbers right.
-  return bits<float>(sign | bits<uint32_t>(bits<float>(rest << 13) * 0x1p112f));
-}
 INLINE f8 load_half(const uint16_t* p) {
   f8 x;
   for (int i = 0; i < 8; i++) x[i] = from_half(p[i]);
