@@ -11,10 +11,9 @@ enum {
   CHUNK = 512,
   MOST_ROWS = 8,
   LARGEST_HEAD = 256,
-  AHEAD = 1 << 18,
   SOON = 3
-};  // columns between two looks at the running maximum; limits of one unit of attention; bytes of weights that it
-    // fetches; half-blocks of cache
+};  // columns between two looks at the running maximum; limits of one unit of attention; half-blocks of cache that are
+    // fetched before they are needed
 
 INLINE uint8_t* head_of(const GlmCache& c, int layer, int block, int head) {
   return c.data + layer * c.layer_bytes + block * c.block_bytes + head * c.head_bytes;
@@ -103,39 +102,30 @@ void rotary(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int first, i
   }
 }
 
-// c [R, 16] = (c +) a [R, k] b [k, 16]: the inner loop of both halves of attention.
+// c [R, 16] = (c +) a [R, k] b [k, 16]: the inner loop of both halves of attention. Meanwhile as much is fetched from
+// `soon`, unless that is null: line by line, for of many lines at once processors drop some.
 template <int R, bool ADD, class E>
-INLINE void multiply(const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
+INLINE void multiply(const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride,
+                     const E* soon = nullptr) {
   Lanes y[R] = {};
   if (ADD)
     for (int r = 0; r < R; r++) y[r] = load16(c + r * c_stride);
   for (int i = 0; i < k; i++, b += b_stride) {
     const Lanes v = load16(b);
+    if (soon) prefetch(soon + 16 * i);
     for (int r = 0; r < R; r++) y[r] += all16(a[r * a_stride + i]) * v;
   }
   for (int r = 0; r < R; r++) store(c + r * c_stride, y[r]);
 }
 template <bool ADD, class E>
-void multiply_rows(int rows, const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride) {
-  for (; rows >= 4; rows -= 4, a += 4 * a_stride, c += 4 * c_stride)
-    multiply<4, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
-  if (rows == 3) multiply<3, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
-  if (rows == 2) multiply<2, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
-  if (rows == 1) multiply<1, ADD>(a, a_stride, b, b_stride, k, c, c_stride);
+void multiply_rows(int rows, const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride,
+                   const E* soon) {
+  for (; rows >= 4; rows -= 4, a += 4 * a_stride, c += 4 * c_stride, soon = nullptr)
+    multiply<4, ADD>(a, a_stride, b, b_stride, k, c, c_stride, soon);
+  if (rows == 3) multiply<3, ADD>(a, a_stride, b, b_stride, k, c, c_stride, soon);
+  if (rows == 2) multiply<2, ADD>(a, a_stride, b, b_stride, k, c, c_stride, soon);
+  if (rows == 1) multiply<1, ADD>(a, a_stride, b, b_stride, k, c, c_stride, soon);
 }
-
-INLINE void prefetch_all(const uint8_t* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) prefetch(from + i);
-}
-
-// What the next product begins with: fetched piece by piece while attention computes, for else memory would stand idle.
-struct Ahead {
-  const uint8_t* from;
-  int64_t bytes;
-  void some() {
-    for (int i = 0; i < 4096 && bytes > 0; i += 64, from += 64, bytes -= 64) prefetch_wide(from);
-  }
-};
 
 struct Rows {  // one unit of attention: rows that share a kv head and a sequence
   float query[MOST_ROWS * LARGEST_HEAD], score[MOST_ROWS * CHUNK], out[MOST_ROWS * LARGEST_HEAD];
@@ -163,27 +153,27 @@ void soften(Rows& u, int row, int count, int d) {
 }
 
 template <class E>
-void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, int head, Ahead ahead) {
+void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, int head) {
   const int d = c.head_dim, half = d * 16;
   const auto keys_of = [&](int column) { return (const E*)head_of(c, layer, table[column / 16], head); };
   int columns = 0;
   for (int r = 0; r < u.rows; r++) columns = u.seen[r] > columns ? u.seen[r] : columns;
   // A chunk's keys are read before its values, block after block, and no processor can foresee where the next block
-  // lies: half-block n of the chunk at `from`, and those of the next.
-  const auto fetch = [&](int from, int blocks, int n) {
+  // lies: half-block n of the chunk at `from`, or of the next one; null behind the last.
+  const auto half_block = [&](int from, int blocks, int n) -> const E* {
     const bool further = n >= 2 * blocks;
     const int column = further ? from + CHUNK + 16 * (n - 2 * blocks) : from + 16 * (n % blocks);
-    if (column < columns)
-      prefetch_all((const uint8_t*)(keys_of(column) + (further || n < blocks ? 0 : half)), half * (int64_t)sizeof(E));
-    ahead.some();
+    return column < columns ? keys_of(column) + (further || n < blocks ? 0 : half) : nullptr;
   };
-  for (int n = 0; n < SOON; n++) fetch(0, ceil_div(columns < CHUNK ? columns : CHUNK, 16), n);
+  for (int n = 0; n < SOON; n++)
+    if (const E* first = half_block(0, ceil_div(columns < CHUNK ? columns : CHUNK, 16), n))
+      for (int i = 0; i < half; i += 64 / (int)sizeof(E)) prefetch(first + i);
   for (int from = 0; from < columns; from += CHUNK) {
     const int end = from + CHUNK < columns ? from + CHUNK : columns, blocks = ceil_div(end - from, 16);
     for (int at = from; at < end; at += 16) {
       const E* keys = keys_of(at);
-      fetch(from, blocks, (at - from) / 16 + SOON);
-      multiply_rows<false>(u.rows, u.query, d, keys, 16, d, u.score + at - from, CHUNK);
+      multiply_rows<false>(u.rows, u.query, d, keys, 16, d, u.score + at - from, CHUNK,
+                           half_block(from, blocks, (at - from) / 16 + SOON));
       if (c.kind != GLM_KV_I8) continue;
       const float* scales = (const float*)(keys + 2 * half);
       for (int r = 0; r < u.rows; r++)
@@ -198,7 +188,7 @@ void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, in
     }
     for (int at = from; at < end; at += 16) {
       const E* values = keys_of(at) + half;
-      fetch(from, blocks, blocks + (at - from) / 16 + SOON);
+      const E* soon = half_block(from, blocks, blocks + (at - from) / 16 + SOON);
       float* score = u.score + at - from;
       const float* scales = (const float*)(values + half) + 16;
       if (c.kind == GLM_KV_I8)
@@ -207,7 +197,7 @@ void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, in
       int together = shared - (at - from);
       together = together < 0 ? 0 : together > 16 ? 16 : together;
       for (int x = 0; x < d; x += 16) {
-        multiply_rows<true>(u.rows, score, CHUNK, values + x, d, together, u.out + x, d);
+        multiply_rows<true>(u.rows, score, CHUNK, values + x, d, together, u.out + x, d, soon ? soon + 16 * x : soon);
         for (int r = 0; r < u.rows && together < 16; r++) {
           const int own = u.seen[r] - at > 16 ? 16 : u.seen[r] - at;
           if (own > together)
@@ -221,8 +211,7 @@ void attend_rows(const GlmCache& c, Rows& u, int layer, const int32_t* table, in
 
 // Buffer `in` as `rotary` left it; the heads' sums go to `out`. Token i of a sequence sees columns below max(prefix, i
 // + 1).
-void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads, const uint8_t* next, int first,
-            int last) {
+void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads, int first, int last) {
   const GlmCache& c = p.cache;
   const Cut cut = cut_of(c, s, threads);
   const int d = c.head_dim, group = c.heads / c.kv_heads, units_of_block = c.kv_heads * cut.parts;
@@ -246,14 +235,13 @@ void attend(const GlmOp& op, const GlmProgram& p, const GlmStep& s, int threads,
         u.largest[u.rows] = -INFINITY, u.total[u.rows] = 0.f;
       }
     memset(u.out, 0, (size_t)(u.rows * d) * sizeof(float));
-    const Ahead ahead = {next ? next + unit * AHEAD : nullptr, next ? AHEAD : 0};
     const int32_t* table = s.tables + (int64_t)sequence * s.table_width;
     if (c.kind == GLM_KV_F32)
-      attend_rows<float>(c, u, op.layer, table, head, ahead);
+      attend_rows<float>(c, u, op.layer, table, head);
     else if (c.kind == GLM_KV_F16)
-      attend_rows<uint16_t>(c, u, op.layer, table, head, ahead);
+      attend_rows<uint16_t>(c, u, op.layer, table, head);
     else
-      attend_rows<int8_t>(c, u, op.layer, table, head, ahead);
+      attend_rows<int8_t>(c, u, op.layer, table, head);
     for (int r = 0; r < u.rows; r++)
       for (int i = 0; i < d; i++) u.target[r][i] = u.out[r * d + i] / u.total[r];
   }

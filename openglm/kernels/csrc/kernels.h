@@ -3,6 +3,11 @@
 #pragma once
 #include "glm.h"
 
+struct Bytes {
+  const uint8_t* from;
+  int64_t count;
+};
+
 struct Linear {
   const GlmMatrix* matrix;
   const float *x, *residual;
@@ -26,7 +31,7 @@ struct Kernels {
   void (*quantize)(const Linear&, int first, int last);                                  // token and block
   void (*linear)(const Linear&, int first, int last);                                    // chunk of tokens and panel
   void (*rotary)(const GlmOp&, const GlmProgram&, const GlmStep&, int first, int last);  // token and kv head
-  void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, const uint8_t* next, int first,
+  void (*attend)(const GlmOp&, const GlmProgram&, const GlmStep&, int threads, int first,
                  int last);                     // tokens and heads
   float (*highest)(const float* x, int count);  // NaN where there is one
   // e^((x - top) / heat), and the sum of each GLM_WEIGHED of them
@@ -41,6 +46,9 @@ static inline int64_t panel_bytes(int kind, int columns, int block) {
   int64_t blocks = ceil_div(columns, block), weights = GLM_ROWS * block;
   return kind == GLM_F32 ? 4 * GLM_ROWS * (int64_t)columns
                          : blocks * (2 * GLM_ROWS + (kind == GLM_Q4 ? weights / 2 : weights));
+}
+static inline Bytes bytes_of(const GlmMatrix& m) {
+  return {m.data, panels_of(m) * panel_bytes(m.kind, m.columns, m.block)};
 }
 static inline const uint8_t* panel_of(const GlmMatrix& m, int panel) {
   return m.data + panel * panel_bytes(m.kind, m.columns, m.block);

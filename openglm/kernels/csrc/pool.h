@@ -4,35 +4,43 @@
 #pragma once
 #include <stdint.h>
 
+#include "kernels.h"
+
 // One thread's walk through the phases of a run. All threads pass the same phases, whether they find work in them or
-// not.
+// not. Of each phase a thread takes the same part of the units, if it can: what it fetched early is then in its own
+// cache. Only when that is done it takes from the parts of others.
 class Phases {
  public:
+  explicit Phases(int number) : number_(number) {}
+
   uint64_t* ended = nullptr;  // where to note, in nanoseconds, when a phase that has units ends
 
   // Calls work(first, last) for pieces of [0, units) until all are done, by whomever.
   template <class Work>
   void share(int units, Work work) {
-    const int64_t end = begin_ + units;
     int64_t first, last;
-    while (take(end, &first, &last)) {
+    while (take(units, &first, &last)) {
       work((int)(first - begin_), (int)(last - begin_));
-      finish(last - first, end);
+      finish(last - first, begin_ + units);
     }
-    wait(end);
-    begin_ = end;
+    wait(begin_ + units);
+    begin_ += units;
   }
 
- private:
-  static bool take(int64_t end, int64_t* first, int64_t* last);
-  void finish(int64_t units, int64_t end);
-  static void wait(int64_t end);
-  int64_t begin_ = 0;
-};
+  // What a phase to come reads front to back, each thread its part: the beginning of it is fetched while this thread
+  // waits for others, or has nothing to do.
+  void expect(Bytes all);
+  // The next bytes to fetch, at most so many.
+  Bytes expected(int64_t most);
 
-struct Bytes {
-  const uint8_t* from;
-  int64_t count;
+ private:
+  bool take(int64_t units, int64_t* first, int64_t* last);
+  void finish(int64_t units, int64_t end);
+  void wait(int64_t end);
+  const int number_;
+  int64_t begin_ = 0;
+  const uint8_t* next_ = nullptr;
+  Bytes soon_ = {nullptr, 0};
 };
 
 struct Pool {

@@ -90,6 +90,13 @@ struct Walk {
     return adapter == 0;
   }
 
+  // A step of few tokens reads weights all the time: what the next product begins with is fetched where memory would
+  // stand idle.
+  void expect(const GlmOp* op, int tokens) const {
+    for (const GlmOp* end = program->ops + program->op_count; op < end && tokens <= FEW; op++)
+      if (op->kind == GLM_LINEAR) return phases.expect(bytes_of(*op->matrix));
+  }
+
   // Fields of GLM_LINEAR: in, out, other (the residual), mode, scale (of the residual), matrix, adapter, added.
   void linear(const GlmOp& op, int tokens) const {
     if (!wanted(op.adapter)) return;
@@ -111,6 +118,7 @@ struct Walk {
                       op.added < 0 ? 0 : buffer(op.added).width};
     if (op.matrix->kind != GLM_F32)
       phases.share(tokens * blocks_of(*op.matrix), [&](int first, int last) { kernels->quantize(l, first, last); });
+    expect(&op + 1, tokens);
     phases.share(linear_units(*op.matrix, tokens, kernels->chunk_bytes),
                  [&](int first, int last) { kernels->linear(l, first, last); });
   }
@@ -154,10 +162,8 @@ struct Walk {
                             [&](int first, int last) { kernels->rotary(op, *program, *step, first, last); });
       case GLM_ATTEND: {  // in, out, layer
         const int threads = Pool::threads();
-        const uint8_t* next = tokens <= FEW && (&op)[1].kind == GLM_LINEAR ? (&op)[1].matrix->data : nullptr;
-        return phases.share(attend_units(program->cache, *step, threads), [&](int first, int last) {
-          kernels->attend(op, *program, *step, threads, next, first, last);
-        });
+        return phases.share(attend_units(program->cache, *step, threads),
+                            [&](int first, int last) { kernels->attend(op, *program, *step, threads, first, last); });
       }
       default:
         return phases.share(step->outputs, [&](int first, int last) { gather(op, first, last); });
@@ -182,6 +188,7 @@ struct Walk {
     for (int i = 0; i < p.op_count; i++) {
       if (p.ops[i].kind == GLM_GATHER) tokens = step->outputs;  // from here on only the rows that were asked for
       if (p.ended) phases.ended = p.ended + i;
+      expect(p.ops + i, tokens);
       execute(p.ops[i], tokens);
     }
     if (choices) phases.share(step->outputs, [&](int first, int last) { choose_next(first, last); });
