@@ -120,6 +120,8 @@ INLINE void multiply(const float* a, int a_stride, const E* b, int b_stride, int
 template <bool ADD, class E>
 void multiply_rows(int rows, const float* a, int a_stride, const E* b, int b_stride, int k, float* c, int c_stride,
                    const E* soon) {
+  for (; TILE == 8 && rows >= 8; rows -= 8, a += 8 * a_stride, c += 8 * c_stride, soon = nullptr)
+    multiply<8, ADD>(a, a_stride, b, b_stride, k, c, c_stride, soon);
   for (; rows >= 4; rows -= 4, a += 4 * a_stride, c += 4 * c_stride, soon = nullptr)
     multiply<4, ADD>(a, a_stride, b, b_stride, k, c, c_stride, soon);
   if (rows == 3) multiply<3, ADD>(a, a_stride, b, b_stride, k, c, c_stride, soon);

@@ -71,7 +71,7 @@ static inline Cut cut_of(const GlmCache& c, const GlmStep& s, int threads) {
   int group = c.heads / c.kv_heads, heads = group;
   while (heads > 8 || (heads > 4 && heads % 2 == 0 && s.tokens * c.kv_heads * (group / heads) < threads))
     heads = ceil_div(heads, 2);
-  return {heads, ceil_div(group, heads), heads >= 3 ? 1 : 4 / heads};
+  return {heads, ceil_div(group, heads), 8 / heads};
 }
 static inline int attend_units(const GlmCache& c, const GlmStep& s, int threads) {
   Cut cut = cut_of(c, s, threads);
