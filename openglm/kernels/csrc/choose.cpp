@@ -64,9 +64,15 @@ Candidate last_kept(const std::vector<float>& weights, int most, double share) {
 }  // namespace
 
 int choose(const Kernels& kernels, const float* logits, int count, const GlmChoice& choice, double uniform) {
-  const float top = kernels.highest(logits, count);
+  float top = -INFINITY;
+  int where = 0;  // in the block that begins here
+  for (int first = 0; first < count; first += GLM_WEIGHED) {
+    const float most = kernels.highest(logits + first, std::min<int>(GLM_WEIGHED, count - first));
+    if (isnan(most)) return -1;
+    if (most > top) top = most, where = first;
+  }
   if (!isfinite(top)) return -1;
-  if (choice.temperature == 0) return (int)(std::find(logits, logits + count, top) - logits);
+  if (choice.temperature == 0) return (int)(std::find(logits + where, logits + count, top) - logits);
   static thread_local std::vector<float> weights, sums;
   weights.resize(count), sums.resize(ceil_div(count, GLM_WEIGHED));
   kernels.weigh(logits, count, top, (float)std::max(choice.temperature, 1e-7), weights.data(), sums.data());

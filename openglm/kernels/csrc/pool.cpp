@@ -120,12 +120,6 @@ void Phases::expect(Bytes all) {
   soon_ = {all.from + all.count * number_ / threads, std::min<int64_t>(all.count / threads, SOON)};
 }
 
-Bytes Phases::expected(int64_t most) {
-  const Bytes taken = {soon_.from, std::min(most, soon_.count)};
-  soon_ = {soon_.from + taken.count, soon_.count - taken.count};
-  return taken;
-}
-
 void Phases::finish(int64_t units, int64_t end) {
   State& state = *current;
   if (state.done.value.fetch_add(units, std::memory_order_acq_rel) + units == end && ended) *ended = now();
@@ -133,7 +127,11 @@ void Phases::finish(int64_t units, int64_t end) {
 
 void Phases::wait(int64_t end) {
   const auto over = [&state = *current, end] { return state.done.value.load(std::memory_order_acquire) >= end; };
-  while (!over() && soon_.count) fetch(expected(GLANCE));
+  while (!over() && soon_.count) {
+    const int64_t count = std::min<int64_t>(GLANCE, soon_.count);
+    fetch({soon_.from, count});
+    soon_ = {soon_.from + count, soon_.count - count};
+  }
   wait_until(over);
 }
 

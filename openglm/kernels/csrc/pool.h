@@ -30,8 +30,6 @@ class Phases {
   // What a phase to come reads front to back, each thread its part: the beginning of it is fetched while this thread
   // waits for others, or has nothing to do.
   void expect(Bytes all);
-  // The next bytes to fetch, at most so many.
-  Bytes expected(int64_t most);
 
  private:
   bool take(int64_t units, int64_t* first, int64_t* last);

@@ -73,8 +73,6 @@ INLINE float from_half(uint16_t h) {
 INLINE f8 load_half(const uint16_t* p) { return (f8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 INLINE uint16_t to_half(float x) { return (uint16_t)_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(x), 0), 0); }
 INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
-// Not into the first-level cache.
-INLINE void prefetch_wide(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 #elif defined(__ARM_NEON)
 INLINE f8 load_half(const uint16_t* p) {
   float16x8_t h = vreinterpretq_f16_u16(vld1q_u16(p));
@@ -83,7 +81,6 @@ INLINE f8 load_half(const uint16_t* p) {
 }
 INLINE uint16_t to_half(float x) { return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x))), 0); }
 INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
-INLINE void prefetch_wide(const void* p) { __builtin_prefetch(p, 0, 2); }
 #else
 INLINE f8 load_half(const uint16_t* p) {
   f8 x;
@@ -100,7 +97,6 @@ INLINE uint16_t to_half(float x) {
   return (uint16_t)(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13);
 }
 INLINE void prefetch(const void*) {}
-INLINE void prefetch_wide(const void*) {}
 #endif
 
 INLINE f8 load8(const float* p) { return load<f8>(p); }
