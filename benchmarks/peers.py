@@ -1,4 +1,4 @@
-"""Ours beside llama.cpp, ik_llama.cpp and transformers on a processor: the same random weights, in turn, round by round.
+"""Ours beside llama.cpp, ik_llama.cpp, OpenVINO and transformers on a processor: the same random weights, in turn, round by round.
 
     python benchmarks/peers.py --shapes glm-4-0.4b glm-4-1.5b --folder FOLDER [--rounds 5] [--json out.json] [--plot out.png]
 
@@ -8,6 +8,10 @@ again. Ours reads them as int4 in groups of 64 with the logits in int8, llama.cp
 while the others run. A round: a prompt of 512 tokens read, 32 tokens written behind it, and 8 answers of 32 tokens at
 once behind prompts of 128. Ours goes through the engine, sampler included; the llama.cpps through their C interface,
 without a sampler. Medians, and the median of the rounds' ratios.
+
+ik_llama.cpp built for this processor: set IK_LLAMA_CPP_LIB_PATH to its libllama.so. OpenVINO GenAI reads FOLDER/SHAPE/ov,
+which Optimum (with transformers 4) writes: optimum-cli export openvino -m FOLDER/SHAPE/hf --task
+text-generation-with-past --weight-format int4 --group-size 64 --ratio 1.0 --sym FOLDER/SHAPE/ov (logits in int8 too).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import importlib
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import measure
 import workers
@@ -140,6 +145,36 @@ class IkLlamaCpp(LlamaCpp):
         self.api.llama_kv_cache_clear(context)
 
 
+class OpenVino:
+    """OpenVINO GenAI with its defaults for a processor: int8 keys and values, activations in int8 where that is faster."""
+
+    def __init__(self, weights: Path, threads: int) -> None:
+        import numpy as np
+        import openvino_genai as genai
+        from openvino import Tensor
+
+        self.pipeline = genai.LLMPipeline(str(weights / "ov"), "CPU", INFERENCE_NUM_THREADS=threads)
+        self.config = genai.GenerationConfig(max_new_tokens=NEW, ignore_eos=True, do_sample=False)
+
+        def prompts(count: int, length: int, seed: int) -> Any:
+            ids = np.random.default_rng(seed).integers(100, 4096, (count, length))
+            return genai.TokenizedInputs(Tensor(ids), Tensor(np.ones_like(ids)))
+
+        self.prompts = prompts
+
+    def measure(self, seed: int) -> dict[str, float]:
+        alone = self.pipeline.generate(self.prompts(1, PROMPT, seed), self.config).perf_metrics
+        together = self.pipeline.generate(self.prompts(REQUESTS, SHORT, seed), self.config).perf_metrics
+        return {
+            "prefill": 1e3 * PROMPT / alone.get_ttft().mean,
+            "decode": 1e3 / alone.get_tpot().mean,
+            "batch": 1e3 * REQUESTS / together.get_tpot().mean,
+        }
+
+    def about(self) -> dict[str, float]:
+        return {}
+
+
 class Transformers:
     """GlmForCausalLM of the same shape in fp32, `generate` with its cache. One answer alone."""
 
@@ -171,7 +206,13 @@ class Transformers:
         return {}
 
 
-READERS = {"ours": Ours, "llama.cpp": LlamaCpp, "ik_llama.cpp": IkLlamaCpp, "transformers": Transformers}
+READERS = {
+    "ours": Ours,
+    "llama.cpp": LlamaCpp,
+    "ik_llama.cpp": IkLlamaCpp,
+    "openvino": OpenVino,
+    "transformers": Transformers,
+}
 
 
 def make_weights(shape: str, folder: Path) -> Path:
@@ -229,7 +270,13 @@ def table(results: dict[str, dict]) -> str:
 def plot(results: dict[str, dict], path: str) -> None:
     from matplotlib.figure import Figure
 
-    colours = {"ours": "#2a6fb0", "llama.cpp": "#d98c3f", "ik_llama.cpp": "#b8563f", "transformers": "#999999"}
+    colours = {
+        "ours": "#2a6fb0",
+        "llama.cpp": "#d98c3f",
+        "ik_llama.cpp": "#b8563f",
+        "openvino": "#7a5ea8",
+        "transformers": "#999999",
+    }
     figure = Figure((11, 2.6 * len(results) + 0.6), layout="tight")
     axes = figure.subplots(len(results), len(WORK), squeeze=False)
     for axis, (shape, job, medians, _) in zip(axes.flat, rows(results), strict=True):
