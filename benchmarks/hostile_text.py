@@ -49,7 +49,7 @@ def works(assistant: Assistant) -> dict[str, Callable[[str], object]]:
         """As an answer of many small pieces, while a tool might be called."""
         reader = ReplyStream(tokenizer, ["tool", "a" * 60])
         for start in range(0, len(text), 3):
-            reader.feed(None, text[start : start + 3])
+            reader.feed([(None, text[start : start + 3])])
         reader.end([])
 
     readers = {
