@@ -187,7 +187,8 @@ class Engine:
         if not all(request.left == 1 and not request.draft and request.sampler.free for request, _ in plan):
             return 0
         least = min(request.params.max_tokens - request.answered for request, _ in plan)
-        return self.scheduler.reserve_ahead(min(_AHEAD, least, max(1, int(_AHEAD_SECONDS / self._pace))))
+        most = 1 if any(request.lookup for request, _ in plan) else _AHEAD  # a draft is worth more
+        return self.scheduler.reserve_ahead(min(most, least, max(1, int(_AHEAD_SECONDS / self._pace))))
 
     def _go_on(self, plan: list[tuple[Request, int]], step: Step, steps: int) -> list[Event]:
         """Let the runner choose the next tokens of all answers, several of each; no event where it cannot."""

@@ -102,9 +102,7 @@ class Scheduler:
     def reserve_ahead(self, steps: int) -> int:
         """Blocks for so many steps of all that the plan holds, or for one where there are not enough: nobody is
         preempted for steps to come."""
-        size = self.pool.block_size
-        missing = sum(max(0, -(-(len(r.ids) - 1 + steps) // size) - len(r.blocks)) for r in self.chunks)
-        if missing > self.pool.available:
+        if len(self.chunks) * -(-steps // self.pool.block_size) > self.pool.available:
             return 1
         for request in self.chunks:
             self._reserve(request, len(request.ids) - 1 + steps)
