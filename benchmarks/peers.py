@@ -163,13 +163,13 @@ class OpenVino:
         self.prompts = prompts
 
     def measure(self, seed: int) -> dict[str, float]:
-        alone = self.pipeline.generate(self.prompts(1, PROMPT, seed), self.config).perf_metrics
-        together = self.pipeline.generate(self.prompts(REQUESTS, SHORT, seed), self.config).perf_metrics
-        return {
-            "prefill": 1e3 * PROMPT / alone.get_ttft().mean,
-            "decode": 1e3 / alone.get_tpot().mean,
-            "batch": 1e3 * REQUESTS / together.get_tpot().mean,
-        }
+        prefill, decode = self._round(1, PROMPT, seed)
+        return {"prefill": prefill, "decode": decode, "batch": self._round(REQUESTS, SHORT, seed)[1]}
+
+    def _round(self, count: int, length: int, seed: int) -> tuple[float, float]:
+        metrics = self.pipeline.generate(self.prompts(count, length, seed), self.config).perf_metrics
+        first, whole = metrics.get_ttft().mean, metrics.get_generate_duration().mean  # milliseconds
+        return 1e3 * count * length / first, 1e3 * count * (NEW - 1) / (whole - first)
 
     def about(self) -> dict[str, float]:
         return {}
