@@ -24,7 +24,7 @@ import string
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,14 @@ def squad(folder: Path, limit: int, seed: int = 0) -> list[Item]:
     return items
 
 
+def cut(item: Item, most: int) -> Item:
+    """With the passages alone that BM25 finds best."""
+    found = [place for place, _ in candidates(bm25(words(one.text) for one in item.sources), words(item.question))]
+    order = [*found, *(place for place in range(len(item.sources)) if place not in found)][:most]
+    right = [number for number, place in enumerate(order, 1) if place + 1 in item.right]
+    return replace(item, sources=[item.sources[place] for place in order], right=right)
+
+
 # Answers.
 
 
@@ -247,10 +255,10 @@ def report(name: str, found: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def measured(assistant: Assistant, sets: dict[str, Callable[[], list[Item]]]) -> dict[str, Any]:
+def measured(assistant: Assistant, sets: dict[str, Callable[[], list[Item]]], best: int = TOP) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, read in sets.items():
-        items = read()
+        items = [cut(item, best) if best < TOP else item for item in read()]
         right = answer(assistant, items)
         told = sum(bool(item.answers) for item in items)
         found[name] = {
@@ -283,12 +291,15 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=340, help="questions of either set")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--json", help="write all figures and answers here")
+    parser.add_argument(
+        "--best", type=int, default=TOP, help="show so many passages at most, those that BM25 finds best"
+    )
     args = parser.parse_args()
     sets: dict[str, Callable[[], list[Item]]] = {
         "held out": lambda: held_out(args.data / "passages-heldout.jsonl", args.limit),
         "squad_shifts": lambda: squad(args.folder, min(args.limit, 300)),
     }
-    write_json(args.json, measured(Assistant(args.model, device=args.device), sets))
+    write_json(args.json, measured(Assistant(args.model, device=args.device), sets, args.best))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.scripted import scripted
 from helpers.text_samples import TEXTS, VOCAB_SIZE
@@ -12,6 +13,7 @@ from openglm.text import train_tokenizer
 from openglm.web.citations import Source, supports, without_marks
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/nano"))
+import best_of
 import passages as measurement
 from passages import Item, exact, f1, figures, holds, shown
 
@@ -123,3 +125,26 @@ def test_a_report_is_whole(own, tmp_path):
     )
     assert squad["rows"][0]["answers"] == ("1889", "in 1889") and json.loads(json.dumps(found))
     assert "held out, 1 with an answer" in measurement.report("held out", held["figures"])
+
+
+def test_of_the_passages_those_stay_that_share_most_words_with_the_question():
+    assert measurement.cut(item(), 1) == item(sources=[Source("", "2", TOWER)], right=[1])
+    assert measurement.cut(item(question="Winter?"), 1) == item(
+        question="Winter?", sources=[Source("", "1", RIVER)], right=[]
+    )
+    assert len(measurement.cut(item(question="Zebras?"), 5).sources) == 2, "none is lost where no word is shared"
+
+
+def test_answers_to_one_question_are_compared_as_they_are_shown():
+    """A wrong number is corrected, so it makes no pair; a wrong sentence and a refusal are worse alike."""
+    wanted = "The tower was built in 1889 by a company [2]."
+    said = [wanted, wanted.replace("2", "1"), "Some rivers freeze in winter [1].", "Zebras sing to me daily."]
+    record = {"question": "When was the tower built?", "sources": [RIVER, TOWER], "prompt": "...", "wanted": wanted}
+    answers = best_of.Answers({**record, "said": [(text, 0.0) for text in said]})
+    assert answers.grades.tolist() == [2, 2, 0, 0] and answers.refused.tolist() == [False, False, False, True]
+    assert answers.supported.tolist() == [True, False, True, False]
+    assert [(pair["chosen"], pair["rejected"]) for pair in answers.pairs()] == [
+        (wanted, answers.texts[n]) for n in (2, 3)
+    ]
+    assert best_of.order([answers], [np.array([1.0, 1.0, 0.0, 2.0])]) == "50.0 % of 2 pairs"
+    assert best_of.beyond(np.array([1.0, 1.5]), 0.4) == 1 and best_of.beyond(np.array([1.0, 1.5]), 0.6) == 0
