@@ -1,2 +1,2 @@
-"""Native CPU kernels: C++ in csrc/, built when the package is installed. tests/helpers/reference.py has the definition of
-each in torch."""
+"""Native CPU kernels: C++ in csrc/, built when the package is installed. tests/helpers/reference.py defines in torch
+what each computes."""
