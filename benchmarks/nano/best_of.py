@@ -3,7 +3,8 @@
     python recipes/nano/passage_data.py --out runs/nano/passages
     python benchmarks/nano/best_of.py draw runs/nano/passages runs/nano/best
     glm reward --init-from nano --data.pairs runs/nano/best/pairs.jsonl --data.heldout runs/nano/best/pairs-heldout.jsonl \\
-        --train.out runs/nano/scorer --train.batch-rows 16 --train.accumulation 4 --optimizer.lr 1e-4
+        --train.out runs/nano/scorer --train.batch-rows 16 --train.accumulation 4 --train.ema 0.9 \\
+        --optimizer.lr 1.5e-4 --optimizer.schedule constant --optimizer.warmup-ratio 0.05
     python benchmarks/nano/best_of.py measure runs/nano/best --scorer runs/nano/scorer/model
 
 draw: nano's greedy answer and four drawn ones, to held-out questions and to those for training, and pairs of answers to
