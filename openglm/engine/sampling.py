@@ -19,6 +19,7 @@ from openglm.engine.params import SamplingParams, TokenLogprob
 from openglm.kernels.library import Choice, load
 
 _COLDEST = 1e-7  # below it nothing changes any more, until the quotient 0 / 0 of float32 is no number
+_FINITE = -1e38, 1e38  # a bias beyond it would make logits infinite
 
 
 class Sampler:
@@ -40,7 +41,11 @@ class Sampler:
         self.random = random.Random(params.seed)
         self._uniforms: list[float] = []  # drawn, not used yet
         bias = params.logit_bias
-        self.bias = (np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)) if bias else None
+        self.bias = (
+            (np.array(list(bias), np.int32), np.clip(list(bias.values()), *_FINITE).astype(np.float32))
+            if bias
+            else None
+        )
         self.ends = np.array(list(ends), np.int32)
         self.seen = self.counts = None
         if params.repetition_penalty != 1:
@@ -66,7 +71,7 @@ class Sampler:
         return Choice(
             *(p.temperature, p.top_p, p.min_p),
             *(array.ctypes.data for array in (ids, values, self.ends)),
-            *(p.top_k, len(p.logit_bias), len(self.ends)),
+            *(min(p.top_k, 1 << 30), len(p.logit_bias), len(self.ends)),
         )
 
     def uniforms(self, count: int) -> list[float]:

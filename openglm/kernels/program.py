@@ -300,12 +300,17 @@ class Program:
             self._angles.data_ptr(),
         )
 
-    def run(self, step: lib.Step) -> Tensor:
-        """The rows that the last operation wrote, [outputs, width]."""
+    def _result(self, step: lib.Step) -> Tensor:
+        """Memory for the rows that the last operation writes."""
         self._reserve(step.tokens)
         last = self._ops[-1].out
         result = torch.empty(step.outputs, self._widths[last])
         self._buffers[last].data = result.data_ptr()
+        return result
+
+    def run(self, step: lib.Step) -> Tensor:
+        """The rows that the last operation wrote, [outputs, width]."""
+        result = self._result(step)
         start = time.monotonic_ns()
         self.library.glm_run(ctypes.byref(self._struct), ctypes.byref(step))
         if self.durations is not None:
@@ -318,10 +323,7 @@ class Program:
         """Steps of one token a sequence, each with the tokens that the one before it chose; returns the tokens [steps,
         sequences]. There are fewer steps than uniforms [steps, sequences] (float64) where a sequence comes to an end of
         its choice, or logits are no numbers. positions [steps, 2, sequences] (int32): those of all steps."""
-        self._reserve(step.tokens)
-        last = self._ops[-1].out
-        logits, chosen = torch.empty(step.outputs, self._widths[last]), np.empty(uniforms.shape, np.int32)
-        self._buffers[last].data = logits.data_ptr()
+        chosen, _logits = np.empty(uniforms.shape, np.int32), self._result(step)  # held until the steps are done
         together = (lib.Choice * len(choices))(*choices)
         ahead = lib.Ahead(
             ctypes.addressof(together), uniforms.ctypes.data, positions.ctypes.data, chosen.ctypes.data, len(uniforms)

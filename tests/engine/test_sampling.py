@@ -98,6 +98,18 @@ def test_the_kernels_choose_what_the_definition_chooses(spread, options):
     assert not np.isinf(logits[[a for a, _ in pairs]]).any()
 
 
+@pytest.mark.parametrize("choose", CHOOSERS)
+def test_the_largest_numbers_that_requests_may_have(choose):
+    """As many as no vocabulary has; a bias that no float holds draws its token all the same."""
+    logits = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    plain, most = SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_k=1 << 31)
+    assert [choose(logits.numpy(), most, u / 9) for u in range(9)] == [
+        choose(logits.numpy(), plain, u / 9) for u in range(9)
+    ]
+    biased = Sampler(SamplingParams(temperature=1.0, logit_bias={7: 1e300, 8: -1e300}), [0], 500, None)
+    assert biased.sample(logits, int(logits.argmax()), float(logits.max())) == 7
+
+
 @pytest.mark.skipif(len(CHOOSERS) < 2, reason="the package was installed without its kernels")
 @pytest.mark.parametrize("place", [0, 17, 1001])
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
